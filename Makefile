@@ -1,0 +1,56 @@
+# Everything from nothing but python3, a C++20 compiler and make: each target makes the virtual environment it needs.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+CORE   := $(shell find src/core src/bindings -type f) CMakeLists.txt pyproject.toml
+CXX_SOURCES := $(shell find src tests benchmarks -name '*.hpp' -o -name '*.cpp' 2>/dev/null)
+
+.PHONY: demo test check bench format wheel clean help
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo    build, then broadcast the standard library to four workers and compare"
+	@echo "make test    build, then run all tests"
+	@echo "make check   ruff, mypy --strict, the stubs, clang-format"
+	@echo "make bench   build, then measure against the peers: a table, JSON and a picture in benchmarks/results"
+	@echo "make wheel   build a wheel, check it, install it into a fresh environment and use it"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# The package is installed in editable form: Python files are used in place, the extension is rebuilt when it changes.
+$(VENV)/dev: $(BIN)/python $(CORE)
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+$(VENV)/bench: $(VENV)/dev
+	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+	@touch $@
+
+demo: $(VENV)/dev
+	$(BIN)/ringcast demo
+
+test: $(VENV)/dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest ringcast._core --allowlist tests/stubtest-allowlist.txt
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
+
+format: $(VENV)/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+bench: $(VENV)/bench
+	$(BIN)/python -m benchmarks --out benchmarks/results
+
+wheel: $(VENV)/dev
+	PYTHON=$(BIN)/python tests/wheel/build_and_use.sh
+
+clean:
+	rm -rf $(VENV) build dist wheelhouse

@@ -1,0 +1,115 @@
+// The Python type End: one end of a queue, base class of MessageQueue and ShmRingBuffer.
+//
+// Its hot methods are plain CPython method descriptors, not nanobind functions: a message that is exactly `bytes` costs
+// one C call, no Python frame and no allocation beyond the result.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <nanobind/nanobind.h>
+#include <string>
+
+#include "arguments.hpp"
+#include "receiver.hpp"
+#include "sender.hpp"
+
+namespace ringcast::bindings {
+
+namespace nb = nanobind;
+
+struct WaitOptions {
+    std::int64_t timeout_ns = kForever;
+    PyObject* cancel = nullptr;  // borrowed; has is_set()
+    bool indefinite = false;     // no long-wait reports
+};
+
+class End {
+public:
+    // `encode(obj)` gives bytes or a list of buffers; `decode(stream, buffers)` the object. `report(end, seconds)` is
+    // called whenever a wait has gone on for another `report_interval_ns`.
+    End(std::shared_ptr<Segment> segment, bool writer, std::optional<std::uint32_t> rank, const Strategy& strategy,
+        nb::object encode, nb::object decode, nb::object report, std::int64_t report_interval_ns);
+
+    Sender& writer(const char* method);    // raises RoleError on a reader
+    Receiver& reader(const char* method);  // raises RoleError on a writer
+    Endpoint& endpoint() const noexcept { return *endpoint_; }
+    bool is_writer() const noexcept { return sender_ != nullptr; }
+    void check_usable() const;  // raises ForkedError, QueueClosedError
+    // "queue segment 'ringcast_x' (reader, rank 1, pid 77)"
+    std::string context() const;
+
+    // Waits, in slices, without the interpreter's lock. `briefly()` and `slice(until)` say whether it is worth trying
+    // again; `check()` may throw why it never will be; `waited_for()` says what did not come.
+    template <class Briefly, class Slice, class Check, class WaitedFor>
+    void wait(const WaitOptions& options, std::int64_t& deadline_ns, PyObject* self, Briefly&& briefly, Slice&& slice,
+              Check&& check, WaitedFor&& waited_for);
+
+    nb::object encode;
+    nb::object decode;
+    // Between acquire_write or acquire_read and its end; guarded by the turn.
+    Sender::Room room{};
+    bool in_chunk = false;
+    std::uint64_t chunk_length = 0;
+
+private:
+    void after_slice(const WaitOptions& options, PyObject* self, std::int64_t& next_report_ns);
+    [[noreturn]] void raise_timeout(const WaitOptions& options, const std::string& waited_for) const;
+
+    std::unique_ptr<Sender> sender_;
+    std::unique_ptr<Receiver> receiver_;
+    Endpoint* endpoint_ = nullptr;
+    nb::object report_;
+    std::int64_t report_interval_ns_;
+    std::string name_;
+    std::string owner_;
+};
+
+// Holds the end's turn for one call. Waits for it within the options' time-out; raises BusyError on nested use.
+class Call {
+public:
+    Call(End& end, const WaitOptions& options);
+    ~Call() {
+        if (held_) end_.endpoint().give_turn_back();
+    }
+    Call(const Call&) = delete;
+    Call& operator=(const Call&) = delete;
+    void keep() noexcept { held_ = false; }  // the turn outlives this call: a chunk is open
+    std::int64_t deadline_ns = 0;            // 0: not computed yet
+
+private:
+    End& end_;
+    bool held_ = false;
+};
+
+template <class Briefly, class Slice, class Check, class WaitedFor>
+void End::wait(const WaitOptions& options, std::int64_t& deadline_ns, PyObject* self, Briefly&& briefly, Slice&& slice,
+               Check&& check, WaitedFor&& waited_for) {
+    if (options.timeout_ns == 0) {
+        check();
+        raise_timeout(options, waited_for());
+    }
+    Endpoint& e = *endpoint_;
+    e.begin_wait();
+    const std::int64_t started = e.waiter().started_ns();
+    if (deadline_ns == 0) deadline_ns = options.timeout_ns >= kForever - started ? kForever : started + options.timeout_ns;
+    bool ready = briefly();
+    std::int64_t next_report = started + report_interval_ns_;
+    while (!ready) {
+        {
+            nb::gil_scoped_release release_gil;
+            ready = slice(deadline_ns);
+        }
+        if (ready) break;
+        after_slice(options, self, next_report);
+        check();
+        if (platform::monotonic_ns() >= deadline_ns) raise_timeout(options, waited_for());
+    }
+    e.waiter().finish();
+    check_usable();  // shut down meanwhile?
+}
+
+// The method descriptors of the hot calls, added to the type.
+void add_end_methods(nb::object& type);
+PyObject* end_iternext(PyObject* self);
+
+}  // namespace ringcast::bindings

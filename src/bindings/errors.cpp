@@ -1,0 +1,62 @@
+#include "py_errors.hpp"
+
+#include "modules.hpp"
+
+#include <exception>
+
+namespace nb = nanobind;
+
+namespace ringcast::bindings {
+
+namespace {
+
+const char* type_of(ErrorCode code) {
+    switch (code) {
+        case ErrorCode::invalid_argument: return "ArgumentError";
+        case ErrorCode::segment_not_found: return "SegmentNotFoundError";
+        case ErrorCode::segment_exists: return "SegmentExistsError";
+        case ErrorCode::segment_permission: return "SegmentPermissionError";
+        case ErrorCode::segment_mismatch: return "SegmentMismatchError";
+        case ErrorCode::capacity: return "CapacityError";
+        case ErrorCode::message_too_large: return "MessageTooLargeError";
+        case ErrorCode::rank_taken: return "RankTakenError";
+        case ErrorCode::rank_unknown: return "RankError";
+        case ErrorCode::closed: return "QueueClosedError";
+        case ErrorCode::corrupt: return "CorruptError";
+        case ErrorCode::reader_evicted: return "ReaderEvictedError";
+        case ErrorCode::writer_died: return "WriterDiedError";
+        case ErrorCode::reader_died: return "ReaderDiedError";
+        case ErrorCode::system: return "SystemCallError";
+    }
+    return "RingcastError";
+}
+
+void set_error(const char* type, const std::string& message, int system_errno) {
+    const nb::object exception_type = nb::module_::import_("ringcast.errors").attr(type);
+    const nb::object exception = exception_type(message);
+    if (system_errno != 0 && PyObject_HasAttrString(exception.ptr(), "errno")) exception.attr("errno") = system_errno;
+    PyErr_SetObject(exception_type.ptr(), exception.ptr());
+}
+
+}  // namespace
+
+void raise(const char* type, const std::string& message, int system_errno) {
+    set_error(type, message, system_errno);
+    throw nb::python_error();
+}
+
+void raise(const Error& error, const std::string& context) {
+    raise(type_of(error.code()), context.empty() ? std::string(error.what()) : context + ": " + error.what(), error.system_errno());
+}
+
+void bind_errors(nb::module_&) {
+    nb::register_exception_translator([](const std::exception_ptr& pointer, void*) {
+        try {
+            std::rethrow_exception(pointer);
+        } catch (const Error& error) {
+            set_error(type_of(error.code()), error.what(), error.system_errno());
+        }
+    });
+}
+
+}  // namespace ringcast::bindings

@@ -1,0 +1,23 @@
+// The extension module ringcast._core.
+#include <nanobind/nanobind.h>
+
+#include "layout.hpp"
+#include "modules.hpp"
+#include "segment.hpp"
+
+namespace nb = nanobind;
+
+NB_MODULE(_core, module) {
+    if (PyInterpreterState_Get() != PyInterpreterState_Main())
+        throw nb::import_error(
+            "ringcast cannot be imported in a sub-interpreter: its types and its fork and exit handlers belong to the "
+            "process. Import it in the main interpreter, or use a process of its own.");
+    module.attr("LAYOUT_VERSION") = ringcast::kLayoutVersion;
+    module.attr("MAX_SEGMENT_NAME_BYTES") = ringcast::platform::kMaxNameBytes;
+    module.attr("MAX_USER_NAME_BYTES") = ringcast::kUserNameBytes - 1;
+    ringcast::bindings::bind_errors(module);
+    ringcast::bindings::bind_waiting(module);
+    ringcast::bindings::bind_segment(module);
+    ringcast::bindings::bind_chunk(module);
+    ringcast::bindings::bind_end(module);
+}

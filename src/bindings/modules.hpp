@@ -1,0 +1,14 @@
+// What each file of the bindings adds to the module.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace ringcast::bindings {
+
+void bind_errors(nanobind::module_& module);
+void bind_waiting(nanobind::module_& module);
+void bind_segment(nanobind::module_& module);
+void bind_chunk(nanobind::module_& module);
+void bind_end(nanobind::module_& module);
+
+}  // namespace ringcast::bindings

@@ -1,0 +1,122 @@
+#include "segment.hpp"
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "modules.hpp"
+#include "platform/process.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace ringcast::bindings {
+
+namespace {
+
+const char* state_name(SeatState state) {
+    switch (state) {
+        case SeatState::vacant: return "vacant";
+        case SeatState::expected: return "expected";
+        case SeatState::active: return "active";
+        case SeatState::evicted: return "evicted";
+    }
+    return "unknown";
+}
+
+// A snapshot of each seat that is or will be used: (seat, rank, pid, state, alive, cursor).
+nb::list seats(const Segment& segment) {
+    nb::list result;
+    const auto& ring = segment.ring();
+    for (std::uint32_t i = 0; i < ring.n_seats; ++i) {
+        const NativeSeat& seat = ring.seats[i];
+        const SeatState state = seat_state(seat.state.load(std::memory_order_acquire));
+        if (state == SeatState::vacant) continue;
+        // A lock that this very process holds through another descriptor counts, as it should.
+        const bool alive = state != SeatState::expected && segment.locks().is_held_by_another(seat_lock(i));
+        result.append(nb::make_tuple(i, seat.rank.load(std::memory_order_relaxed), seat.pid.load(std::memory_order_relaxed),
+                                     state_name(state), alive, seat.cursor.load(std::memory_order_acquire)));
+    }
+    return result;
+}
+
+// The four chunk states of slot `index`, from its sequence and the gating cursors, and the ranks that have read it.
+nb::tuple slot_state(const Segment& segment, std::uint32_t index) {
+    const auto& ring = segment.ring();
+    if (index >= ring.depth)
+        throw Error(ErrorCode::invalid_argument,
+                    "slot " + std::to_string(index) + " does not exist: the ring has " + std::to_string(ring.depth));
+    const std::uint64_t sequence = ring.slot(index).sequence.load(std::memory_order_acquire);
+    nb::list done;
+    if (sequence == 0) return nb::make_tuple("empty", done);
+    bool all = true;
+    for (std::uint32_t i = 0; i < ring.n_seats; ++i) {
+        const NativeSeat& seat = ring.seats[i];
+        if (!gates(seat.state.load(std::memory_order_acquire))) continue;
+        if (seat.cursor.load(std::memory_order_acquire) >= sequence)
+            done.append(seat.rank.load(std::memory_order_relaxed));
+        else
+            all = false;
+    }
+    return nb::make_tuple(all ? "read_by_all" : (done.size() == 0 ? "written" : "read_by_some"), done);
+}
+
+}  // namespace
+
+void bind_segment(nb::module_& module) {
+    nb::class_<Segment>(module, "Segment", "A queue's shared memory, mapped.")
+        .def_static(
+            "create",
+            [](std::string name, std::string user_name, std::string release, std::uint32_t n_reader,
+               std::vector<std::uint32_t> ranks, std::uint64_t max_chunk_bytes, std::uint32_t max_chunks, std::uint64_t max_bytes) {
+                Segment::Request request{.name = std::move(name),
+                                         .user_name = std::move(user_name),
+                                         .release = std::move(release),
+                                         .geometry = plan_geometry(n_reader, static_cast<std::uint32_t>(ranks.size()),
+                                                                   max_chunk_bytes, max_chunks, max_bytes, platform::page_bytes()),
+                                         .ranks = std::move(ranks)};
+                nb::gil_scoped_release release_gil;
+                return Segment::create(request);
+            },
+            "name"_a, "user_name"_a, "release"_a, "n_reader"_a, "ranks"_a, "max_chunk_bytes"_a, "max_chunks"_a, "max_bytes"_a)
+        .def_static(
+            "attach",
+            [](const std::string& name, const std::string& release, bool observe) {
+                nb::gil_scoped_release release_gil;
+                return Segment::attach(name, observe ? Access::observe : Access::read, release);
+            },
+            "name"_a, "release"_a, "observe"_a = false)
+        .def_prop_ro("name", &Segment::name)
+        .def_prop_ro("user_name",
+                     [](const Segment& s) -> std::optional<std::string> {
+                         if (!s.named()) return std::nullopt;
+                         return std::string(s.header().user_name, strnlen(s.header().user_name, kUserNameBytes));
+                     })
+        .def_prop_ro("epoch", [](const Segment& s) { return s.header().epoch; })
+        .def_prop_ro("n_reader", [](const Segment& s) { return s.geometry().n_reader; })
+        .def_prop_ro("ranks", &Segment::ranks)
+        .def_prop_ro("max_chunk_bytes", [](const Segment& s) { return s.geometry().max_chunk_bytes; })
+        .def_prop_ro("max_chunks", [](const Segment& s) { return s.geometry().max_chunks; })
+        .def_prop_ro("inline_bytes", [](const Segment& s) { return s.geometry().inline_bytes; })
+        .def_prop_ro("control_bytes", [](const Segment& s) { return s.geometry().control_bytes; })
+        .def_prop_ro("data_bytes", [](const Segment& s) { return s.geometry().data_bytes; })
+        .def_prop_ro("committed_bytes", &Segment::committed_bytes)
+        .def_prop_ro("creator_pid", [](const Segment& s) { return s.header().creator_pid; })
+        .def_prop_ro("creator_alive", &Segment::creator_alive)
+        .def_prop_ro("created_at_ns", [](const Segment& s) { return s.header().created_at_ns; })
+        .def_prop_ro("head", [](const Segment& s) { return s.ring().control->head.load(std::memory_order_acquire); })
+        .def_prop_ro("bytes_published",
+                     [](const Segment& s) { return s.ring().control->bytes_published.load(std::memory_order_relaxed); })
+        .def_prop_ro("closed", [](const Segment& s) { return s.ring().control->closed.load(std::memory_order_acquire) == 1; })
+        .def("seats", &seats)
+        .def("slot_state", &slot_state, "index"_a);
+
+    module.def("list_names", &platform::list_names, "prefix"_a);
+    module.def("user_id", &platform::user_id);
+    module.def("random_u64", &platform::random_u64);
+    module.def("fork_generation", &platform::fork_generation);
+}
+
+}  // namespace ringcast::bindings

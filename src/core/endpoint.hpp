@@ -1,0 +1,128 @@
+// What a writer's and a reader's end have in common: the segment, the turn, the stop flag and the waiter.
+//
+// Calls on an end take its turn. `shut_down` takes none: it may come from any thread, or from a finalizer that runs
+// inside a call. It ends the wait in progress at once; what needs the turn (to say that nothing more will be published,
+// to leave the seat) is done by whoever gives the turn back.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+
+#include "platform/process.hpp"
+#include "segment.hpp"
+#include "turn.hpp"
+#include "waiting.hpp"
+
+namespace ringcast {
+
+class Endpoint {
+public:
+    using Native = platform::Native;
+
+    Endpoint(std::shared_ptr<Segment> segment, const Strategy& strategy, Native::futex_word& parked,
+             std::atomic<std::uint64_t>* cpus)
+        : segment_(std::move(segment)),
+          waiter_(strategy, counters_),
+          parked_(parked),
+          cpus_(cpus),
+          quota_(platform::cpu_quota()) {}
+    virtual ~Endpoint() = default;  // derived destructors call shut_down
+    Endpoint(const Endpoint&) = delete;
+    Endpoint& operator=(const Endpoint&) = delete;
+
+    const Segment& segment() const noexcept { return *segment_; }
+    const std::shared_ptr<Segment>& shared_segment() const noexcept { return segment_; }
+    Waiter<Native>& waiter() noexcept { return waiter_; }
+    WaitCounters& counters() noexcept { return counters_; }
+    bool stopped() const noexcept { return stopped_.load(std::memory_order_relaxed); }
+    bool in_forked_child() const noexcept { return fork_generation_ != platform::fork_generation(); }
+
+    bool try_take_turn(std::uint64_t thread) noexcept { return turn_.try_take(thread); }
+    bool has_turn(std::uint64_t thread) const noexcept { return turn_.is_mine(thread); }
+    void await_turn(std::int64_t slice_ns) noexcept { turn_.await(slice_ns); }
+    void give_turn_back() noexcept {
+        turn_.give_back();
+        run_pending();
+    }
+
+    void shut_down() noexcept {
+        if (in_forked_child()) return;
+        const std::lock_guard guard(lifetime_);
+        if (!segment_ || stopped_.exchange(true, std::memory_order_seq_cst)) return;
+        Native::fence_seq_cst();  // [signal]
+        unpark<Native>(parked_);
+        finish_pending_.store(true, std::memory_order_seq_cst);
+        run_pending();
+    }
+    // With the turn, after shut_down: unmaps, unless views keep the segment. Every later call finds the end stopped.
+    void release() noexcept {
+        const std::lock_guard guard(lifetime_);
+        segment_.reset();
+    }
+    // Runs `look` on the segment unless it has been released; for calls that take no turn.
+    template <class Look>
+    bool look(Look&& look_at) const {
+        const std::lock_guard guard(lifetime_);
+        if (segment_) look_at();
+        return segment_ != nullptr;
+    }
+
+    void begin_wait() noexcept {
+        waiter_.begin();
+        if (waiter_.started_ns() - placed_at_ns_ > kPlacementNs) refresh_placement();
+    }
+
+    // Tells the others where this end may run, and finds out whether all ends have a CPU each.
+    void refresh_placement() noexcept {
+        placed_at_ns_ = platform::monotonic_ns();
+        const auto mine = platform::allowed_cpus();
+        for (std::size_t i = 0; i < kCpuWords; ++i) cpus_[i].store(mine[i], std::memory_order_relaxed);
+
+        const RingView<Native>& ring = segment_->ring();
+        std::uint32_t ends = 1;
+        platform::CpuMask all{};
+        for (std::size_t i = 0; i < kCpuWords; ++i) all[i] = ring.control->cpus[i].load(std::memory_order_relaxed);
+        for (std::uint32_t s = 0; s < ring.n_seats; ++s) {
+            const auto& seat = ring.seats[s];
+            if (seat_state(seat.state.load(std::memory_order_relaxed)) != SeatState::active) continue;
+            ++ends;
+            for (std::size_t i = 0; i < kCpuWords; ++i) all[i] |= seat.cpus[i].load(std::memory_order_relaxed);
+        }
+        std::uint32_t cpus = 0;
+        for (const std::uint64_t word : all) cpus += static_cast<std::uint32_t>(__builtin_popcountll(word));
+        waiter_.set_crowded(ends > std::min(cpus, quota_));
+    }
+
+protected:
+    virtual void finish() noexcept = 0;  // with the turn, once, after the last call
+
+    static_assert(kCpuWords == std::tuple_size_v<platform::CpuMask>);
+    static constexpr std::int64_t kPlacementNs = 500'000'000;
+
+    std::shared_ptr<Segment> segment_;
+    WaitCounters counters_;
+    Waiter<Native> waiter_;
+    Native::futex_word& parked_;
+
+private:
+    // seq_cst against give_back's exchange: the one who gives the turn back sees the request, or the requester gets the turn.
+    void run_pending() noexcept {
+        while (finish_pending_.load(std::memory_order_seq_cst) && turn_.try_take(platform::thread_id())) {
+            if (finish_pending_.exchange(false, std::memory_order_seq_cst)) finish();
+            turn_.give_back();
+        }
+    }
+
+    std::atomic<std::uint64_t>* cpus_;
+    std::uint32_t quota_;
+    std::uint32_t fork_generation_ = platform::fork_generation();
+    std::int64_t placed_at_ns_ = 0;
+    std::atomic<bool> stopped_{false};
+    std::atomic<bool> finish_pending_{false};
+    Turn turn_;
+    mutable std::mutex lifetime_;  // held for moments, never while waiting and never while Python runs
+};
+
+}  // namespace ringcast

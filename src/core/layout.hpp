@@ -1,0 +1,124 @@
+// The memory layout of a queue's segment.
+//
+//     0              Header       what the segment is; written before anybody can see it, never changed
+//     4096           Control      words of the writer
+//     seats_offset   Seat[]       one for each attachment: n_reader + kSpareSeats
+//     slots_offset   slots        max_chunks times: SlotHeader, then the inline area
+//     data_offset    data         bytes of messages that do not fit inline; page-aligned, mapped read-only by readers
+//
+// Every word that one side writes and another reads has a cache-line pair of its own (the adjacent-line prefetcher
+// moves pairs). Types that the protocol touches are templates over the platform policy.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "platform/policy.hpp"
+
+namespace ringcast {
+
+inline constexpr std::size_t kLinePair = 128;
+inline constexpr std::uint64_t kMagic = 0x3154'5341'4347'4e52;  // "RNGCAST1" in memory order on little-endian machines
+inline constexpr std::uint32_t kLayoutVersion = 1;
+inline constexpr std::uint32_t kByteOrder = 0x0102'0304;
+inline constexpr std::size_t kReleaseBytes = 24;
+inline constexpr std::size_t kUserNameBytes = 128;
+inline constexpr std::uint32_t kSpareSeats = 8;
+inline constexpr std::size_t kCpuWords = 16;
+
+struct Header {
+    std::uint64_t magic;
+    std::uint32_t layout_version;
+    std::uint32_t byte_order;
+    std::uint64_t total_bytes;
+    std::uint64_t epoch;  // random: tells this segment from any other that had the name
+    std::uint32_t n_reader;
+    std::uint32_t n_local;  // ranks that read through this segment
+    std::uint32_t n_seats;
+    std::uint32_t max_chunks;
+    std::uint64_t max_chunk_bytes;
+    std::uint64_t data_bytes;  // address space of the data part; committed range by range
+    std::uint32_t inline_bytes;
+    std::uint32_t slot_bytes;
+    std::uint64_t seats_offset;
+    std::uint64_t ranks_offset;  // n_local ranks, 32 bits each
+    std::uint64_t slots_offset;
+    std::uint64_t data_offset;
+    std::uint32_t creator_pid;
+    std::uint32_t named;  // 1: the user gave the name, and ranks gate once taken
+    std::uint64_t creator_pid_namespace;
+    std::int64_t created_at_ns;  // wall clock, for people
+    char release[kReleaseBytes];
+    char user_name[kUserNameBytes];
+};
+
+template <class P>
+struct Control {
+    // Messages published. Readability is decided by a slot's sequence alone; this serves joiners and statistics.
+    alignas(kLinePair) typename P::template atomic<std::uint64_t> head;
+    // The writer's parked word: 0, a seat's number + 1, or kAnySeat.
+    alignas(kLinePair) typename P::futex_word writer_parked;
+    alignas(kLinePair) typename P::template atomic<std::uint32_t> closed;     // 1: nothing will be published any more
+    typename P::template atomic<std::uint32_t> all_ready;                     // 1: every rank has been there
+    typename P::template atomic<std::uint32_t> initialised;                   // 1, stored last by the creator
+    alignas(kLinePair) typename P::template atomic<std::uint64_t> data_committed;  // statistics
+    typename P::template atomic<std::uint64_t> bytes_published;               // statistics
+    alignas(kLinePair) typename P::template atomic<std::uint64_t> cpus[kCpuWords];  // where the writer may run
+};
+
+template <class P>
+struct Seat {
+    alignas(kLinePair) typename P::template atomic<std::uint64_t> state;  // incarnation and SeatState (seats.hpp)
+    typename P::template atomic<std::uint64_t> pid_namespace;
+    typename P::template atomic<std::uint64_t> joined_at;  // first message this incarnation gets
+    typename P::template atomic<std::uint32_t> rank;
+    typename P::template atomic<std::uint32_t> pid;
+    alignas(kLinePair) typename P::template atomic<std::uint64_t> cursor;  // messages read
+    alignas(kLinePair) typename P::futex_word parked;                      // the reader's parked word: 0 or 1
+    alignas(kLinePair) typename P::template atomic<std::uint64_t> cpus[kCpuWords];  // where the reader may run
+};
+
+// How the bytes of a message are to be read.
+enum class Encoding : std::uint8_t {
+    raw = 0,     // the bytes are the message
+    object = 1,  // frames that the codec makes and reads: a stream and its out-of-band buffers
+};
+
+// What a slot says of its message.
+struct Descriptor {
+    std::uint64_t length;    // payload bytes: the frame table, if any, and the frames
+    std::uint64_t block;     // offset into the data part, or kInline
+    std::uint32_t n_frames;  // above 1 the payload starts with their lengths, 64 bits each
+    Encoding encoding;
+    std::uint8_t padding[3];
+};
+inline constexpr std::uint64_t kInline = UINT64_MAX;
+inline constexpr std::size_t kFrameAlignment = 16;
+
+template <class P>
+struct SlotHeader {
+    typename P::template atomic<std::uint64_t> sequence;  // n: message n - 1 may be read; 0: nothing yet
+    Descriptor descriptor;
+};
+
+using NativeControl = Control<platform::Native>;
+using NativeSeat = Seat<platform::Native>;
+using NativeSlot = SlotHeader<platform::Native>;
+
+inline constexpr std::uint64_t kControlOffset = 4096;
+inline constexpr std::uint64_t kSeatsOffset = kControlOffset + sizeof(NativeControl);
+
+// Two builds that disagree on any of this must differ in kLayoutVersion.
+static_assert(sizeof(Header) <= kControlOffset);
+static_assert(offsetof(Header, total_bytes) == 16 && offsetof(Header, epoch) == 24);
+static_assert(offsetof(Header, max_chunk_bytes) == 48 && offsetof(Header, seats_offset) == 72);
+static_assert(offsetof(Header, creator_pid) == 104 && offsetof(Header, release) == 128 && sizeof(Header) == 280);
+static_assert(offsetof(NativeControl, head) == 0 && offsetof(NativeControl, writer_parked) == 128);
+static_assert(offsetof(NativeControl, closed) == 256 && offsetof(NativeControl, all_ready) == 260);
+static_assert(offsetof(NativeControl, data_committed) == 384 && offsetof(NativeControl, cpus) == 512);
+static_assert(sizeof(NativeControl) == 640);
+static_assert(offsetof(NativeSeat, state) == 0 && offsetof(NativeSeat, rank) == 24 && offsetof(NativeSeat, cursor) == 128);
+static_assert(offsetof(NativeSeat, parked) == 256 && offsetof(NativeSeat, cpus) == 384 && sizeof(NativeSeat) == 512);
+static_assert(sizeof(Descriptor) == 24 && sizeof(NativeSlot) == 32 && offsetof(NativeSlot, descriptor) == 8);
+
+}  // namespace ringcast

@@ -1,0 +1,57 @@
+// Parking: how an end sleeps until another makes its condition true, without a lost wake-up.
+//
+// Each end has one parked word, which is also its futex. The argument is Dekker's:
+//
+//     sleeper:  parked = token;  fence [park];     re-check every condition;  futex_wait(parked, token)
+//     waker:    condition = true;  fence [signal];  if parked:  exchange parked with 0, futex_wake
+//
+// The two seq_cst fences are totally ordered. If [park] comes first, the waker's load after [signal] sees the token and
+// wakes; if [signal] comes first, the sleeper's re-check after [park] sees the condition and does not sleep. Between the
+// re-check and the futex_wait the kernel compares the word: a waker that came in between has zeroed it.
+// Because the word itself is the futex, one word covers any number of conditions.
+#pragma once
+
+#include <cstdint>
+
+#include "platform/futex.hpp"
+
+namespace ringcast {
+
+// The caller has made a condition true and has executed its [signal] fence.
+template <class P>
+void unpark(typename P::futex_word& parked) noexcept {
+    // relaxed: the fences order it. The exchange lets exactly one waker make the system call.
+    if (parked.load(std::memory_order_relaxed) != 0 && parked.exchange(0, std::memory_order_relaxed) != 0)
+        P::futex_wake_all(parked);
+}
+
+enum class ParkResult { ready, woken, timed_out, interrupted, rescued };
+
+// Sleeps until unparked, at most `timeout_ns`. `ready` looks at every condition that ends the wait.
+// `rescued`: the time-out found the condition true and nobody came to wake us: a lost wake-up.
+template <class P, class Ready>
+ParkResult park(typename P::futex_word& parked, std::uint32_t token, std::int64_t timeout_ns, Ready&& ready) noexcept {
+    constexpr std::int64_t kGraceNs = 20'000'000;  // a waker may be between its store and its exchange
+    parked.store(token, std::memory_order_relaxed);
+    P::fence_seq_cst();  // [park]
+    if (ready()) {
+        parked.store(0, std::memory_order_relaxed);
+        return ParkResult::ready;
+    }
+    const auto result = P::futex_wait(parked, token, timeout_ns);
+    ParkResult outcome = ParkResult::woken;
+    if (parked.load(std::memory_order_relaxed) != 0) {
+        if (result == platform::FutexResult::interrupted) outcome = ParkResult::interrupted;
+        if (result == platform::FutexResult::timed_out) {
+            outcome = ParkResult::timed_out;
+            if (ready()) {
+                P::futex_wait(parked, token, kGraceNs);
+                outcome = parked.load(std::memory_order_relaxed) != 0 ? ParkResult::rescued : ParkResult::woken;
+            }
+        }
+    }
+    parked.store(0, std::memory_order_relaxed);
+    return outcome;
+}
+
+}  // namespace ringcast

@@ -1,0 +1,18 @@
+// Clocks. Every deadline is on the monotonic clock, so a change of the wall clock moves no time-out.
+#pragma once
+
+#include <cstdint>
+#include <ctime>
+
+namespace ringcast::platform {
+
+inline std::int64_t read_clock_ns(clockid_t clock) noexcept {
+    timespec now{};
+    clock_gettime(clock, &now);
+    return static_cast<std::int64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
+}
+
+inline std::int64_t monotonic_ns() noexcept { return read_clock_ns(CLOCK_MONOTONIC); }
+inline std::int64_t wall_clock_ns() noexcept { return read_clock_ns(CLOCK_REALTIME); }
+
+}  // namespace ringcast::platform

@@ -1,0 +1,108 @@
+// Linux: /proc, sched_getaffinity, the cgroup's cpu.max (v2) or cpu.cfs_quota_us (v1), getrandom.
+#include "platform/process.hpp"
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <pthread.h>
+#include <sched.h>
+#include <sstream>
+#include <string>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <vector>
+
+#include "errors.hpp"
+
+namespace ringcast::platform {
+
+namespace {
+
+// The group's path in the hierarchy that has `controller`: a line of /proc/self/cgroup, "0::/path" in version 2.
+std::string group_path(const std::string& controller) {
+    std::ifstream lines("/proc/self/cgroup");
+    for (std::string line; std::getline(lines, line);) {
+        const auto first = line.find(':');
+        const auto second = line.find(':', first + 1);
+        if (second == std::string::npos) continue;
+        std::istringstream controllers(line.substr(first + 1, second - first - 1));
+        bool matches = controller.empty() && second == first + 1;
+        for (std::string one; std::getline(controllers, one, ',');) matches = matches || one == controller;
+        if (matches) return line.substr(second + 1);
+    }
+    return {};
+}
+
+// The group itself and its ancestors up to the root of the hierarchy that is mounted at `mount`.
+std::vector<std::filesystem::path> group_directories(const std::filesystem::path& mount, const std::string& group) {
+    std::vector<std::filesystem::path> directories;
+    for (std::filesystem::path path = group; !path.empty(); path = path.parent_path()) {
+        directories.push_back(mount / path.relative_path());
+        if (path == path.root_path()) break;
+    }
+    return directories;
+}
+
+// The smallest quota of the group and its ancestors, in CPUs; a very large number if there is none.
+double smallest_quota() {
+    double least = 1e9;
+    for (const auto& directory : group_directories("/sys/fs/cgroup", group_path(""))) {
+        std::ifstream file(directory / "cpu.max");
+        std::string quota;
+        double period = 0;
+        if (file >> quota >> period && quota != "max" && period > 0) least = std::min(least, std::stod(quota) / period);
+    }
+    for (const auto& directory : group_directories("/sys/fs/cgroup/cpu", group_path("cpu"))) {
+        std::ifstream quota_file(directory / "cpu.cfs_quota_us");
+        std::ifstream period_file(directory / "cpu.cfs_period_us");
+        double quota = 0;
+        double period = 0;
+        if (quota_file >> quota && period_file >> period && quota > 0 && period > 0) least = std::min(least, quota / period);
+    }
+    return least;
+}
+
+}  // namespace
+
+std::uint32_t process_id() noexcept { return static_cast<std::uint32_t>(getpid()); }
+std::uint32_t user_id() noexcept { return geteuid(); }
+
+std::uint64_t pid_namespace() noexcept {
+    struct stat info {};
+    return stat("/proc/self/ns/pid", &info) == 0 ? info.st_ino : 0;
+}
+
+std::uint64_t thread_id() noexcept { return static_cast<std::uint64_t>(pthread_self()); }
+
+CpuMask allowed_cpus() noexcept {
+    CpuMask mask{};
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (sched_getaffinity(0, sizeof set, &set) != 0) {  // more CPUs than the set holds: then there are plenty
+        mask.fill(~std::uint64_t{0});
+        return mask;
+    }
+    for (std::size_t cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+        if (CPU_ISSET(cpu, &set)) {
+            const std::size_t bit = std::min(cpu, mask.size() * 64 - 1);
+            mask[bit / 64] |= std::uint64_t{1} << (bit % 64);
+        }
+    return mask;
+}
+
+std::uint32_t cpu_quota() noexcept {
+    try {
+        return static_cast<std::uint32_t>(std::max(1.0, std::min(smallest_quota(), 1e9)));
+    } catch (const std::exception&) {  // an unreadable limit is no limit: this only tunes how long to spin
+        return UINT32_MAX;
+    }
+}
+
+std::uint64_t random_u64() {
+    std::uint64_t value = 0;
+    if (getrandom(&value, sizeof value, 0) != sizeof value) throw_system_error("reading random bytes");
+    return value;
+}
+
+}  // namespace ringcast::platform

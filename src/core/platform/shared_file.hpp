@@ -1,0 +1,69 @@
+// Named shared memory of one machine, as the operating system gives it.
+//
+// Names are those of shm_open(3) without the leading slash, so other software can map what we make by its name.
+// A file is created, sized and filled before anybody can see it, where the system can do that (Linux); elsewhere it is
+// visible from `create` on and the segment's ready word, stored last, tells an attacher to wait.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace ringcast::platform {
+
+inline constexpr std::size_t kMaxNameBytes = 29;  // macOS: PSHMNAMLEN is 30 with the slash
+
+struct FileFacts {
+    std::uint64_t bytes;      // logical size
+    std::uint64_t committed;  // memory it takes, 0 where the system does not tell
+    std::uint64_t device;
+    std::uint64_t inode;
+    std::uint32_t owner;
+    std::uint32_t mode;  // permission bits
+    bool regular;
+};
+
+class SharedFile {
+public:
+    SharedFile() = default;
+    SharedFile(SharedFile&& other) noexcept;
+    SharedFile& operator=(SharedFile&& other) noexcept;
+    ~SharedFile();
+
+    // Makes a file of `bytes` bytes with mode 0600, none of them reserved yet. `name` is used where a file cannot be
+    // made without one; there, an existing name throws segment_exists already here.
+    static SharedFile create(const std::string& name, std::uint64_t bytes);
+    // Gives the file its name in one step; segment_exists if another file has it.
+    void link(const std::string& name);
+    // segment_not_found, segment_permission
+    static SharedFile open(const std::string& name);
+
+    FileFacts facts() const;
+    void* map(std::uint64_t offset, std::uint64_t bytes, bool writable) const;
+    // A second, independent open of the same file's lock bytes, never to be mapped.
+    int open_for_locks(const std::string& name) const;
+    void close() noexcept;
+
+private:
+    explicit SharedFile(int descriptor) : descriptor_(descriptor) {}
+    int descriptor_ = -1;
+};
+
+// Reserves memory for a range, so that touching it can never fail. False if there is not enough; throws on other errors.
+// On Linux any descriptor of the file serves; on macOS memory is not limited by a file system and this only checks.
+bool reserve(int descriptor, std::uint64_t offset, std::uint64_t bytes);
+
+void unlink_name(const std::string& name) noexcept;
+bool name_refers_to(const std::string& name, const FileFacts& facts) noexcept;
+std::vector<std::string> list_names(const std::string& prefix);
+void unmap(void* address, std::uint64_t bytes) noexcept;
+void exclude_from_core_dumps(void* address, std::uint64_t bytes) noexcept;
+std::uint64_t page_bytes() noexcept;
+
+// What the shared-memory file system can still give; UINT64_MAX where there is no such limit.
+std::uint64_t free_bytes() noexcept;
+// Where people find it: "/dev/shm" on Linux.
+const char* place() noexcept;
+
+}  // namespace ringcast::platform

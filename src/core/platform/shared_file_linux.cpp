@@ -1,0 +1,140 @@
+// Linux: /dev/shm, which is where shm_open puts its names.
+// A file starts without a name (O_TMPFILE) and gets it with linkat, complete: a kill before that leaves nothing.
+#include "platform/shared_file.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+#include <utility>
+
+#include "errors.hpp"
+
+namespace ringcast::platform {
+
+namespace {
+constexpr const char* kPlace = "/dev/shm";
+
+std::string path_of(const std::string& name) { return std::string(kPlace) + "/" + name; }
+std::string path_of(int descriptor) { return "/proc/self/fd/" + std::to_string(descriptor); }
+
+template <class Call>
+int retried(Call call) {
+    int result = 0;
+    do result = call();
+    while (result == -1 && errno == EINTR);
+    return result;
+}
+}  // namespace
+
+SharedFile::SharedFile(SharedFile&& other) noexcept : descriptor_(std::exchange(other.descriptor_, -1)) {}
+SharedFile& SharedFile::operator=(SharedFile&& other) noexcept {
+    std::swap(descriptor_, other.descriptor_);
+    return *this;
+}
+SharedFile::~SharedFile() { close(); }
+void SharedFile::close() noexcept {
+    if (descriptor_ != -1) ::close(std::exchange(descriptor_, -1));
+}
+
+SharedFile SharedFile::create(const std::string& name, std::uint64_t bytes) {
+    SharedFile file(retried([] { return ::open(kPlace, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600); }));
+    if (file.descriptor_ == -1) throw_system_error("making the unnamed file for segment '" + name + "' in " + kPlace);
+    if (fchmod(file.descriptor_, 0600) == -1) throw_system_error("setting mode 0600 of segment '" + name + "'");
+    if (retried([&] { return ftruncate(file.descriptor_, static_cast<off_t>(bytes)); }) == -1)
+        throw_system_error("sizing segment '" + name + "' to " + std::to_string(bytes) + " bytes");
+    return file;
+}
+
+void SharedFile::link(const std::string& name) {
+    const std::string from = path_of(descriptor_);
+    const std::string to = path_of(name);
+    if (linkat(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), AT_SYMLINK_FOLLOW) == 0) return;
+    if (errno == EEXIST) throw Error(ErrorCode::segment_exists, "a segment named '" + name + "' exists already", EEXIST);
+    throw_system_error("giving a segment its name '" + to + "' (this needs /proc)");
+}
+
+SharedFile SharedFile::open(const std::string& name) {
+    const std::string path = path_of(name);
+    SharedFile file(retried([&] { return ::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK); }));
+    if (file.descriptor_ != -1) return file;
+    if (errno == ENOENT) throw Error(ErrorCode::segment_not_found, "there is no segment '" + name + "' in " + kPlace, ENOENT);
+    if (errno == EACCES || errno == EPERM || errno == ELOOP) {
+        struct stat info {};
+        const std::string owner =
+            lstat(path.c_str(), &info) == 0 ? " (it belongs to uid " + std::to_string(info.st_uid) + ")" : std::string();
+        throw Error(ErrorCode::segment_permission,
+                    "segment '" + name + "' may not be opened by uid " + std::to_string(geteuid()) + owner, errno);
+    }
+    throw_system_error("opening segment '" + name + "'");
+}
+
+FileFacts SharedFile::facts() const {
+    struct stat info {};
+    if (fstat(descriptor_, &info) == -1) throw_system_error("looking at a segment");
+    return FileFacts{.bytes = static_cast<std::uint64_t>(info.st_size),
+                     .committed = static_cast<std::uint64_t>(info.st_blocks) * 512,
+                     .device = info.st_dev,
+                     .inode = info.st_ino,
+                     .owner = info.st_uid,
+                     .mode = info.st_mode & 07777,
+                     .regular = S_ISREG(info.st_mode)};
+}
+
+void* SharedFile::map(std::uint64_t offset, std::uint64_t bytes, bool writable) const {
+    void* address = mmap(nullptr, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED | MAP_NORESERVE,
+                         descriptor_, static_cast<off_t>(offset));
+    if (address == MAP_FAILED) throw_system_error("mapping " + std::to_string(bytes) + " bytes of a segment");
+    return address;
+}
+
+int SharedFile::open_for_locks(const std::string& name) const {
+    const std::string path = path_of(descriptor_);
+    const int descriptor = retried([&] { return ::open(path.c_str(), O_RDWR | O_CLOEXEC); });
+    if (descriptor == -1) throw_system_error("opening segment '" + name + "' a second time for its locks (this needs /proc)");
+    return descriptor;
+}
+
+bool reserve(int descriptor, std::uint64_t offset, std::uint64_t bytes) {
+    if (retried([&] { return fallocate(descriptor, 0, static_cast<off_t>(offset), static_cast<off_t>(bytes)); }) == 0)
+        return true;
+    if (errno == ENOSPC || errno == ENOMEM) return false;
+    throw_system_error("reserving " + std::to_string(bytes) + " bytes of shared memory");
+}
+
+void unlink_name(const std::string& name) noexcept { ::unlink(path_of(name).c_str()); }
+
+bool name_refers_to(const std::string& name, const FileFacts& facts) noexcept {
+    struct stat info {};
+    return lstat(path_of(name).c_str(), &info) == 0 && info.st_dev == facts.device && info.st_ino == facts.inode;
+}
+
+std::vector<std::string> list_names(const std::string& prefix) {
+    std::vector<std::string> names;
+    DIR* directory = opendir(kPlace);
+    if (directory == nullptr) throw_system_error(std::string("listing ") + kPlace);
+    while (const dirent* entry = readdir(directory))
+        if (std::strncmp(entry->d_name, prefix.c_str(), prefix.size()) == 0) names.emplace_back(entry->d_name);
+    closedir(directory);
+    std::sort(names.begin(), names.end());
+    return names;
+}
+
+void unmap(void* address, std::uint64_t bytes) noexcept { munmap(address, bytes); }
+void exclude_from_core_dumps(void* address, std::uint64_t bytes) noexcept { madvise(address, bytes, MADV_DONTDUMP); }
+std::uint64_t page_bytes() noexcept { return static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)); }
+
+std::uint64_t free_bytes() noexcept {
+    struct statvfs info {};
+    if (statvfs(kPlace, &info) == -1 || info.f_blocks == 0) return UINT64_MAX;  // a tmpfs without a limit has no blocks
+    return static_cast<std::uint64_t>(info.f_bavail) * info.f_frsize;
+}
+
+const char* place() noexcept { return kPlace; }
+
+}  // namespace ringcast::platform

@@ -1,0 +1,136 @@
+#include "receiver.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace ringcast {
+
+namespace {
+
+std::string list_of(const std::vector<std::uint32_t>& ranks) {
+    std::string text;
+    for (const std::uint32_t rank : ranks) text += (text.empty() ? "" : ", ") + std::to_string(rank);
+    return text.empty() ? "none" : text;
+}
+
+std::string holder_of(const Segment& segment, std::uint32_t rank) {
+    const auto& ring = segment.ring();
+    for (std::uint32_t i = 0; i < ring.n_seats; ++i)
+        if (seat_state(ring.seats[i].state.load(std::memory_order_acquire)) == SeatState::active &&
+            ring.seats[i].rank.load(std::memory_order_relaxed) == rank)
+            return "process " + std::to_string(ring.seats[i].pid.load(std::memory_order_relaxed));
+    return "a process that is just attaching";
+}
+
+// The seat made for the rank if it can be had, else any other.
+std::optional<Claim> try_claim(const Segment& segment, std::uint32_t rank) {
+    const auto& ring = segment.ring();
+    const auto& locks = segment.locks();
+    const auto& ranks = segment.ranks();
+    const auto home = static_cast<std::uint32_t>(std::find(ranks.begin(), ranks.end(), rank) - ranks.begin());
+    for (std::uint32_t n = 0; n < ring.n_seats; ++n) {
+        const std::uint32_t i = n == 0 ? home : (n <= home ? n - 1 : n);
+        NativeSeat& seat = ring.seats[i];
+        const SeatState state = seat_state(seat.state.load(std::memory_order_relaxed));
+        const bool possible = state == SeatState::vacant || (state == SeatState::expected && i == home);
+        // Home seats of other ranks stay theirs.
+        if (!possible || (i != home && i < ranks.size()) || !locks.try_lock(seat_lock(i))) continue;
+        seat.rank.store(rank, std::memory_order_relaxed);
+        seat.pid.store(platform::process_id(), std::memory_order_relaxed);
+        seat.pid_namespace.store(platform::pid_namespace(), std::memory_order_relaxed);
+        Claim claim{i, rank, 0};
+        if (take_seat(ring, seat, claim.first)) return claim;
+    }
+    return std::nullopt;
+}
+
+}  // namespace
+
+Claim claim_seat(const Segment& segment, std::optional<std::uint32_t> wanted) {
+    const auto& ranks = segment.ranks();
+    if (wanted && std::find(ranks.begin(), ranks.end(), *wanted) == ranks.end())
+        throw Error(ErrorCode::rank_unknown, "rank " + std::to_string(*wanted) + " is not one of this queue's local ranks: " +
+                                                 list_of(ranks));
+    const std::vector<std::uint32_t> candidates = wanted ? std::vector<std::uint32_t>{*wanted} : ranks;
+    bool no_seat = false;
+    for (const std::uint32_t rank : candidates) {
+        // The rank's lock byte is held for as long as the end is open: it makes a rank unique among living readers.
+        if (!segment.locks().try_lock(rank_lock(rank))) continue;
+        if (const auto claim = try_claim(segment, rank)) {
+            Endpoint::Native::fence_seq_cst();  // [signal]: a seat has been taken
+            unpark<platform::Native>(segment.ring().control->writer_parked);
+            return *claim;
+        }
+        no_seat = true;
+    }
+    if (no_seat)
+        throw Error(ErrorCode::rank_taken, "all " + std::to_string(segment.ring().n_seats) +
+                                               " seats of this queue are taken by readers that died or were evicted");
+    if (wanted)
+        throw Error(ErrorCode::rank_taken,
+                    "rank " + std::to_string(*wanted) + " of this queue is taken by " + holder_of(segment, *wanted));
+    throw Error(ErrorCode::rank_taken, "all ranks of this queue are taken: " + list_of(ranks));
+}
+
+Receiver::Receiver(std::shared_ptr<Segment> segment, const Strategy& strategy, const Claim& claim)
+    : Endpoint(segment, strategy, segment->ring().seats[claim.seat].parked, segment->ring().seats[claim.seat].cpus),
+      claim_(claim),
+      ring_(segment->ring(), claim.seat, claim.first) {
+    refresh_placement();
+}
+
+void Receiver::finish() noexcept {
+    const auto& ring = segment_->ring();
+    leave_seat(ring.seats[claim_.seat]);
+    Native::fence_seq_cst();  // [signal]: the seat does not gate any more
+    unpark<Native>(ring.control->writer_parked);
+    segment_->locks().unlock(seat_lock(claim_.seat));
+    segment_->locks().unlock(rank_lock(claim_.rank));
+}
+
+Receiver::Message Receiver::current() const {
+    NativeSlot& slot = ring_.slot();
+    Descriptor descriptor;
+    std::memcpy(&descriptor, &slot.descriptor, sizeof descriptor);
+    const Geometry& geometry = segment_->geometry();
+    const std::uint64_t table = descriptor.n_frames > 1 ? std::uint64_t{descriptor.n_frames} * 8 : 0;
+    const bool is_inline = descriptor.block == kInline;
+    const bool fits = is_inline ? descriptor.length <= geometry.inline_bytes
+                                : descriptor.length <= geometry.max_chunk_bytes &&
+                                      descriptor.block <= geometry.data_bytes &&
+                                      descriptor.length <= geometry.data_bytes - descriptor.block;
+    if (!fits || table > descriptor.length || descriptor.n_frames == 0 || descriptor.encoding > Encoding::object) {
+        if (!ring_.still_seated()) throw_evicted();
+        throw Error(ErrorCode::corrupt, "message " + std::to_string(ring_.cursor()) + " of segment '" + segment_->name() +
+                                            "' has an impossible descriptor (length " + std::to_string(descriptor.length) +
+                                            ", block " + std::to_string(descriptor.block) + ", frames " +
+                                            std::to_string(descriptor.n_frames) + "): its memory was overwritten");
+    }
+    const std::byte* bytes = is_inline ? RingView<Native>::inline_area(slot) : segment_->data() + descriptor.block;
+    return Message{bytes, descriptor.length, descriptor.n_frames, descriptor.encoding};
+}
+
+void Receiver::check_end(bool look_at_life) const {
+    if (!ring_.still_seated()) throw_evicted();
+    if (closed()) {
+        if (ring_.readable()) return;  // published before it was closed
+        throw Error(ErrorCode::closed, "the writer has closed the queue and every message has been read");
+    }
+    if (look_at_life && !segment_->creator_alive() && !closed() && !ring_.readable())
+        throw Error(ErrorCode::writer_died, "the writer (pid " + std::to_string(segment_->header().creator_pid) +
+                                                ") died without closing the queue; every message that it published has been read");
+}
+
+std::uint64_t Receiver::backlog() const noexcept {
+    const auto& ring = segment_->ring();
+    const std::uint64_t head = ring.control->head.load(std::memory_order_acquire);
+    const std::uint64_t cursor = ring.seats[claim_.seat].cursor.load(std::memory_order_relaxed);
+    return head > cursor ? head - cursor : 0;
+}
+
+void Receiver::throw_evicted() const {
+    throw Error(ErrorCode::reader_evicted, "the writer evicted rank " + std::to_string(claim_.rank) +
+                                               " of this queue; attach again to go on from the newest message");
+}
+
+}  // namespace ringcast

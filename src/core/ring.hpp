@@ -1,0 +1,156 @@
+// The ring: one writer, many readers, each message to every reader, once, whole, in order.
+//
+// Message p goes into slot p % depth. The writer fills the slot and stores p + 1 into its sequence (release [publish]);
+// a reader whose cursor is p waits to load p + 1 (acquire [publish]), copies, and stores its cursor p + 1 (release
+// [consume]). The writer overwrites the slot only after it has loaded cursors beyond p from every gating seat (acquire
+// [consume]). No lock is held across processes, and a message is visible only when it is complete.
+#pragma once
+
+#include <cstdint>
+
+#include "layout.hpp"
+#include "parking.hpp"
+#include "seats.hpp"
+
+namespace ringcast {
+
+template <class P>
+class RingWriter {
+public:
+    explicit RingWriter(const RingView<P>& ring) : ring_(ring) {}
+
+    std::uint64_t position() const noexcept { return position_; }
+    // All gating readers have read the messages before this one, as of the last scan.
+    std::uint64_t gate() const noexcept { return gate_; }
+    // The seat that held the gate back in the last scan.
+    std::uint32_t laggard() const noexcept { return laggard_; }
+
+    // How far every reader must have come before the next message has a slot.
+    std::uint64_t needed_for_slot() const noexcept { return position_ < ring_.depth ? 0 : position_ - ring_.depth + 1; }
+
+    // Looks at every seat; for a writer that wants the newest gate, not just a sufficient one.
+    void refresh_gate() noexcept { scan(); }
+
+    // Have all gating readers read the first `count` messages? Scans the seats only if the last scan does not say so.
+    bool passed(std::uint64_t count) noexcept {
+        if (gate_ >= count) return true;
+        scan();
+        return gate_ >= count;
+    }
+
+    SlotHeader<P>& slot() const noexcept { return ring_.slot(index_); }
+
+    // Makes the slot's message readable. Readers that are parked learn of it at the next `announce`.
+    void publish(const Descriptor& descriptor) noexcept {
+        SlotHeader<P>& slot = ring_.slot(index_);
+        P::copy(&slot.descriptor, &descriptor, sizeof descriptor);
+        ++position_;
+        slot.sequence.store(position_, std::memory_order_release);        // release [publish]
+        ring_.control->head.store(position_, std::memory_order_release);  // release [head]
+        if (++index_ == ring_.depth) index_ = 0;
+        unannounced_ = true;
+    }
+
+    // Wakes the readers that are parked.
+    void announce() noexcept {
+        P::fence_seq_cst();  // [signal] for the sequences stored; [join-scan] for the head stored
+        unannounced_ = false;
+        for (std::uint32_t i = 0; i < ring_.n_seats; ++i) unpark<P>(ring_.seats[i].parked);
+    }
+
+    // One look at a seat, for a writer that waits for it alone.
+    bool seat_passed(std::uint32_t seat, std::uint64_t count) const noexcept {
+        const Seat<P>& s = ring_.seats[seat];
+        if (!gates(s.state.load(std::memory_order_acquire))) return true;  // acquire [leave]
+        return s.cursor.load(std::memory_order_acquire) >= count;          // acquire [consume]
+    }
+
+    // Stops waiting for a seat. Its holder, if alive, finds out after its next copy and throws that copy away.
+    bool evict(std::uint32_t seat) noexcept {
+        Seat<P>& s = ring_.seats[seat];
+        std::uint64_t word = s.state.load(std::memory_order_relaxed);
+        if (!gates(word)) return false;
+        const bool held = seat_state(word) == SeatState::active;
+        const std::uint64_t after = held ? seat_word(seat_incarnation(word), SeatState::evicted)
+                                         : seat_word(seat_incarnation(word) + 1, SeatState::vacant);
+        if (!s.state.compare_exchange_strong(word, after, std::memory_order_relaxed)) return false;
+        // fence [evict]: the state is stored before any slot is overwritten that the holder may still be copying;
+        // pairs with the fence [evict] in RingReader::settle. Also [signal] for the parked reader and writer.
+        P::fence_seq_cst();
+        unpark<P>(s.parked);
+        unpark<P>(ring_.control->writer_parked);
+        return true;
+    }
+
+private:
+    void scan() noexcept {
+        if (unannounced_) announce();  // the fence [join-scan] must lie between the last head and this scan
+        std::uint64_t least = position_;
+        for (std::uint32_t i = 0; i < ring_.n_seats; ++i) {
+            const Seat<P>& seat = ring_.seats[i];
+            if (!gates(seat.state.load(std::memory_order_acquire))) continue;            // acquire [join], [leave]
+            const std::uint64_t cursor = seat.cursor.load(std::memory_order_acquire);  // acquire [consume]
+            if (cursor < least) {
+                least = cursor;
+                laggard_ = i;
+            }
+        }
+        gate_ = least;
+    }
+
+    RingView<P> ring_;
+    std::uint64_t position_ = 0;
+    std::uint64_t gate_ = 0;
+    std::uint32_t index_ = 0;
+    std::uint32_t laggard_ = 0;
+    bool unannounced_ = false;
+};
+
+template <class P>
+class RingReader {
+public:
+    // `first` is the position that take_seat returned for the seat.
+    RingReader(const RingView<P>& ring, std::uint32_t seat, std::uint64_t first)
+        : ring_(ring),
+          seat_(&ring.seats[seat]),
+          token_(seat + 1),
+          cursor_(first),
+          index_(static_cast<std::uint32_t>(first % ring.depth)),
+          active_word_(seat_word(seat_incarnation(seat_->state.load(std::memory_order_relaxed)), SeatState::active)) {}
+
+    std::uint64_t cursor() const noexcept { return cursor_; }
+    bool readable() const noexcept {
+        return ring_.slot(index_).sequence.load(std::memory_order_acquire) == cursor_ + 1;  // acquire [publish]
+    }
+    // Only after `readable`.
+    SlotHeader<P>& slot() const noexcept { return ring_.slot(index_); }
+
+    // The bytes of the current message have been copied: the writer may have its slot.
+    void consume() noexcept {
+        ++cursor_;
+        if (++index_ == ring_.depth) index_ = 0;
+        seat_->cursor.store(cursor_, std::memory_order_release);  // release [consume]
+    }
+
+    // After copies and `consume`: wakes a writer that waits for us. False if we were evicted, and then what was copied
+    // since the last `settle` must be thrown away: it may be torn.
+    bool settle() noexcept {
+        // [signal] for the cursor stored; and [evict]: if a copied byte came from a later message, the writer's fence
+        // [evict] came before ours, and the load of the state below sees EVICTED.
+        P::fence_seq_cst();
+        const std::uint32_t waited_for = ring_.control->writer_parked.load(std::memory_order_relaxed);
+        if (waited_for == token_ || waited_for == kAnySeat) unpark<P>(ring_.control->writer_parked);
+        return still_seated();
+    }
+    bool still_seated() const noexcept { return seat_->state.load(std::memory_order_relaxed) == active_word_; }
+
+private:
+    RingView<P> ring_;
+    Seat<P>* seat_;
+    std::uint32_t token_;
+    std::uint64_t cursor_;
+    std::uint32_t index_;
+    std::uint64_t active_word_;
+};
+
+}  // namespace ringcast

@@ -1,0 +1,93 @@
+// Seats: who reads a ring, from where, and whether the writer waits for them.
+//
+// A seat's state is one word: an incarnation and a SeatState. While a seat is ACTIVE its holder keeps the seat's lock
+// byte, so the state says what was agreed and the lock says who is alive. Transitions:
+//
+//     VACANT(n)   -> ACTIVE(n)    a claimant that holds the lock; starts at the head
+//     EXPECTED(n) -> ACTIVE(n)    a claimant that holds the lock; starts at message 0, which has been kept for it
+//     ACTIVE(n)   -> VACANT(n+1)  the holder leaves, before it drops the lock
+//     ACTIVE(n)   -> EVICTED(n)   the writer; the holder finds out after its next copy
+//     EVICTED(n)  -> VACANT(n+1)  the holder leaves
+//     EXPECTED(n) -> VACANT(n+1)  the writer gives up waiting for a reader that never came
+//
+// The lock makes claimants exclude each other, so a claim is one compare-and-swap and a claimant killed at any point
+// before it has changed nothing.
+#pragma once
+
+#include <cstdint>
+
+#include "layout.hpp"
+
+namespace ringcast {
+
+enum class SeatState : std::uint8_t { vacant = 0, expected = 1, active = 2, evicted = 3 };
+
+constexpr std::uint64_t seat_word(std::uint64_t incarnation, SeatState state) {
+    return incarnation << 8 | static_cast<std::uint64_t>(state);
+}
+constexpr SeatState seat_state(std::uint64_t word) { return static_cast<SeatState>(word & 0xff); }
+constexpr std::uint64_t seat_incarnation(std::uint64_t word) { return word >> 8; }
+// Does the writer wait for this seat's cursor?
+constexpr bool gates(std::uint64_t word) {
+    return seat_state(word) == SeatState::active || seat_state(word) == SeatState::expected;
+}
+
+inline constexpr std::uint32_t kAnySeat = UINT32_MAX;  // the writer's parked word when any seat's change wakes it
+
+// The view of a segment that the protocol needs, with sizes taken from a checked geometry.
+template <class P>
+struct RingView {
+    Control<P>* control = nullptr;
+    Seat<P>* seats = nullptr;
+    std::byte* slots = nullptr;
+    std::uint32_t n_seats = 0;
+    std::uint32_t depth = 0;
+    std::uint32_t slot_bytes = 0;
+
+    SlotHeader<P>& slot(std::uint32_t index) const noexcept {
+        return *reinterpret_cast<SlotHeader<P>*>(slots + std::size_t{index} * slot_bytes);
+    }
+    static std::byte* inline_area(SlotHeader<P>& slot) noexcept {
+        return reinterpret_cast<std::byte*>(&slot) + sizeof(SlotHeader<P>);
+    }
+};
+
+// Takes a seat whose lock the caller holds. False if its state does not allow it. On success `first` is the first
+// message the holder will read.
+template <class P>
+bool take_seat(const RingView<P>& ring, Seat<P>& seat, std::uint64_t& first) noexcept {
+    // acquire [leave]: the previous holder's last accesses to the ring are over.
+    std::uint64_t word = seat.state.load(std::memory_order_acquire);
+    const bool was_expected = seat_state(word) == SeatState::expected;
+    if (!was_expected && seat_state(word) != SeatState::vacant) return false;
+    if (!was_expected) seat.cursor.store(ring.control->head.load(std::memory_order_relaxed), std::memory_order_relaxed);
+    // release [join]: who sees the seat ACTIVE sees its cursor.
+    if (!seat.state.compare_exchange_strong(word, seat_word(seat_incarnation(word), SeatState::active),
+                                            std::memory_order_release, std::memory_order_relaxed))
+        return false;
+    // fence [join-scan]: pairs with the fence between the writer's store of `head` and its next scan of the seats. Either
+    // that scan finds us, or we find the head it had: from there on nothing can be overwritten without a scan that does.
+    P::fence_seq_cst();
+    if (was_expected) {
+        first = seat.cursor.load(std::memory_order_relaxed);
+    } else {
+        first = ring.control->head.load(std::memory_order_acquire);  // acquire [head]
+        seat.cursor.store(first, std::memory_order_release);         // release [consume]: nothing before it is ours
+    }
+    seat.joined_at.store(first, std::memory_order_relaxed);
+    return true;
+}
+
+// Gives a seat back. The caller still holds its lock and drops it afterwards; it must not touch the ring again.
+template <class P>
+void leave_seat(Seat<P>& seat) noexcept {
+    std::uint64_t word = seat.state.load(std::memory_order_relaxed);
+    while (seat_state(word) == SeatState::active || seat_state(word) == SeatState::evicted) {
+        // release [leave]: our reads of slots and blocks come before the writer reuses them.
+        if (seat.state.compare_exchange_weak(word, seat_word(seat_incarnation(word) + 1, SeatState::vacant),
+                                             std::memory_order_release, std::memory_order_relaxed))
+            return;
+    }
+}
+
+}  // namespace ringcast

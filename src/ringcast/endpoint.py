@@ -1,0 +1,270 @@
+"""What MessageQueue and ShmRingBuffer share: an end that knows its role, reports on itself and closes.
+
+The end itself is native (`_core.End`); this adds what is not on a message's path. An end belongs to the process and the
+interpreter that made it, may be used by several threads, which take turns, and is closed by `close`, by leaving its
+`with` block, when it is collected, or at the interpreter's exit, whichever comes first.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import weakref
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from ringcast import _core, codec
+from ringcast.errors import QueueClosedError, QueueTimeoutError, ViewsAliveError
+from ringcast.segment import readers_of
+from ringcast.waiting import Wait, report_interval_ns, report_long_wait, strategy
+
+if TYPE_CHECKING:
+    import threading
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+DEFAULT_LINGER_S = 5.0
+
+_open_ends: weakref.WeakSet[QueueEnd] = weakref.WeakSet()
+
+
+class ReaderStats(TypedDict):
+    """One seat, as the writer sees it."""
+
+    rank: int
+    seat: int
+    pid: int
+    state: str
+    alive: bool
+    behind: int
+
+
+class WriterStats(TypedDict):
+    """The process that made the queue."""
+
+    pid: int
+    alive: bool
+
+
+class MemoryStats(TypedDict):
+    """Bytes of shared memory: the ring's own, committed for large messages, and the most that these may take."""
+
+    control: int
+    data_committed: int
+    data_budget: int
+
+
+class QueueStats(TypedDict):
+    """What `stats()` returns. `messages` and `bytes` count what this end sent or received."""
+
+    role: str
+    name: str | None
+    segment: str
+    rank: int | None
+    pid: int
+    epoch: int
+    depth: int
+    max_chunk_bytes: int
+    messages: int
+    bytes: int
+    queued: int
+    parks: int
+    rescued_wakes: int
+    long_waits: int
+    memory: MemoryStats
+    closed: bool
+    writer: WriterStats
+    readers: list[ReaderStats]
+
+
+class QueueEnd(_core.End):
+    """One end of a queue in shared memory. Use MessageQueue or ShmRingBuffer."""
+
+    _segment: _core.Segment | None
+    segment: str
+    """The real name of the shared memory, as other software can open it."""
+    name: str | None
+    """The name that the user gave the queue, if any."""
+    role: Literal["writer", "reader"]
+    rank: int | None
+    """The reader's rank; None on the writer."""
+
+    def _open(self, segment: _core.Segment, *, writer: bool, rank: int | None, wait: Wait) -> None:
+        super().__init__(
+            segment,
+            writer=writer,
+            rank=rank,
+            strategy=strategy(wait),
+            encode=codec.encode,
+            decode=codec.decode,
+            report=report_long_wait,
+            report_interval_ns=report_interval_ns(),
+        )
+        self._segment = segment
+        self.segment = segment.name
+        self.name = segment.user_name
+        self.role = "writer" if writer else "reader"
+        self.rank = None if writer else self._rank
+        _open_ends.add(self)
+
+    def acquire_write(self, timeout: float | None = None, *, nbytes: int | None = None) -> WriteChunk:
+        """A context manager that yields a writable memoryview of `nbytes` bytes (default: max_chunk_bytes) in shared memory.
+
+        Leaving the block publishes them all; an exception publishes nothing. Views and arrays made from the memoryview
+        must be gone by then (ViewsAliveError, and nothing is published). Other threads' calls wait meanwhile.
+        """
+        return WriteChunk(self, nbytes, timeout)
+
+    def acquire_read(
+        self, timeout: float | None = None, cancel: threading.Event | None = None, indefinite: bool = False
+    ) -> ReadChunk:
+        """A context manager that yields the next message's bytes as a read-only memoryview of a private copy.
+
+        Leaving the block, with or without an exception, marks the chunk read. Arguments are those of `dequeue`.
+        """
+        return ReadChunk(self, timeout, cancel, indefinite)
+
+    def close(self, linger: float | None = DEFAULT_LINGER_S) -> None:
+        """Shut this end down and let go of its memory. Any number of times.
+
+        A writer waits up to `linger` seconds (None: without limit) for promised readers that have not attached yet, if
+        there are messages for them; readers that have attached keep what was published. Raises QueueTimeoutError, with
+        everything closed, if some never came and so missed messages.
+        """
+        try:
+            undelivered = self._close(linger)
+        finally:
+            self._segment = None
+        if undelivered:
+            raise QueueTimeoutError(
+                f"queue {self.name or self.segment} is closed, but {undelivered} messages did not reach readers that "
+                f"had not attached within {linger} s; call wait_until_ready() before sending, or close(linger=...)"
+            )
+
+    def stats(self) -> QueueStats:
+        """Counters and the state of every seat, as of now. Takes no turn. Raises QueueClosedError once closed."""
+        segment = self._segment
+        if segment is None:
+            raise QueueClosedError(f"queue {self.name or self.segment}: this end is closed, it has no statistics any more")
+        counters = self._counters()
+        own_seat = counters.get("seat", -1)
+        readers: list[ReaderStats] = [
+            {
+                "rank": info.rank,
+                "seat": seat,
+                "pid": info.pid,
+                "state": info.state,
+                "alive": info.alive or seat == own_seat,
+                "behind": info.behind,
+            }
+            for seat, info in readers_of(segment)
+        ]
+        gating = [r["behind"] for r in readers if r["state"] in ("active", "expected")]
+        own = [r["behind"] for r in readers if r["seat"] == own_seat]
+        return {
+            "role": self.role,
+            "name": self.name,
+            "segment": self.segment,
+            "rank": self.rank,
+            "pid": os.getpid(),
+            "epoch": segment.epoch,
+            "depth": segment.max_chunks,
+            "max_chunk_bytes": segment.max_chunk_bytes,
+            "messages": counters.get("messages", segment.head),
+            "bytes": counters.get("bytes", segment.bytes_published),
+            "queued": max(own if self.role == "reader" else gating, default=0),
+            "parks": counters["parks"],
+            "rescued_wakes": counters["rescued_wakes"],
+            "long_waits": counters["long_waits"],
+            "memory": {
+                "control": segment.control_bytes,
+                "data_committed": segment.committed_bytes - segment.control_bytes,
+                "data_budget": segment.data_bytes,
+            },
+            "closed": self.closed,
+            "writer": {"pid": segment.creator_pid, "alive": segment.creator_alive},
+            "readers": readers,
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # With an exception under way, waiting for readers would only delay it.
+        if kind is None:
+            self.close()
+        else:
+            self._close(0)
+            self._segment = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __repr__(self) -> str:
+        if not hasattr(self, "role"):
+            return f"<{type(self).__name__} not opened>"
+        who = "writer" if self.rank is None else f"reader rank={self.rank}"
+        state = "closed" if self._segment is None else ("shut down" if self.closed else "open")
+        name = "" if self.name is None else f"name={self.name!r} "
+        return f"<{type(self).__name__} {who} {name}segment={self.segment!r} {state}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"a {type(self).__name__} belongs to its process; send its export_handle() instead")
+
+
+class WriteChunk:
+    """The context manager of `acquire_write`."""
+
+    def __init__(self, end: QueueEnd, nbytes: int | None, timeout: float | None) -> None:
+        self._end = end
+        self._nbytes = nbytes
+        self._timeout = timeout
+
+    def __enter__(self) -> memoryview:
+        self._view = self._end._open_write(self._nbytes, self._timeout)
+        return self._view
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        publish = kind is None
+        try:
+            self._view.release()
+        except BufferError as alive:
+            if publish:
+                publish = False
+                raise ViewsAliveError(
+                    "arrays or views of an acquire_write chunk are still alive at the end of its block, and could change "
+                    "what readers see; nothing was published. Delete them (`del array`) inside the block"
+                ) from alive
+        finally:
+            self._end._close_write(publish)
+
+
+class ReadChunk:
+    """The context manager of `acquire_read`."""
+
+    def __init__(
+        self, end: QueueEnd, timeout: float | None, cancel: threading.Event | None, indefinite: bool
+    ) -> None:
+        self._end = end
+        self._arguments = (timeout, cancel, indefinite)
+
+    def __enter__(self) -> memoryview:
+        return self._end._open_read(*self._arguments)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end._close_read()
+
+
+@atexit.register
+def _close_all_ends() -> None:
+    """Nobody closed these: give their names back without waiting for anyone."""
+    for end in list(_open_ends):
+        end.shutdown()
+        end._close(0)
+        end._segment = None

@@ -1,0 +1,154 @@
+"""Every error that ringcast raises, under one root, each also the built-in it resembles.
+
+    RingcastError
+    ├── ArgumentError (ValueError)             a size, count or time-out that makes no sense
+    ├── QueueTimeoutError (TimeoutError)       the time-out passed
+    │   └── NotReadyError                      wait_until_ready: some ranks are not there
+    ├── WaitCancelledError (RuntimeError)      the wait's `cancel` event was set
+    ├── QueueClosedError (RuntimeError)        the writer closed and all is read, or this end was shut down
+    ├── RoleError (RuntimeError)               a reader's call on the writer's end, or the reverse
+    ├── BusyError (RuntimeError)               nested use of one end by one thread
+    ├── ForkedError (RuntimeError)             a parent's end used in a forked child
+    ├── RankError (ValueError)                 not a rank of this queue
+    ├── RankTakenError (RuntimeError)          another living reader has the rank
+    ├── PeerError (ConnectionError)
+    │   ├── WriterDiedError                    the writer's process died; all it had published has been read
+    │   ├── ReaderDiedError                    a reader that the writer waits for died
+    │   └── ReaderEvictedError                 the writer stopped waiting for this reader
+    ├── MessageError
+    │   ├── MessageTooLargeError (ValueError)  larger than the queue takes; nothing was sent
+    │   ├── EncodeError (TypeError, PicklingError)   the object cannot be sent; nothing was
+    │   ├── ViewsAliveError (BufferError)      a view of a chunk outlives its `with` block; nothing was sent
+    │   ├── DecodeError (ValueError)           the received object cannot be rebuilt; it is consumed
+    │   └── CorruptError (ValueError)          shared memory holds what no writer wrote
+    └── SegmentError (OSError)
+        ├── SegmentNotFoundError (FileNotFoundError)
+        ├── SegmentExistsError (FileExistsError)
+        ├── SegmentPermissionError (PermissionError)
+        ├── SegmentMismatchError (ValueError)  made by another release, damaged, or not ringcast's
+        ├── CapacityError (MemoryError)        shared memory is full
+        └── SystemCallError                    anything else that the system refused; `errno` says what
+"""
+
+from __future__ import annotations
+
+from pickle import PicklingError
+
+
+class RingcastError(Exception):
+    """The root: `except RingcastError` catches all that this library raises by itself."""
+
+    sent: int | None = None
+    """For errors from `enqueue_many`: how many of its messages were sent before the error."""
+
+
+class ArgumentError(RingcastError, ValueError):
+    """A size, count or time-out is out of range."""
+
+
+class QueueTimeoutError(RingcastError, TimeoutError):
+    """A time-out passed. Nothing was sent or received."""
+
+
+class NotReadyError(QueueTimeoutError):
+    """`wait_until_ready` ran out of time. `missing` holds the ranks that have not attached."""
+
+    def __init__(self, message: str, missing: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
+class WaitCancelledError(RingcastError, RuntimeError):
+    """The `cancel` event of a wait was set."""
+
+
+class QueueClosedError(RingcastError, RuntimeError):
+    """Nothing more will come: the writer closed and everything is read, or this end was shut down."""
+
+
+class RoleError(RingcastError, RuntimeError):
+    """Only the writer sends, only readers receive."""
+
+
+class BusyError(RingcastError, RuntimeError):
+    """One thread used an end inside another use of the same end."""
+
+
+class ForkedError(RingcastError, RuntimeError):
+    """An end belongs to the process that made it, and is useless in a child forked from that process."""
+
+
+class RankError(RingcastError, ValueError):
+    """The rank is not one of the queue's local ranks."""
+
+
+class RankTakenError(RingcastError, RuntimeError):
+    """A living reader holds the rank, or all of them are held."""
+
+
+class PeerError(RingcastError, ConnectionError):
+    """The other side is gone, or has dropped this one."""
+
+
+class WriterDiedError(PeerError):
+    """The writer's process died without closing. Everything it published had been delivered first."""
+
+
+class ReaderDiedError(PeerError):
+    """A reader that the writer has to wait for died without leaving its seat."""
+
+
+class ReaderEvictedError(PeerError):
+    """The writer stopped waiting for this reader, which may have missed messages since."""
+
+
+class MessageError(RingcastError):
+    """Something about one message."""
+
+
+class MessageTooLargeError(MessageError, ValueError):
+    """The encoded message is larger than the queue accepts. Nothing was taken or sent."""
+
+
+class EncodeError(MessageError, TypeError, PicklingError):
+    """The codec cannot encode the object. Nothing was sent; the queue works on."""
+
+
+class ViewsAliveError(MessageError, BufferError):
+    """Arrays or views made from an `acquire_write` chunk outlive its block. Nothing was sent."""
+
+
+class DecodeError(MessageError, ValueError):
+    """The codec cannot rebuild the received object. The message is consumed; the queue works on."""
+
+
+class CorruptError(MessageError, ValueError):
+    """Shared memory holds lengths or offsets that no writer of this library produces."""
+
+
+class SegmentError(RingcastError, OSError):
+    """A shared-memory segment cannot be made or used."""
+
+
+class SegmentNotFoundError(SegmentError, FileNotFoundError):
+    """No segment has this name: its queue was closed, or never made."""
+
+
+class SegmentExistsError(SegmentError, FileExistsError):
+    """A living queue, or something foreign, has this name."""
+
+
+class SegmentPermissionError(SegmentError, PermissionError):
+    """The segment belongs to another user, or others may write to it."""
+
+
+class SegmentMismatchError(SegmentError, ValueError):
+    """The segment was made by another release, is damaged, or is not ringcast's."""
+
+
+class CapacityError(SegmentError, MemoryError):
+    """Shared memory has not enough room. The message gives needed and free bytes, and the remedy."""
+
+
+class SystemCallError(SegmentError):
+    """The operating system refused something else; `errno` says why."""

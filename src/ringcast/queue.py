@@ -1,0 +1,177 @@
+"""MessageQueue: one process broadcasts Python objects, every reader gets each of them once, whole, in order.
+
+The writer makes the queue; readers make their ends from its handle, or find it by name:
+
+    queue = MessageQueue(n_reader=2)                            # the scheduler
+    handle = queue.export_handle()                              # picklable: pass it to the workers
+    reader = MessageQueue.create_from_handle(handle, rank=0)    # in a worker
+
+    queue = MessageQueue(n_reader=2, name="sched")              # or meet by name
+    reader = MessageQueue.attach("sched")
+
+With a handle, each rank is promised every message from the first on, however late it attaches. With a name, a reader
+gets what is sent after it has attached; `wait_until_ready` on the writer waits for all of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ringcast import _core, segment
+from ringcast.endpoint import QueueEnd
+from ringcast.errors import ArgumentError, NotReadyError, QueueClosedError, SegmentNotFoundError
+from ringcast.waiting import Wait
+
+DEFAULT_MAX_CHUNK_BYTES = 24 << 20
+DEFAULT_MAX_CHUNKS = 10
+DEFAULT_ATTACH_TIMEOUT_S = 10.0
+_LONGEST_ATTACH_NAP_S = 0.02
+
+
+@dataclass(frozen=True)
+class Handle:
+    """All that a reader needs to find its queue. Picklable; valid while the writer lives and the name exists."""
+
+    segment: str
+    epoch: int
+    local_reader_ranks: tuple[int, ...]
+    ring: tuple[int, int, int, str]
+    """The ring's own handle: (n_reader, max_chunk_bytes, max_chunks, segment name)."""
+    remote_address: str | None = None
+    remote_address_is_ipv6: bool = False
+
+
+class MessageQueue(QueueEnd):
+    """One end of a broadcast queue. Calling the class makes the queue and is the writer's end.
+
+    Args:
+        n_reader: readers in all, at least 1.
+        n_local_reader: how many of them are on this machine; default all. Others are not supported yet.
+        local_reader_ranks: the ranks of those; default 0 .. n_local_reader - 1.
+        max_chunk_bytes: the largest message, in bytes as encoded.
+        max_chunks: how many messages may be unread by the slowest reader before the writer waits.
+        connect_ip: the address that remote readers connect to; must be None for now.
+        name: a name by which readers find the queue, unique among this user's queues.
+        max_bytes: the most shared memory that the queue may ever take; default enough for the above, about 256 MiB
+            at most unless one message needs more. What is not used is not committed.
+        wait: how to wait: "adaptive" (default), "spin", "yield", "park", a SpinTimer or a SpinSleepTimer;
+            the environment variable RINGCAST_WAIT sets the default.
+
+    Raises ArgumentError, SegmentExistsError (the name is taken), CapacityError (shared memory is full).
+    """
+
+    def __init__(
+        self,
+        n_reader: int,
+        n_local_reader: int | None = None,
+        local_reader_ranks: Sequence[int] | None = None,
+        max_chunk_bytes: int = DEFAULT_MAX_CHUNK_BYTES,
+        max_chunks: int = DEFAULT_MAX_CHUNKS,
+        connect_ip: str | None = None,
+        *,
+        name: str | None = None,
+        max_bytes: int | None = None,
+        wait: Wait = None,
+    ) -> None:
+        if n_local_reader is None:
+            n_local_reader = n_reader
+        if connect_ip is not None or (isinstance(n_reader, int) and n_reader > n_local_reader):
+            # Deliberate: readers on other machines come with the TCP leg.
+            raise NotImplementedError(
+                f"readers on other machines are not supported yet: n_reader={n_reader}, n_local_reader={n_local_reader}, "
+                f"connect_ip={connect_ip!r}"
+            )
+        if n_local_reader > n_reader:
+            raise ArgumentError(f"n_local_reader={n_local_reader} is more than n_reader={n_reader}")
+        ranks = list(range(n_local_reader)) if local_reader_ranks is None else list(local_reader_ranks)
+        if len(ranks) != n_local_reader or len(set(ranks)) != len(ranks):
+            raise ArgumentError(f"local_reader_ranks must be {n_local_reader} different ranks, not {ranks}")
+        made = segment.create(name, n_reader, ranks, max_chunk_bytes, max_chunks, max_bytes)
+        self._open(made, writer=True, rank=None, wait=wait)
+
+    def export_handle(self) -> Handle:
+        """What `create_from_handle` needs in another process. Raises QueueClosedError once this end is closed."""
+        memory = self._segment
+        if memory is None or self.closed:
+            raise QueueClosedError(f"queue {self.name or self.segment} is closed: a handle of it would lead nowhere")
+        ring = (memory.n_reader, memory.max_chunk_bytes, memory.max_chunks, memory.name)
+        return Handle(memory.name, memory.epoch, tuple(memory.ranks), ring)
+
+    @classmethod
+    def create_from_handle(cls, handle: Handle, rank: int, *, wait: Wait = None) -> MessageQueue:
+        """A reader's end, for `rank`.
+
+        Raises SegmentNotFoundError (the queue was closed, or all its readers had attached), RankError, RankTakenError.
+        """
+        try:
+            memory = segment.attach(handle.segment)
+        except SegmentNotFoundError as error:
+            raise SegmentNotFoundError(
+                f"the handle's queue {handle.segment!r} does not exist: its writer has closed it or died, or all of its "
+                f"readers had attached, after which an unnamed queue takes no more"
+            ) from error
+        if memory.epoch != handle.epoch:
+            raise SegmentNotFoundError(
+                f"the handle's queue {handle.segment!r} was closed; another queue has its name now (epoch "
+                f"{memory.epoch:#x}, not {handle.epoch:#x})"
+            )
+        return cls._reader(memory, rank, wait)
+
+    @classmethod
+    def attach(
+        cls, name: str, rank: int | None = None, timeout: float | None = DEFAULT_ATTACH_TIMEOUT_S, *, wait: Wait = None
+    ) -> MessageQueue:
+        """A reader's end of the queue with this name; waits at most `timeout` seconds for it to be made.
+
+        Takes the lowest free rank if none is given. Raises SegmentNotFoundError, RankError, RankTakenError.
+        """
+        real_name = segment.segment_name(name)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        nap = 0.0005
+        while True:
+            try:
+                memory = segment.attach(real_name)
+                # A closed queue's name is about to go, a dead writer's to be taken over: wait for a living one.
+                if not memory.closed and memory.creator_alive:
+                    break
+                found = f"queue {name!r} has ended: its writer (pid {memory.creator_pid}) closed it or died"
+            except SegmentNotFoundError:
+                found = f"no queue has the name {name!r} (segment {real_name!r})"
+            left = float("inf") if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                raise SegmentNotFoundError(f"waited {timeout} s to attach, but {found}; is its writer running?")
+            time.sleep(min(nap, left))  # there is nothing to wait on before the name exists
+            nap = min(nap * 2, _LONGEST_ATTACH_NAP_S)
+        if memory.user_name != name:
+            raise SegmentNotFoundError(f"segment {real_name!r} belongs to a queue named {memory.user_name!r}, not {name!r}")
+        return cls._reader(memory, rank, wait)
+
+    @classmethod
+    def _reader(cls, memory: _core.Segment, rank: int | None, wait: Wait) -> MessageQueue:
+        queue = cls.__new__(cls)
+        queue._open(memory, writer=False, rank=rank, wait=wait)
+        return queue
+
+    def wait_until_ready(self, timeout: float | None = None) -> None:
+        """Collective: returns on every side once all readers have attached and the writer has confirmed it.
+
+        Raises NotReadyError after `timeout` seconds; its `missing` names the ranks that have not attached.
+        """
+        missing = tuple(self._await_ready(timeout))
+        if missing:
+            raise NotReadyError(
+                f"queue {self.name or self.segment}: after {timeout} s ranks {', '.join(map(str, missing))} have not attached",
+                missing,
+            )
+
+    def broadcast_object(self, obj: Any = None) -> Any:
+        """On the writer: send `obj` and return it. On a reader: receive."""
+        if self.role == "writer":
+            self.enqueue(obj)
+            return obj
+        return self.dequeue()
+
+

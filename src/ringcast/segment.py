@@ -1,0 +1,165 @@
+"""Segments by name: how names are formed, and what is there.
+
+A segment's name is `ringcast_`, the user's name or a random one, a dot and the user id in base 36, so that queues of
+two users never collide. Names that would be longer than the 29 characters that every POSIX system takes keep their
+beginning and end in a digest; the full name is in the segment and compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ringcast import _core
+from ringcast._version import __version__
+from ringcast.errors import ArgumentError, RingcastError, SegmentNotFoundError
+from ringcast.limits import memory_headroom
+
+PREFIX = "ringcast_"
+_DIGEST_CHARS = 7
+_VALID_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+logger = logging.getLogger("ringcast")
+
+
+def _base36(number: int) -> str:
+    digits = ""
+    while number:
+        number, digit = divmod(number, 36)
+        digits = _DIGITS[digit] + digits
+    return digits or "0"
+
+
+def segment_name(user_name: str | None) -> str:
+    """The real name for a user's name, or a fresh random one for None."""
+    suffix = "." + _base36(_core.user_id())
+    room = _core.MAX_SEGMENT_NAME_BYTES - len(PREFIX) - len(suffix)
+    if user_name is None:
+        return PREFIX + "~" + _base36(_core.random_u64()).rjust(13, "0")[: room - 1] + suffix
+    if not isinstance(user_name, str) or not _VALID_NAME.match(user_name) or len(user_name) > _core.MAX_USER_NAME_BYTES:
+        raise ArgumentError(
+            f"a queue's name must be 1 to {_core.MAX_USER_NAME_BYTES} of the characters A-Z a-z 0-9 . _ - "
+            f"and start with a letter or digit, not {user_name!r}"
+        )
+    if len(user_name) > room:
+        number = int.from_bytes(hashlib.sha256(user_name.encode()).digest()[:8], "big")
+        digest = _base36(number).rjust(_DIGEST_CHARS, "0")[-_DIGEST_CHARS:]
+        user_name = user_name[: room - _DIGEST_CHARS - 1] + "~" + digest
+    return PREFIX + user_name + suffix
+
+
+def create(
+    user_name: str | None, n_reader: int, ranks: list[int], max_chunk_bytes: int, max_chunks: int, max_bytes: int | None
+) -> _core.Segment:
+    """Make a queue's segment. Sizes in bytes; `max_bytes` None chooses a budget.
+
+    Raises ArgumentError, SegmentExistsError, CapacityError.
+    """
+    segment = _core.Segment.create(
+        name=segment_name(user_name),
+        user_name=user_name or "",
+        release=__version__,
+        n_reader=_checked("n_reader", n_reader),
+        ranks=[_checked("a rank", rank, 0) for rank in ranks],
+        max_chunk_bytes=_checked("max_chunk_bytes", max_chunk_bytes, bits=63),
+        max_chunks=_checked("max_chunks", max_chunks),
+        max_bytes=0 if max_bytes is None else _checked("max_bytes", max_bytes, bits=63),
+    )
+    headroom = memory_headroom()
+    budget = segment.control_bytes + segment.data_bytes
+    if headroom is not None and budget > headroom:
+        logger.warning(
+            "queue segment %s may take up to %d MiB, but this control group has about %d MiB left; "
+            "beyond that the kernel kills processes. Lower max_bytes, or raise the group's memory limit.",
+            segment.name,
+            budget >> 20,
+            headroom >> 20,
+        )
+    return segment
+
+
+def attach(name: str) -> _core.Segment:
+    """Map an existing segment by its real name, to take a seat in it."""
+    return _core.Segment.attach(name, __version__)
+
+
+def _checked(what: str, value: Any, least: int = 1, bits: int = 31) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ArgumentError(f"{what} must be an int, not {value!r}")
+    number = int(value.__index__())
+    if not least <= number < 1 << bits:
+        raise ArgumentError(f"{what} must be at least {least} and below 2**{bits}, not {number}")
+    return number
+
+
+class ReaderInfo(NamedTuple):
+    """One seat of a queue."""
+
+    rank: int
+    pid: int
+    state: str
+    alive: bool
+    behind: int
+
+
+@dataclass(frozen=True)
+class SegmentInfo:
+    """What a look at a segment shows. `error` says why a segment cannot be read; the rest is then empty."""
+
+    segment: str
+    name: str | None = None
+    writer_pid: int = 0
+    writer_alive: bool = False
+    closed: bool = False
+    depth: int = 0
+    n_reader: int = 0
+    queued: int = 0
+    messages: int = 0
+    message_bytes: int = 0
+    memory_bytes: int = 0
+    readers: tuple[ReaderInfo, ...] = ()
+    error: str | None = None
+
+
+def readers_of(segment: _core.Segment) -> list[tuple[int, ReaderInfo]]:
+    """Seat number and state of every seat in use or promised."""
+    head = segment.head
+    return [
+        (seat, ReaderInfo(rank, pid, state, alive, max(0, head - cursor)))
+        for seat, rank, pid, state, alive, cursor in segment.seats()
+    ]
+
+
+def list_segments() -> list[SegmentInfo]:
+    """Every ringcast segment of this machine, by name. Looking takes no seat and disturbs nobody."""
+    found = []
+    for name in _core.list_names(PREFIX):
+        try:
+            segment = _core.Segment.attach(name, __version__, observe=True)
+        except SegmentNotFoundError:
+            continue
+        except RingcastError as error:
+            found.append(SegmentInfo(segment=name, error=str(error)))
+            continue
+        readers = tuple(info for _, info in readers_of(segment))
+        found.append(
+            SegmentInfo(
+                segment=name,
+                name=segment.user_name,
+                writer_pid=segment.creator_pid,
+                writer_alive=segment.creator_alive,
+                closed=segment.closed,
+                depth=segment.max_chunks,
+                n_reader=segment.n_reader,
+                queued=max((r.behind for r in readers if r.state in ("active", "expected")), default=0),
+                messages=segment.head,
+                message_bytes=segment.bytes_published,
+                memory_bytes=segment.committed_bytes,
+                readers=readers,
+            )
+        )
+    return found

@@ -1,0 +1,126 @@
+"""How an end waits: strategies by name, the reference's timers, and what is logged when a wait is long.
+
+The strategies themselves run natively, without the interpreter's lock; here they are only chosen. `RINGCAST_WAIT` names
+the default, `RINGCAST_WARNING_INTERVAL` the seconds between two log lines about one wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import TYPE_CHECKING, TypeAlias
+
+from ringcast import _core
+from ringcast._core import memory_fence
+from ringcast.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from ringcast.endpoint import QueueEnd
+
+__all__ = ["SpinSleepTimer", "SpinTimer", "Wait", "memory_fence", "report_interval_ns", "report_long_wait", "strategy"]
+
+logger = logging.getLogger("ringcast")
+
+DEFAULT_WAIT = "adaptive"
+DEFAULT_WARNING_INTERVAL_S = 60.0
+NativeStrategy: TypeAlias = "tuple[int, int, int, bool]"
+
+
+class SpinTimer:
+    """Waits by giving way to other threads and processes between looks: wakes fast, uses a core.
+
+    As a strategy (`wait=SpinTimer()`) it is the same as "yield".
+    """
+
+    def record_activity(self) -> None:
+        """Something arrived."""
+
+    def spin(self) -> None:
+        """Nothing is there: wait a moment."""
+        os.sched_yield()
+
+
+class SpinSleepTimer(SpinTimer):
+    """Gives way for `busy_loop_s` seconds without activity, then sleeps `wait_sleep_s` seconds at a time.
+
+    As a strategy of a queue the sleeps are parks: a message wakes them at once, `wait_sleep_s` only bounds them.
+    """
+
+    def __init__(self, busy_loop_s: float = 3.0, wait_sleep_s: float = 0.1) -> None:
+        if not busy_loop_s >= 0 or not wait_sleep_s > 0:
+            raise ArgumentError(
+                f"SpinSleepTimer needs busy_loop_s >= 0 and wait_sleep_s > 0, not {busy_loop_s} and {wait_sleep_s}"
+            )
+        self.busy_loop_s = busy_loop_s
+        self.wait_sleep_s = wait_sleep_s
+        self._last_activity = time.monotonic()
+
+    def record_activity(self) -> None:
+        """Something arrived: the busy time starts again."""
+        self._last_activity = time.monotonic()
+
+    def spin(self) -> None:
+        """Nothing is there: give way, or sleep if it has been quiet for long."""
+        if time.monotonic() - self._last_activity >= self.busy_loop_s:
+            time.sleep(self.wait_sleep_s)
+        else:
+            super().spin()
+
+
+Wait: TypeAlias = "str | SpinTimer | None"
+
+
+def strategy(wait: Wait) -> NativeStrategy:
+    """The native form of a strategy: (spin ns, yield ns, park ns at a time, adaptive)."""
+    source = "wait"
+    if wait is None:
+        wait = os.environ.get("RINGCAST_WAIT", DEFAULT_WAIT)
+        source = "the environment variable RINGCAST_WAIT"
+    if isinstance(wait, SpinSleepTimer):
+        park_ns = min(int(wait.wait_sleep_s * 1e9), _core.LONGEST_PARK_NS)
+        return (0, min(int(wait.busy_loop_s * 1e9), _core.FOREVER_NS), max(park_ns, 1), False)
+    if isinstance(wait, SpinTimer):
+        wait = "yield"
+    if wait not in _core.STRATEGIES:
+        names = ", ".join(_core.STRATEGIES)
+        raise ArgumentError(f"{source} is {wait!r}; it must be one of {names}, or a SpinTimer or SpinSleepTimer")
+    return _core.STRATEGIES[wait]
+
+
+def report_interval_ns() -> int:
+    """Nanoseconds between two log lines about one wait."""
+    text = os.environ.get("RINGCAST_WARNING_INTERVAL", "")
+    try:
+        seconds = float(text) if text else DEFAULT_WARNING_INTERVAL_S
+    except ValueError:
+        seconds = -1.0
+    if not seconds > 0:
+        raise ArgumentError(f"the environment variable RINGCAST_WARNING_INTERVAL is {text!r}; it must be seconds above 0")
+    return min(int(seconds * 1e9), _core.FOREVER_NS // 4)
+
+
+def report_long_wait(end: QueueEnd, waited_s: float) -> None:
+    """Log who has waited, for whom, and whether that one lives."""
+    stats = end.stats()
+    if end.role == "writer":
+        behind = [r for r in stats["readers"] if r["behind"] > 0]
+        behind.sort(key=lambda r: -r["behind"])
+        peers = "; ".join(
+            f"rank {r['rank']} ({r['state']}, pid {r['pid']}, {'alive' if r['alive'] else 'not there'}, "
+            f"{r['behind']} messages behind)"
+            for r in behind[:4]
+        )
+        what = f"readers to read: {peers or 'none is behind; readers are missing'}"
+    else:
+        writer = stats["writer"]
+        what = f"a message from the writer (pid {writer['pid']}, {'alive' if writer['alive'] else 'dead'})"
+    logger.warning(
+        "%s %s (%s, pid %d) has waited %.0f s for %s",
+        type(end).__name__,
+        end.name or end.segment,
+        end.role if end.rank is None else f"reader of rank {end.rank}",
+        os.getpid(),
+        waited_s,
+        what,
+    )
