@@ -8,7 +8,9 @@
 
 namespace ringcast::bindings {
 
-// A writable memoryview of `length` bytes at `bytes`, which lie in `segment`.
-nanobind::object make_chunk_view(std::shared_ptr<Segment> segment, std::byte* bytes, std::uint64_t length);
+// A writable buffer of `length` bytes at `bytes`, which lie in `segment`.
+nanobind::object make_chunk(std::shared_ptr<Segment> segment, std::byte* bytes, std::uint64_t length);
+// Is any view of the buffer alive, however it was derived?
+bool chunk_has_views(nanobind::handle chunk);
 
 }  // namespace ringcast::bindings

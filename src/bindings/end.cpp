@@ -20,10 +20,10 @@ End::End(std::shared_ptr<Segment> segment, bool writer, std::optional<std::uint3
       decode(std::move(decode_object)),
       report_(std::move(report)),
       report_interval_ns_(report_interval_ns),
-      name_(segment->name()) {
+      label_(segment->label()) {
     owner_ = writer ? "writer" : "reader";
     if (writer) {
-        if (!segment->is_creator()) raise("RoleError", "segment '" + name_ + "': only the process that made a queue writes to it");
+        if (!segment->is_creator()) raise("RoleError", label_ + ": only the process that made a queue writes to it");
         sender_ = std::make_unique<Sender>(std::move(segment), strategy);
         endpoint_ = sender_.get();
     } else {
@@ -35,7 +35,7 @@ End::End(std::shared_ptr<Segment> segment, bool writer, std::optional<std::uint3
     owner_ += ", pid " + std::to_string(platform::process_id());
 }
 
-std::string End::context() const { return "queue segment '" + name_ + "' (" + owner_ + ")"; }
+std::string End::context() const { return label_ + " (" + owner_ + ")"; }
 
 Sender& End::writer(const char* method) {
     if (sender_ == nullptr) raise("RoleError", context() + ": " + method + " is for the writer; this is a reader's end");
@@ -134,7 +134,7 @@ std::vector<std::uint32_t> await_ready(nb::handle self, End& end, nb::handle tim
             while (!receiver.all_ready())
                 end.wait(options, call.deadline_ns, self.ptr(), [] { return false; },
                          [&](std::int64_t until) { return receiver.await_all_ready(until); },
-                         [&] { receiver.check_end(true); }, [] { return std::string("the other readers"); });
+                         [&] { receiver.check_end(true); }, [] { return std::string("the writer to call wait_until_ready, too"); });
             receiver.refresh_placement();
         }
         return {};
@@ -168,30 +168,34 @@ std::uint64_t linger(End& end, nb::handle timeout) {
     return undelivered;
 }
 
-// Shuts the end down, waits for calls of other threads to leave it, and lets go of the memory. A call further up this
-// thread's own stack still has the turn: then only the shutdown is done, and the rest when the object dies.
+// Shuts the end down, which ends the waits of other threads, and lets go of the memory. Where the turn stays taken, by
+// an open chunk of another thread or by a call further up this thread's stack, that happens when it is given back.
 std::uint64_t close(End& end, nb::handle linger_timeout) {
+    constexpr std::int64_t kPatienceNs = 1'000'000'000;
     Endpoint& e = end.endpoint();
     if (e.in_forked_child()) return 0;
+    const std::int64_t deadline = platform::monotonic_ns() + kPatienceNs;
     e.shut_down();
+    struct Release {
+        Endpoint& e;
+        bool has_turn = false;
+        ~Release() {
+            e.release();
+            if (has_turn) e.give_turn_back();
+        }
+    } release{e};
     const std::uint64_t thread = platform::thread_id();
-    if (e.has_turn(thread)) return 0;
-    while (!e.try_take_turn(thread)) {
+    while (!e.has_turn(thread) && platform::monotonic_ns() < deadline) {
+        release.has_turn = e.try_take_turn(thread);
+        if (release.has_turn) break;
         {
             nb::gil_scoped_release release_gil;
             e.await_turn(kSliceNs);
         }
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
     }
-    struct Return {
-        Endpoint& e;
-        ~Return() {
-            e.release();
-            e.give_turn_back();
-        }
-    } give_back{e};
-    bool open = e.look([] {});
-    return open && end.is_writer() ? linger(end, linger_timeout) : 0;
+    const bool open = e.look([] {});
+    return release.has_turn && open && end.is_writer() ? linger(end, linger_timeout) : 0;
 }
 
 std::uint64_t backlog(End& end) {

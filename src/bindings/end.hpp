@@ -23,6 +23,8 @@ struct WaitOptions {
     bool indefinite = false;     // no long-wait reports
 };
 
+inline constexpr std::int64_t kCancelPollNs = 45'000'000;  // a threading.Event cannot wake a futex
+
 class End {
 public:
     // `encode(obj)` gives bytes or a list of buffers; `decode(stream, buffers)` the object. `report(end, seconds)` is
@@ -35,7 +37,7 @@ public:
     Endpoint& endpoint() const noexcept { return *endpoint_; }
     bool is_writer() const noexcept { return sender_ != nullptr; }
     void check_usable() const;  // raises ForkedError, QueueClosedError
-    // "queue segment 'ringcast_x' (reader, rank 1, pid 77)"
+    // "queue 'sched' (reader, rank 1, pid 77)"
     std::string context() const;
 
     // Waits, in slices, without the interpreter's lock. `briefly()` and `slice(until)` say whether it is worth trying
@@ -50,6 +52,7 @@ public:
     Sender::Room room{};
     bool in_chunk = false;
     std::uint64_t chunk_length = 0;
+    nb::object chunk;  // the buffer over `room`
 
 private:
     void after_slice(const WaitOptions& options, PyObject* self, std::int64_t& next_report_ns);
@@ -60,7 +63,7 @@ private:
     Endpoint* endpoint_ = nullptr;
     nb::object report_;
     std::int64_t report_interval_ns_;
-    std::string name_;
+    std::string label_;
     std::string owner_;
 };
 
@@ -97,7 +100,9 @@ void End::wait(const WaitOptions& options, std::int64_t& deadline_ns, PyObject* 
     while (!ready) {
         {
             nb::gil_scoped_release release_gil;
-            ready = slice(deadline_ns);
+            ready = slice(options.cancel == nullptr || options.cancel == Py_None
+                              ? deadline_ns
+                              : std::min(deadline_ns, platform::monotonic_ns() + kCancelPollNs));
         }
         if (ready) break;
         after_slice(options, self, next_report);

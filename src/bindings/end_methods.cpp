@@ -283,7 +283,8 @@ PyObject* open_write(PyObject* self, Arguments arguments, Py_ssize_t positional,
         const std::uint64_t bytes =
             nbytes == Py_None ? sender.segment().geometry().max_chunk_bytes : parse_count("nbytes", nbytes);
         reserve(end, sender, bytes, end.room, options, call.deadline_ns, self);
-        nb::object view = make_chunk_view(sender.shared_segment(), end.room.bytes, end.room.length);
+        end.chunk = make_chunk(sender.shared_segment(), end.room.bytes, end.room.length);
+        nb::object view = owned(PyMemoryView_FromObject(end.chunk.ptr()));
         end.in_chunk = true;
         call.keep();
         return view.release().ptr();
@@ -296,9 +297,16 @@ PyObject* close_write(PyObject* self, PyObject* publish) {
         Sender& sender = end.writer("acquire_write");
         if (end.endpoint().in_forked_child()) end.check_usable();
         check_open_chunk(end, "acquire_write");
-        if (parse_flag(publish)) sender.commit(end.room, Encoding::raw, 1);
+        const nb::object chunk = std::move(end.chunk);
+        const bool views_alive = chunk_has_views(chunk);
+        const bool wanted = parse_flag(publish);
+        if (wanted && !views_alive) sender.commit(end.room, Encoding::raw, 1);
         end.in_chunk = false;
         sender.give_turn_back();
+        if (wanted && views_alive)
+            raise("ViewsAliveError",
+                  end.context() + ": arrays or views of an acquire_write chunk are alive at the end of its block and could "
+                                  "change what readers see; nothing was published. Delete them (`del array`) inside the block");
         return Py_NewRef(Py_None);
     });
 }

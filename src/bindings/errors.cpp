@@ -3,6 +3,7 @@
 #include "modules.hpp"
 
 #include <exception>
+#include <nanobind/stl/string.h>
 
 namespace nb = nanobind;
 

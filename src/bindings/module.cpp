@@ -12,6 +12,7 @@ NB_MODULE(_core, module) {
         throw nb::import_error(
             "ringcast cannot be imported in a sub-interpreter: its types and its fork and exit handlers belong to the "
             "process. Import it in the main interpreter, or use a process of its own.");
+    nb::set_leak_warnings(false);  // ends that live until the interpreter's exit are closed there; nothing is printed
     module.attr("LAYOUT_VERSION") = ringcast::kLayoutVersion;
     module.attr("MAX_SEGMENT_NAME_BYTES") = ringcast::platform::kMaxNameBytes;
     module.attr("MAX_USER_NAME_BYTES") = ringcast::kUserNameBytes - 1;

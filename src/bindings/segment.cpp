@@ -91,8 +91,7 @@ void bind_segment(nb::module_& module) {
         .def_prop_ro("name", &Segment::name)
         .def_prop_ro("user_name",
                      [](const Segment& s) -> std::optional<std::string> {
-                         if (!s.named()) return std::nullopt;
-                         return std::string(s.header().user_name, strnlen(s.header().user_name, kUserNameBytes));
+                         return s.named() ? std::optional(s.user_name()) : std::nullopt;
                      })
         .def_prop_ro("epoch", [](const Segment& s) { return s.header().epoch; })
         .def_prop_ro("n_reader", [](const Segment& s) { return s.geometry().n_reader; })

@@ -49,17 +49,20 @@ public:
 
     void shut_down() noexcept {
         if (in_forked_child()) return;
-        const std::lock_guard guard(lifetime_);
-        if (!segment_ || stopped_.exchange(true, std::memory_order_seq_cst)) return;
-        Native::fence_seq_cst();  // [signal]
-        unpark<Native>(parked_);
-        finish_pending_.store(true, std::memory_order_seq_cst);
+        {
+            const std::lock_guard guard(lifetime_);
+            if (!segment_ || stopped_.exchange(true, std::memory_order_seq_cst)) return;
+            Native::fence_seq_cst();  // [signal]
+            unpark<Native>(parked_);
+        }
+        pending_.fetch_or(kFinish, std::memory_order_seq_cst);
         run_pending();
     }
-    // With the turn, after shut_down: unmaps, unless views keep the segment. Every later call finds the end stopped.
+    // After shut_down: unmaps, unless views keep the segment, as soon as nobody has the turn. The name goes at once.
     void release() noexcept {
-        const std::lock_guard guard(lifetime_);
-        segment_.reset();
+        look([this] { segment_->unlink(); });
+        pending_.fetch_or(kRelease, std::memory_order_seq_cst);
+        run_pending();
     }
     // Runs `look` on the segment unless it has been released; for calls that take no turn.
     template <class Look>
@@ -107,10 +110,18 @@ protected:
     Native::futex_word& parked_;
 
 private:
+    static constexpr std::uint32_t kFinish = 1;
+    static constexpr std::uint32_t kRelease = 2;
+
     // seq_cst against give_back's exchange: the one who gives the turn back sees the request, or the requester gets the turn.
     void run_pending() noexcept {
-        while (finish_pending_.load(std::memory_order_seq_cst) && turn_.try_take(platform::thread_id())) {
-            if (finish_pending_.exchange(false, std::memory_order_seq_cst)) finish();
+        while (pending_.load(std::memory_order_seq_cst) != 0 && turn_.try_take(platform::thread_id())) {
+            const std::uint32_t wanted = pending_.exchange(0, std::memory_order_seq_cst);
+            if ((wanted & kFinish) != 0) finish();
+            if ((wanted & kRelease) != 0) {
+                const std::lock_guard guard(lifetime_);
+                segment_.reset();
+            }
             turn_.give_back();
         }
     }
@@ -120,7 +131,7 @@ private:
     std::uint32_t fork_generation_ = platform::fork_generation();
     std::int64_t placed_at_ns_ = 0;
     std::atomic<bool> stopped_{false};
-    std::atomic<bool> finish_pending_{false};
+    std::atomic<std::uint32_t> pending_{0};
     Turn turn_;
     mutable std::mutex lifetime_;  // held for moments, never while waiting and never while Python runs
 };

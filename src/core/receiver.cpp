@@ -49,8 +49,8 @@ std::optional<Claim> try_claim(const Segment& segment, std::uint32_t rank) {
 Claim claim_seat(const Segment& segment, std::optional<std::uint32_t> wanted) {
     const auto& ranks = segment.ranks();
     if (wanted && std::find(ranks.begin(), ranks.end(), *wanted) == ranks.end())
-        throw Error(ErrorCode::rank_unknown, "rank " + std::to_string(*wanted) + " is not one of this queue's local ranks: " +
-                                                 list_of(ranks));
+        throw Error(ErrorCode::rank_unknown, segment.label() + ": rank " + std::to_string(*wanted) +
+                                                 " is not one of its local ranks: " + list_of(ranks));
     const std::vector<std::uint32_t> candidates = wanted ? std::vector<std::uint32_t>{*wanted} : ranks;
     bool no_seat = false;
     for (const std::uint32_t rank : candidates) {
@@ -64,12 +64,12 @@ Claim claim_seat(const Segment& segment, std::optional<std::uint32_t> wanted) {
         no_seat = true;
     }
     if (no_seat)
-        throw Error(ErrorCode::rank_taken, "all " + std::to_string(segment.ring().n_seats) +
-                                               " seats of this queue are taken by readers that died or were evicted");
+        throw Error(ErrorCode::rank_taken, segment.label() + ": all " + std::to_string(segment.ring().n_seats) +
+                                               " seats are taken by readers that died or were evicted");
     if (wanted)
         throw Error(ErrorCode::rank_taken,
-                    "rank " + std::to_string(*wanted) + " of this queue is taken by " + holder_of(segment, *wanted));
-    throw Error(ErrorCode::rank_taken, "all ranks of this queue are taken: " + list_of(ranks));
+                    segment.label() + ": rank " + std::to_string(*wanted) + " is taken by " + holder_of(segment, *wanted));
+    throw Error(ErrorCode::rank_taken, segment.label() + ": all ranks are taken: " + list_of(ranks));
 }
 
 Receiver::Receiver(std::shared_ptr<Segment> segment, const Strategy& strategy, const Claim& claim)

@@ -108,6 +108,8 @@ std::shared_ptr<Segment> Segment::create(const Request& request) {
     for (int attempt = 0;; ++attempt) {
         try {
             SharedFile file = SharedFile::create(request.name, geometry.total_bytes);
+            segment->facts_ = file.facts();
+            segment->linked_ = platform::named_from_creation();
             // The locks come first: from its first visible moment on the segment has a living owner.
             segment->locks_.adopt(file.open_for_locks(request.name));
             if (!segment->locks_.try_lock(kCreatorLock))
@@ -118,7 +120,6 @@ std::shared_ptr<Segment> Segment::create(const Request& request) {
             segment->ranks_ = request.ranks;
             segment->map(file, true, true);
             segment->initialise(request);
-            segment->facts_ = file.facts();
             file.link(request.name);
             segment->linked_ = true;
             return segment;
@@ -260,6 +261,12 @@ void Segment::unlink() noexcept {
     if (!is_creator_ || !linked_ || fork_generation_ != platform::fork_generation()) return;
     linked_ = false;
     if (platform::name_refers_to(name_, facts_)) platform::unlink_name(name_);
+}
+
+std::string Segment::user_name() const { return text_of(header_.user_name, sizeof header_.user_name); }
+
+std::string Segment::label() const {
+    return named() ? "queue '" + user_name() + "'" : "queue segment '" + name_ + "'";
 }
 
 bool Segment::creator_alive() const { return is_creator_ || locks_.is_held_by_another(kCreatorLock); }

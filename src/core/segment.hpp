@@ -53,6 +53,8 @@ public:
     const std::vector<std::uint32_t>& ranks() const noexcept { return ranks_; }
     bool is_creator() const noexcept { return is_creator_; }
     bool named() const noexcept { return header_.named != 0; }
+    std::string user_name() const;  // empty if not named
+    std::string label() const;      // for messages: "queue 'sched'", or "queue segment 'ringcast_~0x.0'"
     const platform::LockFile& locks() const noexcept { return locks_; }
     const RingView<platform::Native>& ring() const noexcept { return ring_; }
     std::byte* data() const noexcept { return data_; }

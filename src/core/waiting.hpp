@@ -3,8 +3,8 @@
 //     spin      look again and again, with the CPU's pause; wakes fastest, uses a core
 //     yield     give the core away between looks; for more ends than cores that must not sleep
 //     park      sleep at once
-//     adaptive  spin for as long as messages have lately been apart, up to tens of microseconds, then park;
-//               park at once when the ends of this queue have fewer CPUs than there are ends
+//     adaptive  spin for about as long as waits have lately taken, if that is tens of microseconds at most, else hardly;
+//               then park. No spinning when the ends of this queue have fewer CPUs than there are ends
 //
 // A wait runs as: `begin`, `briefly` (at most 5 microseconds, so a caller may hold its interpreter's lock), then
 // `slice`s without that lock until ready or until the caller's deadline, then `finish`. Between slices the caller looks
@@ -21,13 +21,13 @@ namespace ringcast {
 
 inline constexpr std::int64_t kForever = INT64_MAX;
 inline constexpr std::int64_t kBriefNs = 5'000;
-inline constexpr std::int64_t kSliceNs = 50'000'000;  // no park is longer: signals and deaths are seen in time
+inline constexpr std::int64_t kSliceNs = 90'000'000;  // no park is longer: signals and deaths are seen in time
 
 struct Strategy {
-    std::int64_t spin_ns;      // from the start of the wait
-    std::int64_t yield_ns;     // then
-    std::int64_t park_ns;      // then, at a time; 0: go on yielding (or spinning, if yield_ns is 0)
-    bool adaptive;             // spin_ns is an upper bound; see above
+    std::int64_t spin_ns;   // from the start of the wait
+    std::int64_t yield_ns;  // then
+    std::int64_t park_ns;   // then, at a time; 0: go on yielding (or spinning, if yield_ns is 0)
+    bool adaptive;          // spin_ns is the longest wait that is worth spinning for; see above
 
     static constexpr Strategy spin() { return {kForever, 0, 0, false}; }
     static constexpr Strategy yield() { return {0, kForever, 0, false}; }
@@ -51,9 +51,15 @@ public:
         started_ns_ = P::now_ns();
         spin_ns_ = strategy_.spin_ns;
         if (strategy_.adaptive) {
-            // Twice the usual gap catches most messages; if the usual gap is longer than the bound, spinning is waste.
-            const std::int64_t hopeful = 2 * typical_gap_ns_ + kBriefNs / 2;
-            spin_ns_ = crowded_ ? 0 : (hopeful <= strategy_.spin_ns ? std::max(hopeful, kBriefNs) : kBriefNs);
+            // Twice the usual wait catches most messages; where that is longer than the bound, spinning is waste. But
+            // two ends that answer each other and both park would measure only each other's wake-ups, and park for ever:
+            // a rare long spin finds out whether the other is fast when it is not asleep.
+            const std::int64_t hopeful = 2 * typical_wait_ns_ + kHopelessSpinNs;
+            const bool probe = ++waits_ % kProbeEvery == 0;
+            spin_ns_ = crowded_                          ? 0
+                       : hopeful <= strategy_.spin_ns ? std::max(hopeful, kBriefNs)
+                       : probe                           ? kProbeNs
+                                                         : kHopelessSpinNs;
         }
     }
     void set_crowded(bool crowded) noexcept { crowded_ = crowded; }
@@ -90,12 +96,15 @@ public:
 
     void finish() noexcept {
         last_end_ns_ = P::now_ns();
-        typical_gap_ns_ += (std::min(last_end_ns_ - started_ns_, kSliceNs) - typical_gap_ns_) / 4;
+        typical_wait_ns_ += (std::min(last_end_ns_ - started_ns_, kSliceNs) - typical_wait_ns_) / 4;
     }
     std::int64_t last_end_ns() const noexcept { return last_end_ns_; }
 
 private:
     static constexpr int kLeastYields = 1;
+    static constexpr std::int64_t kHopelessSpinNs = 2'000;
+    static constexpr std::int64_t kProbeNs = 250'000;  // longer than two wake-ups
+    static constexpr std::uint32_t kProbeEvery = 64;   // of waits that take 5 ms: 0.08 % of a core
 
     static std::int64_t after(std::int64_t start, std::int64_t span) noexcept {
         return span >= kForever - start ? kForever : start + span;
@@ -114,7 +123,8 @@ private:
     std::int64_t started_ns_ = 0;
     std::int64_t last_end_ns_ = 0;
     std::int64_t spin_ns_ = 0;
-    std::int64_t typical_gap_ns_ = 0;
+    std::int64_t typical_wait_ns_ = 0;
+    std::uint32_t waits_ = 0;
     bool crowded_ = false;
 };
 

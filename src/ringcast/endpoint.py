@@ -1,4 +1,4 @@
-"""What MessageQueue and ShmRingBuffer share: an end that knows its role, reports on itself and closes.
+"""An end of a queue, as MessageQueue and ShmRingBuffer use it: it knows its role, reports on itself and closes.
 
 The end itself is native (`_core.End`); this adds what is not on a message's path. An end belongs to the process and the
 interpreter that made it, may be used by several threads, which take turns, and is closed by `close`, by leaving its
@@ -10,10 +10,11 @@ from __future__ import annotations
 import atexit
 import os
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from ringcast import _core, codec
-from ringcast.errors import QueueClosedError, QueueTimeoutError, ViewsAliveError
+from ringcast.errors import QueueClosedError, QueueTimeoutError
 from ringcast.segment import readers_of
 from ringcast.waiting import Wait, report_interval_ns, report_long_wait, strategy
 
@@ -106,6 +107,13 @@ class QueueEnd(_core.End):
         self.role = "writer" if writer else "reader"
         self.rank = None if writer else self._rank
         _open_ends.add(self)
+
+    @classmethod
+    def open(cls, segment: _core.Segment, *, writer: bool, rank: int | None, wait: Wait) -> Self:
+        """The writer's end of a segment made here, or a reader's end with a seat of its own."""
+        end = cls.__new__(cls)
+        end._open(segment, writer=writer, rank=rank, wait=wait)
+        return end
 
     def acquire_write(self, timeout: float | None = None, *, nbytes: int | None = None) -> WriteChunk:
         """A context manager that yields a writable memoryview of `nbytes` bytes (default: max_chunk_bytes) in shared memory.
@@ -203,8 +211,6 @@ class QueueEnd(_core.End):
         return self
 
     def __repr__(self) -> str:
-        if not hasattr(self, "role"):
-            return f"<{type(self).__name__} not opened>"
         who = "writer" if self.rank is None else f"reader rank={self.rank}"
         state = "closed" if self._segment is None else ("shut down" if self.closed else "open")
         name = "" if self.name is None else f"name={self.name!r} "
@@ -229,18 +235,9 @@ class WriteChunk:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        publish = kind is None
-        try:
+        with suppress(BufferError):  # views of it are alive: _close_write says so
             self._view.release()
-        except BufferError as alive:
-            if publish:
-                publish = False
-                raise ViewsAliveError(
-                    "arrays or views of an acquire_write chunk are still alive at the end of its block, and could change "
-                    "what readers see; nothing was published. Delete them (`del array`) inside the block"
-                ) from alive
-        finally:
-            self._end._close_write(publish)
+        self._end._close_write(kind is None)
 
 
 class ReadChunk:

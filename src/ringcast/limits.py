@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
+import os
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except OSError:
+        return None
 
 
 @functools.cache
-def _limit_files() -> tuple[tuple[Path, Path], ...]:
+def _limit_files() -> tuple[tuple[str, str], ...]:
     """(limit, usage) files of this process's memory group and its ancestors, for both versions of control groups."""
-    files: list[tuple[Path, Path]] = []
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return ()
-    for line in lines:
+    files: list[tuple[str, str]] = []
+    for line in (_read("/proc/self/cgroup") or "").splitlines():
         _, controllers, group = line.split(":", 2)
         if controllers == "":
-            mount, limit, usage = Path("/sys/fs/cgroup"), "memory.max", "memory.current"
+            mount, limit, usage = "/sys/fs/cgroup", "memory.max", "memory.current"
         elif "memory" in controllers.split(","):
-            mount, limit, usage = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"
+            mount, limit, usage = "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
         else:
             continue
-        path = Path(group)
-        for ancestor in (path, *path.parents):
-            directory = mount / ancestor.relative_to("/") if ancestor.is_absolute() else mount
-            if (directory / limit).exists():
-                files.append((directory / limit, directory / usage))
+        while True:
+            directory = mount + group.rstrip("/")
+            if os.path.exists(f"{directory}/{limit}"):
+                files.append((f"{directory}/{limit}", f"{directory}/{usage}"))
+            if group in ("", "/"):
+                break
+            group = os.path.dirname(group)
     return tuple(files)
 
 
@@ -34,12 +40,9 @@ def memory_headroom() -> int | None:
     """Bytes left under the tightest limit, or None without one. Page cache counts as used, so it is a lower bound."""
     least: int | None = None
     for limit_file, usage_file in _limit_files():
-        try:
-            limit, usage = limit_file.read_text().strip(), int(usage_file.read_text())
-        except (OSError, ValueError):
+        limit, usage = _read(limit_file), _read(usage_file)
+        if not limit or not usage or limit == "max" or int(limit) >= 1 << 60:
             continue
-        if limit == "max" or int(limit) >= 1 << 60:
-            continue
-        left = max(0, int(limit) - usage)
+        left = max(0, int(limit) - int(usage))
         least = left if least is None else min(least, left)
     return least

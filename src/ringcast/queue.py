@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from ringcast import _core, segment
+from ringcast import segment
 from ringcast.endpoint import QueueEnd
 from ringcast.errors import ArgumentError, NotReadyError, QueueClosedError, SegmentNotFoundError
 from ringcast.waiting import Wait
@@ -31,8 +30,7 @@ DEFAULT_ATTACH_TIMEOUT_S = 10.0
 _LONGEST_ATTACH_NAP_S = 0.02
 
 
-@dataclass(frozen=True)
-class Handle:
+class Handle(NamedTuple):
     """All that a reader needs to find its queue. Picklable; valid while the writer lives and the name exists."""
 
     segment: str
@@ -118,7 +116,7 @@ class MessageQueue(QueueEnd):
                 f"the handle's queue {handle.segment!r} was closed; another queue has its name now (epoch "
                 f"{memory.epoch:#x}, not {handle.epoch:#x})"
             )
-        return cls._reader(memory, rank, wait)
+        return cls.open(memory, writer=False, rank=rank, wait=wait)
 
     @classmethod
     def attach(
@@ -147,13 +145,7 @@ class MessageQueue(QueueEnd):
             nap = min(nap * 2, _LONGEST_ATTACH_NAP_S)
         if memory.user_name != name:
             raise SegmentNotFoundError(f"segment {real_name!r} belongs to a queue named {memory.user_name!r}, not {name!r}")
-        return cls._reader(memory, rank, wait)
-
-    @classmethod
-    def _reader(cls, memory: _core.Segment, rank: int | None, wait: Wait) -> MessageQueue:
-        queue = cls.__new__(cls)
-        queue._open(memory, writer=False, rank=rank, wait=wait)
-        return queue
+        return cls.open(memory, writer=False, rank=rank, wait=wait)
 
     def wait_until_ready(self, timeout: float | None = None) -> None:
         """Collective: returns on every side once all readers have attached and the writer has confirmed it.

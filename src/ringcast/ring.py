@@ -8,24 +8,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from ringcast import segment
-from ringcast.endpoint import QueueEnd, ReadChunk
-from ringcast.errors import RingcastError, SegmentMismatchError, SegmentNotFoundError
+from ringcast import _core, segment
+from ringcast.endpoint import QueueEnd, ReadChunk, WriteChunk
+from ringcast.errors import QueueClosedError, RoleError, SegmentMismatchError, SegmentNotFoundError
 from ringcast.waiting import Wait
 
 if TYPE_CHECKING:
     import threading
+    from types import TracebackType
+
+    from typing_extensions import Self
 
 ChunkState = Literal["empty", "written", "read_by_some", "read_by_all"]
 RingHandle = tuple[int, int, int, str]
 
 
-class ShmRingBuffer(QueueEnd):
+class ShmRingBuffer:
     """A ring of `max_chunks` chunks of up to `max_chunk_bytes` bytes for `n_reader` readers.
 
     Without `name` it makes the segment and is the writer's end; with the real name of one it attaches as a reader, for
-    `rank`, or for the lowest free rank if none is given. The seat is taken at the first `acquire_read`, so that looking
-    at `slot_state` takes none. Only the creator unlinks.
+    `rank`, or for the lowest free rank if none is given. A reader's seat is taken at its first `acquire_read`, so that
+    looking at `slot_state` takes none. Only the creator unlinks.
 
     Raises ArgumentError, CapacityError; attaching: SegmentNotFoundError, SegmentMismatchError (other sizes).
     """
@@ -40,60 +43,88 @@ class ShmRingBuffer(QueueEnd):
         rank: int | None = None,
         wait: Wait = None,
     ) -> None:
-        self._handle_sizes = (n_reader, max_chunk_bytes, max_chunks)
-        self._wanted_rank = rank
+        self._sizes = (n_reader, max_chunk_bytes, max_chunks)
+        self._rank = rank
         self._wait = wait
+        self._end: QueueEnd | None = None
+        self._segment: _core.Segment | None = None
+        self.is_writer = name is None
         if name is None:
-            made = segment.create(None, n_reader, list(range(n_reader)), max_chunk_bytes, max_chunks, None)
-            self._open(made, writer=True, rank=None, wait=wait)
+            self._segment = segment.create(None, n_reader, list(range(n_reader)), max_chunk_bytes, max_chunks, None)
+            self.name = self._segment.name
+            self._end = QueueEnd.open(self._segment, writer=True, rank=None, wait=wait)
             return
-        self._segment = segment.attach(name)
-        self.segment = name
-        self.name = self._segment.user_name
-        self.role = "reader"
-        self.rank = None
-        found = (self._segment.n_reader, self._segment.max_chunk_bytes, self._segment.max_chunks)
-        if found != self._handle_sizes:
+        self.name = name
+        found = segment.attach(name)
+        sizes = (found.n_reader, found.max_chunk_bytes, found.max_chunks)
+        if sizes != self._sizes:
             raise SegmentMismatchError(
-                f"segment {name!r} has (n_reader, max_chunk_bytes, max_chunks) = {found}, not {self._handle_sizes}"
+                f"segment {name!r} has (n_reader, max_chunk_bytes, max_chunks) = {sizes}, not {self._sizes}"
             )
+        self._segment = found
 
     def handle(self) -> RingHandle:
         """(n_reader, max_chunk_bytes, max_chunks, segment name)."""
-        return (*self._handle_sizes, self.segment)
+        return (*self._sizes, self.name)
 
-    def slot_state(self, index: int) -> ChunkState:
-        """The state of chunk `index`: "empty", "written", "read_by_some" or "read_by_all".
-
-        Only "empty" and "read_by_all" chunks are writable; "read_by_some" ones are readable by the others.
-        """
-        if self._segment is None:
-            raise self._not_attached()
-        state: ChunkState = self._segment.slot_state(index)[0]
-        return state
+    def acquire_write(self, timeout: float | None = None, *, nbytes: int | None = None) -> WriteChunk:
+        """The next chunk, to be filled in place; see MessageQueue.acquire_write."""
+        if not self.is_writer:
+            raise RoleError(f"ring segment {self.name!r}: acquire_write is for its creator; this is a reader's end")
+        if self._end is None:
+            raise QueueClosedError(f"ring segment {self.name!r}: this end has been closed")
+        return self._end.acquire_write(timeout, nbytes=nbytes)
 
     def acquire_read(
         self, timeout: float | None = None, cancel: threading.Event | None = None, indefinite: bool = False
     ) -> ReadChunk:
-        """The next chunk's bytes; see QueueEnd.acquire_read. The first call takes this reader's seat."""
-        if self.role == "reader" and self.rank is None:
-            if self._segment is None:
-                raise self._not_attached()
-            self._open(self._segment, writer=False, rank=self._wanted_rank, wait=self._wait)
-        return super().acquire_read(timeout, cancel, indefinite)
+        """The next chunk's bytes; see MessageQueue.acquire_read. The first call takes this reader's seat."""
+        if self._end is None:
+            self._end = QueueEnd.open(self._attached(), writer=False, rank=self._rank, wait=self._wait)
+        return self._end.acquire_read(timeout, cancel, indefinite)
 
-    def close(self, linger: float | None = 0.0) -> None:
-        """Let go of the memory; see QueueEnd.close. By default does not wait for readers that never came."""
-        if self.role == "reader" and self.rank is None:
-            self._segment = None
-            return
-        undelivered = self._close(linger)
+    def slot_state(self, index: int) -> ChunkState:
+        """The state of chunk `index`: "empty", "written", "read_by_some" or "read_by_all".
+
+        "empty" and "read_by_all" chunks are writable; "read_by_some" ones are readable by the others.
+        """
+        state: ChunkState = self._attached().slot_state(index)[0]
+        return state
+
+    def shutdown(self) -> None:
+        """End a call that waits on this end, and every later one; from any thread, any number of times."""
+        if self._end is not None:
+            self._end.shutdown()
+
+    def close(self) -> None:
+        """Let go of the memory; the creator removes the name. Does not wait for readers that have not attached."""
+        if self._end is not None:
+            self._end._close(0)
+        self._end = None
         self._segment = None
-        del undelivered  # a ring makes no promise beyond its creator's life
 
-    def _not_attached(self) -> RingcastError:
-        return SegmentNotFoundError(
-            f"ring segment {self.segment!r} is not attached: it does not exist on this machine, or this end was closed"
+    def _attached(self) -> _core.Segment:
+        if self._segment is None:
+            raise SegmentNotFoundError(
+                f"ring segment {self.name!r} is not attached: it does not exist on this machine, or this end was closed"
+            )
+        return self._segment
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        role = "writer" if self.is_writer else "reader"
+        state = "not attached" if self._segment is None else "open"
+        n_reader, max_chunk_bytes, max_chunks = self._sizes
+        return (
+            f"<ShmRingBuffer {role} n_reader={n_reader} max_chunk_bytes={max_chunk_bytes} max_chunks={max_chunks} "
+            f"name={self.name!r} {state}>"
         )
 
     def __reduce__(self) -> Any:
@@ -105,12 +136,7 @@ def _attach_or_stay_inert(handle: RingHandle) -> ShmRingBuffer:
         return ShmRingBuffer(*handle)
     except SegmentNotFoundError:
         ring = ShmRingBuffer.__new__(ShmRingBuffer)
-        ring._handle_sizes = handle[:3]
-        ring._wanted_rank = None
-        ring._wait = None
-        ring._segment = None
-        ring.segment = handle[3]
-        ring.name = None
-        ring.role = "reader"
-        ring.rank = None
+        ring._sizes, ring.name = handle[:3], handle[3]
+        ring._rank = ring._wait = ring._end = ring._segment = None
+        ring.is_writer = False
         return ring

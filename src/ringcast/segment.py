@@ -7,10 +7,7 @@ beginning and end in a digest; the full name is in the segment and compared.
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import re
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ringcast import _core
@@ -22,8 +19,6 @@ PREFIX = "ringcast_"
 _DIGEST_CHARS = 7
 _VALID_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-
-logger = logging.getLogger("ringcast")
 
 
 def _base36(number: int) -> str:
@@ -46,6 +41,8 @@ def segment_name(user_name: str | None) -> str:
             f"and start with a letter or digit, not {user_name!r}"
         )
     if len(user_name) > room:
+        import hashlib
+
         number = int.from_bytes(hashlib.sha256(user_name.encode()).digest()[:8], "big")
         digest = _base36(number).rjust(_DIGEST_CHARS, "0")[-_DIGEST_CHARS:]
         user_name = user_name[: room - _DIGEST_CHARS - 1] + "~" + digest
@@ -72,7 +69,9 @@ def create(
     headroom = memory_headroom()
     budget = segment.control_bytes + segment.data_bytes
     if headroom is not None and budget > headroom:
-        logger.warning(
+        import logging  # rarely needed, and not cheap to import
+
+        logging.getLogger("ringcast").warning(
             "queue segment %s may take up to %d MiB, but this control group has about %d MiB left; "
             "beyond that the kernel kills processes. Lower max_bytes, or raise the group's memory limit.",
             segment.name,
@@ -106,8 +105,7 @@ class ReaderInfo(NamedTuple):
     behind: int
 
 
-@dataclass(frozen=True)
-class SegmentInfo:
+class SegmentInfo(NamedTuple):
     """What a look at a segment shows. `error` says why a segment cannot be read; the rest is then empty."""
 
     segment: str

@@ -6,7 +6,6 @@ the default, `RINGCAST_WARNING_INTERVAL` the seconds between two log lines about
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from typing import TYPE_CHECKING, TypeAlias
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from ringcast.endpoint import QueueEnd
 
 __all__ = ["SpinSleepTimer", "SpinTimer", "Wait", "memory_fence", "report_interval_ns", "report_long_wait", "strategy"]
-
-logger = logging.getLogger("ringcast")
 
 DEFAULT_WAIT = "adaptive"
 DEFAULT_WARNING_INTERVAL_S = 60.0
@@ -102,6 +99,8 @@ def report_interval_ns() -> int:
 
 def report_long_wait(end: QueueEnd, waited_s: float) -> None:
     """Log who has waited, for whom, and whether that one lives."""
+    import logging  # rarely needed, and not cheap to import
+
     stats = end.stats()
     if end.role == "writer":
         behind = [r for r in stats["readers"] if r["behind"] > 0]
@@ -115,7 +114,7 @@ def report_long_wait(end: QueueEnd, waited_s: float) -> None:
     else:
         writer = stats["writer"]
         what = f"a message from the writer (pid {writer['pid']}, {'alive' if writer['alive'] else 'dead'})"
-    logger.warning(
+    logging.getLogger("ringcast").warning(
         "%s %s (%s, pid %d) has waited %.0f s for %s",
         type(end).__name__,
         end.name or end.segment,

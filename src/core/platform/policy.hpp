@@ -19,7 +19,15 @@ struct Native {
     using atomic = std::atomic<T>;
     using futex_word = std::atomic<std::uint32_t>;
 
-    static void fence_seq_cst() noexcept { std::atomic_thread_fence(std::memory_order_seq_cst); }
+    static void fence_seq_cst() noexcept {
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+        // A locked instruction is a full fence for ordinary memory and takes half the time of the mfence that compilers
+        // still emit; mfence also orders non-temporal stores, which memcpy fences by itself.
+        asm volatile("lock orl $0, (%%rsp)" ::: "memory", "cc");
+#else
+        std::atomic_thread_fence(std::memory_order_seq_cst);
+#endif
+    }
 
     // Payload bytes: plain memory, ordered only by the slot's sequence and the seat's cursor.
     static void copy(void* to, const void* from, std::size_t bytes) noexcept { std::memcpy(to, from, bytes); }

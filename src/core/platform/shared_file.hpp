@@ -54,6 +54,8 @@ private:
 // On Linux any descriptor of the file serves; on macOS memory is not limited by a file system and this only checks.
 bool reserve(int descriptor, std::uint64_t offset, std::uint64_t bytes);
 
+// Is a file visible from `create` on, and not only from `link` on?
+bool named_from_creation() noexcept;
 void unlink_name(const std::string& name) noexcept;
 bool name_refers_to(const std::string& name, const FileFacts& facts) noexcept;
 std::vector<std::string> list_names(const std::string& prefix);

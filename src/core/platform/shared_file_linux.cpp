@@ -107,6 +107,8 @@ bool reserve(int descriptor, std::uint64_t offset, std::uint64_t bytes) {
     throw_system_error("reserving " + std::to_string(bytes) + " bytes of shared memory");
 }
 
+bool named_from_creation() noexcept { return false; }
+
 void unlink_name(const std::string& name) noexcept { ::unlink(path_of(name).c_str()); }
 
 bool name_refers_to(const std::string& name, const FileFacts& facts) noexcept {

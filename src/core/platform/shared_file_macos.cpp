@@ -98,6 +98,8 @@ int SharedFile::open_for_locks(const std::string& name) const {
 
 bool reserve(int, std::uint64_t, std::uint64_t) { return true; }  // backed by the pager: no file system to run full
 
+bool named_from_creation() noexcept { return true; }
+
 void unlink_name(const std::string& name) noexcept {
     shm_unlink(object_of(name).c_str());
     try {

@@ -1,0 +1,27 @@
+"""The command line: `main` is the entry point of the script `ringcast` and of `python -m ringcast`.
+
+This module imports no command-line library, so that an installation without the extra `[cli]` ends with one clear line
+and exit code 2 instead of a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+EXTRA = ("click", "rich")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; `arguments` are those after the program's name (`sys.argv[1:]`)."""
+    missing = [package for package in EXTRA if find_spec(package) is None]
+    if missing:
+        print(f'ringcast: the command line needs {" and ".join(missing)}: pip install "ringcast[cli]"', file=sys.stderr)
+        return 2
+    try:
+        from ringcast.cli.app import run
+
+        return run(arguments)
+    except KeyboardInterrupt:  # before a command was there to clean up after itself: while modules were imported
+        return 130

@@ -1,0 +1,95 @@
+"""The group of commands: which there are, and how each ends.
+
+A command's module is imported when it is run or listed, not before. Whatever ends a command, it has released its queues
+before the exit code is chosen here: interruption and termination arrive as exceptions, so that every `finally` runs.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from importlib import import_module
+from types import FrameType
+from typing import NoReturn
+
+import click
+from ringcast.errors import QueueTimeoutError, RingcastError
+
+from ringcast import __version__
+from ringcast.cli import common
+
+COMMANDS = ("pub", "sub", "ls", "demo", "bench")
+
+HELP = f"""Broadcast messages between processes through shared memory.
+
+\b
+Example: a file to two readers, each in a terminal or shell job of its own
+  ringcast sub news > copy1 &
+  ringcast sub news > copy2 &
+  ringcast pub news --readers 2 < file
+
+{common.EXIT_CODES}
+"""
+
+
+class CommandGroup(click.Group):
+    """Finds a command in the module of its name and turns what it raises into an exit code and one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        found = import_module(f"ringcast.cli.{cmd_name}").command
+        assert isinstance(found, click.Command)
+        return found
+
+    def invoke(self, ctx: click.Context) -> int:
+        try:
+            _turn_termination_into_exit()
+            super().invoke(ctx)
+        except KeyboardInterrupt:
+            return common.EXIT_INTERRUPTED
+        except BrokenPipeError:  # whoever read the output has seen enough
+            common.drop_stdout()
+            return common.EXIT_OK
+        except QueueTimeoutError as error:
+            return _complain(error, common.EXIT_TIMEOUT)
+        except (RingcastError, common.CommandError, OSError) as error:
+            return _complain(error, common.EXIT_FAILURE)
+        return common.EXIT_OK
+
+
+def _complain(error: BaseException, code: int) -> int:
+    click.echo(f"ringcast: {error}", err=True)
+    return code
+
+
+def _turn_termination_into_exit() -> None:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does: through its `finally` blocks; an ignored one stays ignored."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _exit_by_signal)
+
+
+def _exit_by_signal(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+@click.group(cls=CommandGroup, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ringcast", message="%(prog)s %(version)s")
+def cli() -> None:
+    pass
+
+
+def run(arguments: Sequence[str] | None) -> int:
+    """Run the command that `arguments` ask for and return its exit code."""
+    try:
+        result = cli.main(None if arguments is None else list(arguments), prog_name="ringcast", standalone_mode=False)
+    except click.ClickException as error:  # wrong usage
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return common.EXIT_INTERRUPTED
+    return result if isinstance(result, int) else common.EXIT_OK

@@ -1,0 +1,115 @@
+"""The two ways to broadcast that `demo` and `bench` compare, behind one face: ours, and multiprocessing's queues.
+
+A `multiprocessing.Queue` gives each message to one reader, so a broadcast takes one queue per worker. Both ways hold
+back a sender that is `depth` messages ahead. The parent holds a `Sender`; its `ticket(rank)` travels to a worker when
+that is started, and opens to the function that receives.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from multiprocessing import parent_process
+from typing import Any, Protocol
+
+from ringcast import Handle, MessageQueue
+from ringcast.cli.common import CommandError
+from ringcast.cli.team import CONTEXT, LOOK_SECONDS, Team
+
+RINGCAST = "ringcast"
+STANDARD = "multiprocessing.Queue"
+
+Receive = Callable[[], Any]
+
+
+class Ticket(Protocol):
+    """What a worker needs to receive."""
+
+    def open(self) -> AbstractContextManager[Receive]: ...
+
+
+class Sender(Protocol):
+    """The parent's end. `send` reaches every worker of the team; it raises if one has died."""
+
+    name: str
+
+    def ticket(self, rank: int) -> Ticket: ...
+
+    def send(self, team: Team, message: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class RingcastSender:
+    """One `MessageQueue` that all workers read."""
+
+    name = RINGCAST
+
+    def __init__(self, readers: int, *, depth: int, largest: int) -> None:
+        self._queue = MessageQueue(readers, max_chunks=depth, max_chunk_bytes=largest)
+
+    def ticket(self, rank: int) -> Ticket:
+        return _RingcastTicket(self._queue.export_handle(), rank)
+
+    def send(self, team: Team, message: Any) -> None:
+        team.patiently(lambda timeout: self._queue.enqueue(message, timeout))
+
+    def close(self) -> None:
+        self._queue.close(linger=0)
+
+
+class StandardSender:
+    """A `multiprocessing.Queue` for each worker."""
+
+    name = STANDARD
+
+    def __init__(self, readers: int, *, depth: int) -> None:
+        self._queues = [CONTEXT.Queue(depth) for _ in range(readers)]
+
+    def ticket(self, rank: int) -> Ticket:
+        return _StandardTicket(self._queues[rank])
+
+    def send(self, team: Team, message: Any) -> None:
+        for one in self._queues:
+            while True:
+                try:
+                    one.put(message, timeout=LOOK_SECONDS)
+                    break
+                except queue.Full:
+                    team.check()
+
+    def close(self) -> None:
+        for one in self._queues:
+            one.cancel_join_thread()  # nobody reads what is left: the exit must not wait for that
+            one.close()
+
+
+@dataclass(frozen=True)
+class _RingcastTicket:
+    handle: Handle
+    rank: int
+
+    @contextmanager
+    def open(self) -> Iterator[Receive]:
+        with MessageQueue.create_from_handle(self.handle, self.rank) as reader:
+            yield reader.dequeue  # ends with an error if the parent dies
+
+
+@dataclass(frozen=True)
+class _StandardTicket:
+    queue: Any
+
+    @contextmanager
+    def open(self) -> Iterator[Receive]:
+        yield self._receive
+
+    def _receive(self) -> Any:
+        while True:
+            try:
+                return self.queue.get(timeout=LOOK_SECONDS)
+            except queue.Empty:
+                parent = parent_process()
+                if parent is not None and not parent.is_alive():
+                    raise CommandError("the parent has died") from None

@@ -1,0 +1,76 @@
+"""`ringcast ls`: the queues of this machine, as a table or as JSON. Looks only: takes no seat, blocks nobody."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+import click
+from ringcast.segment import SegmentInfo, list_segments
+
+from ringcast.cli import common
+
+HELP = """List the queues of this machine.
+
+A queue is shown by the name that programs attach to, or, if it has none, by its segment in shared memory, with its
+writer, its readers, the messages it can hold (DEPTH), the messages that the slowest reader has not read (QUEUED), and
+the memory that it occupies now. Queues whose writer is gone, and segments that cannot be read, are shown with --all.
+"""
+
+EPILOG = """\b
+Example: the names of all queues that have something waiting
+  ringcast ls --json | jq -r '.[] | select(.queued > 0) | .name'
+"""
+
+
+@click.command("ls", help=HELP, epilog=EPILOG, short_help="List the queues of this machine.")
+@click.option("--json", "as_json", is_flag=True, help="Write a JSON array, with every field of every reader.")
+@click.option("--all", "everything", is_flag=True, help="Also queues whose writer is gone, and unreadable segments.")
+def command(as_json: bool, everything: bool) -> None:
+    found = list_segments()
+    shown = found if everything else [info for info in found if info.writer_alive and info.error is None]
+    if as_json:
+        click.echo(json.dumps([_plain(info) for info in shown], indent=2))
+        return
+    if shown:
+        _print_table(shown)
+    else:
+        click.echo("No queues here." if everything or not found else "No live queues here.")
+    if len(shown) < len(found):
+        click.echo(f"{len(found) - len(shown)} left over by writers that are gone, or unreadable: ringcast ls --all")
+
+
+def _plain(info: SegmentInfo) -> dict[str, Any]:
+    """The fields of `info` with readers as objects, not as bare tuples."""
+    fields = asdict(info)
+    fields["readers"] = [asdict(reader) if is_dataclass(reader) else reader._asdict() for reader in info.readers]
+    return fields
+
+
+def _print_table(shown: list[SegmentInfo]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("QUEUE", "SEGMENT", "WRITER"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("READERS", "DEPTH", "QUEUED", "SENT", "MEMORY"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for info in shown:
+        name = Text(info.name or "-")
+        if info.error is not None:
+            table.add_row(name, Text(info.segment), Text(f"unreadable: {info.error}"))
+            continue
+        alive = sum(reader.alive for reader in info.readers)
+        table.add_row(
+            name, Text(info.segment), _writer(info), f"{alive} of {info.n_reader}", str(info.depth),
+            str(info.queued), str(info.messages), common.human_bytes(info.memory_bytes),
+        )  # fmt: skip
+    common.print_table(table)
+
+
+def _writer(info: SegmentInfo) -> str:
+    if not info.writer_alive:
+        return f"{info.writer_pid} (dead)"
+    return f"{info.writer_pid} (closed)" if info.closed else str(info.writer_pid)
