@@ -43,7 +43,8 @@ std::int64_t parse_timeout(PyObject* timeout) {
         PyErr_Clear();
         type_error(std::string("timeout must be a number of seconds or None, not ") + Py_TYPE(timeout)->tp_name);
     }
-    if (std::isnan(seconds) || seconds < 0) raise("ArgumentError", "timeout must be zero or more seconds, or None to wait without limit");
+    if (std::isnan(seconds) || seconds < 0)
+        raise("ArgumentError", "timeout must be zero or more seconds, or None to wait without limit");
     if (seconds > 1e9) return kForever;
     return static_cast<std::int64_t>(seconds * 1e9);
 }

@@ -2,9 +2,9 @@
 // fixed places, and the conversions they need.
 #pragma once
 
+#include <nanobind/nanobind.h>
 #include <array>
 #include <cstdint>
-#include <nanobind/nanobind.h>
 
 namespace ringcast::bindings {
 
@@ -16,7 +16,8 @@ template <std::size_t N>
 std::array<PyObject*, N> parse(const char* method, const std::array<const char*, N>& names, std::size_t required,
                                PyObject* const* arguments, Py_ssize_t positional, PyObject* keywords) {
     std::array<PyObject*, N> values{};
-    if (keywords == nullptr && positional <= static_cast<Py_ssize_t>(N) && positional >= static_cast<Py_ssize_t>(required)) {
+    if (keywords == nullptr && positional <= static_cast<Py_ssize_t>(N) &&
+        positional >= static_cast<Py_ssize_t>(required)) {
         for (Py_ssize_t i = 0; i < positional; ++i) values[static_cast<std::size_t>(i)] = arguments[i];
         return values;
     }

@@ -1,8 +1,8 @@
 // Memory of a segment as a Python buffer that keeps the segment mapped for as long as a view of it lives.
 #pragma once
 
-#include <memory>
 #include <nanobind/nanobind.h>
+#include <memory>
 
 #include "segment.hpp"
 

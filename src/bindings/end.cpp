@@ -1,11 +1,11 @@
 #include "end.hpp"
 
-#include <cstdio>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
+#include <cstdio>
 
 #include "modules.hpp"
 #include "py_errors.hpp"
@@ -38,26 +38,30 @@ End::End(std::shared_ptr<Segment> segment, bool writer, std::optional<std::uint3
 std::string End::context() const { return label_ + " (" + owner_ + ")"; }
 
 Sender& End::writer(const char* method) {
-    if (sender_ == nullptr) raise("RoleError", context() + ": " + method + " is for the writer; this is a reader's end");
+    if (sender_ == nullptr)
+        raise("RoleError", context() + ": " + method + " is for the writer; this is a reader's end");
     return *sender_;
 }
 
 Receiver& End::reader(const char* method) {
-    if (receiver_ == nullptr) raise("RoleError", context() + ": " + method + " is for readers; this is the writer's end");
+    if (receiver_ == nullptr)
+        raise("RoleError", context() + ": " + method + " is for readers; this is the writer's end");
     return *receiver_;
 }
 
 void End::check_usable() const {
     if (endpoint_->in_forked_child())
-        raise("ForkedError", context() + ": this end belongs to a parent process and cannot be used in a forked child (pid " +
-                                 std::to_string(platform::process_id()) + "); attach in the child, or pass it a handle");
+        raise("ForkedError",
+              context() + ": this end belongs to a parent process and cannot be used in a forked child (pid " +
+                  std::to_string(platform::process_id()) + "); attach in the child, or pass it a handle");
     if (endpoint_->stopped()) raise("QueueClosedError", context() + ": this end has been shut down");
 }
 
 void End::after_slice(const WaitOptions& options, PyObject* self, std::int64_t& next_report_ns) {
     if (PyErr_CheckSignals() != 0) throw nb::python_error();
     check_usable();
-    if (options.cancel != nullptr && options.cancel != Py_None && parse_flag(nb::object(nb::handle(options.cancel).attr("is_set")()).ptr()))
+    if (options.cancel != nullptr && options.cancel != Py_None &&
+        parse_flag(nb::object(nb::handle(options.cancel).attr("is_set")()).ptr()))
         raise("WaitCancelledError", context() + ": the wait was cancelled by its `cancel` event");
     if (platform::monotonic_ns() < next_report_ns) return;
     next_report_ns += report_interval_ns_;
@@ -78,14 +82,16 @@ Call::Call(End& end, const WaitOptions& options) : end_(end) {
     end.check_usable();
     if (!e.try_take_turn(thread)) {
         if (e.has_turn(thread))
-            raise("BusyError", end.context() + ": this thread is already inside a call on this end (an open acquire_write or "
-                                               "acquire_read, or code that runs within a call)");
+            raise("BusyError", end.context() +
+                                   ": this thread is already inside a call on this end (an open acquire_write or "
+                                   "acquire_read, or code that runs within a call)");
         const std::int64_t started = platform::monotonic_ns();
         deadline_ns = options.timeout_ns >= kForever - started ? kForever : started + options.timeout_ns;
         while (!e.try_take_turn(thread)) {
             const std::int64_t left = deadline_ns - platform::monotonic_ns();
             if (left <= 0)
-                raise("QueueTimeoutError", end.context() + ": another thread was using this end for the whole time-out");
+                raise("QueueTimeoutError",
+                      end.context() + ": another thread was using this end for the whole time-out");
             {
                 nb::gil_scoped_release release_gil;
                 e.await_turn(std::min(left, kSliceNs));
@@ -126,15 +132,19 @@ std::vector<std::uint32_t> await_ready(nb::handle self, End& end, nb::handle tim
         if (end.is_writer()) {
             Sender& sender = end.writer("wait_until_ready");
             while (!sender.missing_ranks().empty())
-                end.wait(options, call.deadline_ns, self.ptr(), [] { return false; },
-                         [&](std::int64_t until) { return sender.await_readers(until); }, [] {}, [] { return std::string("readers"); });
+                end.wait(
+                    options, call.deadline_ns, self.ptr(), [] { return false; },
+                    [&](std::int64_t until) { return sender.await_readers(until); }, [] {},
+                    [] { return std::string("readers"); });
             sender.confirm_ready();
         } else {
             Receiver& receiver = end.reader("wait_until_ready");
             while (!receiver.all_ready())
-                end.wait(options, call.deadline_ns, self.ptr(), [] { return false; },
-                         [&](std::int64_t until) { return receiver.await_all_ready(until); },
-                         [&] { receiver.check_end(true); }, [] { return std::string("the writer to call wait_until_ready, too"); });
+                end.wait(
+                    options, call.deadline_ns, self.ptr(), [] { return false; },
+                    [&](std::int64_t until) { return receiver.await_all_ready(until); },
+                    [&] { receiver.check_end(true); },
+                    [] { return std::string("the writer to call wait_until_ready, too"); });
             receiver.refresh_placement();
         }
         return {};
@@ -201,9 +211,8 @@ std::uint64_t close(End& end, nb::handle linger_timeout) {
 std::uint64_t backlog(End& end) {
     std::uint64_t count = 0;
     end.check_usable();
-    end.endpoint().look([&] {
-        count = end.is_writer() ? end.writer("qsize").backlog() : end.reader("qsize").backlog();
-    });
+    end.endpoint().look(
+        [&] { count = end.is_writer() ? end.writer("qsize").backlog() : end.reader("qsize").backlog(); });
     return count;
 }
 
@@ -231,27 +240,32 @@ void bind_end(nb::module_& module) {
             .def(
                 "__init__",
                 [](End* self, std::shared_ptr<Segment> segment, bool writer, std::optional<std::uint32_t> rank,
-                   std::tuple<std::int64_t, std::int64_t, std::int64_t, bool> strategy, nb::object encode, nb::object decode,
-                   nb::object report, std::int64_t report_interval_ns) {
+                   std::tuple<std::int64_t, std::int64_t, std::int64_t, bool> strategy, nb::object encode,
+                   nb::object decode, nb::object report, std::int64_t report_interval_ns) {
                     const auto [spin_ns, yield_ns, park_ns, adaptive] = strategy;
                     new (self) End(std::move(segment), writer, rank, Strategy{spin_ns, yield_ns, park_ns, adaptive},
                                    std::move(encode), std::move(decode), std::move(report), report_interval_ns);
                 },
-                "segment"_a, "writer"_a, "rank"_a.none(), "strategy"_a, "encode"_a, "decode"_a, "report"_a, "report_interval_ns"_a)
+                "segment"_a, "writer"_a, "rank"_a.none(), "strategy"_a, "encode"_a, "decode"_a, "report"_a,
+                "report_interval_ns"_a)
             .def_prop_ro("closed", [](End& end) { return end.endpoint().stopped(); })
             .def_prop_ro("_rank", [](End& end) { return end.reader("rank").rank(); })
             .def("shutdown", [](End& end) { end.endpoint().shut_down(); })
-            .def("evict", [](End& end, std::uint32_t rank) {
-                Sender& sender = end.writer("evict");
-                end.check_usable();
-                bool any = false;
-                end.endpoint().look([&] { any = sender.evict(rank); });
-                return any;
-            }, "rank"_a)
+            .def(
+                "evict",
+                [](End& end, std::uint32_t rank) {
+                    Sender& sender = end.writer("evict");
+                    end.check_usable();
+                    bool any = false;
+                    end.endpoint().look([&] { any = sender.evict(rank); });
+                    return any;
+                },
+                "rank"_a)
             .def("qsize", &backlog)
-            .def("_await_ready", [](nb::handle self, nb::handle timeout) {
-                return await_ready(self, nb::cast<End&>(self), timeout);
-            }, "timeout"_a.none())
+            .def(
+                "_await_ready",
+                [](nb::handle self, nb::handle timeout) { return await_ready(self, nb::cast<End&>(self), timeout); },
+                "timeout"_a.none())
             .def("_close", &close, "linger"_a.none())
             .def("_counters", &counters);
     add_end_methods(type);

@@ -4,9 +4,9 @@
 // one C call, no Python frame and no allocation beyond the result.
 #pragma once
 
+#include <nanobind/nanobind.h>
 #include <cstdint>
 #include <memory>
-#include <nanobind/nanobind.h>
 #include <string>
 
 #include "arguments.hpp"
@@ -94,7 +94,8 @@ void End::wait(const WaitOptions& options, std::int64_t& deadline_ns, PyObject* 
     Endpoint& e = *endpoint_;
     e.begin_wait();
     const std::int64_t started = e.waiter().started_ns();
-    if (deadline_ns == 0) deadline_ns = options.timeout_ns >= kForever - started ? kForever : started + options.timeout_ns;
+    if (deadline_ns == 0)
+        deadline_ns = options.timeout_ns >= kForever - started ? kForever : started + options.timeout_ns;
     bool ready = briefly();
     std::int64_t next_report = started + report_interval_ns_;
     while (!ready) {

@@ -41,11 +41,12 @@ PyObject* guarded(PyObject* self, Body&& body) noexcept {
 
 using Arguments = PyObject* const*;
 
-// ---- sending ---------------------------------------------------------------------------------------------------------
+// ---- sending
+// ---------------------------------------------------------------------------------------------------------
 
 std::string describe_laggard(const Sender& sender) {
-    return "the reader of rank " + std::to_string(sender.laggard_rank()) + " to make room (" + std::to_string(sender.backlog()) +
-           " messages unread)";
+    return "the reader of rank " + std::to_string(sender.laggard_rank()) + " to make room (" +
+           std::to_string(sender.backlog()) + " messages unread)";
 }
 
 void reserve(End& end, Sender& sender, std::uint64_t bytes, Sender::Room& room, const WaitOptions& options,
@@ -56,9 +57,10 @@ void reserve(End& end, Sender& sender, std::uint64_t bytes, Sender::Room& room, 
         return sender.try_reserve(bytes, room);
     };
     while (!try_reserve())
-        end.wait(options, deadline_ns, self, [&] { return sender.await_room_briefly(); },
-                 [&](std::int64_t until) { return sender.await_room(until); }, [&] { sender.check_laggard(); },
-                 [&] { return describe_laggard(sender); });
+        end.wait(
+            options, deadline_ns, self, [&] { return sender.await_room_briefly(); },
+            [&](std::int64_t until) { return sender.await_room(until); }, [&] { sender.check_laggard(); },
+            [&] { return describe_laggard(sender); });
 }
 
 void send_bytes(End& end, Sender& sender, PyObject* bytes, const WaitOptions& options, std::int64_t& deadline_ns,
@@ -87,8 +89,7 @@ void send(End& end, Sender& sender, PyObject* object, const WaitOptions& options
 
 PyObject* enqueue(PyObject* self, Arguments arguments, Py_ssize_t positional, PyObject* keywords) {
     return guarded(self, [&] {
-        const auto [object, timeout] =
-            parse<2>("enqueue", {"obj", "timeout"}, 1, arguments, positional, keywords);
+        const auto [object, timeout] = parse<2>("enqueue", {"obj", "timeout"}, 1, arguments, positional, keywords);
         End& end = end_of(self);
         Sender& sender = end.writer("enqueue");
         const WaitOptions options{.timeout_ns = parse_timeout(timeout)};
@@ -161,7 +162,8 @@ PyObject* enqueue_many(PyObject* self, Arguments arguments, Py_ssize_t positiona
                 for (nb::handle item : sequence) {
                     WaitOptions rest = options;
                     if (options.timeout_ns != kForever && options.timeout_ns != 0)
-                        rest.timeout_ns = std::max<std::int64_t>(0, options.timeout_ns - (platform::monotonic_ns() - started));
+                        rest.timeout_ns =
+                            std::max<std::int64_t>(0, options.timeout_ns - (platform::monotonic_ns() - started));
                     send(end, sender, item.ptr(), rest, self);
                     ++sent;
                 }
@@ -174,15 +176,18 @@ PyObject* enqueue_many(PyObject* self, Arguments arguments, Py_ssize_t positiona
     });
 }
 
-// ---- receiving -------------------------------------------------------------------------------------------------------
+// ---- receiving
+// -------------------------------------------------------------------------------------------------------
 
-void await_message(End& end, Receiver& receiver, const WaitOptions& options, std::int64_t& deadline_ns, PyObject* self) {
+void await_message(End& end, Receiver& receiver, const WaitOptions& options, std::int64_t& deadline_ns,
+                   PyObject* self) {
     while (!receiver.readable()) {
         receiver.check_end(false);
         if (receiver.readable()) return;
-        end.wait(options, deadline_ns, self, [&] { return receiver.await_message_briefly(); },
-                 [&](std::int64_t until) { return receiver.await_message(until); }, [&] { receiver.check_end(true); },
-                 [] { return std::string("a message"); });
+        end.wait(
+            options, deadline_ns, self, [&] { return receiver.await_message_briefly(); },
+            [&](std::int64_t until) { return receiver.await_message(until); }, [&] { receiver.check_end(true); },
+            [] { return std::string("a message"); });
     }
 }
 
@@ -264,7 +269,8 @@ PyObject* dequeue_many(PyObject* self, Arguments arguments, Py_ssize_t positiona
     });
 }
 
-// ---- chunks ----------------------------------------------------------------------------------------------------------
+// ---- chunks
+// ----------------------------------------------------------------------------------------------------------
 
 // The chunk's turn is held by this thread from opening to closing.
 void check_open_chunk(End& end, const char* what) {
@@ -274,7 +280,8 @@ void check_open_chunk(End& end, const char* what) {
 
 PyObject* open_write(PyObject* self, Arguments arguments, Py_ssize_t positional, PyObject* keywords) {
     return guarded(self, [&] {
-        const auto [nbytes, timeout] = parse<2>("_open_write", {"nbytes", "timeout"}, 2, arguments, positional, keywords);
+        const auto [nbytes, timeout] =
+            parse<2>("_open_write", {"nbytes", "timeout"}, 2, arguments, positional, keywords);
         End& end = end_of(self);
         Sender& sender = end.writer("acquire_write");
         const WaitOptions options{.timeout_ns = parse_timeout(timeout)};
@@ -305,8 +312,9 @@ PyObject* close_write(PyObject* self, PyObject* publish) {
         sender.give_turn_back();
         if (wanted && views_alive)
             raise("ViewsAliveError",
-                  end.context() + ": arrays or views of an acquire_write chunk are alive at the end of its block and could "
-                                  "change what readers see; nothing was published. Delete them (`del array`) inside the block");
+                  end.context() +
+                      ": arrays or views of an acquire_write chunk are alive at the end of its block and could "
+                      "change what readers see; nothing was published. Delete them (`del array`) inside the block");
         return Py_NewRef(Py_None);
     });
 }
@@ -374,7 +382,8 @@ PyMethodDef methods[] = {
      "Receive the next message; wait for it at most timeout seconds.\n\n"
      "cancel is a threading.Event that ends the wait from another thread. indefinite=True says that a long wait is\n"
      "expected and is not to be logged.\n"
-     "Raises QueueTimeoutError, WaitCancelledError, QueueClosedError (the writer closed and all is read, or this end was\n"
+     "Raises QueueTimeoutError, WaitCancelledError, QueueClosedError (the writer closed and all is read, or this end "
+     "was\n"
      "shut down), WriterDiedError, ReaderEvictedError, DecodeError (that message is consumed)."},
     {"try_dequeue", as_c_function(&try_dequeue), kFast,
      "try_dequeue($self, default=None)\n--\n\nReceive the next message if there is one, else return default."},
@@ -404,8 +413,7 @@ PyObject* end_iternext(PyObject* self) {
 
 void add_end_methods(nb::object& type) {
     for (PyMethodDef& method : methods) {
-        const nb::object descriptor =
-            owned(PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(type.ptr()), &method));
+        const nb::object descriptor = owned(PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(type.ptr()), &method));
         if (PyObject_SetAttrString(type.ptr(), method.ml_name, descriptor.ptr()) != 0) throw nb::python_error();
     }
 }

@@ -2,8 +2,8 @@
 
 #include "modules.hpp"
 
-#include <exception>
 #include <nanobind/stl/string.h>
+#include <exception>
 
 namespace nb = nanobind;
 
@@ -13,21 +13,36 @@ namespace {
 
 const char* type_of(ErrorCode code) {
     switch (code) {
-        case ErrorCode::invalid_argument: return "ArgumentError";
-        case ErrorCode::segment_not_found: return "SegmentNotFoundError";
-        case ErrorCode::segment_exists: return "SegmentExistsError";
-        case ErrorCode::segment_permission: return "SegmentPermissionError";
-        case ErrorCode::segment_mismatch: return "SegmentMismatchError";
-        case ErrorCode::capacity: return "CapacityError";
-        case ErrorCode::message_too_large: return "MessageTooLargeError";
-        case ErrorCode::rank_taken: return "RankTakenError";
-        case ErrorCode::rank_unknown: return "RankError";
-        case ErrorCode::closed: return "QueueClosedError";
-        case ErrorCode::corrupt: return "CorruptError";
-        case ErrorCode::reader_evicted: return "ReaderEvictedError";
-        case ErrorCode::writer_died: return "WriterDiedError";
-        case ErrorCode::reader_died: return "ReaderDiedError";
-        case ErrorCode::system: return "SystemCallError";
+        case ErrorCode::invalid_argument:
+            return "ArgumentError";
+        case ErrorCode::segment_not_found:
+            return "SegmentNotFoundError";
+        case ErrorCode::segment_exists:
+            return "SegmentExistsError";
+        case ErrorCode::segment_permission:
+            return "SegmentPermissionError";
+        case ErrorCode::segment_mismatch:
+            return "SegmentMismatchError";
+        case ErrorCode::capacity:
+            return "CapacityError";
+        case ErrorCode::message_too_large:
+            return "MessageTooLargeError";
+        case ErrorCode::rank_taken:
+            return "RankTakenError";
+        case ErrorCode::rank_unknown:
+            return "RankError";
+        case ErrorCode::closed:
+            return "QueueClosedError";
+        case ErrorCode::corrupt:
+            return "CorruptError";
+        case ErrorCode::reader_evicted:
+            return "ReaderEvictedError";
+        case ErrorCode::writer_died:
+            return "WriterDiedError";
+        case ErrorCode::reader_died:
+            return "ReaderDiedError";
+        case ErrorCode::system:
+            return "SystemCallError";
     }
     return "RingcastError";
 }
@@ -47,7 +62,8 @@ void raise(const char* type, const std::string& message, int system_errno) {
 }
 
 void raise(const Error& error, const std::string& context) {
-    raise(type_of(error.code()), context.empty() ? std::string(error.what()) : context + ": " + error.what(), error.system_errno());
+    raise(type_of(error.code()), context.empty() ? std::string(error.what()) : context + ": " + error.what(),
+          error.system_errno());
 }
 
 void bind_errors(nb::module_&) {

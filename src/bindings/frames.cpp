@@ -32,7 +32,8 @@ Frames::Frames(nb::object encoded) : encoded_(std::move(encoded)) {
             throw nb::python_error();
         }
         views_.push_back(view);
-        payload_bytes_ = round_up(payload_bytes_, count > 1 ? kFrameAlignment : 1) + static_cast<std::uint64_t>(view.len);
+        payload_bytes_ =
+            round_up(payload_bytes_, count > 1 ? kFrameAlignment : 1) + static_cast<std::uint64_t>(view.len);
     }
 }
 
@@ -74,10 +75,10 @@ nb::object decode_payload(const nb::object& decode, nb::object payload, Encoding
         std::memcpy(&length, bytes + std::size_t{i} * 8, 8);  // the core made sure that the table is there
         offset = round_up(offset, kFrameAlignment);
         if (offset > total || length > total - offset)
-            raise("CorruptError", "a message of " + std::to_string(total) + " bytes has a frame " + std::to_string(i) + " of " +
-                                      std::to_string(length) + " bytes at " + std::to_string(offset));
-        nb::object frame = owned(PySequence_GetSlice(view.ptr(), static_cast<Py_ssize_t>(offset),
-                                                                     static_cast<Py_ssize_t>(offset + length)));
+            raise("CorruptError", "a message of " + std::to_string(total) + " bytes has a frame " + std::to_string(i) +
+                                      " of " + std::to_string(length) + " bytes at " + std::to_string(offset));
+        nb::object frame = owned(
+            PySequence_GetSlice(view.ptr(), static_cast<Py_ssize_t>(offset), static_cast<Py_ssize_t>(offset + length)));
         if (i == 0)
             stream = std::move(frame);
         else

@@ -5,8 +5,8 @@
 // checked here.
 #pragma once
 
-#include <cstdint>
 #include <nanobind/nanobind.h>
+#include <cstdint>
 #include <vector>
 
 #include "receiver.hpp"

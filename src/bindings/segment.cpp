@@ -18,10 +18,14 @@ namespace {
 
 const char* state_name(SeatState state) {
     switch (state) {
-        case SeatState::vacant: return "vacant";
-        case SeatState::expected: return "expected";
-        case SeatState::active: return "active";
-        case SeatState::evicted: return "evicted";
+        case SeatState::vacant:
+            return "vacant";
+        case SeatState::expected:
+            return "expected";
+        case SeatState::active:
+            return "active";
+        case SeatState::evicted:
+            return "evicted";
     }
     return "unknown";
 }
@@ -36,8 +40,9 @@ nb::list seats(const Segment& segment) {
         if (state == SeatState::vacant) continue;
         // A lock that this very process holds through another descriptor counts, as it should.
         const bool alive = state != SeatState::expected && segment.locks().is_held_by_another(seat_lock(i));
-        result.append(nb::make_tuple(i, seat.rank.load(std::memory_order_relaxed), seat.pid.load(std::memory_order_relaxed),
-                                     state_name(state), alive, seat.cursor.load(std::memory_order_acquire)));
+        result.append(nb::make_tuple(i, seat.rank.load(std::memory_order_relaxed),
+                                     seat.pid.load(std::memory_order_relaxed), state_name(state), alive,
+                                     seat.cursor.load(std::memory_order_acquire)));
     }
     return result;
 }
@@ -70,17 +75,20 @@ void bind_segment(nb::module_& module) {
         .def_static(
             "create",
             [](std::string name, std::string user_name, std::string release, std::uint32_t n_reader,
-               std::vector<std::uint32_t> ranks, std::uint64_t max_chunk_bytes, std::uint32_t max_chunks, std::uint64_t max_bytes) {
-                Segment::Request request{.name = std::move(name),
-                                         .user_name = std::move(user_name),
-                                         .release = std::move(release),
-                                         .geometry = plan_geometry(n_reader, static_cast<std::uint32_t>(ranks.size()),
-                                                                   max_chunk_bytes, max_chunks, max_bytes, platform::page_bytes()),
-                                         .ranks = std::move(ranks)};
+               std::vector<std::uint32_t> ranks, std::uint64_t max_chunk_bytes, std::uint32_t max_chunks,
+               std::uint64_t max_bytes) {
+                Segment::Request request{
+                    .name = std::move(name),
+                    .user_name = std::move(user_name),
+                    .release = std::move(release),
+                    .geometry = plan_geometry(n_reader, static_cast<std::uint32_t>(ranks.size()), max_chunk_bytes,
+                                              max_chunks, max_bytes, platform::page_bytes()),
+                    .ranks = std::move(ranks)};
                 nb::gil_scoped_release release_gil;
                 return Segment::create(request);
             },
-            "name"_a, "user_name"_a, "release"_a, "n_reader"_a, "ranks"_a, "max_chunk_bytes"_a, "max_chunks"_a, "max_bytes"_a)
+            "name"_a, "user_name"_a, "release"_a, "n_reader"_a, "ranks"_a, "max_chunk_bytes"_a, "max_chunks"_a,
+            "max_bytes"_a)
         .def_static(
             "attach",
             [](const std::string& name, const std::string& release, bool observe) {
@@ -108,7 +116,8 @@ void bind_segment(nb::module_& module) {
         .def_prop_ro("head", [](const Segment& s) { return s.ring().control->head.load(std::memory_order_acquire); })
         .def_prop_ro("bytes_published",
                      [](const Segment& s) { return s.ring().control->bytes_published.load(std::memory_order_relaxed); })
-        .def_prop_ro("closed", [](const Segment& s) { return s.ring().control->closed.load(std::memory_order_acquire) == 1; })
+        .def_prop_ro("closed",
+                     [](const Segment& s) { return s.ring().control->closed.load(std::memory_order_acquire) == 1; })
         .def("seats", &seats)
         .def("slot_state", &slot_state, "index"_a);
 

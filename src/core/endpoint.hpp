@@ -113,7 +113,8 @@ private:
     static constexpr std::uint32_t kFinish = 1;
     static constexpr std::uint32_t kRelease = 2;
 
-    // seq_cst against give_back's exchange: the one who gives the turn back sees the request, or the requester gets the turn.
+    // seq_cst against give_back's exchange: the one who gives the turn back sees the request, or the requester gets the
+    // turn.
     void run_pending() noexcept {
         while (pending_.load(std::memory_order_seq_cst) != 0 && turn_.try_take(platform::thread_id())) {
             const std::uint32_t wanted = pending_.exchange(0, std::memory_order_seq_cst);

@@ -15,7 +15,8 @@ inline constexpr std::uint32_t kMaxReaders = 4096;
 inline constexpr std::uint32_t kMaxChunks = 1u << 24;
 inline constexpr std::uint64_t kMaxChunkBytes = std::uint64_t{1} << 40;
 inline constexpr std::uint64_t kMaxTotalBytes = std::uint64_t{1} << 44;
-inline constexpr std::uint64_t kInlineBytes = 9 * kLinePair - sizeof(NativeSlot);  // 1,120: about 1 KiB, odd in line pairs
+inline constexpr std::uint64_t kInlineBytes =
+    9 * kLinePair - sizeof(NativeSlot);  // 1,120: about 1 KiB, odd in line pairs
 inline constexpr std::uint64_t kDefaultDataBytes = std::uint64_t{256} << 20;
 
 struct Geometry {
@@ -67,18 +68,18 @@ inline Geometry plan_geometry(std::uint32_t n_reader, std::uint32_t n_local, std
     const std::uint64_t largest_block = max_chunk_bytes > plan.inline_bytes ? round_up(max_chunk_bytes, page) : 0;
     if (largest_block != 0) {
         const std::uint64_t wanted =
-            max_bytes == 0
-                ? std::min(largest_block * max_chunks, std::max(kDefaultDataBytes, 2 * largest_block))
-                : (max_bytes > plan.control_bytes ? (max_bytes - plan.control_bytes) / page * page : 0);
+            max_bytes == 0 ? std::min(largest_block * max_chunks, std::max(kDefaultDataBytes, 2 * largest_block))
+                           : (max_bytes > plan.control_bytes ? (max_bytes - plan.control_bytes) / page * page : 0);
         if (wanted < largest_block)
             throw Error(ErrorCode::invalid_argument,
-                        "max_bytes is " + std::to_string(max_bytes) + ", but one message of max_chunk_bytes=" +
-                            std::to_string(max_chunk_bytes) + " needs " +
+                        "max_bytes is " + std::to_string(max_bytes) +
+                            ", but one message of max_chunk_bytes=" + std::to_string(max_chunk_bytes) + " needs " +
                             std::to_string(plan.control_bytes + largest_block) +
                             " with the queue's own memory: raise max_bytes or lower max_chunk_bytes");
         plan.data_bytes = wanted;
     } else if (max_bytes != 0 && max_bytes < plan.control_bytes) {
-        throw Error(ErrorCode::invalid_argument, "max_bytes is " + std::to_string(max_bytes) + ", but the ring alone needs " +
+        throw Error(ErrorCode::invalid_argument, "max_bytes is " + std::to_string(max_bytes) +
+                                                     ", but the ring alone needs " +
                                                      std::to_string(plan.control_bytes));
     }
     plan.total_bytes = plan.control_bytes + plan.data_bytes;

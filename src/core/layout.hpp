@@ -58,11 +58,11 @@ struct Control {
     alignas(kLinePair) typename P::template atomic<std::uint64_t> head;
     // The writer's parked word: 0, a seat's number + 1, or kAnySeat.
     alignas(kLinePair) typename P::futex_word writer_parked;
-    alignas(kLinePair) typename P::template atomic<std::uint32_t> closed;     // 1: nothing will be published any more
-    typename P::template atomic<std::uint32_t> all_ready;                     // 1: every rank has been there
-    typename P::template atomic<std::uint32_t> initialised;                   // 1, stored last by the creator
-    alignas(kLinePair) typename P::template atomic<std::uint64_t> data_committed;  // statistics
-    typename P::template atomic<std::uint64_t> bytes_published;               // statistics
+    alignas(kLinePair) typename P::template atomic<std::uint32_t> closed;  // 1: nothing will be published any more
+    typename P::template atomic<std::uint32_t> all_ready;                  // 1: every rank has been there
+    typename P::template atomic<std::uint32_t> initialised;                // 1, stored last by the creator
+    alignas(kLinePair) typename P::template atomic<std::uint64_t> data_committed;   // statistics
+    typename P::template atomic<std::uint64_t> bytes_published;                     // statistics
     alignas(kLinePair) typename P::template atomic<std::uint64_t> cpus[kCpuWords];  // where the writer may run
 };
 
@@ -73,8 +73,8 @@ struct Seat {
     typename P::template atomic<std::uint64_t> joined_at;  // first message this incarnation gets
     typename P::template atomic<std::uint32_t> rank;
     typename P::template atomic<std::uint32_t> pid;
-    alignas(kLinePair) typename P::template atomic<std::uint64_t> cursor;  // messages read
-    alignas(kLinePair) typename P::futex_word parked;                      // the reader's parked word: 0 or 1
+    alignas(kLinePair) typename P::template atomic<std::uint64_t> cursor;           // messages read
+    alignas(kLinePair) typename P::futex_word parked;                               // the reader's parked word: 0 or 1
     alignas(kLinePair) typename P::template atomic<std::uint64_t> cpus[kCpuWords];  // where the reader may run
 };
 
@@ -117,7 +117,8 @@ static_assert(offsetof(NativeControl, head) == 0 && offsetof(NativeControl, writ
 static_assert(offsetof(NativeControl, closed) == 256 && offsetof(NativeControl, all_ready) == 260);
 static_assert(offsetof(NativeControl, data_committed) == 384 && offsetof(NativeControl, cpus) == 512);
 static_assert(sizeof(NativeControl) == 640);
-static_assert(offsetof(NativeSeat, state) == 0 && offsetof(NativeSeat, rank) == 24 && offsetof(NativeSeat, cursor) == 128);
+static_assert(offsetof(NativeSeat, state) == 0 && offsetof(NativeSeat, rank) == 24 &&
+              offsetof(NativeSeat, cursor) == 128);
 static_assert(offsetof(NativeSeat, parked) == 256 && offsetof(NativeSeat, cpus) == 384 && sizeof(NativeSeat) == 512);
 static_assert(sizeof(Descriptor) == 24 && sizeof(NativeSlot) == 32 && offsetof(NativeSlot, descriptor) == 8);
 

@@ -6,9 +6,9 @@
 //     waker:    condition = true;  fence [signal];  if parked:  exchange parked with 0, futex_wake
 //
 // The two seq_cst fences are totally ordered. If [park] comes first, the waker's load after [signal] sees the token and
-// wakes; if [signal] comes first, the sleeper's re-check after [park] sees the condition and does not sleep. Between the
-// re-check and the futex_wait the kernel compares the word: a waker that came in between has zeroed it.
-// Because the word itself is the futex, one word covers any number of conditions.
+// wakes; if [signal] comes first, the sleeper's re-check after [park] sees the condition and does not sleep. Between
+// the re-check and the futex_wait the kernel compares the word: a waker that came in between has zeroed it. Because the
+// word itself is the futex, one word covers any number of conditions.
 #pragma once
 
 #include <cstdint>

@@ -67,8 +67,8 @@ Claim claim_seat(const Segment& segment, std::optional<std::uint32_t> wanted) {
         throw Error(ErrorCode::rank_taken, segment.label() + ": all " + std::to_string(segment.ring().n_seats) +
                                                " seats are taken by readers that died or were evicted");
     if (wanted)
-        throw Error(ErrorCode::rank_taken,
-                    segment.label() + ": rank " + std::to_string(*wanted) + " is taken by " + holder_of(segment, *wanted));
+        throw Error(ErrorCode::rank_taken, segment.label() + ": rank " + std::to_string(*wanted) + " is taken by " +
+                                               holder_of(segment, *wanted));
     throw Error(ErrorCode::rank_taken, segment.label() + ": all ranks are taken: " + list_of(ranks));
 }
 
@@ -95,15 +95,16 @@ Receiver::Message Receiver::current() const {
     const Geometry& geometry = segment_->geometry();
     const std::uint64_t table = descriptor.n_frames > 1 ? std::uint64_t{descriptor.n_frames} * 8 : 0;
     const bool is_inline = descriptor.block == kInline;
-    const bool fits = is_inline ? descriptor.length <= geometry.inline_bytes
-                                : descriptor.length <= geometry.max_chunk_bytes &&
-                                      descriptor.block <= geometry.data_bytes &&
-                                      descriptor.length <= geometry.data_bytes - descriptor.block;
+    const bool fits = is_inline
+                          ? descriptor.length <= geometry.inline_bytes
+                          : descriptor.length <= geometry.max_chunk_bytes && descriptor.block <= geometry.data_bytes &&
+                                descriptor.length <= geometry.data_bytes - descriptor.block;
     if (!fits || table > descriptor.length || descriptor.n_frames == 0 || descriptor.encoding > Encoding::object) {
         if (!ring_.still_seated()) throw_evicted();
-        throw Error(ErrorCode::corrupt, "message " + std::to_string(ring_.cursor()) + " of segment '" + segment_->name() +
-                                            "' has an impossible descriptor (length " + std::to_string(descriptor.length) +
-                                            ", block " + std::to_string(descriptor.block) + ", frames " +
+        throw Error(ErrorCode::corrupt, "message " + std::to_string(ring_.cursor()) + " of segment '" +
+                                            segment_->name() + "' has an impossible descriptor (length " +
+                                            std::to_string(descriptor.length) + ", block " +
+                                            std::to_string(descriptor.block) + ", frames " +
                                             std::to_string(descriptor.n_frames) + "): its memory was overwritten");
     }
     const std::byte* bytes = is_inline ? RingView<Native>::inline_area(slot) : segment_->data() + descriptor.block;
@@ -117,8 +118,9 @@ void Receiver::check_end(bool look_at_life) const {
         throw Error(ErrorCode::closed, "the writer has closed the queue and every message has been read");
     }
     if (look_at_life && !segment_->creator_alive() && !closed() && !ring_.readable())
-        throw Error(ErrorCode::writer_died, "the writer (pid " + std::to_string(segment_->header().creator_pid) +
-                                                ") died without closing the queue; every message that it published has been read");
+        throw Error(ErrorCode::writer_died,
+                    "the writer (pid " + std::to_string(segment_->header().creator_pid) +
+                        ") died without closing the queue; every message that it published has been read");
 }
 
 std::uint64_t Receiver::backlog() const noexcept {

@@ -70,9 +70,7 @@ private:
     bool closed() const noexcept {
         return segment_->ring().control->closed.load(std::memory_order_acquire) == 1;  // acquire [closed]
     }
-    bool message_or_end() const noexcept {
-        return ring_.readable() || stopped() || closed() || !ring_.still_seated();
-    }
+    bool message_or_end() const noexcept { return ring_.readable() || stopped() || closed() || !ring_.still_seated(); }
     [[noreturn]] void throw_evicted() const;
     void finish() noexcept override;  // leaves the seat
 

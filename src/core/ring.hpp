@@ -88,7 +88,7 @@ private:
         std::uint64_t least = position_;
         for (std::uint32_t i = 0; i < ring_.n_seats; ++i) {
             const Seat<P>& seat = ring_.seats[i];
-            if (!gates(seat.state.load(std::memory_order_acquire))) continue;            // acquire [join], [leave]
+            if (!gates(seat.state.load(std::memory_order_acquire))) continue;          // acquire [join], [leave]
             const std::uint64_t cursor = seat.cursor.load(std::memory_order_acquire);  // acquire [consume]
             if (cursor < least) {
                 least = cursor;

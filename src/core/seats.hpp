@@ -65,8 +65,9 @@ bool take_seat(const RingView<P>& ring, Seat<P>& seat, std::uint64_t& first) noe
     if (!seat.state.compare_exchange_strong(word, seat_word(seat_incarnation(word), SeatState::active),
                                             std::memory_order_release, std::memory_order_relaxed))
         return false;
-    // fence [join-scan]: pairs with the fence between the writer's store of `head` and its next scan of the seats. Either
-    // that scan finds us, or we find the head it had: from there on nothing can be overwritten without a scan that does.
+    // fence [join-scan]: pairs with the fence between the writer's store of `head` and its next scan of the seats.
+    // Either that scan finds us, or we find the head it had: from there on nothing can be overwritten without a scan
+    // that does.
     P::fence_seq_cst();
     if (was_expected) {
         first = seat.cursor.load(std::memory_order_relaxed);

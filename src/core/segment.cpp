@@ -57,13 +57,16 @@ void nap() {
 }
 
 // Header fields in the order in which they make sense of each other.
-Geometry check_header(const std::string& name, const Header& header, const platform::FileFacts& facts, const std::string& release) {
-    if (header.magic != kMagic) mismatch(name, "it does not start with ringcast's magic number; it was not made by ringcast");
+Geometry check_header(const std::string& name, const Header& header, const platform::FileFacts& facts,
+                      const std::string& release) {
+    if (header.magic != kMagic)
+        mismatch(name, "it does not start with ringcast's magic number; it was not made by ringcast");
     if (header.byte_order != kByteOrder) mismatch(name, "it was made by a process of the other byte order");
     if (header.layout_version != kLayoutVersion)
         mismatch(name, "its layout is version " + std::to_string(header.layout_version) + ", of ringcast " +
                            text_of(header.release, sizeof header.release) + "; this process runs ringcast " + release +
-                           " with layout version " + std::to_string(kLayoutVersion) + ": run the same release on both sides");
+                           " with layout version " + std::to_string(kLayoutVersion) +
+                           ": run the same release on both sides");
     if (header.total_bytes > facts.bytes)
         mismatch(name, "it says that it has " + std::to_string(header.total_bytes) + " bytes, but the file has " +
                            std::to_string(facts.bytes));
@@ -113,7 +116,8 @@ std::shared_ptr<Segment> Segment::create(const Request& request) {
             // The locks come first: from its first visible moment on the segment has a living owner.
             segment->locks_.adopt(file.open_for_locks(request.name));
             if (!segment->locks_.try_lock(kCreatorLock))
-                throw Error(ErrorCode::segment_exists, "another process is making a segment named '" + request.name + "'");
+                throw Error(ErrorCode::segment_exists,
+                            "another process is making a segment named '" + request.name + "'");
             if (!platform::reserve(segment->locks_.descriptor(), 0, geometry.control_bytes))
                 throw_capacity("making queue segment '" + request.name + "'", geometry.control_bytes);
             segment->geometry_ = geometry;
@@ -140,9 +144,10 @@ std::shared_ptr<Segment> Segment::create(const Request& request) {
         } catch (const Error& error) {
             holder = error.what();
         }
-        throw Error(ErrorCode::segment_exists,
-                    "the name '" + request.name + "' is taken: " + holder + "; close that queue first or choose another name",
-                    EEXIST);
+        throw Error(
+            ErrorCode::segment_exists,
+            "the name '" + request.name + "' is taken: " + holder + "; close that queue first or choose another name",
+            EEXIST);
     }
 }
 
@@ -152,21 +157,26 @@ std::shared_ptr<Segment> Segment::attach(const std::string& name, Access access,
     const auto facts = file.facts();
     if (!facts.regular) mismatch(name, "it is not a regular file");
     if (facts.owner != platform::user_id())
-        throw Error(ErrorCode::segment_permission, "segment '" + name + "' belongs to uid " + std::to_string(facts.owner) +
-                                                       ", this process runs as uid " + std::to_string(platform::user_id()) +
-                                                       ": only a queue's own user may attach", EACCES);
+        throw Error(ErrorCode::segment_permission,
+                    "segment '" + name + "' belongs to uid " + std::to_string(facts.owner) +
+                        ", this process runs as uid " + std::to_string(platform::user_id()) +
+                        ": only a queue's own user may attach",
+                    EACCES);
     if ((facts.mode & 0077) != 0) {
         char mode[16];
         std::snprintf(mode, sizeof mode, "%04o", facts.mode);
-        throw Error(ErrorCode::segment_permission, "segment '" + name + "' has mode " + mode +
-                                                       ", so other users could change it; ringcast makes 0600 and uses nothing else", EACCES);
+        throw Error(ErrorCode::segment_permission,
+                    "segment '" + name + "' has mode " + mode +
+                        ", so other users could change it; ringcast makes 0600 and uses nothing else",
+                    EACCES);
     }
     if (facts.bytes < kSeatsOffset) mismatch(name, "it has only " + std::to_string(facts.bytes) + " bytes");
 
     {
         void* page = file.map(0, kSeatsOffset, false);
         std::memcpy(&segment->header_, page, sizeof(Header));
-        const auto* control = reinterpret_cast<const NativeControl*>(static_cast<const std::byte*>(page) + kControlOffset);
+        const auto* control =
+            reinterpret_cast<const NativeControl*>(static_cast<const std::byte*>(page) + kControlOffset);
         const bool initialised = control->initialised.load(std::memory_order_acquire) == 1;  // acquire [initialised]
         platform::unmap(page, kSeatsOffset);
         if (segment->header_.magic == 0 || (segment->header_.magic == kMagic && !initialised))
@@ -265,9 +275,7 @@ void Segment::unlink() noexcept {
 
 std::string Segment::user_name() const { return text_of(header_.user_name, sizeof header_.user_name); }
 
-std::string Segment::label() const {
-    return named() ? "queue '" + user_name() + "'" : "queue segment '" + name_ + "'";
-}
+std::string Segment::label() const { return named() ? "queue '" + user_name() + "'" : "queue segment '" + name_ + "'"; }
 
 bool Segment::creator_alive() const { return is_creator_ || locks_.is_held_by_another(kCreatorLock); }
 

@@ -79,10 +79,12 @@ void Sender::commit(const Room& room, Encoding encoding, std::uint32_t n_frames,
 void Sender::check_laggard() const {
     const NativeSeat& seat = segment_->ring().seats[ring_.laggard()];
     const std::uint64_t word = seat.state.load(std::memory_order_acquire);
-    if (seat_state(word) != SeatState::active || segment_->locks().is_held_by_another(seat_lock(ring_.laggard()))) return;
+    if (seat_state(word) != SeatState::active || segment_->locks().is_held_by_another(seat_lock(ring_.laggard())))
+        return;
     if (seat.state.load(std::memory_order_acquire) != word) return;  // it left just now
-    throw Error(ErrorCode::reader_died, "the reader of rank " + std::to_string(seat.rank.load(std::memory_order_relaxed)) +
-                                            " (pid " + std::to_string(seat.pid.load(std::memory_order_relaxed)) +
+    throw Error(ErrorCode::reader_died, "the reader of rank " +
+                                            std::to_string(seat.rank.load(std::memory_order_relaxed)) + " (pid " +
+                                            std::to_string(seat.pid.load(std::memory_order_relaxed)) +
                                             ") died without leaving its seat; evict(rank) goes on without it");
 }
 
@@ -120,7 +122,8 @@ void Sender::finish() noexcept {
 std::uint64_t Sender::undelivered_to_expected() const noexcept {
     const auto& ring = segment_->ring();
     for (std::uint32_t i = 0; i < ring.n_seats; ++i)
-        if (seat_state(ring.seats[i].state.load(std::memory_order_acquire)) == SeatState::expected) return ring_.position();
+        if (seat_state(ring.seats[i].state.load(std::memory_order_acquire)) == SeatState::expected)
+            return ring_.position();
     return 0;
 }
 

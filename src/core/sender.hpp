@@ -1,6 +1,7 @@
 // The writer's end: reserve room, fill it, publish.
 //
-// From `try_reserve` to `commit` nothing is visible to anybody; a reservation that is not committed is simply forgotten.
+// From `try_reserve` to `commit` nothing is visible to anybody; a reservation that is not committed is simply
+// forgotten.
 #pragma once
 
 #include <cstdint>
@@ -52,7 +53,9 @@ public:
     bool evict(std::uint32_t rank) noexcept;
 
     std::uint64_t messages() const noexcept { return segment_->ring().control->head.load(std::memory_order_relaxed); }
-    std::uint64_t bytes() const noexcept { return segment_->ring().control->bytes_published.load(std::memory_order_relaxed); }
+    std::uint64_t bytes() const noexcept {
+        return segment_->ring().control->bytes_published.load(std::memory_order_relaxed);
+    }
     // Messages that the slowest gating reader has not read.
     std::uint64_t backlog() const noexcept;
 

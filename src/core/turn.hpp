@@ -19,11 +19,10 @@ public:
         // acquire [turn]: what the last owner did to the end is ours to see.
         return owner_.compare_exchange_strong(nobody, thread, std::memory_order_acquire, std::memory_order_relaxed);
     }
-    bool is_mine(std::uint64_t thread) const noexcept {
-        return (owner_.load(std::memory_order_relaxed)) == thread;
-    }
+    bool is_mine(std::uint64_t thread) const noexcept { return (owner_.load(std::memory_order_relaxed)) == thread; }
     void give_back() noexcept {
-        // release [turn]. seq_cst, as is the waiter's count and load below: either we see the waiter, or it sees the turn free.
+        // release [turn]. seq_cst, as is the waiter's count and load below: either we see the waiter, or it sees the
+        // turn free.
         owner_.exchange(0, std::memory_order_seq_cst);
         if (waiters_.load(std::memory_order_seq_cst) != 0) {
             released_.fetch_add(1, std::memory_order_release);

@@ -3,7 +3,8 @@
 //     spin      look again and again, with the CPU's pause; wakes fastest, uses a core
 //     yield     give the core away between looks; for more ends than cores that must not sleep
 //     park      sleep at once
-//     adaptive  spin for about as long as waits have lately taken, if that is tens of microseconds at most, else hardly;
+//     adaptive  spin for about as long as waits have lately taken, if that is tens of microseconds at most, else
+//     hardly;
 //               then park. No spinning when the ends of this queue have fewer CPUs than there are ends
 //
 // A wait runs as: `begin`, `briefly` (at most 5 microseconds, so a caller may hold its interpreter's lock), then
@@ -52,14 +53,14 @@ public:
         spin_ns_ = strategy_.spin_ns;
         if (strategy_.adaptive) {
             // Twice the usual wait catches most messages; where that is longer than the bound, spinning is waste. But
-            // two ends that answer each other and both park would measure only each other's wake-ups, and park for ever:
-            // a rare long spin finds out whether the other is fast when it is not asleep.
+            // two ends that answer each other and both park would measure only each other's wake-ups, and park for
+            // ever: a rare long spin finds out whether the other is fast when it is not asleep.
             const std::int64_t hopeful = 2 * typical_wait_ns_ + kHopelessSpinNs;
             const bool probe = ++waits_ % kProbeEvery == 0;
-            spin_ns_ = crowded_                          ? 0
+            spin_ns_ = crowded_                       ? 0
                        : hopeful <= strategy_.spin_ns ? std::max(hopeful, kBriefNs)
-                       : probe                           ? kProbeNs
-                                                         : kHopelessSpinNs;
+                       : probe                        ? kProbeNs
+                                                      : kHopelessSpinNs;
         }
     }
     void set_crowded(bool crowded) noexcept { crowded_ = crowded; }
@@ -95,10 +96,8 @@ public:
     }
 
     void finish() noexcept {
-        last_end_ns_ = P::now_ns();
-        typical_wait_ns_ += (std::min(last_end_ns_ - started_ns_, kSliceNs) - typical_wait_ns_) / 4;
+        typical_wait_ns_ += (std::min(P::now_ns() - started_ns_, kSliceNs) - typical_wait_ns_) / 4;
     }
-    std::int64_t last_end_ns() const noexcept { return last_end_ns_; }
 
 private:
     static constexpr int kLeastYields = 1;
@@ -118,10 +117,10 @@ private:
             }
         return ready();
     }
+
     Strategy strategy_;
     WaitCounters& counters_;
     std::int64_t started_ns_ = 0;
-    std::int64_t last_end_ns_ = 0;
     std::int64_t spin_ns_ = 0;
     std::int64_t typical_wait_ns_ = 0;
     std::uint32_t waits_ = 0;

@@ -116,9 +116,9 @@ class QueueEnd(_core.End):
         return end
 
     def acquire_write(self, timeout: float | None = None, *, nbytes: int | None = None) -> WriteChunk:
-        """A context manager that yields a writable memoryview of `nbytes` bytes (default: max_chunk_bytes) in shared memory.
+        """A context manager that yields a writable memoryview in shared memory.
 
-        Leaving the block publishes them all; an exception publishes nothing. Views and arrays made from the memoryview
+        It has `nbytes` bytes, or max_chunk_bytes. Leaving the block publishes all of them; an exception publishes nothing. Views and arrays made from the memoryview
         must be gone by then (ViewsAliveError, and nothing is published). Other threads' calls wait meanwhile.
         """
         return WriteChunk(self, nbytes, timeout)
@@ -153,7 +153,9 @@ class QueueEnd(_core.End):
         """Counters and the state of every seat, as of now. Takes no turn. Raises QueueClosedError once closed."""
         segment = self._segment
         if segment is None:
-            raise QueueClosedError(f"queue {self.name or self.segment}: this end is closed, it has no statistics any more")
+            raise QueueClosedError(
+                f"queue {self.name or self.segment}: this end is closed, it has no statistics any more"
+            )
         counters = self._counters()
         own_seat = counters.get("seat", -1)
         readers: list[ReaderStats] = [
@@ -243,9 +245,7 @@ class WriteChunk:
 class ReadChunk:
     """The context manager of `acquire_read`."""
 
-    def __init__(
-        self, end: QueueEnd, timeout: float | None, cancel: threading.Event | None, indefinite: bool
-    ) -> None:
+    def __init__(self, end: QueueEnd, timeout: float | None, cancel: threading.Event | None, indefinite: bool) -> None:
         self._end = end
         self._arguments = (timeout, cancel, indefinite)
 

@@ -28,6 +28,8 @@
         ├── SegmentMismatchError (ValueError)  made by another release, damaged, or not ringcast's
         ├── CapacityError (MemoryError)        shared memory is full
         └── SystemCallError                    anything else that the system refused; `errno` says what
+
+A message says what was tried, on which queue, by whom, what was found and what to do.
 """
 
 from __future__ import annotations

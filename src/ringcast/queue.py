@@ -79,8 +79,8 @@ class MessageQueue(QueueEnd):
         if connect_ip is not None or (isinstance(n_reader, int) and n_reader > n_local_reader):
             # Deliberate: readers on other machines come with the TCP leg.
             raise NotImplementedError(
-                f"readers on other machines are not supported yet: n_reader={n_reader}, n_local_reader={n_local_reader}, "
-                f"connect_ip={connect_ip!r}"
+                f"readers on other machines are not supported yet: n_reader={n_reader}, "
+                f"n_local_reader={n_local_reader}, connect_ip={connect_ip!r}"
             )
         if n_local_reader > n_reader:
             raise ArgumentError(f"n_local_reader={n_local_reader} is more than n_reader={n_reader}")
@@ -108,8 +108,8 @@ class MessageQueue(QueueEnd):
             memory = segment.attach(handle.segment)
         except SegmentNotFoundError as error:
             raise SegmentNotFoundError(
-                f"the handle's queue {handle.segment!r} does not exist: its writer has closed it or died, or all of its "
-                f"readers had attached, after which an unnamed queue takes no more"
+                f"the handle's queue {handle.segment!r} does not exist: its writer has closed it or died, or all of "
+                "its readers had attached, after which an unnamed queue takes no more"
             ) from error
         if memory.epoch != handle.epoch:
             raise SegmentNotFoundError(
@@ -144,7 +144,9 @@ class MessageQueue(QueueEnd):
             time.sleep(min(nap, left))  # there is nothing to wait on before the name exists
             nap = min(nap * 2, _LONGEST_ATTACH_NAP_S)
         if memory.user_name != name:
-            raise SegmentNotFoundError(f"segment {real_name!r} belongs to a queue named {memory.user_name!r}, not {name!r}")
+            raise SegmentNotFoundError(
+                f"segment {real_name!r} belongs to a queue named {memory.user_name!r}, not {name!r}"
+            )
         return cls.open(memory, writer=False, rank=rank, wait=wait)
 
     def wait_until_ready(self, timeout: float | None = None) -> None:
@@ -155,7 +157,8 @@ class MessageQueue(QueueEnd):
         missing = tuple(self._await_ready(timeout))
         if missing:
             raise NotReadyError(
-                f"queue {self.name or self.segment}: after {timeout} s ranks {', '.join(map(str, missing))} have not attached",
+                f"queue {self.name or self.segment}: after {timeout} s ranks {', '.join(map(str, missing))} "
+                "have not attached",
                 missing,
             )
 
@@ -165,5 +168,3 @@ class MessageQueue(QueueEnd):
             self.enqueue(obj)
             return obj
         return self.dequeue()
-
-

@@ -93,7 +93,9 @@ def report_interval_ns() -> int:
     except ValueError:
         seconds = -1.0
     if not seconds > 0:
-        raise ArgumentError(f"the environment variable RINGCAST_WARNING_INTERVAL is {text!r}; it must be seconds above 0")
+        raise ArgumentError(
+            f"the environment variable RINGCAST_WARNING_INTERVAL is {text!r}; it must be seconds above 0"
+        )
     return min(int(seconds * 1e9), _core.FOREVER_NS // 4)
 
 

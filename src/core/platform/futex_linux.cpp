@@ -1,12 +1,12 @@
 // Linux: the futex system call, shared between processes (no FUTEX_PRIVATE_FLAG).
 #include "platform/futex.hpp"
 
-#include <cerrno>
-#include <climits>
-#include <ctime>
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include <cerrno>
+#include <climits>
+#include <ctime>
 
 namespace ringcast::platform {
 

@@ -12,9 +12,9 @@ int __ulock_wake(std::uint32_t operation, void* address, std::uint64_t value);
 namespace ringcast::platform {
 
 namespace {
-constexpr std::uint32_t kCompareAndWaitShared = 3;   // UL_COMPARE_AND_WAIT_SHARED
-constexpr std::uint32_t kWakeAll = 0x00000100;       // ULF_WAKE_ALL
-constexpr std::uint32_t kReturnErrno = 0x01000000;   // ULF_NO_ERRNO
+constexpr std::uint32_t kCompareAndWaitShared = 3;  // UL_COMPARE_AND_WAIT_SHARED
+constexpr std::uint32_t kWakeAll = 0x00000100;      // ULF_WAKE_ALL
+constexpr std::uint32_t kReturnErrno = 0x01000000;  // ULF_NO_ERRNO
 }  // namespace
 
 FutexResult futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t expected, std::int64_t timeout_ns) noexcept {

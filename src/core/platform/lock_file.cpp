@@ -1,11 +1,11 @@
 // Open file description locks (Linux 3.15, macOS 11), one byte each, and the fork handlers that guard them.
 #include "platform/lock_file.hpp"
 
-#include <atomic>
-#include <cerrno>
 #include <fcntl.h>
 #include <pthread.h>
 #include <unistd.h>
+#include <atomic>
+#include <cerrno>
 
 #include "errors.hpp"
 
@@ -20,7 +20,7 @@ std::atomic<std::uint32_t> generation{0};
 pthread_mutex_t registry_mutex = PTHREAD_MUTEX_INITIALIZER;
 
 struct flock byte_lock(std::uint64_t byte) noexcept {
-    struct flock lock {};
+    struct flock lock{};
     lock.l_type = F_WRLCK;
     lock.l_whence = SEEK_SET;
     lock.l_start = static_cast<off_t>(byte);
@@ -70,8 +70,8 @@ struct LockRegistry {
         pthread_mutex_unlock(&registry_mutex);
     }
     static void install() noexcept {
-        static const int installed =
-            pthread_atfork(&LockRegistry::before_fork, &LockRegistry::after_fork_in_parent, &LockRegistry::after_fork_in_child);
+        static const int installed = pthread_atfork(&LockRegistry::before_fork, &LockRegistry::after_fork_in_parent,
+                                                    &LockRegistry::after_fork_in_child);
         (void)installed;
     }
 };

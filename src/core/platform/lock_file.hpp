@@ -18,8 +18,8 @@ public:
     LockFile(const LockFile&) = delete;
     LockFile& operator=(const LockFile&) = delete;
 
-    void adopt(int descriptor);  // takes it over; only while it has none
-    bool try_lock(std::uint64_t byte) const;          // false: another holder has it
+    void adopt(int descriptor);               // takes it over; only while it has none
+    bool try_lock(std::uint64_t byte) const;  // false: another holder has it
     void unlock(std::uint64_t byte) const noexcept;
     bool is_held_by_another(std::uint64_t byte) const;  // our own locks do not count
     void close() noexcept;

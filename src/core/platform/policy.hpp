@@ -3,11 +3,11 @@
 // parking in its place and explore the very code that ships.
 #pragma once
 
+#include <sched.h>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <sched.h>
 
 #include "platform/clock.hpp"
 #include "platform/futex.hpp"
@@ -43,7 +43,8 @@ struct Native {
 #if defined(__x86_64__) || defined(__i386__)
         __builtin_ia32_pause();
 #elif defined(__aarch64__)
-        asm volatile("isb" ::: "memory");  // `yield` is a no-op on most cores; isb waits for about as long as x86's pause
+        asm volatile("isb" ::
+                         : "memory");  // `yield` is a no-op on most cores; isb waits for about as long as x86's pause
 #endif
     }
     static void yield() noexcept { sched_yield(); }

@@ -1,16 +1,16 @@
 // Linux: /proc, sched_getaffinity, the cgroup's cpu.max (v2) or cpu.cfs_quota_us (v1), getrandom.
 #include "platform/process.hpp"
 
-#include <algorithm>
-#include <filesystem>
-#include <fstream>
 #include <pthread.h>
 #include <sched.h>
-#include <sstream>
-#include <string>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
 #include <vector>
 
 #include "errors.hpp"
@@ -58,7 +58,8 @@ double smallest_quota() {
         std::ifstream period_file(directory / "cpu.cfs_period_us");
         double quota = 0;
         double period = 0;
-        if (quota_file >> quota && period_file >> period && quota > 0 && period > 0) least = std::min(least, quota / period);
+        if (quota_file >> quota && period_file >> period && quota > 0 && period > 0)
+            least = std::min(least, quota / period);
     }
     return least;
 }
@@ -69,7 +70,7 @@ std::uint32_t process_id() noexcept { return static_cast<std::uint32_t>(getpid()
 std::uint32_t user_id() noexcept { return geteuid(); }
 
 std::uint64_t pid_namespace() noexcept {
-    struct stat info {};
+    struct stat info{};
     return stat("/proc/self/ns/pid", &info) == 0 ? info.st_ino : 0;
 }
 

@@ -50,8 +50,9 @@ private:
     int descriptor_ = -1;
 };
 
-// Reserves memory for a range, so that touching it can never fail. False if there is not enough; throws on other errors.
-// On Linux any descriptor of the file serves; on macOS memory is not limited by a file system and this only checks.
+// Reserves memory for a range, so that touching it can never fail. False if there is not enough; throws on other
+// errors. On Linux any descriptor of the file serves; on macOS memory is not limited by a file system and this only
+// checks.
 bool reserve(int descriptor, std::uint64_t offset, std::uint64_t bytes);
 
 // Is a file visible from `create` on, and not only from `link` on?

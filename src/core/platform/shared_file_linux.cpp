@@ -2,15 +2,15 @@
 // A file starts without a name (O_TMPFILE) and gets it with linkat, complete: a kill before that leaves nothing.
 #include "platform/shared_file.hpp"
 
-#include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <utility>
 
 #include "errors.hpp"
@@ -55,7 +55,8 @@ void SharedFile::link(const std::string& name) {
     const std::string from = path_of(descriptor_);
     const std::string to = path_of(name);
     if (linkat(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), AT_SYMLINK_FOLLOW) == 0) return;
-    if (errno == EEXIST) throw Error(ErrorCode::segment_exists, "a segment named '" + name + "' exists already", EEXIST);
+    if (errno == EEXIST)
+        throw Error(ErrorCode::segment_exists, "a segment named '" + name + "' exists already", EEXIST);
     throw_system_error("giving a segment its name '" + to + "' (this needs /proc)");
 }
 
@@ -63,11 +64,13 @@ SharedFile SharedFile::open(const std::string& name) {
     const std::string path = path_of(name);
     SharedFile file(retried([&] { return ::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK); }));
     if (file.descriptor_ != -1) return file;
-    if (errno == ENOENT) throw Error(ErrorCode::segment_not_found, "there is no segment '" + name + "' in " + kPlace, ENOENT);
+    if (errno == ENOENT)
+        throw Error(ErrorCode::segment_not_found, "there is no segment '" + name + "' in " + kPlace, ENOENT);
     if (errno == EACCES || errno == EPERM || errno == ELOOP) {
-        struct stat info {};
-        const std::string owner =
-            lstat(path.c_str(), &info) == 0 ? " (it belongs to uid " + std::to_string(info.st_uid) + ")" : std::string();
+        struct stat info{};
+        const std::string owner = lstat(path.c_str(), &info) == 0
+                                      ? " (it belongs to uid " + std::to_string(info.st_uid) + ")"
+                                      : std::string();
         throw Error(ErrorCode::segment_permission,
                     "segment '" + name + "' may not be opened by uid " + std::to_string(geteuid()) + owner, errno);
     }
@@ -75,7 +78,7 @@ SharedFile SharedFile::open(const std::string& name) {
 }
 
 FileFacts SharedFile::facts() const {
-    struct stat info {};
+    struct stat info{};
     if (fstat(descriptor_, &info) == -1) throw_system_error("looking at a segment");
     return FileFacts{.bytes = static_cast<std::uint64_t>(info.st_size),
                      .committed = static_cast<std::uint64_t>(info.st_blocks) * 512,
@@ -96,7 +99,8 @@ void* SharedFile::map(std::uint64_t offset, std::uint64_t bytes, bool writable) 
 int SharedFile::open_for_locks(const std::string& name) const {
     const std::string path = path_of(descriptor_);
     const int descriptor = retried([&] { return ::open(path.c_str(), O_RDWR | O_CLOEXEC); });
-    if (descriptor == -1) throw_system_error("opening segment '" + name + "' a second time for its locks (this needs /proc)");
+    if (descriptor == -1)
+        throw_system_error("opening segment '" + name + "' a second time for its locks (this needs /proc)");
     return descriptor;
 }
 
@@ -112,7 +116,7 @@ bool named_from_creation() noexcept { return false; }
 void unlink_name(const std::string& name) noexcept { ::unlink(path_of(name).c_str()); }
 
 bool name_refers_to(const std::string& name, const FileFacts& facts) noexcept {
-    struct stat info {};
+    struct stat info{};
     return lstat(path_of(name).c_str(), &info) == 0 && info.st_dev == facts.device && info.st_ino == facts.inode;
 }
 
@@ -132,7 +136,7 @@ void exclude_from_core_dumps(void* address, std::uint64_t bytes) noexcept { madv
 std::uint64_t page_bytes() noexcept { return static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)); }
 
 std::uint64_t free_bytes() noexcept {
-    struct statvfs info {};
+    struct statvfs info{};
     if (statvfs(kPlace, &info) == -1 || info.f_blocks == 0) return UINT64_MAX;  // a tmpfs without a limit has no blocks
     return static_cast<std::uint64_t>(info.f_bavail) * info.f_frsize;
 }

@@ -2,15 +2,15 @@
 // carries its lock bytes and makes it listable: $TMPDIR/ringcast-UID/NAME, in a directory of mode 0700.
 #include "platform/shared_file.hpp"
 
-#include <algorithm>
-#include <cerrno>
-#include <cstdlib>
-#include <cstring>
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
 #include <utility>
 
 #include "errors.hpp"
@@ -26,9 +26,11 @@ std::string companion_directory() {
     if (directory.back() != '/') directory += '/';
     directory += "ringcast-" + std::to_string(geteuid());
     if (mkdir(directory.c_str(), 0700) == -1 && errno != EEXIST) throw_system_error("making " + directory);
-    struct stat info {};
-    if (lstat(directory.c_str(), &info) == -1 || !S_ISDIR(info.st_mode) || info.st_uid != geteuid() || (info.st_mode & 077) != 0)
-        throw Error(ErrorCode::segment_permission, directory + " is not a private directory of uid " + std::to_string(geteuid()));
+    struct stat info{};
+    if (lstat(directory.c_str(), &info) == -1 || !S_ISDIR(info.st_mode) || info.st_uid != geteuid() ||
+        (info.st_mode & 077) != 0)
+        throw Error(ErrorCode::segment_permission,
+                    directory + " is not a private directory of uid " + std::to_string(geteuid()));
     return directory;
 }
 std::string companion_of(const std::string& name) { return companion_directory() + "/" + name; }
@@ -47,7 +49,8 @@ void SharedFile::close() noexcept {
 SharedFile SharedFile::create(const std::string& name, std::uint64_t bytes) {
     SharedFile file(shm_open(object_of(name).c_str(), O_CREAT | O_EXCL | O_RDWR, 0600));
     if (file.descriptor_ == -1) {
-        if (errno == EEXIST) throw Error(ErrorCode::segment_exists, "a segment named '" + name + "' exists already", EEXIST);
+        if (errno == EEXIST)
+            throw Error(ErrorCode::segment_exists, "a segment named '" + name + "' exists already", EEXIST);
         throw_system_error("making segment '" + name + "'");
     }
     if (ftruncate(file.descriptor_, static_cast<off_t>(bytes)) == -1) {
@@ -70,7 +73,7 @@ SharedFile SharedFile::open(const std::string& name) {
 }
 
 FileFacts SharedFile::facts() const {
-    struct stat info {};
+    struct stat info{};
     if (fstat(descriptor_, &info) == -1) throw_system_error("looking at a segment");
     // The kernel reports sizes rounded up to pages here, and no inode: the segment's epoch tells files apart.
     return FileFacts{.bytes = static_cast<std::uint64_t>(info.st_size),
@@ -111,7 +114,7 @@ void unlink_name(const std::string& name) noexcept {
 bool name_refers_to(const std::string& name, const FileFacts& facts) noexcept {
     const int descriptor = shm_open(object_of(name).c_str(), O_RDWR, 0);
     if (descriptor == -1) return false;
-    struct stat info {};
+    struct stat info{};
     const bool same = fstat(descriptor, &info) == 0 && static_cast<std::uint64_t>(info.st_ino) == facts.inode &&
                       static_cast<std::uint64_t>(info.st_dev) == facts.device;
     ::close(descriptor);
