@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -107,6 +108,7 @@ class QueueEnd(_core.End):
         self.role = "writer" if writer else "reader"
         self.rank = None if writer else self._rank
         _open_ends.add(self)
+        _close_at_exit()
 
     @classmethod
     def open(cls, segment: _core.Segment, *, writer: bool, rank: int | None, wait: Wait) -> Self:
@@ -116,10 +118,10 @@ class QueueEnd(_core.End):
         return end
 
     def acquire_write(self, timeout: float | None = None, *, nbytes: int | None = None) -> WriteChunk:
-        """A context manager that yields a writable memoryview in shared memory.
+        """A context manager that yields a writable memoryview in shared memory, of `nbytes` bytes or max_chunk_bytes.
 
-        It has `nbytes` bytes, or max_chunk_bytes. Leaving the block publishes all of them; an exception publishes nothing. Views and arrays made from the memoryview
-        must be gone by then (ViewsAliveError, and nothing is published). Other threads' calls wait meanwhile.
+        Leaving the block publishes all of them; an exception publishes nothing. Views and arrays made from the
+        memoryview must be gone by then (ViewsAliveError, and nothing is published). Other threads wait meanwhile.
         """
         return WriteChunk(self, nbytes, timeout)
 
@@ -258,10 +260,23 @@ class ReadChunk:
         self._end._close_read()
 
 
-@atexit.register
+_exit_handler_pid = 0
+
+
+def _close_at_exit() -> None:
+    """Register `_close_all_ends` once in each process: children of multiprocessing leave without running atexit."""
+    global _exit_handler_pid
+    if _exit_handler_pid == os.getpid():
+        return
+    _exit_handler_pid = os.getpid()
+    atexit.register(_close_all_ends)
+    multiprocessing_util = sys.modules.get("multiprocessing.util")
+    if multiprocessing_util is not None:
+        multiprocessing_util.Finalize(None, _close_all_ends, exitpriority=0)
+
+
 def _close_all_ends() -> None:
     """Nobody closed these: give their names back without waiting for anyone."""
     for end in list(_open_ends):
-        end.shutdown()
         end._close(0)
         end._segment = None
