@@ -1,0 +1,129 @@
+"""The report as plain text: where it was measured, one table a workload, the goals, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .goals import Judged, judge
+from .measure import Metric
+from .results import FLOOR, Results
+from .settings import FULL
+from .text import digits, figure, table
+from .workloads.base import Case, Workload
+
+_INDENT = "  "
+
+
+def render(results: Results) -> str:
+    """The whole report."""
+    lines = [*_heading(results), ""]
+    for workload, cases in results.workloads:
+        lines += [f"{workload.title}: {workload.explain}", ""]
+        body = [*_workload_tables(results, workload, cases), *_remarks(results, workload, cases)]
+        lines += [(_INDENT + line).rstrip() for line in body]
+        lines.append("")
+    lines += _goals(judge(results))
+    if results.missing:
+        lines += ["", "Not measured, because not to be had here:"]
+        lines += [f"{_INDENT}{name}: {reason}" for name, reason in results.missing.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _heading(results: Results) -> list[str]:
+    facts = results.facts
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    guest = " (virtual machine)" if facts["virtual_machine"] else ""
+    return [
+        f"{facts['cpu']}, {facts['cpus']} CPUs{guest}, {facts['kernel']}, {facts['python']}",
+        f"{facts['placement']}" + _disturbance(results),
+        f"{versions}",
+        f"{facts['date']}, {_size(results)}: medians, of figures and of each round's ratios; "
+        "tails (p99 and above) from all rounds' samples together",
+    ]
+
+
+def _size(results: Results) -> str:
+    """How much there is behind the figures, with a warning where it is little."""
+    rounds = f"{results.rounds_done} round{'s' if results.rounds_done != 1 else ''}"
+    short = results.facts["settings"]["rate_seconds"] < FULL.rate_seconds
+    return f"{rounds} of short measurements (rough figures)" if short else rounds
+
+
+def _disturbance(results: Results) -> str:
+    """What others did to the run."""
+    if "others_percent" not in results.facts:
+        return ""
+    others, stolen = results.facts["others_percent"], results.facts["stolen_percent"]
+    return f"; meanwhile other processes used {others} % of the machine, and its host {stolen} %"
+
+
+def _workload_tables(results: Results, workload: Workload, cases: Sequence[Case]) -> list[str]:
+    """Rows are subjects, columns are metrics and the headline's ratios; with several cases, columns are cases."""
+    rows = _rows(results, workload)
+    headline = workload.metrics[0]
+    several = len(cases) > 1
+    columns = [(case, metric) for case in cases for metric in workload.metrics]
+    head = [case.title if several else metric.title for case, metric in columns]
+    figures = {
+        key: [figure(results.value(workload, case, key, metric), metric.unit) for case, metric in columns]
+        for key in rows
+    }
+    if FLOOR in figures and set(figures[FLOOR]) == {"-"}:
+        del figures[FLOOR], rows[FLOOR]
+    ratios: dict[str, list[str]] = {key: [] for key in rows}
+    ratio_head: list[str] = []
+    for what in ("floor", "best peer") if workload.has_subjects else ():
+        bases = [_base(results, workload, case, headline, what) for case in cases]
+        if all(base is None for base in bases):
+            continue
+        ratio_head += [f"x {what}" + (f", {case.key}" if several else "") for case in cases]
+        for key, cells in ratios.items():
+            for case, base in zip(cases, bases, strict=True):
+                times = results.ratio(workload, case, key, base, headline) if base is not None else None
+                cells.append("" if key == FLOOR else "-" if times is None else f"{digits(times)} x")
+    if not several:
+        return table(["", *head, *ratio_head], [[rows[key], *figures[key], *ratios[key]] for key in rows])
+    lines = table(["", *head], [[rows[key], *figures[key]] for key in rows])
+    if ratio_head:
+        lines += ["", *table(["", *ratio_head], [[rows[key], *ratios[key]] for key in rows if key != FLOOR])]
+    return lines
+
+
+def _rows(results: Results, workload: Workload) -> dict[str, str]:
+    """Keys and labels of the floor and of the subjects that take part."""
+    rows = {FLOOR: workload.floor_label}
+    if workload.has_subjects:
+        rows |= {each.key: each.label for each in results.subjects if workload.key not in each.unfit}
+    return rows
+
+
+def _base(results: Results, workload: Workload, case: Case, metric: Metric, what: str) -> str | None:
+    """The key of what a ratio is of; None if it was not measured."""
+    if what == "floor":
+        return FLOOR if results.value(workload, case, FLOOR, metric) is not None else None
+    return results.best_peer(workload, case, metric)
+
+
+def _remarks(results: Results, workload: Workload, cases: Sequence[Case]) -> list[str]:
+    """Who is not in the table and why, and what went wrong."""
+    remarks = [
+        f"{subject.label}: not measured: {reason}"
+        for subject in results.subjects
+        if (reason := subject.unfit.get(workload.key)) and workload.has_subjects
+    ]
+    labels = {subject.key: subject.label for subject in results.subjects} | {FLOOR: workload.floor_label}
+    for case in cases:
+        for key, label in labels.items():
+            found = results.series.get((workload.key, case.key, key))
+            if found is not None and found.errors:
+                where = f", {case.title}" if case.title else ""
+                first_line, *_ = found.errors[-1].splitlines()
+                remarks.append(f"{label}{where}: failed {len(found.errors)} times: {first_line}")
+    return remarks
+
+
+def _goals(judged: Sequence[Judged]) -> list[str]:
+    if not judged:
+        return []
+    rows = [[each.verdict, each.goal, each.bound, each.found] for each in judged]
+    return ["Goals", "", *(_INDENT + line for line in table(["", "goal", "bound", "found"], rows, left=4))]

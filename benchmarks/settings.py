@@ -1,0 +1,78 @@
+"""How much is measured: the one home of every count, size and duration of a run.
+
+``FULL`` is meant for figures that are published (six to eight minutes on two CPUs), ``QUICK`` to see that everything
+works (under a minute; its figures are rough).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Bytes of a small message, and slots of a queue: what the goals are stated for.
+MESSAGE_BYTES = 64
+DEPTH = 1024
+
+#: How many readers the rate of small messages is measured with.
+FAN_OUTS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The counts of one run. Durations are in seconds and per measurement, that is per subject, case and round."""
+
+    rounds: int
+    latency_trips: int
+    rate_seconds: float
+    rate_first_messages: int
+    fan_outs: tuple[int, ...]
+    wake_count: int
+    wake_idle_seconds: float
+    idle_seconds: float
+    cadence_seconds: float
+    cadence_interval_seconds: float
+    startup_count: int
+    floor_blocks: int
+    floor_copy_seconds: float
+    timeout_seconds: float
+
+    #: A rate is measured with about as many messages as fit ``rate_seconds``, within these bounds.
+    fewest_messages: int = 2_000
+    most_messages: int = 4_000_000
+
+    #: Messages of a batch, for the subjects that send and receive many at once.
+    batch: int = 64
+
+
+FULL = Settings(
+    rounds=5,
+    latency_trips=10_000,
+    rate_seconds=0.5,
+    rate_first_messages=5_000,
+    fan_outs=FAN_OUTS,
+    wake_count=50,
+    wake_idle_seconds=0.020,
+    idle_seconds=2.0,
+    cadence_seconds=2.0,
+    cadence_interval_seconds=0.005,
+    startup_count=10,
+    floor_blocks=20_000,
+    floor_copy_seconds=0.05,
+    timeout_seconds=60.0,
+)
+
+QUICK = Settings(
+    rounds=1,
+    latency_trips=2_000,
+    rate_seconds=0.1,
+    rate_first_messages=2_000,
+    fan_outs=FAN_OUTS,
+    wake_count=15,
+    wake_idle_seconds=0.020,
+    idle_seconds=0.5,
+    cadence_seconds=0.5,
+    cadence_interval_seconds=0.005,
+    startup_count=3,
+    floor_blocks=4_000,
+    floor_copy_seconds=0.02,
+    timeout_seconds=30.0,
+)
