@@ -37,37 +37,34 @@ End::End(std::shared_ptr<Segment> segment, bool writer, std::optional<std::uint3
 
 std::string End::context() const { return label_ + " (" + owner_ + ")"; }
 
-Sender& End::writer(const char* method) {
-    if (sender_ == nullptr)
-        raise("RoleError", context() + ": " + method + " is for the writer; this is a reader's end");
-    return *sender_;
+void End::raise_role(const char* method) const {
+    raise("RoleError", context() + ": " + method +
+                           (is_writer() ? " is for readers; this is the writer's end" : " is for the writer; this is a reader's end"));
 }
 
-Receiver& End::reader(const char* method) {
-    if (receiver_ == nullptr)
-        raise("RoleError", context() + ": " + method + " is for readers; this is the writer's end");
-    return *receiver_;
-}
-
-void End::check_usable() const {
+void End::raise_unusable() const {
     if (endpoint_->in_forked_child())
         raise("ForkedError",
               context() + ": this end belongs to a parent process and cannot be used in a forked child (pid " +
                   std::to_string(platform::process_id()) + "); attach in the child, or pass it a handle");
-    if (endpoint_->stopped()) raise("QueueClosedError", context() + ": this end has been shut down");
+    raise("QueueClosedError", context() + ": this end has been shut down");
 }
 
 void End::after_slice(const WaitOptions& options, PyObject* self, std::int64_t& next_report_ns) {
     if (PyErr_CheckSignals() != 0) throw nb::python_error();
     check_usable();
-    if (options.cancel != nullptr && options.cancel != Py_None &&
-        parse_flag(nb::object(nb::handle(options.cancel).attr("is_set")()).ptr()))
-        raise("WaitCancelledError", context() + ": the wait was cancelled by its `cancel` event");
+    check_cancel(options);
     if (platform::monotonic_ns() < next_report_ns) return;
     next_report_ns += report_interval_ns_;
     endpoint_->counters().long_waits.fetch_add(1, std::memory_order_relaxed);
     const double seconds = static_cast<double>(platform::monotonic_ns() - endpoint_->waiter().started_ns()) / 1e9;
     if (!options.indefinite) report_(nb::handle(self), seconds);
+}
+
+void End::check_cancel(const WaitOptions& options) const {
+    if (options.cancel == nullptr || options.cancel == Py_None) return;
+    if (parse_flag(nb::object(nb::handle(options.cancel).attr("is_set")()).ptr()))
+        raise("WaitCancelledError", context() + ": the wait was cancelled by its `cancel` event");
 }
 
 void End::raise_timeout(const WaitOptions& options, const std::string& waited_for) const {
@@ -76,38 +73,41 @@ void End::raise_timeout(const WaitOptions& options, const std::string& waited_fo
     raise("QueueTimeoutError", context() + ": waited " + seconds + " s for " + waited_for);
 }
 
-Call::Call(End& end, const WaitOptions& options) : end_(end) {
-    Endpoint& e = end.endpoint();
-    const std::uint64_t thread = platform::thread_id();
-    end.check_usable();
-    if (!e.try_take_turn(thread)) {
-        if (e.has_turn(thread))
-            raise("BusyError", end.context() +
-                                   ": this thread is already inside a call on this end (an open acquire_write or "
-                                   "acquire_read, or code that runs within a call)");
-        const std::int64_t started = platform::monotonic_ns();
-        deadline_ns = options.timeout_ns >= kForever - started ? kForever : started + options.timeout_ns;
-        while (!e.try_take_turn(thread)) {
-            const std::int64_t left = deadline_ns - platform::monotonic_ns();
-            if (left <= 0)
-                raise("QueueTimeoutError",
-                      end.context() + ": another thread was using this end for the whole time-out");
-            {
-                nb::gil_scoped_release release_gil;
-                e.await_turn(std::min(left, kSliceNs));
-            }
-            if (PyErr_CheckSignals() != 0) throw nb::python_error();
-            end.check_usable();
-            if (options.cancel != nullptr && options.cancel != Py_None &&
-                parse_flag(nb::object(nb::handle(options.cancel).attr("is_set")()).ptr()))
-                raise("WaitCancelledError", end.context() + ": the wait was cancelled by its `cancel` event");
-        }
+bool await_turn(Endpoint& endpoint, std::uint64_t thread, std::int64_t ns) {
+    Turn& turn = endpoint.turn();
+    const std::uint32_t enlisted = turn.enlist();
+    bool taken = turn.try_take(thread);
+    if (!taken) {
+        nb::gil_scoped_release release_gil;
+        turn.await(enlisted, ns);
     }
-    held_ = true;
-    if (e.stopped()) {  // between the check above and the turn
-        e.give_turn_back();
-        held_ = false;
-        end.check_usable();
+    turn.delist();
+    return taken || turn.try_take(thread);
+}
+
+void Call::wait_for_turn(const WaitOptions& options) {
+    held_ = false;
+    Endpoint& e = end_.endpoint();
+    const std::uint64_t thread = platform::thread_id();
+    if (e.has_turn(thread))
+        raise("BusyError", end_.context() + ": this thread is already inside a call on this end (an open acquire_write "
+                                            "or acquire_read, or code that runs within a call)");
+    const std::int64_t started = platform::monotonic_ns();
+    deadline_ns = options.timeout_ns >= kForever - started ? kForever : started + options.timeout_ns;
+    while (!held_) {
+        const std::int64_t left = deadline_ns - platform::monotonic_ns();
+        if (left <= 0)
+            raise("QueueTimeoutError",
+                  end_.context() + ": another thread was using this end for the whole time-out");
+        held_ = await_turn(e, thread, std::min(left, kCancelPollNs));
+        if (held_ && !e.stopped()) return;
+        if (held_) {
+            held_ = false;
+            e.give_turn_back();
+        }
+        if (PyErr_CheckSignals() != 0) throw nb::python_error();
+        end_.check_usable();
+        end_.check_cancel(options);
     }
 }
 
@@ -195,13 +195,9 @@ std::uint64_t close(End& end, nb::handle linger_timeout) {
         }
     } release{e};
     const std::uint64_t thread = platform::thread_id();
-    while (!e.has_turn(thread) && platform::monotonic_ns() < deadline) {
-        release.has_turn = e.try_take_turn(thread);
-        if (release.has_turn) break;
-        {
-            nb::gil_scoped_release release_gil;
-            e.await_turn(kSliceNs);
-        }
+    if (!e.has_turn(thread)) release.has_turn = e.try_take_turn(thread);
+    while (!release.has_turn && !e.has_turn(thread) && platform::monotonic_ns() < deadline) {
+        release.has_turn = await_turn(e, thread, kSliceNs);
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
     }
     const bool open = e.look([] {});

@@ -32,11 +32,21 @@ public:
     End(std::shared_ptr<Segment> segment, bool writer, std::optional<std::uint32_t> rank, const Strategy& strategy,
         nb::object encode, nb::object decode, nb::object report, std::int64_t report_interval_ns);
 
-    Sender& writer(const char* method);    // raises RoleError on a reader
-    Receiver& reader(const char* method);  // raises RoleError on a writer
+    Sender& writer(const char* method) {
+        if (sender_ == nullptr) raise_role(method);
+        return *sender_;
+    }
+    Receiver& reader(const char* method) {
+        if (receiver_ == nullptr) raise_role(method);
+        return *receiver_;
+    }
     Endpoint& endpoint() const noexcept { return *endpoint_; }
     bool is_writer() const noexcept { return sender_ != nullptr; }
-    void check_usable() const;  // raises ForkedError, QueueClosedError
+    // Raises ForkedError, QueueClosedError.
+    void check_usable() const {
+        if (endpoint_->in_forked_child() || endpoint_->stopped()) raise_unusable();
+    }
+    void check_cancel(const WaitOptions& options) const;  // raises WaitCancelledError
     // "queue 'sched' (reader, rank 1, pid 77)"
     std::string context() const;
 
@@ -56,6 +66,8 @@ public:
 
 private:
     void after_slice(const WaitOptions& options, PyObject* self, std::int64_t& next_report_ns);
+    [[noreturn]] void raise_role(const char* method) const;
+    [[noreturn]] void raise_unusable() const;
     [[noreturn]] void raise_timeout(const WaitOptions& options, const std::string& waited_for) const;
 
     std::unique_ptr<Sender> sender_;
@@ -67,10 +79,16 @@ private:
     std::string owner_;
 };
 
+// Waits, at most `ns`, without the interpreter's lock, for the turn to be given back. True if it was taken.
+bool await_turn(Endpoint& endpoint, std::uint64_t thread, std::int64_t ns);
+
 // Holds the end's turn for one call. Waits for it within the options' time-out; raises BusyError on nested use.
 class Call {
 public:
-    Call(End& end, const WaitOptions& options);
+    Call(End& end, const WaitOptions& options) : end_(end), held_(true) {
+        end.check_usable();
+        if (!end.endpoint().try_take_turn(platform::thread_id())) wait_for_turn(options);
+    }
     ~Call() {
         if (held_) end_.endpoint().give_turn_back();
     }
@@ -80,8 +98,10 @@ public:
     std::int64_t deadline_ns = 0;            // 0: not computed yet
 
 private:
+    void wait_for_turn(const WaitOptions& options);
+
     End& end_;
-    bool held_ = false;
+    bool held_;
 };
 
 template <class Briefly, class Slice, class Check, class WaitedFor>

@@ -41,7 +41,8 @@ public:
 
     bool try_take_turn(std::uint64_t thread) noexcept { return turn_.try_take(thread); }
     bool has_turn(std::uint64_t thread) const noexcept { return turn_.is_mine(thread); }
-    void await_turn(std::int64_t slice_ns) noexcept { turn_.await(slice_ns); }
+    // See Turn: for a caller that finds the turn taken.
+    Turn& turn() noexcept { return turn_; }
     void give_turn_back() noexcept {
         turn_.give_back();
         run_pending();

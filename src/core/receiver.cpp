@@ -1,7 +1,6 @@
 #include "receiver.hpp"
 
 #include <algorithm>
-#include <cstring>
 
 namespace ringcast {
 
@@ -88,27 +87,12 @@ void Receiver::finish() noexcept {
     segment_->locks().unlock(rank_lock(claim_.rank));
 }
 
-Receiver::Message Receiver::current() const {
-    NativeSlot& slot = ring_.slot();
-    Descriptor descriptor;
-    std::memcpy(&descriptor, &slot.descriptor, sizeof descriptor);
-    const Geometry& geometry = segment_->geometry();
-    const std::uint64_t table = descriptor.n_frames > 1 ? std::uint64_t{descriptor.n_frames} * 8 : 0;
-    const bool is_inline = descriptor.block == kInline;
-    const bool fits = is_inline
-                          ? descriptor.length <= geometry.inline_bytes
-                          : descriptor.length <= geometry.max_chunk_bytes && descriptor.block <= geometry.data_bytes &&
-                                descriptor.length <= geometry.data_bytes - descriptor.block;
-    if (!fits || table > descriptor.length || descriptor.n_frames == 0 || descriptor.encoding > Encoding::object) {
-        if (!ring_.still_seated()) throw_evicted();
-        throw Error(ErrorCode::corrupt, "message " + std::to_string(ring_.cursor()) + " of segment '" +
-                                            segment_->name() + "' has an impossible descriptor (length " +
-                                            std::to_string(descriptor.length) + ", block " +
-                                            std::to_string(descriptor.block) + ", frames " +
-                                            std::to_string(descriptor.n_frames) + "): its memory was overwritten");
-    }
-    const std::byte* bytes = is_inline ? RingView<Native>::inline_area(slot) : segment_->data() + descriptor.block;
-    return Message{bytes, descriptor.length, descriptor.n_frames, descriptor.encoding};
+void Receiver::throw_corrupt(const Descriptor& descriptor) const {
+    if (!ring_.still_seated()) throw_evicted();
+    throw Error(ErrorCode::corrupt, "message " + std::to_string(ring_.cursor()) + " of segment '" + segment_->name() +
+                                        "' has an impossible descriptor (length " + std::to_string(descriptor.length) +
+                                        ", block " + std::to_string(descriptor.block) + ", frames " +
+                                        std::to_string(descriptor.n_frames) + "): its memory was overwritten");
 }
 
 void Receiver::check_end(bool look_at_life) const {

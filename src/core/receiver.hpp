@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <optional>
 #include <vector>
 
@@ -33,7 +34,21 @@ public:
     };
 
     bool readable() const noexcept { return ring_.readable(); }
-    Message current() const;  // only if readable; throws corrupt
+    // Only if readable; throws corrupt. The descriptor is read once, checked, and not looked at again.
+    Message current() const {
+        NativeSlot& slot = ring_.slot();
+        Descriptor d;
+        std::memcpy(&d, &slot.descriptor, sizeof d);
+        const Geometry& geometry = segment_->geometry();
+        const bool is_inline = d.block == kInline;
+        const bool lies_inside = is_inline ? d.length <= geometry.inline_bytes
+                                           : d.length <= geometry.max_chunk_bytes && d.block <= geometry.data_bytes &&
+                                                 d.length <= geometry.data_bytes - d.block;
+        const std::uint64_t table = d.n_frames > 1 ? std::uint64_t{d.n_frames} * 8 : 0;
+        if (!lies_inside || table > d.length || d.n_frames == 0 || d.encoding > Encoding::object) throw_corrupt(d);
+        const std::byte* bytes = is_inline ? RingView<Native>::inline_area(slot) : segment_->data() + d.block;
+        return Message{bytes, d.length, d.n_frames, d.encoding};
+    }
     void consume(std::uint64_t length) noexcept {
         bytes_.store(bytes_.load(std::memory_order_relaxed) + length, std::memory_order_relaxed);
         ring_.consume();
@@ -72,6 +87,7 @@ private:
     }
     bool message_or_end() const noexcept { return ring_.readable() || stopped() || closed() || !ring_.still_seated(); }
     [[noreturn]] void throw_evicted() const;
+    [[noreturn]] void throw_corrupt(const Descriptor& descriptor) const;
     void finish() noexcept override;  // leaves the seat
 
     Claim claim_;

@@ -16,26 +16,10 @@ Sender::Sender(std::shared_ptr<Segment> segment, const Strategy& strategy)
     refresh_placement();
 }
 
-bool Sender::try_reserve(std::uint64_t bytes, Room& room) {
-    const Geometry& geometry = segment_->geometry();
-    if (bytes > geometry.max_chunk_bytes)
-        throw Error(ErrorCode::message_too_large, "the message takes " + std::to_string(bytes) +
-                                                      " bytes, but max_chunk_bytes of this queue is " +
-                                                      std::to_string(geometry.max_chunk_bytes));
-    const std::uint64_t for_slot = ring_.needed_for_slot();
-    if (!ring_.passed(for_slot)) {
-        needed_ = for_slot;
-        return false;
-    }
-    room.length = bytes;
-    if (bytes <= geometry.inline_bytes) {
-        room.block = kInline;
-        room.bytes = RingView<Native>::inline_area(ring_.slot());
-        return true;
-    }
-    if (!place_block(bytes, room.block)) return false;
-    room.bytes = segment_->data() + room.block;
-    return true;
+void Sender::throw_too_large(std::uint64_t bytes) const {
+    throw Error(ErrorCode::message_too_large, "the message takes " + std::to_string(bytes) +
+                                                  " bytes, but max_chunk_bytes of this queue is " +
+                                                  std::to_string(segment_->geometry().max_chunk_bytes));
 }
 
 bool Sender::place_block(std::uint64_t bytes, std::uint64_t& offset) {
@@ -66,14 +50,6 @@ bool Sender::place_block(std::uint64_t bytes, std::uint64_t& offset) {
     }
     offset = *place;
     return true;
-}
-
-void Sender::commit(const Room& room, Encoding encoding, std::uint32_t n_frames, bool announce_later) noexcept {
-    if (room.block != kInline) blocks_.take(room.block, room.length, ring_.position());
-    bytes_ += room.length;
-    segment_->ring().control->bytes_published.store(bytes_, std::memory_order_relaxed);
-    ring_.publish(Descriptor{room.length, room.block, n_frames, encoding, {}});
-    if (!announce_later) ring_.announce();
 }
 
 void Sender::check_laggard() const {

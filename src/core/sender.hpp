@@ -25,9 +25,32 @@ public:
     };
 
     // Room for the next message. False: it must be waited for. Throws message_too_large, capacity.
-    bool try_reserve(std::uint64_t bytes, Room& room);
+    bool try_reserve(std::uint64_t bytes, Room& room) {
+        const Geometry& geometry = segment_->geometry();
+        if (bytes > geometry.max_chunk_bytes) throw_too_large(bytes);
+        const std::uint64_t for_slot = ring_.needed_for_slot();
+        if (!ring_.passed(for_slot)) {
+            needed_ = for_slot;
+            return false;
+        }
+        room.length = bytes;
+        if (bytes <= geometry.inline_bytes) {
+            room.block = kInline;
+            room.bytes = RingView<Native>::inline_area(ring_.slot());
+            return true;
+        }
+        if (!place_block(bytes, room.block)) return false;
+        room.bytes = segment_->data() + room.block;
+        return true;
+    }
     // Publishes what was written into the room; wakes readers unless `announce_later`.
-    void commit(const Room& room, Encoding encoding, std::uint32_t n_frames, bool announce_later = false) noexcept;
+    void commit(const Room& room, Encoding encoding, std::uint32_t n_frames, bool announce_later = false) {
+        if (room.block != kInline) blocks_.take(room.block, room.length, ring_.position());
+        bytes_ += room.length;
+        segment_->ring().control->bytes_published.store(bytes_, std::memory_order_relaxed);
+        ring_.publish(Descriptor{room.length, room.block, n_frames, encoding, {}});
+        if (!announce_later) ring_.announce();
+    }
     void announce() noexcept { ring_.announce(); }
 
     // After a refused `try_reserve`: true if trying again makes sense.
@@ -61,6 +84,7 @@ public:
 
 private:
     void finish() noexcept override;  // nothing will be published any more: readers read what there is, then learn it
+    [[noreturn]] void throw_too_large(std::uint64_t bytes) const;
     bool place_block(std::uint64_t bytes, std::uint64_t& offset);
     bool room_or_stopped() const noexcept { return stopped() || ring_.seat_passed(ring_.laggard(), needed_); }
 

@@ -3,8 +3,8 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <string>
 #include <unistd.h>
-#include <atomic>
 #include <cerrno>
 
 #include "errors.hpp"
@@ -16,7 +16,6 @@
 namespace ringcast::platform {
 
 namespace {
-std::atomic<std::uint32_t> generation{0};
 pthread_mutex_t registry_mutex = PTHREAD_MUTEX_INITIALIZER;
 
 struct flock byte_lock(std::uint64_t byte) noexcept {
@@ -66,7 +65,7 @@ struct LockRegistry {
             file = next;
         }
         first = nullptr;
-        generation.fetch_add(1, std::memory_order_relaxed);
+        fork_count.fetch_add(1, std::memory_order_relaxed);
         pthread_mutex_unlock(&registry_mutex);
     }
     static void install() noexcept {
@@ -109,7 +108,5 @@ bool LockFile::is_held_by_another(std::uint64_t byte) const {
     if (control(descriptor_, F_OFD_GETLK, lock) == 0) return lock.l_type != F_UNLCK;
     throw_system_error("asking who holds byte " + std::to_string(byte) + " of a segment");
 }
-
-std::uint32_t fork_generation() noexcept { return generation.load(std::memory_order_relaxed); }
 
 }  // namespace ringcast::platform

@@ -5,8 +5,8 @@
 // A lock is dropped by the kernel when its holder dies, however it dies, and is seen across pid namespaces.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
-#include <string>
 
 namespace ringcast::platform {
 
@@ -34,6 +34,7 @@ private:
 
 // How many forks lie between this process and the one that first loaded the library. An end remembers the value it was
 // made under; another value means that it belongs to an ancestor.
-std::uint32_t fork_generation() noexcept;
+inline std::atomic<std::uint32_t> fork_count{0};
+inline std::uint32_t fork_generation() noexcept { return fork_count.load(std::memory_order_relaxed); }
 
 }  // namespace ringcast::platform

@@ -1,7 +1,6 @@
 // Linux: /proc, sched_getaffinity, the cgroup's cpu.max (v2) or cpu.cfs_quota_us (v1), getrandom.
 #include "platform/process.hpp"
 
-#include <pthread.h>
 #include <sched.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -73,8 +72,6 @@ std::uint64_t pid_namespace() noexcept {
     struct stat info{};
     return stat("/proc/self/ns/pid", &info) == 0 ? info.st_ino : 0;
 }
-
-std::uint64_t thread_id() noexcept { return static_cast<std::uint64_t>(pthread_self()); }
 
 CpuMask allowed_cpus() noexcept {
     CpuMask mask{};

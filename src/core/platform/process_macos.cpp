@@ -1,7 +1,6 @@
 // macOS: no pid namespaces, no affinity, no quota.
 #include "platform/process.hpp"
 
-#include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -10,8 +9,6 @@ namespace ringcast::platform {
 std::uint32_t process_id() noexcept { return static_cast<std::uint32_t>(getpid()); }
 std::uint32_t user_id() noexcept { return geteuid(); }
 std::uint64_t pid_namespace() noexcept { return 0; }
-std::uint64_t thread_id() noexcept { return reinterpret_cast<std::uint64_t>(pthread_self()); }
-
 CpuMask allowed_cpus() noexcept {
     CpuMask mask{};
     const long online = sysconf(_SC_NPROCESSORS_ONLN);

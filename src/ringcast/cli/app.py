@@ -13,10 +13,10 @@ from types import FrameType
 from typing import NoReturn
 
 import click
-from ringcast.errors import QueueTimeoutError, RingcastError
 
 from ringcast import __version__
 from ringcast.cli import common
+from ringcast.errors import ArgumentError, QueueTimeoutError, RingcastError
 
 COMMANDS = ("pub", "sub", "ls", "demo", "bench")
 
@@ -56,6 +56,8 @@ class CommandGroup(click.Group):
             return common.EXIT_OK
         except QueueTimeoutError as error:
             return _complain(error, common.EXIT_TIMEOUT)
+        except ArgumentError as error:
+            return _complain(error, common.EXIT_USAGE)
         except (RingcastError, common.CommandError, OSError) as error:
             return _complain(error, common.EXIT_FAILURE)
         return common.EXIT_OK

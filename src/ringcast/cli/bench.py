@@ -78,7 +78,7 @@ def _measure(readers: int, seconds: float, step: Callable[[], None]) -> tuple[li
 
     from ringcast.cli.bench_worker import ARRAYS, PLAIN, STAMPED, work
     from ringcast.cli.channels import RingcastSender, Sender, StandardSender
-    from ringcast.cli.measure import run_pass, start_team
+    from ringcast.cli.measure import measuring_team, run_pass
 
     array = np.ones(ARRAY_BYTES, dtype=np.uint8)
     kinds: list[tuple[str, Callable[[], Any], float]] = [
@@ -93,8 +93,7 @@ def _measure(readers: int, seconds: float, step: Callable[[], None]) -> tuple[li
         ):
             senders.append(make())
             stack.callback(senders[-1].close)
-        team = stack.enter_context(start_team(work, readers, senders))
-        team.receive_all()  # all are ready
+        team = stack.enter_context(measuring_team(work, readers, senders))
         for kind, message, pause in kinds:
             results.append([])
             for sender in senders:

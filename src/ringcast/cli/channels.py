@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import parent_process
 from typing import Any, Protocol
 
 from ringcast import Handle, MessageQueue
-from ringcast.cli.common import CommandError
-from ringcast.cli.team import CONTEXT, LOOK_SECONDS, Team
+from ringcast.cli.team import CONTEXT, LOOK_SECONDS, Team, patiently_for_parent
+from ringcast.errors import QueueTimeoutError
 
 RINGCAST = "ringcast"
 STANDARD = "multiprocessing.Queue"
@@ -37,6 +36,9 @@ class Sender(Protocol):
 
     def ticket(self, rank: int) -> Ticket: ...
 
+    def meet(self, team: Team) -> None:
+        """Every worker has opened its ticket."""
+
     def send(self, team: Team, message: Any) -> None: ...
 
     def close(self) -> None: ...
@@ -53,11 +55,15 @@ class RingcastSender:
     def ticket(self, rank: int) -> Ticket:
         return _RingcastTicket(self._queue.export_handle(), rank)
 
+    def meet(self, team: Team) -> None:
+        team.patiently(self._queue.wait_until_ready)  # from here on not even a SIGKILL leaves a segment behind
+
     def send(self, team: Team, message: Any) -> None:
         team.patiently(lambda timeout: self._queue.enqueue(message, timeout))
 
     def close(self) -> None:
-        self._queue.close(linger=0)
+        with suppress(QueueTimeoutError):  # workers that never came, or died, have missed something: so be it
+            self._queue.close(linger=0)
 
 
 class StandardSender:
@@ -70,6 +76,9 @@ class StandardSender:
 
     def ticket(self, rank: int) -> Ticket:
         return _StandardTicket(self._queues[rank])
+
+    def meet(self, team: Team) -> None:
+        pass
 
     def send(self, team: Team, message: Any) -> None:
         for one in self._queues:
@@ -106,10 +115,4 @@ class _StandardTicket:
         yield self._receive
 
     def _receive(self) -> Any:
-        while True:
-            try:
-                return self.queue.get(timeout=LOOK_SECONDS)
-            except queue.Empty:
-                parent = parent_process()
-                if parent is not None and not parent.is_alive():
-                    raise CommandError("the parent has died") from None
+        return patiently_for_parent(lambda timeout: self.queue.get(timeout=timeout))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
+EXIT_USAGE = 2  # as click has it
 EXIT_TIMEOUT = 124  # as timeout(1) has it
 EXIT_INTERRUPTED = 130  # as a shell reports a program ended by Ctrl-C
 

@@ -46,11 +46,12 @@ Example:
 @click.option("--files", type=click.IntRange(min=1), hidden=True, help="Only so many files, the largest.")
 @click.option("--rounds", type=click.IntRange(min=1), default=ROUNDS, hidden=True, help="How often each is broadcast.")
 @click.option("--paced", type=click.IntRange(min=1), default=PACED, hidden=True, help="Messages of the paced pass.")
-def command(workers: int, compare: bool, files: int | None, rounds: int, paced: int) -> None:
+def command(*, workers: int, compare: bool, files: int | None, rounds: int, paced: int) -> None:
     from ringcast.cli.demo_corpus import standard_library
     from ringcast.cli.demo_run import Demo, count_alone
 
     corpus = standard_library(files)
+    crew = f"{workers} worker{'s' if workers > 1 else ''}"
     size = sum(len(file.data) for file in corpus)
     if not corpus:
         raise common.CommandError("this Python has no source files of its standard library")
@@ -61,10 +62,10 @@ def command(workers: int, compare: bool, files: int | None, rounds: int, paced: 
     click.echo(f"one process: {alone.total:,} tokens in {alone.seconds:.2f} s")
 
     with Demo(corpus, workers, compare) as demo:
-        with common.progress(f"counting with {workers} workers", len(corpus)) as advance:
+        with common.progress(f"counting with {crew}", len(corpus)) as advance:
             together, result = demo.count(advance)
         click.echo(
-            f"{workers} workers: {together.total:,} tokens in {together.seconds:.2f} s "
+            f"{crew}: {together.total:,} tokens in {together.seconds:.2f} s "
             f"({alone.seconds / together.seconds:.2f} times as fast), each received {result.taken[0].messages:,} files"
         )
         rows = {}
@@ -75,34 +76,37 @@ def command(workers: int, compare: bool, files: int | None, rounds: int, paced: 
                 rows[sender.name] = full, demo.broadcast_paced(sender, paced, advance)
     click.echo(
         f"\nThe broadcast alone, every file {rounds} times ({len(corpus) * rounds:,} messages, "
-        f"{_megabytes(size * rounds)}) to each of {workers} workers;\nlatency: {paced} files, one every 2 ms"
+        f"{_megabytes(size * rounds)}) to each of {crew};\nlatency: {paced} files, one every 2 ms"
     )
     _print_comparison(rows)
-    _check(corpus, rounds, alone, together, result, [full for full, paced_result in rows.values()])
+    _check_counts(alone, together)
+    _check_received(corpus, result)
+    for full, _ in rows.values():
+        _check_received(corpus * rounds, full)
     click.echo(
-        f"\nOK: {workers} workers counted {together.total:,} tokens in {len(corpus):,} files, as many as one process; "
+        f"\nOK: {crew} counted {together.total:,} tokens in {len(corpus):,} files, as many as one process; "
         "each received every file, byte for byte."
     )
 
 
-def _check(
-    corpus: list[SourceFile], rounds: int, alone: Counted, together: Counted, counted: Result, broadcasts: list[Result]
-) -> None:
-    from ringcast.cli.demo_run import expected_checksum
-
+def _check_counts(alone: Counted, together: Counted) -> None:
     for path, tokens in alone.tokens.items():
         if together.tokens.get(path) != tokens:
             raise common.CommandError(
                 f"WRONG: the workers counted {together.tokens.get(path)} tokens in {path}, one process {tokens}"
             )
-    for result, times in [(counted, 1), *((one, rounds) for one in broadcasts)]:
-        checksum = expected_checksum(corpus * times)
-        for rank, taken in enumerate(result.taken):
-            if (taken.messages, taken.checksum) != (len(corpus) * times, checksum):
-                raise common.CommandError(
-                    f"WRONG: worker {rank} received {taken.messages} of {len(corpus) * times} files, "
-                    f"checksum {taken.checksum:08x} instead of {checksum:08x}"
-                )
+
+
+def _check_received(files: list[SourceFile], result: Result) -> None:
+    from ringcast.cli.demo_run import checksum_of
+
+    expected = checksum_of(files)
+    for rank, taken in enumerate(result.taken):
+        if (taken.messages, taken.checksum) != (len(files), expected):
+            raise common.CommandError(
+                f"WRONG: worker {rank} received {taken.messages} of {len(files)} files, "
+                f"checksum {taken.checksum:08x} instead of {expected:08x}"
+            )
 
 
 def _print_comparison(rows: dict[str, tuple[Result, Result]]) -> None:

@@ -13,15 +13,15 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from ringcast.errors import RingcastError
 
 from ringcast import Handle, MessageQueue
 from ringcast.cli.channels import RingcastSender, Sender, StandardSender
 from ringcast.cli.common import CommandError
 from ringcast.cli.demo_corpus import SourceFile, count_tokens
 from ringcast.cli.demo_worker import RECEIVE, TOKENIZE, work
-from ringcast.cli.measure import Result, run_pass, start_team
-from ringcast.cli.team import LOOK_SECONDS
+from ringcast.cli.measure import Result, measuring_team, run_pass
+from ringcast.cli.team import LOOK_SECONDS, Team
+from ringcast.errors import PeerError, RingcastError
 
 DEPTH = 64
 ITEM_OVERHEAD = 64 << 10  # more than a file's path and the form of its message take
@@ -65,8 +65,7 @@ class Demo:
             if compare:
                 self.senders.append(StandardSender(workers, depth=DEPTH))
                 self._stack.callback(self.senders[1].close)
-            self._team = self._stack.enter_context(start_team(work, workers, self.senders, workers))
-            self._team.receive_all()  # all are ready
+            self.team = self._stack.enter_context(measuring_team(work, workers, self.senders, workers))
             self._stack = self._stack.pop_all()
 
     def __enter__(self) -> Demo:
@@ -78,26 +77,26 @@ class Demo:
     def count(self, advance: Advance) -> tuple[Counted, Result]:
         """Broadcast every file to all workers and gather the answers, which flow back meanwhile."""
         begun = time.monotonic()
-        with _Answers(len(self._team), advance) as answers:
+        with _Answers(len(self.team), advance) as answers:
             result = run_pass(
-                self._team, self.senders[0], TOKENIZE, _items(self._files),
-                started=lambda: answers.read(self._team.receive_all()),
+                self.team, self.senders[0], TOKENIZE, _items(self._files),
+                started=lambda: answers.read(self.team.receive_all()),
             )  # fmt: skip
-            tokens = answers.gather(self._team.check)
+            tokens = answers.gather(self.team)
         return Counted(tokens, time.monotonic() - begun), result
 
     def broadcast(self, sender: Sender, rounds: int, advance: Advance) -> Result:
         """Every file, so many times, as fast as it goes."""
-        return run_pass(self._team, sender, RECEIVE, _items(list(self._files) * rounds, advance))
+        return run_pass(self.team, sender, RECEIVE, _items(list(self._files) * rounds, advance))
 
     def broadcast_paced(self, sender: Sender, messages: int, advance: Advance) -> Result:
         """One file at a time, with a pause after each: the latency of a queue that is not backed up."""
         # Every size in turn, not the largest only.
         chosen = [self._files[at % len(self._files)] for at in range(0, messages * 7, 7)]
-        return run_pass(self._team, sender, RECEIVE, _items(chosen, advance, pause=PACE_SECONDS))
+        return run_pass(self.team, sender, RECEIVE, _items(chosen, advance, pause=PACE_SECONDS))
 
 
-def expected_checksum(files: Iterable[SourceFile]) -> int:
+def checksum_of(files: Iterable[SourceFile]) -> int:
     """The checksum that a worker has that received all files in order."""
     checksum = 0
     for file in files:
@@ -134,7 +133,7 @@ class _Answers:
             self._threads.append(threading.Thread(target=self._drain, args=(self._queues[-1],), daemon=True))
             self._threads[-1].start()
 
-    def gather(self, check: Callable[[], None]) -> dict[str, int]:
+    def gather(self, team: Team) -> dict[str, int]:
         """All answers, when every worker has closed its queue."""
         tokens: dict[str, int] = {}
         open_queues = self._workers
@@ -142,10 +141,11 @@ class _Answers:
             try:
                 answer = self._arrived.get(timeout=LOOK_SECONDS)
             except queue.Empty:
-                check()
+                team.check()
                 continue
+            if isinstance(answer, PeerError):
+                team.explain(answer)
             if isinstance(answer, RingcastError):
-                check()  # says more, if a worker's death is the reason
                 raise answer
             if answer is None:
                 open_queues -= 1

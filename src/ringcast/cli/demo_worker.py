@@ -13,6 +13,7 @@ from ringcast import MessageQueue
 from ringcast.cli.channels import Receive, Ticket
 from ringcast.cli.demo_corpus import Shares, count_tokens
 from ringcast.cli.measure import END, Taken, serve
+from ringcast.cli.team import patiently_for_parent
 
 TOKENIZE = "tokenize"
 RECEIVE = "receive"
@@ -30,6 +31,7 @@ def _tokenize(pipe: Connection[Any, Any], rank: int, workers: int, receive: Rece
     taken, shares = Taken(), Shares(workers)
     with MessageQueue(1, max_chunks=64, max_chunk_bytes=ANSWER_BYTES) as answers:
         pipe.send(answers.export_handle())
+        patiently_for_parent(answers.wait_until_ready)
         while (item := receive()) is not END:
             _note(taken, item)
             if shares.owner(item["size"]) == rank:

@@ -45,7 +45,7 @@ class LineSplitter:
         self._pieces.append(block[:cut])
         text = b"".join(self._pieces)
         lines = io.BytesIO(text).readlines()  # unlike bytes.splitlines, cuts at \n and nowhere else
-        if len(text) > self._limit:
+        if len(text) > self._limit and max(map(len, lines)) > self._limit:
             lines = [piece for line in lines for piece in self._cut(line)]
         self._pieces, self._size = [], 0
         return lines + self._keep(block[cut:])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import click
-from ringcast.segment import SegmentInfo, list_segments
 
 from ringcast.cli import common
+from ringcast.segment import SegmentInfo, list_segments
 
 HELP = """List the queues of this machine.
 
@@ -42,10 +41,8 @@ def command(as_json: bool, everything: bool) -> None:
 
 
 def _plain(info: SegmentInfo) -> dict[str, Any]:
-    """The fields of `info` with readers as objects, not as bare tuples."""
-    fields = asdict(info)
-    fields["readers"] = [asdict(reader) if is_dataclass(reader) else reader._asdict() for reader in info.readers]
-    return fields
+    """`info` and its readers as JSON objects, not as bare arrays."""
+    return {**info._asdict(), "readers": [reader._asdict() for reader in info.readers]}
 
 
 def _print_table(shown: list[SegmentInfo]) -> None:

@@ -8,8 +8,8 @@ Times of different processes are compared by the machine's monotonic clock.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
@@ -106,6 +106,11 @@ def serve(
             pipe.send(_Report(taken, time.process_time() - cpu, time.monotonic_ns()))
 
 
-def start_team(work: Callable[..., None], workers: int, senders: Sequence[Sender], *own: Any) -> Team:
-    """Workers that run `work(pipe, rank, tickets, *own)`."""
-    return Team(work, [({one.name: one.ticket(rank) for one in senders}, *own) for rank in range(workers)])
+@contextmanager
+def measuring_team(work: Callable[..., None], workers: int, senders: Sequence[Sender], *own: Any) -> Iterator[Team]:
+    """Workers that run `work(pipe, rank, tickets, *own)` and have opened their tickets. They end with the block."""
+    with Team(work, [({one.name: one.ticket(rank) for one in senders}, *own) for rank in range(workers)]) as team:
+        team.receive_all()
+        for sender in senders:
+            sender.meet(team)
+        yield team

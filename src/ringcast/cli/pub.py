@@ -17,8 +17,8 @@ from ringcast.cli import common
 from ringcast.cli.framing import FrameSplitter, LineSplitter, Splitter
 
 BLOCK_BYTES = 256 << 10  # read at a time: large enough to pay, small enough that the bytes are still in the cache
-DEFAULT_CHUNKS = 256
-DEFAULT_CHUNK_BYTES = 1 << 20
+DEFAULT_CHUNKS = 1024
+DEFAULT_CHUNK_BYTES = 4 << 20
 
 HELP = r"""Publish each line of the standard input as a message to the queue NAME.
 
@@ -28,8 +28,9 @@ longer than --max-chunk-bytes travels in pieces, so any input at all, binary too
 With --frames a message is what follows its own length: 4 bytes, unsigned, little-endian. A frame longer than
 --max-chunk-bytes and an input that ends inside a frame are errors; the frames before are published.
 
-The input is read once --readers readers are there. Readers that come later get what is sent from then on. A slow
-reader slows the publisher down, a reader that leaves does not; the command ends when all has been read.
+The input is read once --readers readers are there. Readers that come later, in place of others that left, get what is
+sent from then on. A slow reader slows the publisher down, one that leaves does not, one that is killed is an error. The
+command ends when all is published; what its readers have not read yet stays theirs.
 """
 
 EPILOG = f"""\b
@@ -50,28 +51,25 @@ Example:
     help="Messages that the slowest reader may lag behind.",
 )  # fmt: skip
 @click.option(
-    "--max-chunk-bytes", type=common.byte_size, metavar="SIZE", default=DEFAULT_CHUNK_BYTES, show_default="1MiB",
+    "--max-chunk-bytes", type=common.byte_size, metavar="SIZE", default=DEFAULT_CHUNK_BYTES, show_default="4MiB",
     help="The largest message; 64KiB and 1MiB are understood.",
 )  # fmt: skip
 @click.option(
     "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", show_default="never",
-    help="Give up when readers are awaited for longer: to come, to make room, or to finish.",
+    help="Give up when readers are awaited for longer: to come, or to make room.",
 )  # fmt: skip
 def command(
-    name: str, readers: int, frames: bool, max_chunks: int, max_chunk_bytes: int, timeout: float | None
+    name: str, *, readers: int, frames: bool, max_chunks: int, max_chunk_bytes: int, timeout: float | None
 ) -> None:
     source = common.binary_stdin()
     splitter = FrameSplitter(max_chunk_bytes) if frames else LineSplitter(max_chunk_bytes)
     queue = MessageQueue(readers, max_chunks=max_chunks, max_chunk_bytes=max_chunk_bytes, name=name)
-    done = False
     try:
         common.note(f"waiting for {readers} reader{'s' if readers > 1 else ''}: ringcast sub {name}")
         queue.wait_until_ready(timeout)
         _publish(queue, source, splitter, timeout)
-        done = True
     finally:
-        # Readers keep what was published even when its publisher goes at once, as it must after Ctrl-C.
-        queue.close(linger=timeout if done else 0)
+        queue.close()  # waits for nobody: readers of a named queue keep what was published
 
 
 def _publish(queue: MessageQueue, source: io.BufferedReader, splitter: Splitter, timeout: float | None) -> None:

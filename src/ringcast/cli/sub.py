@@ -13,11 +13,11 @@ import threading
 from typing import IO, Any
 
 import click
-from ringcast.errors import QueueClosedError, QueueTimeoutError, SegmentNotFoundError, WaitCancelledError
 
 from ringcast import MessageQueue
 from ringcast.cli import common
 from ringcast.cli.framing import FRAME_HEADER, frame
+from ringcast.errors import QueueClosedError, QueueTimeoutError, SegmentNotFoundError, WaitCancelledError
 
 BATCH_BYTES = 1 << 20  # taken at a time: bounds what this process holds when messages are large
 BATCH_MESSAGES = 1024
@@ -49,13 +49,13 @@ Example: the first line that is published
     help="Give up when the queue, or the next message, is awaited for longer.",
 )  # fmt: skip
 @click.option("--count", type=click.IntRange(min=1), show_default="all", help="End after so many messages.")
-def command(name: str, rank: int | None, frames: bool, timeout: float | None, count: int | None) -> None:
+def command(name: str, *, rank: int | None, frames: bool, timeout: float | None, count: int | None) -> None:
     out = common.binary_stdout()
     unread = threading.Event()
     _watch_output(out, unread)
     queue = _attach(name, rank, timeout)
     try:
-        _copy(queue, out, frames, timeout, count, unread)
+        _copy(queue, out, frames=frames, timeout=timeout, count=count, unread=unread)
     except WaitCancelledError:
         raise BrokenPipeError from None
     except QueueClosedError:
@@ -68,13 +68,24 @@ def _attach(name: str, rank: int | None, timeout: float | None) -> MessageQueue:
     if common.on_terminal():
         try:
             return MessageQueue.attach(name, rank, timeout=0)
-        except (SegmentNotFoundError, QueueTimeoutError):
+        except SegmentNotFoundError:
             common.note(f"waiting for a publisher: ringcast pub {name}")
-    return MessageQueue.attach(name, rank, timeout=timeout)
+    try:
+        return MessageQueue.attach(name, rank, timeout=timeout)
+    except SegmentNotFoundError as error:
+        if timeout is None:
+            raise
+        raise QueueTimeoutError(str(error)) from error
 
 
 def _copy(
-    queue: MessageQueue, out: IO[bytes], frames: bool, timeout: float | None, count: int | None, unread: threading.Event
+    queue: MessageQueue,
+    out: IO[bytes],
+    *,
+    frames: bool,
+    timeout: float | None,
+    count: int | None,
+    unread: threading.Event,
 ) -> None:
     batch = 1
     left = count

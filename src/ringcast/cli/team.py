@@ -6,21 +6,21 @@ workers are born with SIGINT blocked, and leave on the parent's SIGTERM through 
 
 from __future__ import annotations
 
+import queue
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import get_context, resource_tracker
+from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, TypeVar
 
-from ringcast.errors import QueueTimeoutError
-
 from ringcast.cli.common import CommandError
+from ringcast.errors import PeerError, QueueTimeoutError
 
 # Spawned, not forked: a forked worker would share the parent's threads' locks, whatever state they were in.
 CONTEXT: SpawnContext = get_context("spawn")
@@ -60,6 +60,11 @@ class Team:
 
     def __len__(self) -> int:
         return len(self._processes)
+
+    @property
+    def pids(self) -> list[int]:
+        """The workers' process ids, by rank."""
+        return [process.pid for process in self._processes]
 
     def receive(self, rank: int) -> Any:
         """The next object that this worker has sent through its pipe."""
@@ -101,6 +106,14 @@ class Team:
                 return call(LOOK_SECONDS)
             except QueueTimeoutError:
                 self.check()
+            except PeerError as error:
+                self.explain(error)
+
+    def explain(self, error: PeerError) -> NoReturn:
+        """Raise what `check` raises, or else `error`, which says that the other end of a queue is gone."""
+        wait([process.sentinel for process in self._processes], LEAVE_SECONDS)  # its locks go before its process does
+        self.check()
+        raise error
 
     def __enter__(self) -> Team:
         return self
@@ -150,6 +163,17 @@ def interruptions_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def patiently_for_parent(call: Callable[[float], T]) -> T:
+    """In a worker: `call` with a short timeout, again and again until it succeeds or the parent has died."""
+    while True:
+        try:
+            return call(LOOK_SECONDS)
+        except (QueueTimeoutError, queue.Empty):
+            parent = parent_process()
+            if parent is not None and not parent.is_alive():
+                raise CommandError("the parent has died") from None
 
 
 def _run(work: Work, pipe: Connection[Any, Any], rank: int, *arguments: Any) -> None:
