@@ -134,8 +134,4 @@ void End::wait(const WaitOptions& options, std::int64_t& deadline_ns, PyObject* 
     check_usable();  // shut down meanwhile?
 }
 
-// The method descriptors of the hot calls, added to the type.
-void add_end_methods(nb::object& type);
-PyObject* end_iternext(PyObject* self);
-
 }  // namespace ringcast::bindings

@@ -12,11 +12,11 @@ import os
 import sys
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal
 
 from ringcast import _core, codec
 from ringcast.errors import QueueClosedError, QueueTimeoutError
-from ringcast.segment import readers_of
+from ringcast.stats import QueueStats, collect_stats
 from ringcast.waiting import Wait, report_interval_ns, report_long_wait, strategy
 
 if TYPE_CHECKING:
@@ -28,55 +28,6 @@ if TYPE_CHECKING:
 DEFAULT_LINGER_S = 5.0
 
 _open_ends: weakref.WeakSet[QueueEnd] = weakref.WeakSet()
-
-
-class ReaderStats(TypedDict):
-    """One seat, as the writer sees it."""
-
-    rank: int
-    seat: int
-    pid: int
-    state: str
-    alive: bool
-    behind: int
-
-
-class WriterStats(TypedDict):
-    """The process that made the queue."""
-
-    pid: int
-    alive: bool
-
-
-class MemoryStats(TypedDict):
-    """Bytes of shared memory: the ring's own, committed for large messages, and the most that these may take."""
-
-    control: int
-    data_committed: int
-    data_budget: int
-
-
-class QueueStats(TypedDict):
-    """What `stats()` returns. `messages` and `bytes` count what this end sent or received."""
-
-    role: str
-    name: str | None
-    segment: str
-    rank: int | None
-    pid: int
-    epoch: int
-    depth: int
-    max_chunk_bytes: int
-    messages: int
-    bytes: int
-    queued: int
-    parks: int
-    rescued_wakes: int
-    long_waits: int
-    memory: MemoryStats
-    closed: bool
-    writer: WriterStats
-    readers: list[ReaderStats]
 
 
 class QueueEnd(_core.End):
@@ -99,7 +50,7 @@ class QueueEnd(_core.End):
             strategy=strategy(wait),
             encode=codec.encode,
             decode=codec.decode,
-            report=report_long_wait,
+            report=_report_long_wait,
             report_interval_ns=report_interval_ns(),
         )
         self._segment = segment
@@ -156,47 +107,9 @@ class QueueEnd(_core.End):
         segment = self._segment
         if segment is None:
             raise QueueClosedError(
-                f"queue {self.name or self.segment}: this end is closed, it has no statistics any more"
+                f"queue {self.name or self.segment}: this end is closed and has no statistics any more"
             )
-        counters = self._counters()
-        own_seat = counters.get("seat", -1)
-        readers: list[ReaderStats] = [
-            {
-                "rank": info.rank,
-                "seat": seat,
-                "pid": info.pid,
-                "state": info.state,
-                "alive": info.alive or seat == own_seat,
-                "behind": info.behind,
-            }
-            for seat, info in readers_of(segment)
-        ]
-        gating = [r["behind"] for r in readers if r["state"] in ("active", "expected")]
-        own = [r["behind"] for r in readers if r["seat"] == own_seat]
-        return {
-            "role": self.role,
-            "name": self.name,
-            "segment": self.segment,
-            "rank": self.rank,
-            "pid": os.getpid(),
-            "epoch": segment.epoch,
-            "depth": segment.max_chunks,
-            "max_chunk_bytes": segment.max_chunk_bytes,
-            "messages": counters.get("messages", segment.head),
-            "bytes": counters.get("bytes", segment.bytes_published),
-            "queued": max(own if self.role == "reader" else gating, default=0),
-            "parks": counters["parks"],
-            "rescued_wakes": counters["rescued_wakes"],
-            "long_waits": counters["long_waits"],
-            "memory": {
-                "control": segment.control_bytes,
-                "data_committed": segment.committed_bytes - segment.control_bytes,
-                "data_budget": segment.data_bytes,
-            },
-            "closed": self.closed,
-            "writer": {"pid": segment.creator_pid, "alive": segment.creator_alive},
-            "readers": readers,
-        }
+        return collect_stats(segment, self.rank, self._counters(), self.closed)
 
     def __enter__(self) -> Self:
         return self
@@ -258,6 +171,10 @@ class ReadChunk:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._end._close_read()
+
+
+def _report_long_wait(end: QueueEnd, waited_s: float) -> None:
+    report_long_wait(type(end).__name__, end.stats(), waited_s)
 
 
 _exit_handler_pid = 0

@@ -95,6 +95,10 @@ def _checked(what: str, value: Any, least: int = 1, bits: int = 31) -> int:
     return number
 
 
+GATING_STATES = ("active", "expected")
+"""States of seats that the writer waits for."""
+
+
 class ReaderInfo(NamedTuple):
     """One seat of a queue."""
 
@@ -153,7 +157,7 @@ def list_segments() -> list[SegmentInfo]:
                 closed=segment.closed,
                 depth=segment.max_chunks,
                 n_reader=segment.n_reader,
-                queued=max((r.behind for r in readers if r.state in ("active", "expected")), default=0),
+                queued=max((r.behind for r in readers if r.state in GATING_STATES), default=0),
                 messages=segment.head,
                 message_bytes=segment.bytes_published,
                 memory_bytes=segment.committed_bytes,

@@ -15,7 +15,7 @@ from ringcast._core import memory_fence
 from ringcast.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from ringcast.endpoint import QueueEnd
+    from ringcast.stats import QueueStats
 
 __all__ = ["SpinSleepTimer", "SpinTimer", "Wait", "memory_fence", "report_interval_ns", "report_long_wait", "strategy"]
 
@@ -99,29 +99,29 @@ def report_interval_ns() -> int:
     return min(int(seconds * 1e9), _core.FOREVER_NS // 4)
 
 
-def report_long_wait(end: QueueEnd, waited_s: float) -> None:
-    """Log who has waited, for whom, and whether that one lives."""
+def report_long_wait(what: str, stats: QueueStats, waited_s: float) -> None:
+    """Log who has waited, for whom, and whether that one lives. `what` is the waiting object's type."""
     import logging  # rarely needed, and not cheap to import
 
-    stats = end.stats()
-    if end.role == "writer":
-        behind = [r for r in stats["readers"] if r["behind"] > 0]
-        behind.sort(key=lambda r: -r["behind"])
+    if stats["role"] == "writer":
+        who = "writer"
+        behind = sorted((r for r in stats["readers"] if r["behind"] > 0), key=lambda r: -r["behind"])
         peers = "; ".join(
             f"rank {r['rank']} ({r['state']}, pid {r['pid']}, {'alive' if r['alive'] else 'not there'}, "
             f"{r['behind']} messages behind)"
             for r in behind[:4]
         )
-        what = f"readers to read: {peers or 'none is behind; readers are missing'}"
+        awaited = f"readers: {peers or 'none is behind, but some are missing'}"
     else:
+        who = f"reader of rank {stats['rank']}"
         writer = stats["writer"]
-        what = f"a message from the writer (pid {writer['pid']}, {'alive' if writer['alive'] else 'dead'})"
+        awaited = f"the writer (pid {writer['pid']}, {'alive' if writer['alive'] else 'dead'})"
     logging.getLogger("ringcast").warning(
         "%s %s (%s, pid %d) has waited %.0f s for %s",
-        type(end).__name__,
-        end.name or end.segment,
-        end.role if end.rank is None else f"reader of rank {end.rank}",
-        os.getpid(),
-        waited_s,
         what,
+        stats["name"] or stats["segment"],
+        who,
+        stats["pid"],
+        waited_s,
+        awaited,
     )

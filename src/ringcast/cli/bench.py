@@ -97,6 +97,7 @@ def _measure(readers: int, seconds: float, step: Callable[[], None]) -> tuple[li
         for kind, message, pause in kinds:
             results.append([])
             for sender in senders:
+                run_pass(team, sender, kind, _for_seconds(seconds / 10, message, pause))  # to warm up
                 results[-1].append(run_pass(team, sender, kind, _for_seconds(seconds, message, pause)))
                 step()
     latency, small, large = results

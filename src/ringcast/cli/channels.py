@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ringcast import Handle, MessageQueue
-from ringcast.cli.team import CONTEXT, LOOK_SECONDS, Team, patiently_for_parent
+from ringcast.cli.team import CONTEXT, LOOK_SECONDS, Team, interruptions_held, patiently_for_parent
 from ringcast.errors import QueueTimeoutError
 
 RINGCAST = "ringcast"
@@ -72,7 +72,8 @@ class StandardSender:
     name = STANDARD
 
     def __init__(self, readers: int, *, depth: int) -> None:
-        self._queues = [CONTEXT.Queue(depth) for _ in range(readers)]
+        with interruptions_held():
+            self._queues = [CONTEXT.Queue(depth) for _ in range(readers)]
 
     def ticket(self, rank: int) -> Ticket:
         return _StandardTicket(self._queues[rank])

@@ -71,6 +71,7 @@ def command(*, workers: int, compare: bool, files: int | None, rounds: int, pace
         rows = {}
         for sender in demo.senders:
             with common.progress(f"broadcasting, {sender.name}", len(corpus) * rounds) as advance:
+                demo.broadcast(sender, 1, lambda _: None)  # to warm up
                 full = demo.broadcast(sender, rounds, advance)
             with common.progress(f"one every 2 ms, {sender.name}", paced) as advance:
                 rows[sender.name] = full, demo.broadcast_paced(sender, paced, advance)

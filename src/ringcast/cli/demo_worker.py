@@ -1,4 +1,7 @@
-"""The demo's workers: each receives every file; counts the tokens of its share; answers over a queue of its own."""
+"""The demo's workers: each receives every file; counts the tokens of its share; answers over a queue of its own.
+
+NumPy is imported with the module, so that no worker still imports it when the first file arrives.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from collections.abc import Mapping
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from ringcast import MessageQueue
 from ringcast.cli.channels import Receive, Ticket
@@ -33,9 +39,9 @@ def _tokenize(pipe: Connection[Any, Any], rank: int, workers: int, receive: Rece
         pipe.send(answers.export_handle())
         patiently_for_parent(answers.wait_until_ready)
         while (item := receive()) is not END:
-            _note(taken, item)
+            data = _note(taken, item)
             if shares.owner(item["size"]) == rank:
-                answers.enqueue((item["path"], count_tokens(item["data"].data)))
+                answers.enqueue((item["path"], count_tokens(data.data)))
     return taken
 
 
@@ -48,7 +54,10 @@ def _receive_all(receive: Receive) -> Taken:
     return taken
 
 
-def _note(taken: Taken, item: Mapping[str, Any]) -> None:
+def _note(taken: Taken, item: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
+    """Count and check an item; returns its array."""
+    data: npt.NDArray[np.uint8] = item["data"]
     taken.messages += 1
-    taken.bytes += item["data"].nbytes
-    taken.checksum = zlib.crc32(item["data"], taken.checksum)  # reads every byte
+    taken.bytes += data.nbytes
+    taken.checksum = zlib.crc32(data.data, taken.checksum)  # reads every byte
+    return data

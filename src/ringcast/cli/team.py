@@ -48,7 +48,6 @@ class Team:
     def __init__(self, work: Work, arguments: Sequence[tuple[Any, ...]]) -> None:
         self._processes: list[Any] = []
         self._pipes: list[Connection[Any, Any]] = []
-        resource_tracker.ensure_running()  # it unblocks SIGINT when it starts, so not below
         with interruptions_held():
             for rank, own in enumerate(arguments):
                 here, there = CONTEXT.Pipe()
@@ -157,7 +156,11 @@ def _describe_exit(code: int | None) -> str:
 
 @contextmanager
 def interruptions_held() -> Iterator[None]:
-    """Ctrl-C waits until the block is done, and processes started in it never see one."""
+    """Ctrl-C waits until the block is done, and processes started in it never see one.
+
+    For what multiprocessing does not finish when it is interrupted: a semaphore made, but not yet noted for removal.
+    """
+    resource_tracker.ensure_running()  # it lifts a block of SIGINT when it starts, so it starts before
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,0 +1,174 @@
+// The type End, and its calls that are not on the path of a message.
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include "end.hpp"
+#include "methods.hpp"
+#include "modules.hpp"
+#include "py_errors.hpp"
+
+namespace ringcast::bindings {
+
+using namespace nb::literals;
+
+namespace {
+
+WaitOptions wait_options(nb::handle timeout) { return WaitOptions{.timeout_ns = parse_timeout(timeout.ptr())}; }
+
+// Collective: the writer waits for every rank, the readers for the writer's word that all are there.
+// Returns the ranks that are missing when the time is over; empty: ready.
+std::vector<std::uint32_t> await_ready(nb::handle self, End& end, nb::handle timeout) {
+    const WaitOptions options = wait_options(timeout);
+    Call call(end, options);
+    const auto missing = [&] {
+        std::vector<std::uint32_t> ranks = end.endpoint().segment().ranks();
+        const auto& ring = end.endpoint().segment().ring();
+        for (std::uint32_t i = 0; i < ring.n_seats; ++i)
+            if (seat_state(ring.seats[i].state.load(std::memory_order_acquire)) == SeatState::active)
+                std::erase(ranks, ring.seats[i].rank.load(std::memory_order_relaxed));
+        return ranks;
+    };
+    try {
+        if (end.is_writer()) {
+            Sender& sender = end.writer("wait_until_ready");
+            while (!sender.missing_ranks().empty())
+                end.wait(
+                    options, call.deadline_ns, self.ptr(), [] { return false; },
+                    [&](std::int64_t until) { return sender.await_readers(until); }, [] {},
+                    [] { return std::string("readers"); });
+            sender.confirm_ready();
+        } else {
+            Receiver& receiver = end.reader("wait_until_ready");
+            while (!receiver.all_ready())
+                end.wait(
+                    options, call.deadline_ns, self.ptr(), [] { return false; },
+                    [&](std::int64_t until) { return receiver.await_all_ready(until); },
+                    [&] { receiver.check_end(true); },
+                    [] { return std::string("the writer to call wait_until_ready, too"); });
+            receiver.refresh_placement();
+        }
+        return {};
+    } catch (nb::python_error& error) {
+        const auto timed_out = nb::module_::import_("ringcast.errors").attr("QueueTimeoutError");
+        if (!error.matches(timed_out)) throw;
+        auto ranks = missing();
+        if (ranks.empty()) throw;  // all are there, but the writer has not said so
+        return ranks;
+    } catch (const Error& error) {
+        raise(error, end.context());
+    }
+}
+
+// Waits until no promised reader is missing that still has messages to get; how many messages stay undelivered.
+std::uint64_t linger(End& end, nb::handle timeout) {
+    const WaitOptions options = wait_options(timeout);
+    Sender& sender = end.writer("linger");
+    const std::int64_t started = platform::monotonic_ns();
+    const std::int64_t deadline = options.timeout_ns >= kForever - started ? kForever : started + options.timeout_ns;
+    std::uint64_t undelivered = sender.undelivered_to_expected();
+    sender.waiter().begin();
+    while (undelivered != 0 && platform::monotonic_ns() < deadline) {
+        {
+            nb::gil_scoped_release release_gil;
+            sender.await_expected(deadline);
+        }
+        if (PyErr_CheckSignals() != 0) throw nb::python_error();
+        undelivered = sender.undelivered_to_expected();
+    }
+    return undelivered;
+}
+
+// Shuts the end down, which ends the waits of other threads, and lets go of the memory. Where the turn stays taken, by
+// an open chunk of another thread or by a call further up this thread's stack, that happens when it is given back.
+std::uint64_t close(End& end, nb::handle linger_timeout) {
+    constexpr std::int64_t kPatienceNs = 1'000'000'000;
+    Endpoint& e = end.endpoint();
+    if (e.in_forked_child()) return 0;
+    const std::int64_t deadline = platform::monotonic_ns() + kPatienceNs;
+    e.shut_down();
+    struct Release {
+        Endpoint& e;
+        bool has_turn = false;
+        ~Release() {
+            e.release();
+            if (has_turn) e.give_turn_back();
+        }
+    } release{e};
+    const std::uint64_t thread = platform::thread_id();
+    if (!e.has_turn(thread)) release.has_turn = e.try_take_turn(thread);
+    while (!release.has_turn && !e.has_turn(thread) && platform::monotonic_ns() < deadline) {
+        release.has_turn = await_turn(e, thread, kSliceNs);
+        if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    }
+    const bool open = e.look([] {});
+    return release.has_turn && open && end.is_writer() ? linger(end, linger_timeout) : 0;
+}
+
+std::uint64_t backlog(End& end) {
+    std::uint64_t count = 0;
+    end.check_usable();
+    end.endpoint().look(
+        [&] { count = end.is_writer() ? end.writer("qsize").backlog() : end.reader("qsize").backlog(); });
+    return count;
+}
+
+nb::dict counters(End& end) {
+    auto& c = end.endpoint().counters();
+    nb::dict result;
+    result["parks"] = c.parks.load(std::memory_order_relaxed);
+    result["rescued_wakes"] = c.rescued_wakes.load(std::memory_order_relaxed);
+    result["long_waits"] = c.long_waits.load(std::memory_order_relaxed);
+    if (!end.is_writer()) {
+        Receiver& receiver = end.reader("stats");
+        result["messages"] = receiver.messages();
+        result["bytes"] = receiver.bytes();
+        result["seat"] = receiver.seat();
+    }
+    return result;
+}
+
+}  // namespace
+
+void bind_end(nb::module_& module) {
+    PyType_Slot slots[] = {{Py_tp_iternext, reinterpret_cast<void*>(&end_iternext)}, {0, nullptr}};
+    nb::object type =
+        nb::class_<End>(module, "End", nb::type_slots(slots), nb::is_weak_referenceable(), "One end of a queue.")
+            .def(
+                "__init__",
+                [](End* self, std::shared_ptr<Segment> segment, bool writer, std::optional<std::uint32_t> rank,
+                   std::tuple<std::int64_t, std::int64_t, std::int64_t, bool> strategy, nb::object encode,
+                   nb::object decode, nb::object report, std::int64_t report_interval_ns) {
+                    const auto [spin_ns, yield_ns, park_ns, adaptive] = strategy;
+                    new (self) End(std::move(segment), writer, rank, Strategy{spin_ns, yield_ns, park_ns, adaptive},
+                                   std::move(encode), std::move(decode), std::move(report), report_interval_ns);
+                },
+                "segment"_a, "writer"_a, "rank"_a.none(), "strategy"_a, "encode"_a, "decode"_a, "report"_a,
+                "report_interval_ns"_a)
+            .def_prop_ro("closed", [](End& end) { return end.endpoint().stopped(); })
+            .def_prop_ro("_rank", [](End& end) { return end.reader("rank").rank(); })
+            .def("shutdown", [](End& end) { end.endpoint().shut_down(); })
+            .def(
+                "evict",
+                [](End& end, std::uint32_t rank) {
+                    Sender& sender = end.writer("evict");
+                    end.check_usable();
+                    bool any = false;
+                    end.endpoint().look([&] { any = sender.evict(rank); });
+                    return any;
+                },
+                "rank"_a)
+            .def("qsize", &backlog)
+            .def(
+                "_await_ready",
+                [](nb::handle self, nb::handle timeout) { return await_ready(self, nb::cast<End&>(self), timeout); },
+                "timeout"_a.none())
+            .def("_close", &close, "linger"_a.none())
+            .def("_counters", &counters);
+    add_send_methods(type);
+    add_receive_methods(type);
+}
+
+}  // namespace ringcast::bindings

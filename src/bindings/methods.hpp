@@ -1,0 +1,59 @@
+// What the hot calls of an end share. They are CPython method descriptors, not functions of the binding library: they
+// get their arguments as an array and turn exceptions into Python's by themselves.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <cstddef>
+#include <exception>
+#include <new>
+
+#include "end.hpp"
+#include "py_errors.hpp"
+
+namespace ringcast::bindings {
+
+using Arguments = PyObject* const*;
+
+inline constexpr int kFastCall = METH_FASTCALL | METH_KEYWORDS;
+
+template <class Function>
+PyCFunction as_c_function(Function* function) {
+    return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
+}
+
+inline End& end_of(PyObject* self) {
+    if (!nb::inst_ready(self)) {
+        PyErr_SetString(PyExc_RuntimeError, "this queue was not initialised: its __init__ did not run, or failed");
+        throw nb::python_error();
+    }
+    return *nb::inst_ptr<End>(self);
+}
+
+// Runs the body of a call; null with a Python exception set if it throws.
+template <class Body>
+PyObject* guarded(PyObject* self, Body&& body) noexcept {
+    try {
+        try {
+            return body();
+        } catch (const Error& error) {
+            raise(error, end_of(self).context());
+        }
+    } catch (nb::python_error& error) {
+        error.restore();
+    } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+    } catch (const std::exception& error) {
+        PyErr_SetString(PyExc_SystemError, error.what());
+    }
+    return nullptr;
+}
+
+// A chunk's turn is held by its thread from opening to closing. Raises BusyError if that is not so.
+void check_open_chunk(const End& end, const char* what);
+
+void add_methods(nb::handle type, PyMethodDef* methods, std::size_t count);
+void add_send_methods(nb::handle type);
+void add_receive_methods(nb::handle type);
+PyObject* end_iternext(PyObject* self);
+
+}  // namespace ringcast::bindings

@@ -1,0 +1,210 @@
+// The calls of a writer: enqueue and its relatives.
+#include <string>
+
+#include "arguments.hpp"
+#include "chunk.hpp"
+#include "frames.hpp"
+#include "methods.hpp"
+
+namespace ringcast::bindings {
+
+namespace {
+
+constexpr std::uint32_t kAnnounceEvery = 32;  // messages of a batch that may wait for their readers' wake-up
+
+std::string describe_laggard(const Sender& sender) {
+    return "the reader of rank " + std::to_string(sender.laggard_rank()) + " to make room (" +
+           std::to_string(sender.backlog()) + " messages unread)";
+}
+
+void reserve(End& end, Sender& sender, std::uint64_t bytes, Sender::Room& room, const WaitOptions& options,
+             std::int64_t& deadline_ns, PyObject* self) {
+    const auto try_reserve = [&] {
+        if (bytes < kUnlockedCopyBytes) return sender.try_reserve(bytes, room);
+        nb::gil_scoped_release release_gil;  // it may have to ask the system for memory
+        return sender.try_reserve(bytes, room);
+    };
+    while (!try_reserve())
+        end.wait(
+            options, deadline_ns, self, [&] { return sender.await_room_briefly(); },
+            [&](std::int64_t until) { return sender.await_room(until); }, [&] { sender.check_laggard(); },
+            [&] { return describe_laggard(sender); });
+}
+
+void send_bytes(End& end, Sender& sender, PyObject* bytes, const WaitOptions& options, std::int64_t& deadline_ns,
+                PyObject* self, bool announce_later) {
+    const auto length = static_cast<std::uint64_t>(PyBytes_GET_SIZE(bytes));
+    Sender::Room room;
+    reserve(end, sender, length, room, options, deadline_ns, self);
+    copy_bytes(room.bytes, PyBytes_AS_STRING(bytes), length);
+    sender.commit(room, Encoding::raw, 1, announce_later);
+}
+
+void send(End& end, Sender& sender, PyObject* object, const WaitOptions& options, PyObject* self) {
+    if (PyBytes_CheckExact(object)) {
+        Call call(end, options);
+        send_bytes(end, sender, object, options, call.deadline_ns, self, false);
+        return;
+    }
+    // Encoded before the turn is taken: the codec runs the user's code.
+    const Frames frames(end.encode(nb::handle(object)));
+    Call call(end, options);
+    Sender::Room room;
+    reserve(end, sender, frames.payload_bytes(), room, options, call.deadline_ns, self);
+    frames.write(room.bytes);
+    sender.commit(room, Encoding::object, frames.count());
+}
+
+PyObject* enqueue(PyObject* self, Arguments arguments, Py_ssize_t positional, PyObject* keywords) {
+    return guarded(self, [&] {
+        const auto [object, timeout] = parse<2>("enqueue", {"obj", "timeout"}, 1, arguments, positional, keywords);
+        End& end = end_of(self);
+        Sender& sender = end.writer("enqueue");
+        const WaitOptions options{.timeout_ns = parse_timeout(timeout)};
+        end.check_usable();
+        send(end, sender, object, options, self);
+        return Py_NewRef(Py_None);
+    });
+}
+
+// Sends if there is room now.
+template <class Write>
+PyObject* try_send(End& end, Sender& sender, std::uint64_t bytes, Encoding encoding, std::uint32_t n_frames,
+                   Write&& write) {
+    Call call(end, WaitOptions{.timeout_ns = 0});
+    Sender::Room room;
+    if (!sender.try_reserve(bytes, room)) {
+        sender.check_laggard();
+        return Py_NewRef(Py_False);
+    }
+    write(room.bytes);
+    sender.commit(room, encoding, n_frames);
+    return Py_NewRef(Py_True);
+}
+
+PyObject* try_enqueue(PyObject* self, PyObject* object) {
+    return guarded(self, [&]() -> PyObject* {
+        End& end = end_of(self);
+        Sender& sender = end.writer("try_enqueue");
+        end.check_usable();
+        if (PyBytes_CheckExact(object)) {
+            const auto length = static_cast<std::uint64_t>(PyBytes_GET_SIZE(object));
+            return try_send(end, sender, length, Encoding::raw, 1,
+                            [&](std::byte* to) { copy_bytes(to, PyBytes_AS_STRING(object), length); });
+        }
+        const Frames frames(end.encode(nb::handle(object)));
+        return try_send(end, sender, frames.payload_bytes(), Encoding::object, frames.count(),
+                        [&](std::byte* to) { frames.write(to); });
+    });
+}
+
+bool all_bytes(const nb::tuple& items) {
+    for (nb::handle item : items)
+        if (!PyBytes_CheckExact(item.ptr())) return false;
+    return true;
+}
+
+PyObject* enqueue_many(PyObject* self, Arguments arguments, Py_ssize_t positional, PyObject* keywords) {
+    return guarded(self, [&] {
+        const auto [objects, timeout] =
+            parse<2>("enqueue_many", {"objs", "timeout"}, 1, arguments, positional, keywords);
+        End& end = end_of(self);
+        Sender& sender = end.writer("enqueue_many");
+        WaitOptions options{.timeout_ns = parse_timeout(timeout)};
+        end.check_usable();
+        std::uint64_t sent = 0;
+        try {
+            nb::object sequence = nb::borrow(objects);
+            const bool fixed = PyList_CheckExact(objects) || PyTuple_CheckExact(objects);
+            if (fixed) sequence = owned(PySequence_Tuple(objects));  // another thread may change a list
+            if (fixed && all_bytes(nb::borrow<nb::tuple>(sequence))) {
+                Call call(end, options);
+                struct Announce {
+                    Sender& sender;
+                    ~Announce() { sender.announce(); }
+                } announce_at_end{sender};
+                for (nb::handle item : nb::borrow<nb::tuple>(sequence)) {
+                    send_bytes(end, sender, item.ptr(), options, call.deadline_ns, self, ++sent % kAnnounceEvery != 0);
+                }
+            } else {
+                const std::int64_t started = platform::monotonic_ns();
+                for (nb::handle item : sequence) {
+                    WaitOptions rest = options;
+                    if (options.timeout_ns != kForever && options.timeout_ns != 0)
+                        rest.timeout_ns =
+                            std::max<std::int64_t>(0, options.timeout_ns - (platform::monotonic_ns() - started));
+                    send(end, sender, item.ptr(), rest, self);
+                    ++sent;
+                }
+            }
+        } catch (nb::python_error& error) {
+            if (PyObject_HasAttrString(error.value().ptr(), "sent")) error.value().attr("sent") = sent;
+            throw;
+        }
+        return PyLong_FromUnsignedLongLong(sent);
+    });
+}
+
+PyObject* open_write(PyObject* self, Arguments arguments, Py_ssize_t positional, PyObject* keywords) {
+    return guarded(self, [&] {
+        const auto [nbytes, timeout] =
+            parse<2>("_open_write", {"nbytes", "timeout"}, 2, arguments, positional, keywords);
+        End& end = end_of(self);
+        Sender& sender = end.writer("acquire_write");
+        const WaitOptions options{.timeout_ns = parse_timeout(timeout)};
+        end.check_usable();
+        Call call(end, options);
+        const std::uint64_t bytes =
+            nbytes == Py_None ? sender.segment().geometry().max_chunk_bytes : parse_count("nbytes", nbytes);
+        reserve(end, sender, bytes, end.room, options, call.deadline_ns, self);
+        end.chunk = make_chunk(sender.shared_segment(), end.room.bytes, end.room.length);
+        nb::object view = owned(PyMemoryView_FromObject(end.chunk.ptr()));
+        end.in_chunk = true;
+        call.keep();
+        return view.release().ptr();
+    });
+}
+
+PyObject* close_write(PyObject* self, PyObject* publish) {
+    return guarded(self, [&] {
+        End& end = end_of(self);
+        Sender& sender = end.writer("acquire_write");
+        if (end.endpoint().in_forked_child()) end.check_usable();
+        check_open_chunk(end, "acquire_write");
+        const nb::object chunk = std::move(end.chunk);
+        const bool views_alive = chunk_has_views(chunk);
+        const bool wanted = parse_flag(publish);
+        if (wanted && !views_alive) sender.commit(end.room, Encoding::raw, 1);
+        end.in_chunk = false;
+        sender.give_turn_back();
+        if (wanted && views_alive)
+            raise("ViewsAliveError",
+                  end.context() +
+                      ": arrays or views of an acquire_write chunk are alive at the end of its block and could "
+                      "change what readers see; nothing was published. Delete them (`del array`) inside the block");
+        return Py_NewRef(Py_None);
+    });
+}
+
+PyMethodDef methods[] = {
+    {"enqueue", as_c_function(&enqueue), kFastCall,
+     "enqueue($self, obj, timeout=None)\n--\n\n"
+     "Send obj to every reader; wait, at most timeout seconds, while the queue is full.\n\n"
+     "An object that is exactly `bytes` travels as it is; anything else through pickle protocol 5.\n"
+     "Raises QueueTimeoutError, QueueClosedError, MessageTooLargeError, EncodeError, CapacityError, ReaderDiedError;\n"
+     "whatever it raises, nothing has been sent."},
+    {"try_enqueue", as_c_function(&try_enqueue), METH_O,
+     "try_enqueue($self, obj, /)\n--\n\nSend obj if there is room now. False if there is not."},
+    {"enqueue_many", as_c_function(&enqueue_many), kFastCall,
+     "enqueue_many($self, objs, timeout=None)\n--\n\n"
+     "Send each of objs in order; timeout is for all of them together. Returns how many were sent.\n"
+     "If it raises, the exception's `sent` attribute tells how many were."},
+    {"_open_write", as_c_function(&open_write), kFastCall, nullptr},
+    {"_close_write", as_c_function(&close_write), METH_O, nullptr},
+};
+
+}  // namespace
+
+void add_send_methods(nb::handle type) { add_methods(type, methods, std::size(methods)); }
+
+}  // namespace ringcast::bindings
