@@ -47,7 +47,10 @@ std::vector<std::uint32_t> await_ready(nb::handle self, End& end, nb::handle tim
                     options, call.deadline_ns, self.ptr(), [] { return false; },
                     [&](std::int64_t until) { return receiver.await_all_ready(until); },
                     [&] { receiver.check_end(true); },
-                    [] { return std::string("the writer to call wait_until_ready, too"); });
+                    [&] {
+                        return "the writer (pid " + std::to_string(receiver.segment().header().creator_pid) +
+                               ") to call wait_until_ready, too";
+                    });
             receiver.refresh_placement();
         }
         return {};

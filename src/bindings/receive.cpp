@@ -18,7 +18,10 @@ void await_message(End& end, Receiver& receiver, const WaitOptions& options, std
         end.wait(
             options, deadline_ns, self, [&] { return receiver.await_message_briefly(); },
             [&](std::int64_t until) { return receiver.await_message(until); }, [&] { receiver.check_end(true); },
-            [] { return std::string("a message"); });
+            [&] {
+                return "a message from the writer (pid " + std::to_string(receiver.segment().header().creator_pid) +
+                       ")";
+            });
     }
 }
 

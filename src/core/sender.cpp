@@ -68,6 +68,10 @@ std::uint32_t Sender::laggard_rank() const noexcept {
     return segment_->ring().seats[ring_.laggard()].rank.load(std::memory_order_relaxed);
 }
 
+std::uint32_t Sender::laggard_pid() const noexcept {
+    return segment_->ring().seats[ring_.laggard()].pid.load(std::memory_order_relaxed);
+}
+
 std::vector<std::uint32_t> Sender::missing_ranks() const {
     std::vector<std::uint32_t> missing = segment_->ranks();
     const auto& ring = segment_->ring();

@@ -63,6 +63,7 @@ public:
     // Throws reader_died if the reader that is waited for is dead.
     void check_laggard() const;
     std::uint32_t laggard_rank() const noexcept;
+    std::uint32_t laggard_pid() const noexcept;  // 0: it has not attached yet
 
     // Ranks that have not taken their seats.
     std::vector<std::uint32_t> missing_ranks() const;

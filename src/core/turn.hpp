@@ -3,9 +3,9 @@
 // A try-lock that knows its owner, so that nested use by one thread is an error and not a deadlock. Who must wait is
 // parked, in bounded slices, and looks at its deadline and at signals in between. Private to the process.
 //
-// Where callers are serialised anyway, by an interpreter's global lock that they hold at each of these calls but `await`,
-// that lock orders everything and plain loads and stores will do: the two atomic exchanges that they replace are a fifth
-// of what a small message costs.
+// Where callers are serialised anyway, by an interpreter's global lock that they hold at each of these calls but
+// `await`, that lock orders everything and plain loads and stores will do: the two atomic exchanges that they replace
+// are a fifth of what a small message costs.
 #pragma once
 
 #include <atomic>
