@@ -42,7 +42,10 @@ std::vector<std::uint32_t> await_ready(nb::handle self, End& end, nb::handle tim
             sender.confirm_ready();
         } else {
             Receiver& receiver = end.reader("wait_until_ready");
-            while (!receiver.all_ready())
+            while (!receiver.all_ready()) {
+                if (receiver.writer_closed())
+                    raise("QueueClosedError",
+                          end.context() + ": the writer has closed the queue, before all readers were there");
                 end.wait(
                     options, call.deadline_ns, self.ptr(), [] { return false; },
                     [&](std::int64_t until) { return receiver.await_all_ready(until); },
@@ -51,6 +54,7 @@ std::vector<std::uint32_t> await_ready(nb::handle self, End& end, nb::handle tim
                         return "the writer (pid " + std::to_string(receiver.segment().header().creator_pid) +
                                ") to call wait_until_ready, too";
                     });
+            }
             receiver.refresh_placement();
         }
         return {};

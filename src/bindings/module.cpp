@@ -7,11 +7,10 @@
 
 namespace nb = nanobind;
 
+// The binding library's own entry point under another name: ours looks first, because in a sub-interpreter already its
+// start would take the process's types away from the main one.
+#define PyInit__core ringcast_bindings_init
 NB_MODULE(_core, module) {
-    if (PyInterpreterState_Get() != PyInterpreterState_Main())
-        throw nb::import_error(
-            "ringcast cannot be imported in a sub-interpreter: its types and its fork and exit handlers belong to the "
-            "process. Import it in the main interpreter, or use a process of its own.");
     nb::set_leak_warnings(false);  // ends that live until the interpreter's exit are closed there; nothing is printed
     module.attr("LAYOUT_VERSION") = ringcast::kLayoutVersion;
     module.attr("MAX_SEGMENT_NAME_BYTES") = ringcast::platform::kMaxNameBytes;
@@ -21,4 +20,14 @@ NB_MODULE(_core, module) {
     ringcast::bindings::bind_segment(module);
     ringcast::bindings::bind_chunk(module);
     ringcast::bindings::bind_end(module);
+}
+#undef PyInit__core
+
+extern "C" NB_EXPORT PyObject* PyInit__core() {
+    if (PyInterpreterState_Get() == PyInterpreterState_Main()) return ringcast_bindings_init();
+    PyErr_SetString(
+        PyExc_ImportError,
+        "ringcast cannot be imported in a sub-interpreter: its types and its fork and exit handlers belong to "
+        "the process. Import it in the main interpreter, or use a process of its own.");
+    return nullptr;
 }

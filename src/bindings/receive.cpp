@@ -86,9 +86,9 @@ PyObject* dequeue_many(PyObject* self, Arguments arguments, Py_ssize_t positiona
                 unsettled = false;
                 try {
                     payload = decode_payload(end.decode, std::move(payload), message.encoding, message.n_frames);
-                } catch (nb::python_error&) {
+                } catch (nb::python_error& error) {
                     // What came before it is handed out first; the next call meets this message again.
-                    if (messages.size() != 0) break;
+                    if (messages.size() != 0 && error.matches(PyExc_Exception)) break;
                     receiver.consume(message.length);
                     receiver.settle();
                     throw;

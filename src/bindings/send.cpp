@@ -105,6 +105,20 @@ bool all_bytes(const nb::tuple& items) {
     return true;
 }
 
+// Raises the exception in flight again, with its `sent` attribute telling how many messages were sent before it.
+[[noreturn]] void raise_with_sent(const End& end, std::uint64_t sent) {
+    try {
+        try {
+            throw;
+        } catch (const Error& error) {
+            raise(error, end.context());
+        }
+    } catch (nb::python_error& error) {
+        if (PyObject_HasAttrString(error.value().ptr(), "sent")) error.value().attr("sent") = sent;
+        throw;
+    }
+}
+
 PyObject* enqueue_many(PyObject* self, Arguments arguments, Py_ssize_t positional, PyObject* keywords) {
     return guarded(self, [&] {
         const auto [objects, timeout] =
@@ -125,7 +139,9 @@ PyObject* enqueue_many(PyObject* self, Arguments arguments, Py_ssize_t positiona
                     ~Announce() { sender.announce(); }
                 } announce_at_end{sender};
                 for (nb::handle item : nb::borrow<nb::tuple>(sequence)) {
-                    send_bytes(end, sender, item.ptr(), options, call.deadline_ns, self, ++sent % kAnnounceEvery != 0);
+                    send_bytes(end, sender, item.ptr(), options, call.deadline_ns, self,
+                               (sent + 1) % kAnnounceEvery != 0);
+                    ++sent;
                 }
             } else {
                 const std::int64_t started = platform::monotonic_ns();
@@ -138,9 +154,8 @@ PyObject* enqueue_many(PyObject* self, Arguments arguments, Py_ssize_t positiona
                     ++sent;
                 }
             }
-        } catch (nb::python_error& error) {
-            if (PyObject_HasAttrString(error.value().ptr(), "sent")) error.value().attr("sent") = sent;
-            throw;
+        } catch (...) {
+            raise_with_sent(end, sent);
         }
         return PyLong_FromUnsignedLongLong(sent);
     });

@@ -97,11 +97,11 @@ void Receiver::throw_corrupt(const Descriptor& descriptor) const {
 
 void Receiver::check_end(bool look_at_life) const {
     if (!ring_.still_seated()) throw_evicted();
-    if (closed()) {
+    if (writer_closed()) {
         if (ring_.readable()) return;  // published before it was closed
         throw Error(ErrorCode::closed, "the writer has closed the queue and every message has been read");
     }
-    if (look_at_life && !segment_->creator_alive() && !closed() && !ring_.readable())
+    if (look_at_life && !segment_->creator_alive() && !writer_closed() && !ring_.readable())
         throw Error(ErrorCode::writer_died,
                     "the writer (pid " + std::to_string(segment_->header().creator_pid) +
                         ") died without closing the queue; every message that it published has been read");

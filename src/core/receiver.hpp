@@ -68,12 +68,15 @@ public:
     bool await_message(std::int64_t until_ns) noexcept {
         return waiter_.slice(parked_, 1, until_ns, [this] { return message_or_end(); });
     }
+    bool writer_closed() const noexcept {
+        return segment_->ring().control->closed.load(std::memory_order_acquire) == 1;  // acquire [closed]
+    }
     bool all_ready() const noexcept {
         return segment_->ring().control->all_ready.load(std::memory_order_acquire) == 1;  // acquire [ready]
     }
     bool await_all_ready(std::int64_t until_ns) noexcept {
         return waiter_.slice(parked_, 1, until_ns,
-                             [this] { return stopped() || all_ready() || closed() || !ring_.still_seated(); });
+                             [this] { return stopped() || all_ready() || writer_closed() || !ring_.still_seated(); });
     }
     std::uint32_t rank() const noexcept { return claim_.rank; }
     std::uint32_t seat() const noexcept { return claim_.seat; }
@@ -82,10 +85,9 @@ public:
     std::uint64_t backlog() const noexcept;
 
 private:
-    bool closed() const noexcept {
-        return segment_->ring().control->closed.load(std::memory_order_acquire) == 1;  // acquire [closed]
+    bool message_or_end() const noexcept {
+        return ring_.readable() || stopped() || writer_closed() || !ring_.still_seated();
     }
-    bool message_or_end() const noexcept { return ring_.readable() || stopped() || closed() || !ring_.still_seated(); }
     [[noreturn]] void throw_evicted() const;
     [[noreturn]] void throw_corrupt(const Descriptor& descriptor) const;
     void finish() noexcept override;  // leaves the seat

@@ -28,7 +28,13 @@ void copy_text(char* to, std::size_t size, const std::string& from) {
     to[size - 1] = '\0';
 }
 
-std::string text_of(const char* from, std::size_t size) { return std::string(from, strnlen(from, size)); }
+// What another process wrote, fit for a message.
+std::string text_of(const char* from, std::size_t size) {
+    std::string text(from, strnlen(from, size));
+    for (char& c : text)
+        if (c < ' ' || c > '~') c = '?';
+    return text;
+}
 
 // If the owner of `name` is dead, removes it and returns true. The creator's lock byte is both the proof and the right:
 // whoever holds it is the only one who may unlink this inode, so the name cannot change hands in between.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ringcast import _core, codec
 from ringcast.errors import QueueClosedError, QueueTimeoutError
 from ringcast.stats import QueueStats, collect_stats
-from ringcast.waiting import Wait, report_interval_ns, report_long_wait, strategy
+from ringcast.waiting import WaitSettings, report_long_wait
 
 if TYPE_CHECKING:
     import threading
@@ -42,16 +42,16 @@ class QueueEnd(_core.End):
     rank: int | None
     """The reader's rank; None on the writer."""
 
-    def _open(self, segment: _core.Segment, *, writer: bool, rank: int | None, wait: Wait) -> None:
+    def _open(self, segment: _core.Segment, *, writer: bool, rank: int | None, waits: WaitSettings) -> None:
         super().__init__(
             segment,
             writer=writer,
             rank=rank,
-            strategy=strategy(wait),
+            strategy=waits.strategy,
             encode=codec.encode,
             decode=codec.decode,
             report=_report_long_wait,
-            report_interval_ns=report_interval_ns(),
+            report_interval_ns=waits.report_interval_ns,
         )
         self._segment = segment
         self.segment = segment.name
@@ -62,10 +62,10 @@ class QueueEnd(_core.End):
         _close_at_exit()
 
     @classmethod
-    def open(cls, segment: _core.Segment, *, writer: bool, rank: int | None, wait: Wait) -> Self:
+    def open(cls, segment: _core.Segment, *, writer: bool, rank: int | None, waits: WaitSettings) -> Self:
         """The writer's end of a segment made here, or a reader's end with a seat of its own."""
         end = cls.__new__(cls)
-        end._open(segment, writer=writer, rank=rank, wait=wait)
+        end._open(segment, writer=writer, rank=rank, waits=waits)
         return end
 
     def acquire_write(self, timeout: float | None = None, *, nbytes: int | None = None) -> WriteChunk:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from ringcast import segment
 from ringcast.endpoint import QueueEnd
 from ringcast.errors import ArgumentError, NotReadyError, QueueClosedError, SegmentNotFoundError
-from ringcast.waiting import Wait
+from ringcast.waiting import Wait, WaitSettings
 
 DEFAULT_MAX_CHUNK_BYTES = 24 << 20
 DEFAULT_MAX_CHUNKS = 10
@@ -74,21 +74,22 @@ class MessageQueue(QueueEnd):
         max_bytes: int | None = None,
         wait: Wait = None,
     ) -> None:
-        if n_local_reader is None:
-            n_local_reader = n_reader
-        if connect_ip is not None or (isinstance(n_reader, int) and n_reader > n_local_reader):
+        waits = WaitSettings.of(wait)
+        n_reader = segment.checked("n_reader", n_reader)
+        n_local_reader = n_reader if n_local_reader is None else segment.checked("n_local_reader", n_local_reader, 0)
+        if n_local_reader > n_reader:
+            raise ArgumentError(f"n_local_reader={n_local_reader} is more than n_reader={n_reader}")
+        if n_reader > n_local_reader or connect_ip is not None:
             # Deliberate: readers on other machines come with the TCP leg.
             raise NotImplementedError(
                 f"readers on other machines are not supported yet: n_reader={n_reader}, "
                 f"n_local_reader={n_local_reader}, connect_ip={connect_ip!r}"
             )
-        if n_local_reader > n_reader:
-            raise ArgumentError(f"n_local_reader={n_local_reader} is more than n_reader={n_reader}")
         ranks = list(range(n_local_reader)) if local_reader_ranks is None else list(local_reader_ranks)
         if len(ranks) != n_local_reader or len(set(ranks)) != len(ranks):
             raise ArgumentError(f"local_reader_ranks must be {n_local_reader} different ranks, not {ranks}")
         made = segment.create(name, n_reader, ranks, max_chunk_bytes, max_chunks, max_bytes)
-        self._open(made, writer=True, rank=None, wait=wait)
+        self._open(made, writer=True, rank=None, waits=waits)
 
     def export_handle(self) -> Handle:
         """What `create_from_handle` needs in another process. Raises QueueClosedError once this end is closed."""
@@ -104,6 +105,7 @@ class MessageQueue(QueueEnd):
 
         Raises SegmentNotFoundError (the queue was closed, or all its readers had attached), RankError, RankTakenError.
         """
+        waits = WaitSettings.of(wait)
         try:
             memory = segment.attach(handle.segment)
         except SegmentNotFoundError as error:
@@ -116,7 +118,7 @@ class MessageQueue(QueueEnd):
                 f"the handle's queue {handle.segment!r} was closed; another queue has its name now (epoch "
                 f"{memory.epoch:#x}, not {handle.epoch:#x})"
             )
-        return cls.open(memory, writer=False, rank=rank, wait=wait)
+        return cls.open(memory, writer=False, rank=rank, waits=waits)
 
     @classmethod
     def attach(
@@ -126,7 +128,10 @@ class MessageQueue(QueueEnd):
 
         Takes the lowest free rank if none is given. Raises SegmentNotFoundError, RankError, RankTakenError.
         """
+        waits = WaitSettings.of(wait)
         real_name = segment.segment_name(name)
+        if timeout is not None and not timeout >= 0:
+            raise ArgumentError(f"timeout must be zero or more seconds, or None to wait without limit, not {timeout}")
         deadline = None if timeout is None else time.monotonic() + timeout
         nap = 0.0005
         while True:
@@ -147,7 +152,7 @@ class MessageQueue(QueueEnd):
             raise SegmentNotFoundError(
                 f"segment {real_name!r} belongs to a queue named {memory.user_name!r}, not {name!r}"
             )
-        return cls.open(memory, writer=False, rank=rank, wait=wait)
+        return cls.open(memory, writer=False, rank=rank, waits=waits)
 
     def wait_until_ready(self, timeout: float | None = None) -> None:
         """Collective: returns on every side once all readers have attached and the writer has confirmed it.

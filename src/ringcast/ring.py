@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ringcast import _core, segment
 from ringcast.endpoint import QueueEnd, ReadChunk, WriteChunk
 from ringcast.errors import QueueClosedError, RoleError, SegmentMismatchError, SegmentNotFoundError
-from ringcast.waiting import Wait
+from ringcast.waiting import Wait, WaitSettings
 
 if TYPE_CHECKING:
     import threading
@@ -45,14 +45,17 @@ class ShmRingBuffer:
     ) -> None:
         self._sizes = (n_reader, max_chunk_bytes, max_chunks)
         self._rank = rank
-        self._wait = wait
+        self._waits = WaitSettings.of(wait)
         self._end: QueueEnd | None = None
+        self._shut_down = False
         self._segment: _core.Segment | None = None
         self.is_writer = name is None
         if name is None:
-            self._segment = segment.create(None, n_reader, list(range(n_reader)), max_chunk_bytes, max_chunks, None)
+            self._segment = segment.create(
+                None, n_reader, list(range(segment.checked("n_reader", n_reader))), max_chunk_bytes, max_chunks, None
+            )
             self.name = self._segment.name
-            self._end = QueueEnd.open(self._segment, writer=True, rank=None, wait=wait)
+            self._end = QueueEnd.open(self._segment, writer=True, rank=None, waits=self._waits)
             return
         self.name = name
         found = segment.attach(name)
@@ -79,8 +82,10 @@ class ShmRingBuffer:
         self, timeout: float | None = None, cancel: threading.Event | None = None, indefinite: bool = False
     ) -> ReadChunk:
         """The next chunk's bytes; see MessageQueue.acquire_read. The first call takes this reader's seat."""
+        if self._shut_down:
+            raise QueueClosedError(f"ring segment {self.name!r}: this end has been shut down")
         if self._end is None:
-            self._end = QueueEnd.open(self._attached(), writer=False, rank=self._rank, wait=self._wait)
+            self._end = QueueEnd.open(self._attached(), writer=False, rank=self._rank, waits=self._waits)
         return self._end.acquire_read(timeout, cancel, indefinite)
 
     def slot_state(self, index: int) -> ChunkState:
@@ -93,6 +98,7 @@ class ShmRingBuffer:
 
     def shutdown(self) -> None:
         """End a call that waits on this end, and every later one; from any thread, any number of times."""
+        self._shut_down = True
         if self._end is not None:
             self._end.shutdown()
 
@@ -137,6 +143,7 @@ def _attach_or_stay_inert(handle: RingHandle) -> ShmRingBuffer:
     except SegmentNotFoundError:
         ring = ShmRingBuffer.__new__(ShmRingBuffer)
         ring._sizes, ring.name = handle[:3], handle[3]
-        ring._rank = ring._wait = ring._end = ring._segment = None
-        ring.is_writer = False
+        ring._rank = ring._end = ring._segment = None
+        ring._waits = WaitSettings.of(None)
+        ring._shut_down = ring.is_writer = False
         return ring

@@ -49,6 +49,16 @@ def segment_name(user_name: str | None) -> str:
     return PREFIX + user_name + suffix
 
 
+def checked(what: str, value: Any, least: int = 1, bits: int = 31) -> int:
+    """`value` as an int from `least` to below 2**bits. Raises ArgumentError that names `what`."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ArgumentError(f"{what} must be an int, not {value!r}")
+    number = int(value.__index__())
+    if not least <= number < 1 << bits:
+        raise ArgumentError(f"{what} must be at least {least} and below 2**{bits}, not {number}")
+    return number
+
+
 def create(
     user_name: str | None, n_reader: int, ranks: list[int], max_chunk_bytes: int, max_chunks: int, max_bytes: int | None
 ) -> _core.Segment:
@@ -60,11 +70,11 @@ def create(
         name=segment_name(user_name),
         user_name=user_name or "",
         release=__version__,
-        n_reader=_checked("n_reader", n_reader),
-        ranks=[_checked("a rank", rank, 0) for rank in ranks],
-        max_chunk_bytes=_checked("max_chunk_bytes", max_chunk_bytes, bits=63),
-        max_chunks=_checked("max_chunks", max_chunks),
-        max_bytes=0 if max_bytes is None else _checked("max_bytes", max_bytes, bits=63),
+        n_reader=checked("n_reader", n_reader),
+        ranks=[checked("a rank", rank, 0) for rank in ranks],
+        max_chunk_bytes=checked("max_chunk_bytes", max_chunk_bytes, bits=63),
+        max_chunks=checked("max_chunks", max_chunks),
+        max_bytes=0 if max_bytes is None else checked("max_bytes", max_bytes, bits=63),
     )
     headroom = memory_headroom()
     budget = segment.control_bytes + segment.data_bytes
@@ -84,15 +94,6 @@ def create(
 def attach(name: str) -> _core.Segment:
     """Map an existing segment by its real name, to take a seat in it."""
     return _core.Segment.attach(name, __version__)
-
-
-def _checked(what: str, value: Any, least: int = 1, bits: int = 31) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ArgumentError(f"{what} must be an int, not {value!r}")
-    number = int(value.__index__())
-    if not least <= number < 1 << bits:
-        raise ArgumentError(f"{what} must be at least {least} and below 2**{bits}, not {number}")
-    return number
 
 
 GATING_STATES = ("active", "expected")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ringcast import _core
 from ringcast._core import memory_fence
@@ -17,7 +17,7 @@ from ringcast.errors import ArgumentError
 if TYPE_CHECKING:
     from ringcast.stats import QueueStats
 
-__all__ = ["SpinSleepTimer", "SpinTimer", "Wait", "memory_fence", "report_interval_ns", "report_long_wait", "strategy"]
+__all__ = ["SpinSleepTimer", "SpinTimer", "Wait", "WaitSettings", "memory_fence", "report_long_wait"]
 
 DEFAULT_WAIT = "adaptive"
 DEFAULT_WARNING_INTERVAL_S = 60.0
@@ -68,6 +68,22 @@ class SpinSleepTimer(SpinTimer):
 Wait: TypeAlias = "str | SpinTimer | None"
 
 
+def _nanoseconds(seconds: float) -> int:
+    return int(seconds * 1e9) if seconds < _core.FOREVER_NS / 2e9 else _core.FOREVER_NS
+
+
+class WaitSettings(NamedTuple):
+    """How an end waits, checked: made before anything else is, so that a wrong value leaves nothing behind."""
+
+    strategy: NativeStrategy
+    report_interval_ns: int
+
+    @classmethod
+    def of(cls, wait: Wait) -> WaitSettings:
+        """From a strategy or its name and the environment. Raises ArgumentError."""
+        return cls(strategy(wait), report_interval_ns())
+
+
 def strategy(wait: Wait) -> NativeStrategy:
     """The native form of a strategy: (spin ns, yield ns, park ns at a time, adaptive)."""
     source = "wait"
@@ -75,8 +91,8 @@ def strategy(wait: Wait) -> NativeStrategy:
         wait = os.environ.get("RINGCAST_WAIT", DEFAULT_WAIT)
         source = "the environment variable RINGCAST_WAIT"
     if isinstance(wait, SpinSleepTimer):
-        park_ns = min(int(wait.wait_sleep_s * 1e9), _core.LONGEST_PARK_NS)
-        return (0, min(int(wait.busy_loop_s * 1e9), _core.FOREVER_NS), max(park_ns, 1), False)
+        park_ns = min(_nanoseconds(wait.wait_sleep_s), _core.LONGEST_PARK_NS)
+        return (0, _nanoseconds(wait.busy_loop_s), max(park_ns, 1), False)
     if isinstance(wait, SpinTimer):
         wait = "yield"
     if wait not in _core.STRATEGIES:
@@ -96,7 +112,7 @@ def report_interval_ns() -> int:
         raise ArgumentError(
             f"the environment variable RINGCAST_WARNING_INTERVAL is {text!r}; it must be seconds above 0"
         )
-    return min(int(seconds * 1e9), _core.FOREVER_NS // 4)
+    return min(_nanoseconds(seconds), _core.FOREVER_NS // 4)
 
 
 def report_long_wait(what: str, stats: QueueStats, waited_s: float) -> None:

@@ -58,12 +58,14 @@ class CommandGroup(click.Group):
             return _complain(error, common.EXIT_TIMEOUT)
         except ArgumentError as error:
             return _complain(error, common.EXIT_USAGE)
-        except (RingcastError, common.CommandError, OSError) as error:
+        except (RingcastError, common.CommandError) as error:
             return _complain(error, common.EXIT_FAILURE)
+        except OSError as error:  # of the input or the output
+            return _complain(error.strerror or error, common.EXIT_FAILURE)
         return common.EXIT_OK
 
 
-def _complain(error: BaseException, code: int) -> int:
+def _complain(error: BaseException | str, code: int) -> int:
     click.echo(f"ringcast: {error}", err=True)
     return code
 

@@ -57,7 +57,7 @@ def _print_table(shown: list[SegmentInfo]) -> None:
     for info in shown:
         name = Text(info.name or "-")
         if info.error is not None:
-            table.add_row(name, Text(info.segment), Text(f"unreadable: {info.error}"))
+            table.add_row(name, Text(info.segment), "unreadable")
             continue
         alive = sum(reader.alive for reader in info.readers)
         table.add_row(
@@ -65,6 +65,9 @@ def _print_table(shown: list[SegmentInfo]) -> None:
             str(info.queued), str(info.messages), common.human_bytes(info.memory_bytes),
         )  # fmt: skip
     common.print_table(table)
+    for info in shown:
+        if info.error is not None:
+            click.echo(f"unreadable: {info.error}")
 
 
 def _writer(info: SegmentInfo) -> str:

@@ -156,16 +156,30 @@ def _describe_exit(code: int | None) -> str:
 
 @contextmanager
 def interruptions_held() -> Iterator[None]:
-    """Ctrl-C waits until the block is done, and processes started in it never see one.
+    """Ctrl-C and termination wait until the block is done, and processes started in it never see a Ctrl-C.
 
-    For what multiprocessing does not finish when it is interrupted: a semaphore made, but not yet noted for removal.
+    For what multiprocessing does not finish when it is interrupted: a process half started, a semaphore made but not
+    yet noted for removal. To be used in the main thread.
     """
     resource_tracker.ensure_running()  # it lifts a block of SIGINT when it starts, so it starts before
+    arrived: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    held = {
+        number: handler for number in numbers if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None)
+    }
+    # Handlers, because a signal that another thread takes is handled in this one, whatever this one blocks; and the
+    # mask, because that is what the processes inherit.
+    for number in held:
+        signal.signal(number, lambda number, frame: arrived.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in held.items():
+            signal.signal(number, handler)
+        if arrived:
+            signal.raise_signal(arrived[0])
 
 
 def patiently_for_parent(call: Callable[[float], T]) -> T:
