@@ -67,42 +67,36 @@ void End::raise_timeout(const WaitOptions& options, const std::string& waited_fo
     raise("QueueTimeoutError", context() + ": waited " + seconds + " s for " + waited_for);
 }
 
-bool await_turn(Endpoint& endpoint, std::uint64_t thread, std::int64_t ns) {
-    Turn& turn = endpoint.turn();
-    const std::uint32_t enlisted = turn.enlist();
-    bool taken = turn.try_take(thread);
-    if (!taken) {
-        nb::gil_scoped_release release_gil;
-        turn.await(enlisted, ns);
-    }
-    turn.delist();
-    return taken || turn.try_take(thread);
+void End::check_nesting() const {
+    if (endpoint_->has_turn(platform::thread_id()))
+        raise("BusyError", context() +
+                               ": this thread is already inside a call on this end (an open acquire_write or "
+                               "acquire_read, or code that runs within a call)");
 }
 
 void Call::wait_for_turn(const WaitOptions& options) {
     held_ = false;
-    Endpoint& e = end_.endpoint();
-    const std::uint64_t thread = platform::thread_id();
-    if (e.has_turn(thread))
-        raise("BusyError", end_.context() +
-                               ": this thread is already inside a call on this end (an open acquire_write "
-                               "or acquire_read, or code that runs within a call)");
+    end_.check_nesting();
     const std::int64_t started = platform::monotonic_ns();
     deadline_ns = options.timeout_ns >= kForever - started ? kForever : started + options.timeout_ns;
-    while (!held_) {
-        const std::int64_t left = deadline_ns - platform::monotonic_ns();
-        if (left <= 0)
-            raise("QueueTimeoutError", end_.context() + ": another thread was using this end for the whole time-out");
-        held_ = await_turn(e, thread, std::min(left, kCancelPollNs));
-        if (held_ && !e.stopped()) return;
-        if (held_) {
-            held_ = false;
-            e.give_turn_back();
-        }
+    held_ = take_turn(end_.endpoint(), platform::thread_id(), deadline_ns, [&] {
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
         end_.check_usable();
         end_.check_cancel(options);
-    }
+    });
+    if (!held_)
+        raise("QueueTimeoutError", end_.context() + ": another thread was using this end for the whole time-out");
+    if (!end_.endpoint().stopped()) return;
+    held_ = false;  // this constructor's object will not be destroyed
+    end_.endpoint().give_turn_back();
+    end_.check_usable();
+}
+
+std::optional<Call> Call::without_waiting(End& end) {
+    end.check_usable();
+    if (end.endpoint().try_take_turn(platform::thread_id())) return Call(end);
+    end.check_nesting();
+    return std::nullopt;
 }
 
 void check_open_chunk(const End& end, const char* what) {

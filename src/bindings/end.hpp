@@ -46,6 +46,10 @@ public:
     void check_usable() const {
         if (endpoint_->in_forked_child() || endpoint_->stopped()) raise_unusable();
     }
+    void check_not_forked() const {
+        if (endpoint_->in_forked_child()) raise_unusable();
+    }
+    void check_nesting() const;                           // raises BusyError if this thread has the turn
     void check_cancel(const WaitOptions& options) const;  // raises WaitCancelledError
     // "queue 'sched' (reader, rank 1, pid 77)"
     std::string context() const;
@@ -79,8 +83,33 @@ private:
     std::string owner_;
 };
 
-// Waits, at most `ns`, without the interpreter's lock, for the turn to be given back. True if it was taken.
-bool await_turn(Endpoint& endpoint, std::uint64_t thread, std::int64_t ns);
+// Takes the turn that another thread has, waiting without the interpreter's lock until `deadline_ns`. `check` runs
+// between slices and may throw. False: the time is over.
+template <class Check>
+bool take_turn(Endpoint& endpoint, std::uint64_t thread, std::int64_t deadline_ns, Check&& check) {
+    constexpr std::int64_t kStarvingNs = 5'000'000;  // waited for so long, a thread goes before newcomers
+    Turn& turn = endpoint.turn();
+    struct Enlisted {
+        Endpoint& endpoint;
+        std::uint64_t thread;
+        ~Enlisted() { endpoint.stop_waiting_for_turn(thread); }
+    };
+    turn.enlist();
+    const Enlisted enlisted{endpoint, thread};
+    const std::int64_t starving_from = platform::monotonic_ns() + kStarvingNs;
+    while (true) {
+        const std::uint32_t seen = turn.released();
+        if (turn.try_take_enlisted(thread)) return true;
+        const std::int64_t now = platform::monotonic_ns();
+        if (now >= deadline_ns) return false;
+        if (now >= starving_from) turn.starve(thread);
+        {
+            nb::gil_scoped_release release_gil;
+            turn.await(seen, std::min(deadline_ns - now, now < starving_from ? kStarvingNs : kCancelPollNs));
+        }
+        check();
+    }
+}
 
 // Holds the end's turn for one call. Waits for it within the options' time-out; raises BusyError on nested use.
 class Call {
@@ -92,12 +121,14 @@ public:
     ~Call() {
         if (held_) end_.endpoint().give_turn_back();
     }
-    Call(const Call&) = delete;
-    Call& operator=(const Call&) = delete;
+    Call(Call&& other) noexcept : end_(other.end_), held_(std::exchange(other.held_, false)) {}
+    // For calls that never wait: null if another thread has the turn. Raises BusyError on nested use.
+    static std::optional<Call> without_waiting(End& end);
     void keep() noexcept { held_ = false; }  // the turn outlives this call: a chunk is open
     std::int64_t deadline_ns = 0;            // 0: not computed yet
 
 private:
+    explicit Call(End& end) : end_(end), held_(true) {}
     void wait_for_turn(const WaitOptions& options);
 
     End& end_;

@@ -43,6 +43,7 @@ std::vector<std::uint32_t> await_ready(nb::handle self, End& end, nb::handle tim
         } else {
             Receiver& receiver = end.reader("wait_until_ready");
             while (!receiver.all_ready()) {
+                receiver.check_end(false);
                 if (receiver.writer_closed())
                     raise("QueueClosedError",
                           end.context() + ": the writer has closed the queue, before all readers were there");
@@ -105,11 +106,10 @@ std::uint64_t close(End& end, nb::handle linger_timeout) {
         }
     } release{e};
     const std::uint64_t thread = platform::thread_id();
-    if (!e.has_turn(thread)) release.has_turn = e.try_take_turn(thread);
-    while (!release.has_turn && !e.has_turn(thread) && platform::monotonic_ns() < deadline) {
-        release.has_turn = await_turn(e, thread, kSliceNs);
-        if (PyErr_CheckSignals() != 0) throw nb::python_error();
-    }
+    if (!e.has_turn(thread))
+        release.has_turn = take_turn(e, thread, deadline, [] {
+            if (PyErr_CheckSignals() != 0) throw nb::python_error();
+        });
     const bool open = e.look([] {});
     return release.has_turn && open && end.is_writer() ? linger(end, linger_timeout) : 0;
 }
@@ -123,6 +123,7 @@ std::uint64_t backlog(End& end) {
 }
 
 nb::dict counters(End& end) {
+    end.check_not_forked();
     auto& c = end.endpoint().counters();
     nb::dict result;
     result["parks"] = c.parks.load(std::memory_order_relaxed);

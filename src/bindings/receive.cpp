@@ -57,11 +57,12 @@ PyObject* try_dequeue(PyObject* self, Arguments arguments, Py_ssize_t positional
         const auto [fallback] = parse<1>("try_dequeue", {"default"}, 0, arguments, positional, keywords);
         End& end = end_of(self);
         Receiver& receiver = end.reader("try_dequeue");
-        std::optional<Call> call(std::in_place, end, WaitOptions{.timeout_ns = 0});
-        if (!receiver.readable()) {
+        std::optional<Call> call = Call::without_waiting(end);
+        if (call && !receiver.readable()) {
             receiver.check_end(true);
-            if (!receiver.readable()) return Py_NewRef(fallback == nullptr ? Py_None : fallback);
+            if (!receiver.readable()) call.reset();
         }
+        if (!call) return Py_NewRef(fallback == nullptr ? Py_None : fallback);
         return take(end, receiver, call);
     });
 }

@@ -72,7 +72,8 @@ PyObject* enqueue(PyObject* self, Arguments arguments, Py_ssize_t positional, Py
 template <class Write>
 PyObject* try_send(End& end, Sender& sender, std::uint64_t bytes, Encoding encoding, std::uint32_t n_frames,
                    Write&& write) {
-    Call call(end, WaitOptions{.timeout_ns = 0});
+    const auto call = Call::without_waiting(end);
+    if (!call) return Py_NewRef(Py_False);
     Sender::Room room;
     if (!sender.try_reserve(bytes, room)) {
         sender.check_laggard();

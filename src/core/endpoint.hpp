@@ -43,6 +43,10 @@ public:
     bool has_turn(std::uint64_t thread) const noexcept { return turn_.is_mine(thread); }
     // See Turn: for a caller that finds the turn taken.
     Turn& turn() noexcept { return turn_; }
+    void stop_waiting_for_turn(std::uint64_t thread) noexcept {
+        turn_.delist(thread);
+        run_pending();  // the turn may have been handed to this waiter, who does not want it any more
+    }
     void give_turn_back() noexcept {
         turn_.give_back();
         run_pending();

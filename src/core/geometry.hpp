@@ -67,9 +67,11 @@ inline Geometry plan_geometry(std::uint32_t n_reader, std::uint32_t n_local, std
 
     const std::uint64_t largest_block = max_chunk_bytes > plan.inline_bytes ? round_up(max_chunk_bytes, page) : 0;
     if (largest_block != 0) {
-        const std::uint64_t wanted =
-            max_bytes == 0 ? std::min(largest_block * max_chunks, std::max(kDefaultDataBytes, 2 * largest_block))
-                           : (max_bytes > plan.control_bytes ? (max_bytes - plan.control_bytes) / page * page : 0);
+        const std::uint64_t usual = std::max(kDefaultDataBytes, 2 * largest_block);
+        const std::uint64_t by_default = max_chunks < usual / largest_block ? max_chunks * largest_block : usual;
+        const std::uint64_t by_budget =
+            max_bytes > plan.control_bytes ? (max_bytes - plan.control_bytes) / page * page : 0;
+        const std::uint64_t wanted = max_bytes == 0 ? by_default : by_budget;
         if (wanted < largest_block)
             throw Error(ErrorCode::invalid_argument,
                         "max_bytes is " + std::to_string(max_bytes) +

@@ -21,25 +21,45 @@ std::string holder_of(const Segment& segment, std::uint32_t rank) {
     return "a process that is just attaching";
 }
 
-// The seat made for the rank if it can be had, else any other.
+// Which seats a claimant of `rank` may have, if it gets their lock. Home seats of other ranks stay theirs, and another
+// rank's dead reader is for the writer to find.
+bool may_claim(const NativeSeat& seat, std::uint32_t rank, bool is_home, bool is_spare) {
+    switch (seat_state(seat.state.load(std::memory_order_acquire))) {
+        case SeatState::expected:
+            return is_home;
+        case SeatState::active:
+            return seat.rank.load(std::memory_order_relaxed) == rank;
+        case SeatState::vacant:
+        case SeatState::evicted:
+            return is_home || is_spare;
+    }
+    return false;
+}
+
+// The seat made for the rank if it can be had, else any spare one. The caller holds the rank's lock.
 std::optional<Claim> try_claim(const Segment& segment, std::uint32_t rank) {
     const auto& ring = segment.ring();
     const auto& locks = segment.locks();
     const auto& ranks = segment.ranks();
     const auto home = static_cast<std::uint32_t>(std::find(ranks.begin(), ranks.end(), rank) - ranks.begin());
-    for (std::uint32_t n = 0; n < ring.n_seats; ++n) {
-        const std::uint32_t i = n == 0 ? home : (n <= home ? n - 1 : n);
+    const auto claim = [&](std::uint32_t i) -> std::optional<Claim> {
         NativeSeat& seat = ring.seats[i];
-        const SeatState state = seat_state(seat.state.load(std::memory_order_relaxed));
-        const bool possible = state == SeatState::vacant || (state == SeatState::expected && i == home);
-        // Home seats of other ranks stay theirs.
-        if (!possible || (i != home && i < ranks.size()) || !locks.try_lock(seat_lock(i))) continue;
+        if (!may_claim(seat, rank, i == home, i >= ranks.size()) || !locks.try_lock(seat_lock(i))) return std::nullopt;
         seat.rank.store(rank, std::memory_order_relaxed);
         seat.pid.store(platform::process_id(), std::memory_order_relaxed);
         seat.pid_namespace.store(platform::pid_namespace(), std::memory_order_relaxed);
-        Claim claim{i, rank, 0};
-        if (take_seat(ring, seat, claim.first)) return claim;
-    }
+        Claim made{i, rank, 0};
+        if (take_seat(ring, seat, made.first)) return made;
+        locks.unlock(seat_lock(i));
+        return std::nullopt;
+    };
+    // A dead predecessor's seat comes first: the writer waits for its cursor.
+    for (std::uint32_t i = 0; i < ring.n_seats; ++i)
+        if (seat_state(ring.seats[i].state.load(std::memory_order_relaxed)) == SeatState::active)
+            if (const auto made = claim(i)) return made;
+    if (const auto made = claim(home)) return made;
+    for (auto i = static_cast<std::uint32_t>(ranks.size()); i < ring.n_seats; ++i)
+        if (const auto made = claim(i)) return made;
     return std::nullopt;
 }
 
@@ -64,7 +84,7 @@ Claim claim_seat(const Segment& segment, std::optional<std::uint32_t> wanted) {
     }
     if (no_seat)
         throw Error(ErrorCode::rank_taken, segment.label() + ": all " + std::to_string(segment.ring().n_seats) +
-                                               " seats are taken by readers that died or were evicted");
+                                               " seats are taken by readers that were evicted and live on");
     if (wanted)
         throw Error(ErrorCode::rank_taken, segment.label() + ": rank " + std::to_string(*wanted) + " is taken by " +
                                                holder_of(segment, *wanted));
@@ -85,6 +105,7 @@ void Receiver::finish() noexcept {
     unpark<Native>(ring.control->writer_parked);
     segment_->locks().unlock(seat_lock(claim_.seat));
     segment_->locks().unlock(rank_lock(claim_.rank));
+    segment_->unlink_if_abandoned();
 }
 
 void Receiver::throw_corrupt(const Descriptor& descriptor) const {

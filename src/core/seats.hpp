@@ -6,9 +6,10 @@
 //     VACANT(n)   -> ACTIVE(n)    a claimant that holds the lock; starts at the head
 //     EXPECTED(n) -> ACTIVE(n)    a claimant that holds the lock; starts at message 0, which has been kept for it
 //     ACTIVE(n)   -> VACANT(n+1)  the holder leaves, before it drops the lock
-//     ACTIVE(n)   -> EVICTED(n)   the writer; the holder finds out after its next copy
-//     EVICTED(n)  -> VACANT(n+1)  the holder leaves
-//     EXPECTED(n) -> VACANT(n+1)  the writer gives up waiting for a reader that never came
+//     ACTIVE(n)   -> ACTIVE(n+1)  a claimant of the same rank that got the lock, so that the holder is dead; at the
+//     head EVICTED(n)  -> ACTIVE(n+1)  any claimant that got the lock ACTIVE(n)   -> EVICTED(n)   the writer; the
+//     holder finds out after its next copy EVICTED(n)  -> VACANT(n+1)  the holder leaves EXPECTED(n) -> VACANT(n+1) the
+//     writer gives up waiting for a reader that never came
 //
 // The lock makes claimants exclude each other, so a claim is one compare-and-swap and a claimant killed at any point
 // before it has changed nothing.
@@ -52,18 +53,19 @@ struct RingView {
     }
 };
 
-// Takes a seat whose lock the caller holds. False if its state does not allow it. On success `first` is the first
-// message the holder will read.
+// Takes a seat whose lock the caller holds: whoever had it before has left or is dead. On success `first` is the first
+// message the holder will read. False if the writer changed the seat meanwhile.
 template <class P>
 bool take_seat(const RingView<P>& ring, Seat<P>& seat, std::uint64_t& first) noexcept {
     // acquire [leave]: the previous holder's last accesses to the ring are over.
     std::uint64_t word = seat.state.load(std::memory_order_acquire);
-    const bool was_expected = seat_state(word) == SeatState::expected;
-    if (!was_expected && seat_state(word) != SeatState::vacant) return false;
+    const SeatState before = seat_state(word);
+    const bool was_expected = before == SeatState::expected;
+    const bool was_held = before == SeatState::active || before == SeatState::evicted;
     if (!was_expected) seat.cursor.store(ring.control->head.load(std::memory_order_relaxed), std::memory_order_relaxed);
     // release [join]: who sees the seat ACTIVE sees its cursor.
-    if (!seat.state.compare_exchange_strong(word, seat_word(seat_incarnation(word), SeatState::active),
-                                            std::memory_order_release, std::memory_order_relaxed))
+    const std::uint64_t taken = seat_word(seat_incarnation(word) + (was_held ? 1 : 0), SeatState::active);
+    if (!seat.state.compare_exchange_strong(word, taken, std::memory_order_release, std::memory_order_relaxed))
         return false;
     // fence [join-scan]: pairs with the fence between the writer's store of `head` and its next scan of the seats.
     // Either that scan finds us, or we find the head it had: from there on nothing can be overwritten without a scan

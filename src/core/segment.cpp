@@ -36,6 +36,14 @@ std::string text_of(const char* from, std::size_t size) {
     return text;
 }
 
+bool starts_with_magic(const SharedFile& file, const platform::FileFacts& facts) {
+    if (facts.bytes < sizeof(Header)) return false;
+    void* header = file.map(0, sizeof(Header), false);
+    const bool ours = std::memcmp(header, &kMagic, sizeof kMagic) == 0;
+    platform::unmap(header, sizeof(Header));
+    return ours;
+}
+
 // If the owner of `name` is dead, removes it and returns true. The creator's lock byte is both the proof and the right:
 // whoever holds it is the only one who may unlink this inode, so the name cannot change hands in between.
 bool remove_if_abandoned(const std::string& name) {
@@ -46,7 +54,7 @@ bool remove_if_abandoned(const std::string& name) {
         return error.code() == ErrorCode::segment_not_found;  // gone meanwhile: try again
     }
     const auto facts = file.facts();
-    if (!facts.regular || facts.owner != platform::user_id()) return false;
+    if (!facts.regular || facts.owner != platform::user_id() || !starts_with_magic(file, facts)) return false;
     const platform::LockFile locks(file.open_for_locks(name));
     if (!locks.try_lock(kCreatorLock)) return !platform::name_refers_to(name, facts);
     if (platform::name_refers_to(name, facts)) platform::unlink_name(name);
@@ -282,6 +290,15 @@ void Segment::unlink() noexcept {
 std::string Segment::user_name() const { return text_of(header_.user_name, sizeof header_.user_name); }
 
 std::string Segment::label() const { return named() ? "queue '" + user_name() + "'" : "queue segment '" + name_ + "'"; }
+
+void Segment::unlink_if_abandoned() noexcept {
+    try {
+        if (is_creator_ || !locks_.try_lock(kCreatorLock)) return;
+        if (platform::name_refers_to(name_, facts_)) platform::unlink_name(name_);
+        locks_.unlock(kCreatorLock);  // others ask it whether the writer lives
+    } catch (const Error&) {          // the kernel would not say: then nobody is proven dead
+    }
+}
 
 bool Segment::creator_alive() const { return is_creator_ || locks_.is_held_by_another(kCreatorLock); }
 

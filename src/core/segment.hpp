@@ -64,6 +64,9 @@ public:
     bool reserve_data(std::uint64_t from, std::uint64_t to);
     // Removes the name; those who have mapped the segment keep it. Creator only, once, not in a forked child.
     void unlink() noexcept;
+    // What a survivor does for a creator that died: its free lock byte is the proof and, once taken, the right to do
+    // it.
+    void unlink_if_abandoned() noexcept;
     // Is the creator's process alive, or this one the creator's?
     bool creator_alive() const;
 

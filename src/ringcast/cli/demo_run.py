@@ -162,7 +162,8 @@ class _Answers:
         for one in self._queues:
             one.shutdown()  # ends the thread's wait
         for thread in self._threads:
-            thread.join()
+            if thread.ident is not None:  # an interruption may have come before it was started
+                thread.join()
         for one in self._queues:
             one.close()
 

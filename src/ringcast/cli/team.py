@@ -171,11 +171,11 @@ def interruptions_held() -> Iterator[None]:
     # mask, because that is what the processes inherit.
     for number in held:
         signal.signal(number, lambda number, frame: arrived.append(number))
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in held.items():
             signal.signal(number, handler)
         if arrived:
