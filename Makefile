@@ -36,7 +36,7 @@ test: $(VENV)/dev
 
 # 1.44 million messages to 1, 3 and 8 readers, checksummed.
 soak: $(VENV)/dev
-	RINGCAST_SOAK_BATCH=1000 $(BIN)/python -m pytest tests/processes/test_sustained_load.py -s --timeout 3600
+	RINGCAST_SOAK_BATCH=1000 $(BIN)/python -m pytest tests/processes/test_soak.py -s --timeout 3600
 
 check: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -26,7 +26,7 @@ from ringcast.errors import PeerError, QueueTimeoutError
 CONTEXT: SpawnContext = get_context("spawn")
 
 LOOK_SECONDS = 0.25  # how long to wait for a queue before looking whether all workers are still alive
-LEAVE_SECONDS = 0.5  # what a worker gets to leave before it is killed
+LEAVE_SECONDS = 0.4  # what a worker gets to leave before it is killed
 
 Work = Callable[..., None]
 T = TypeVar("T")

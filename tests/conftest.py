@@ -1,0 +1,78 @@
+"""Every test leaves no segment, no child process and no thread behind; `start` runs functions in real processes."""
+
+from __future__ import annotations
+
+import gc
+import os
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from multiprocessing import active_children, resource_tracker
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import SHM, Child, segments, started_pids
+
+CREATOR_PID_OFFSET = 104
+
+
+def _is_ours(name: str) -> bool:
+    """Was it made by this process or one that a test started? Other programs of this machine may use ringcast, too."""
+    try:
+        with open(SHM / name, "rb") as file:
+            header = file.read(CREATOR_PID_OFFSET + 4)
+    except OSError:
+        return False
+    if len(header) < CREATOR_PID_OFFSET + 4:
+        return True
+    (creator,) = struct.unpack_from("=I", header, CREATOR_PID_OFFSET)
+    return creator == os.getpid() or creator in started_pids or bool(os.environ.get("CI"))
+
+
+def _children() -> set[int]:
+    found = set()
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it ended meanwhile
+        if int(fields[1]) == os.getpid():
+            found.add(int(status.parent.name))
+    tracker: Any = resource_tracker
+    return found - {tracker._resource_tracker._pid}
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing_behind() -> Iterator[None]:
+    segments_before = segments()
+    children_before = _children()
+    yield
+    gc.collect()
+    active_children()  # reaps those of multiprocessing that have ended
+    assert _children() - children_before == set(), "child processes are left"
+    left = {name for name in segments() - segments_before if _is_ours(name)}
+    for name in left:  # so that one test's leak is one failure
+        (SHM / name).unlink(missing_ok=True)
+    assert left == set(), "segments are left in /dev/shm"
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Child]]:
+    """Starts a Child, and kills it at the end of the test if it still runs."""
+    children: list[Child] = []
+
+    def start_child(function: Callable[..., None], *arguments: Any, **options: Any) -> Child:
+        children.append(Child(function, *arguments, **options))
+        return children[-1]
+
+    yield start_child
+    for child in children:
+        child.discard()
+
+
+def pytest_report_header() -> str:
+    import ringcast
+
+    return f"ringcast {ringcast.__version__} from {Path(ringcast.__file__).parent}, {sys.implementation.cache_tag}"

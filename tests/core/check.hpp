@@ -1,0 +1,63 @@
+// The smallest test harness that does: CHECK, and TEST functions that run in order and say their names.
+#pragma once
+
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#define CHECK(condition)                                                                       \
+    do {                                                                                       \
+        if (!(condition)) {                                                                    \
+            std::fprintf(stderr, "%s:%d: CHECK failed: %s\n", __FILE__, __LINE__, #condition); \
+            std::abort();                                                                      \
+        }                                                                                      \
+    } while (false)
+
+#define CHECK_THROWS(expression, expected_code)                        \
+    do {                                                               \
+        bool thrown = false;                                           \
+        try {                                                          \
+            (void)(expression);                                        \
+        } catch (const ringcast::Error& error) {                       \
+            thrown = true;                                             \
+            CHECK(error.code() == ringcast::ErrorCode::expected_code); \
+        }                                                              \
+        CHECK(thrown);                                                 \
+    } while (false)
+
+namespace check {
+
+struct Test {
+    const char* name;
+    void (*run)();
+};
+inline std::vector<Test>& tests() {
+    static std::vector<Test> all;
+    return all;
+}
+struct Register {
+    Register(const char* name, void (*run)()) { tests().push_back({name, run}); }
+};
+
+// Sanitizers make everything several times slower; they need fewer rounds to see what they can see.
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+inline constexpr int kScale = 1;
+#else
+inline constexpr int kScale = 10;
+#endif
+
+}  // namespace check
+
+#define TEST(name)                                             \
+    static void name();                                        \
+    static const check::Register register_##name(#name, name); \
+    static void name()
+
+int main() {
+    for (const auto& test : check::tests()) {
+        std::printf("%s\n", test.name);
+        std::fflush(stdout);
+        test.run();
+    }
+    return 0;
+}

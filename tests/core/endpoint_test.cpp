@@ -1,0 +1,155 @@
+// Sender and Receiver over a real segment: small and large messages, a data part that wraps, and a stop from outside.
+#include <cstring>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "check.hpp"
+#include "receiver.hpp"
+#include "sender.hpp"
+
+using namespace ringcast;
+
+namespace {
+
+std::shared_ptr<Segment> make(std::uint32_t n_reader, std::uint64_t chunk, std::uint32_t chunks, std::uint64_t budget) {
+    std::vector<std::uint32_t> ranks(n_reader);
+    for (std::uint32_t i = 0; i < n_reader; ++i) ranks[i] = i;
+    char name[32];
+    std::snprintf(name, sizeof name, "ringcast_ct%u", platform::process_id());
+    return Segment::create(
+        {name, "", "test", plan_geometry(n_reader, n_reader, chunk, chunks, budget, platform::page_bytes()), ranks});
+}
+
+std::uint64_t size_of(std::uint64_t number, std::uint64_t largest) {
+    std::mt19937_64 random(number);
+    return 8 + random() % (random() % 3 == 0 ? largest - 8 : 1000);
+}
+
+void send(Sender& sender, std::uint64_t number, std::uint64_t bytes) {
+    Sender::Room room;
+    while (!sender.try_reserve(bytes, room)) {
+        sender.begin_wait();
+        if (!sender.await_room_briefly()) sender.await_room(kForever);
+        sender.waiter().finish();
+    }
+    CHECK(room.length == bytes);
+    std::memset(room.bytes, static_cast<int>(number % 251), bytes);
+    std::memcpy(room.bytes, &number, 8);
+    sender.commit(room, Encoding::raw, 1, number % 5 == 0);
+}
+
+bool receive(Receiver& receiver, std::vector<std::byte>& into) {
+    while (!receiver.readable()) {
+        try {
+            receiver.check_end(false);
+        } catch (const Error& error) {
+            CHECK(error.code() == ErrorCode::closed);
+            return false;
+        }
+        receiver.begin_wait();
+        if (!receiver.await_message_briefly()) receiver.await_message(kForever);
+        receiver.waiter().finish();
+    }
+    const Receiver::Message message = receiver.current();
+    into.assign(message.bytes, message.bytes + message.length);
+    receiver.consume(message.length);
+    receiver.settle();
+    return true;
+}
+
+void run(std::uint32_t n_reader, std::uint64_t largest, std::uint32_t depth, std::uint64_t budget) {
+    const std::uint64_t messages = 1500ull * check::kScale;
+    const auto segment = make(n_reader, largest, depth, budget);
+    std::vector<std::thread> threads;
+    for (std::uint32_t rank = 0; rank < n_reader; ++rank)
+        threads.emplace_back([&, rank] {
+            const auto attached = Segment::attach(segment->name(), Access::read, "test");
+            Receiver receiver(attached, Strategy::adaptive_default(), claim_seat(*attached, rank));
+            std::vector<std::byte> bytes;
+            std::uint64_t number = 0;
+            for (; receive(receiver, bytes); ++number) {
+                CHECK(bytes.size() == size_of(number, largest));
+                CHECK(std::memcmp(bytes.data(), &number, 8) == 0);
+                for (std::size_t i = 8; i < bytes.size(); ++i) CHECK(bytes[i] == std::byte(number % 251));
+            }
+            CHECK(number == messages);
+            CHECK(receiver.counters().rescued_wakes.load() == 0);
+        });
+    Sender sender(segment, Strategy::adaptive_default());
+    for (std::uint64_t number = 0; number < messages; ++number) send(sender, number, size_of(number, largest));
+    CHECK(segment->committed_bytes() <= segment->geometry().total_bytes);
+    sender.shut_down();
+    for (auto& thread : threads) thread.join();
+    CHECK(sender.counters().rescued_wakes.load() == 0);
+}
+
+}  // namespace
+
+TEST(mixed_sizes_arrive_whole_through_a_data_part_that_has_room) { run(2, 50'000, 16, 0); }
+
+TEST(mixed_sizes_arrive_whole_through_a_data_part_that_wraps) { run(2, 50'000, 64, 280'000); }
+
+TEST(mixed_sizes_arrive_whole_through_a_data_part_of_one_message) { run(1, 50'000, 8, 90'000); }
+
+TEST(a_closed_queue_has_not_ended_for_a_reader_that_has_not_read_everything) {
+    const auto segment = make(1, 100, 4, 0);
+    const auto attached = Segment::attach(segment->name(), Access::read, "test");
+    Receiver receiver(attached, Strategy::park(), claim_seat(*attached, 0));
+    {
+        Sender sender(segment, Strategy::park());
+        for (std::uint64_t n = 0; n < 3; ++n) send(sender, n, 50);
+    }
+    std::vector<std::byte> bytes;
+    for (std::uint64_t n = 0; n < 3; ++n) {
+        receiver.check_end(true);
+        CHECK(receiver.backlog() == 3 - n);
+        CHECK(receive(receiver, bytes));
+    }
+    CHECK_THROWS((receiver.check_end(false), 0), closed);
+    CHECK(!receive(receiver, bytes));
+}
+
+TEST(shutting_down_from_another_thread_ends_a_wait) {
+    for (int n = 0; n < 20; ++n) {
+        const auto segment = make(1, 100, 2, 0);
+        const auto attached = Segment::attach(segment->name(), Access::read, "test");
+        Sender sender(segment, Strategy::park());
+        Receiver receiver(attached, Strategy::park(), claim_seat(*attached, 0));
+        std::thread waiting([&] {
+            receiver.begin_wait();
+            while (!receiver.await_message(kForever)) {
+            }
+            CHECK(receiver.stopped());
+        });
+        if (n % 2 == 0)
+            while (receiver.counters().parks.load() == 0) std::this_thread::yield();
+        receiver.shut_down();
+        waiting.join();
+        CHECK(receiver.counters().rescued_wakes.load() == 0);
+    }
+}
+
+TEST(a_segment_s_name_goes_with_its_creator_and_a_living_one_s_is_refused) {
+    std::string name;
+    {
+        const auto segment = make(1, 100, 2, 0);
+        name = segment->name();
+        CHECK_THROWS(make(1, 100, 2, 0), segment_exists);
+        CHECK(Segment::attach(name, Access::observe, "test")->creator_alive());
+    }
+    CHECK_THROWS(Segment::attach(name, Access::observe, "test"), segment_not_found);
+}
+
+TEST(a_rank_is_claimed_once_and_again_after_its_reader_left) {
+    const auto segment = make(2, 100, 2, 0);
+    const auto first = Segment::attach(segment->name(), Access::read, "test");
+    const auto second = Segment::attach(segment->name(), Access::read, "test");
+    {
+        Receiver receiver(first, Strategy::park(), claim_seat(*first, 1));
+        CHECK_THROWS(claim_seat(*second, 1), rank_taken);
+        CHECK_THROWS(claim_seat(*second, 7), rank_unknown);
+        CHECK(claim_seat(*second, std::nullopt).rank == 0);
+    }
+    CHECK(claim_seat(*second, 1).rank == 1);
+}
