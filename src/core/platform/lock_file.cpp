@@ -3,9 +3,9 @@
 
 #include <fcntl.h>
 #include <pthread.h>
-#include <string>
 #include <unistd.h>
 #include <cerrno>
+#include <string>
 
 #include "errors.hpp"
 
