@@ -61,6 +61,7 @@ class CommandGroup(click.Group):
         except (RingcastError, common.CommandError) as error:
             return _complain(error, common.EXIT_FAILURE)
         except OSError as error:  # of the input or the output
+            common.drop_stdout()
             return _complain(error.strerror or error, common.EXIT_FAILURE)
         return common.EXIT_OK
 

@@ -71,7 +71,7 @@ def binary_stdout() -> IO[bytes]:
 
 
 def drop_stdout() -> None:
-    """Nobody reads the standard output any more: send the rest nowhere, or the interpreter complains at exit."""
+    """The standard output cannot be written any more: send the rest nowhere, or the interpreter complains at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
