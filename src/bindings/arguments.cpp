@@ -58,8 +58,9 @@ bool parse_flag(PyObject* flag) {
 
 std::uint64_t parse_count(const char* what, PyObject* value) {
     if (!PyLong_Check(value)) type_error(std::string(what) + " must be an int, not " + Py_TYPE(value)->tp_name);
-    const long long number = PyLong_AsLongLong(value);
-    if (number == -1 && PyErr_Occurred()) throw nb::python_error();
+    int overflow = 0;
+    const long long number = PyLong_AsLongLongAndOverflow(value, &overflow);
+    if (overflow != 0) raise("ArgumentError", std::string(what) + " is beyond reason");
     if (number < 1) raise("ArgumentError", std::string(what) + " must be at least 1, not " + std::to_string(number));
     return static_cast<std::uint64_t>(number);
 }

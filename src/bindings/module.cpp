@@ -13,6 +13,7 @@ namespace nb = nanobind;
 NB_MODULE(_core, module) {
     nb::set_leak_warnings(false);  // ends that live until the interpreter's exit are closed there; nothing is printed
     module.attr("LAYOUT_VERSION") = ringcast::kLayoutVersion;
+    module.attr("MAX_READERS") = ringcast::kMaxReaders;
     module.attr("MAX_SEGMENT_NAME_BYTES") = ringcast::platform::kMaxNameBytes;
     module.attr("MAX_USER_NAME_BYTES") = ringcast::kUserNameBytes - 1;
     ringcast::bindings::bind_errors(module);

@@ -14,8 +14,8 @@ constexpr std::uint32_t kAnnounceEvery = 32;  // messages of a batch that may wa
 
 std::string describe_laggard(const Sender& sender) {
     return "the reader of rank " + std::to_string(sender.laggard_rank()) + " (pid " +
-           std::to_string(sender.laggard_pid()) + ") to make room: " + std::to_string(sender.backlog()) +
-           " messages are unread";
+           std::to_string(sender.laggard_pid()) +
+           ") to make room; messages unread: " + std::to_string(sender.backlog());
 }
 
 void reserve(End& end, Sender& sender, std::uint64_t bytes, Sender::Room& room, const WaitOptions& options,

@@ -6,10 +6,11 @@
 //     VACANT(n)   -> ACTIVE(n)    a claimant that holds the lock; starts at the head
 //     EXPECTED(n) -> ACTIVE(n)    a claimant that holds the lock; starts at message 0, which has been kept for it
 //     ACTIVE(n)   -> VACANT(n+1)  the holder leaves, before it drops the lock
-//     ACTIVE(n)   -> ACTIVE(n+1)  a claimant of the same rank that got the lock, so that the holder is dead; at the
-//     head EVICTED(n)  -> ACTIVE(n+1)  any claimant that got the lock ACTIVE(n)   -> EVICTED(n)   the writer; the
-//     holder finds out after its next copy EVICTED(n)  -> VACANT(n+1)  the holder leaves EXPECTED(n) -> VACANT(n+1) the
-//     writer gives up waiting for a reader that never came
+//     ACTIVE(n)   -> ACTIVE(n+1)  a claimant of the same rank that got the lock: the holder is dead; starts at the head
+//     ACTIVE(n)   -> EVICTED(n)   the writer; the holder finds out after its next copy
+//     EVICTED(n)  -> VACANT(n+1)  the holder leaves
+//     EVICTED(n)  -> ACTIVE(n+1)  any claimant that got the lock
+//     EXPECTED(n) -> VACANT(n+1)  the writer gives up waiting for a reader that never came
 //
 // The lock makes claimants exclude each other, so a claim is one compare-and-swap and a claimant killed at any point
 // before it has changed nothing.

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 LAYOUT_VERSION: int
+MAX_READERS: int
 MAX_SEGMENT_NAME_BYTES: int
 MAX_USER_NAME_BYTES: int
 FOREVER_NS: int

@@ -75,7 +75,7 @@ class MessageQueue(QueueEnd):
         wait: Wait = None,
     ) -> None:
         waits = WaitSettings.of(wait)
-        n_reader = segment.checked("n_reader", n_reader)
+        n_reader = segment.checked_readers(n_reader)
         n_local_reader = n_reader if n_local_reader is None else segment.checked("n_local_reader", n_local_reader, 0)
         if n_local_reader > n_reader:
             raise ArgumentError(f"n_local_reader={n_local_reader} is more than n_reader={n_reader}")

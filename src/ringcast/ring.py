@@ -52,7 +52,7 @@ class ShmRingBuffer:
         self.is_writer = name is None
         if name is None:
             self._segment = segment.create(
-                None, n_reader, list(range(segment.checked("n_reader", n_reader))), max_chunk_bytes, max_chunks, None
+                None, n_reader, list(range(segment.checked_readers(n_reader))), max_chunk_bytes, max_chunks, None
             )
             self.name = self._segment.name
             self._end = QueueEnd.open(self._segment, writer=True, rank=None, waits=self._waits)

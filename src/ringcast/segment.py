@@ -17,6 +17,8 @@ from ringcast.limits import memory_headroom
 
 PREFIX = "ringcast_"
 _DIGEST_CHARS = 7
+_INT32_MAX = (1 << 31) - 1
+_INT64_MAX = (1 << 63) - 1
 _VALID_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -49,14 +51,19 @@ def segment_name(user_name: str | None) -> str:
     return PREFIX + user_name + suffix
 
 
-def checked(what: str, value: Any, least: int = 1, bits: int = 31) -> int:
-    """`value` as an int from `least` to below 2**bits. Raises ArgumentError that names `what`."""
+def checked(what: str, value: Any, least: int = 1, most: int = _INT32_MAX) -> int:
+    """`value` as an int from `least` to `most`. Raises ArgumentError that names `what`."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise ArgumentError(f"{what} must be an int, not {value!r}")
     number = int(value.__index__())
-    if not least <= number < 1 << bits:
-        raise ArgumentError(f"{what} must be at least {least} and below 2**{bits}, not {number}")
+    if not least <= number <= most:
+        raise ArgumentError(f"{what} must be from {least} to {most}, not {number}")
     return number
+
+
+def checked_readers(n_reader: Any) -> int:
+    """A number of readers that a queue can have."""
+    return checked("n_reader", n_reader, most=_core.MAX_READERS)
 
 
 def create(
@@ -70,11 +77,11 @@ def create(
         name=segment_name(user_name),
         user_name=user_name or "",
         release=__version__,
-        n_reader=checked("n_reader", n_reader),
+        n_reader=n_reader,
         ranks=[checked("a rank", rank, 0) for rank in ranks],
-        max_chunk_bytes=checked("max_chunk_bytes", max_chunk_bytes, bits=63),
+        max_chunk_bytes=checked("max_chunk_bytes", max_chunk_bytes, most=_INT64_MAX),
         max_chunks=checked("max_chunks", max_chunks),
-        max_bytes=0 if max_bytes is None else checked("max_bytes", max_bytes, bits=63),
+        max_bytes=0 if max_bytes is None else checked("max_bytes", max_bytes, most=_INT64_MAX),
     )
     headroom = memory_headroom()
     budget = segment.control_bytes + segment.data_bytes

@@ -32,8 +32,9 @@ MARK = "RINGCAST_TEST_MARK"  # an environment variable by which a command's work
 
 
 def leftovers() -> set[str]:
-    """What queues of processes that have ended have in shared memory, and semaphores of the standard library."""
-    abandoned = {info.segment for info in list_segments() if not info.writer_alive}
+    """Nameless queues of processes that have ended, and semaphores of the standard library."""
+    found = list_segments()
+    abandoned = {info.segment for info in found if info.error is None and info.name is None and not info.writer_alive}
     return abandoned | ({one for one in os.listdir(SHM) if one.startswith("sem.mp-")} if SHM.is_dir() else set())
 
 

@@ -19,7 +19,7 @@ from ringcast.errors import QueueClosedError
 from tests.support import Child, Link
 
 BATCHES = 1440
-BATCH = int(os.environ.get("RINGCAST_SOAK_BATCH", "20"))
+BATCH = int(os.environ.get("RINGCAST_SOAK_BATCH", "100"))
 TOTAL = BATCHES * BATCH
 
 _NOISE = random.Random(1).randbytes((1 << 20) + 4096)
