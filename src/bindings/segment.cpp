@@ -124,7 +124,6 @@ void bind_segment(nb::module_& module) {
     module.def("list_names", &platform::list_names, "prefix"_a);
     module.def("user_id", &platform::user_id);
     module.def("random_u64", &platform::random_u64);
-    module.def("fork_generation", &platform::fork_generation);
 }
 
 }  // namespace ringcast::bindings
