@@ -11,6 +11,7 @@ constexpr std::uint64_t kGrowthBytes = std::uint64_t{256} << 10;
 Sender::Sender(std::shared_ptr<Segment> segment, const Strategy& strategy)
     : Endpoint(segment, strategy, segment->ring().control->writer_parked, segment->ring().control->cpus),
       ring_(segment->ring()),
+      nameless_(!segment->named()),
       blocks_(segment->geometry().data_bytes),
       page_(platform::page_bytes()) {
     refresh_placement();
@@ -86,11 +87,17 @@ bool Sender::await_readers(std::int64_t until_ns) noexcept {
     return waiter_.slice(parked_, kAnySeat, until_ns, [this] { return stopped() || missing_ranks().empty(); });
 }
 
-void Sender::confirm_ready() noexcept {
+void Sender::unlink_if_all_attached() {
+    if (!missing_ranks().empty()) return;
+    segment_->unlink();
+    nameless_ = false;
+}
+
+void Sender::confirm_ready() {
     const auto& ring = segment_->ring();
     ring.control->all_ready.store(1, std::memory_order_release);  // release [ready]
     ring_.announce();                                             // [signal]
-    if (!segment_->named()) segment_->unlink();
+    if (nameless_) unlink_if_all_attached();
     refresh_placement();
 }
 

@@ -50,6 +50,7 @@ public:
         segment_->ring().control->bytes_published.store(bytes_, std::memory_order_relaxed);
         ring_.publish(Descriptor{room.length, room.block, n_frames, encoding, {}});
         if (!announce_later) ring_.announce();
+        if (nameless_ && ring_.position() % kLookForReaders == 1) unlink_if_all_attached();
     }
     void announce() noexcept { ring_.announce(); }
 
@@ -69,7 +70,7 @@ public:
     std::vector<std::uint32_t> missing_ranks() const;
     bool await_readers(std::int64_t until_ns) noexcept;
     // Tells the readers that all are there, and removes the name of a queue that has none from the user.
-    void confirm_ready() noexcept;
+    void confirm_ready();
 
     // Messages that ranks which have not come yet would still get.
     std::uint64_t undelivered_to_expected() const noexcept;
@@ -85,11 +86,17 @@ public:
 
 private:
     void finish() noexcept override;  // nothing will be published any more: readers read what there is, then learn it
+    static constexpr std::uint64_t kLookForReaders =
+        16;  // in messages, until all readers of a nameless queue are there
+
+    // A queue without a user's name gives up its segment's name as soon as nobody needs it any more.
+    void unlink_if_all_attached();
     [[noreturn]] void throw_too_large(std::uint64_t bytes) const;
     bool place_block(std::uint64_t bytes, std::uint64_t& offset);
     bool room_or_stopped() const noexcept { return stopped() || ring_.seat_passed(ring_.laggard(), needed_); }
 
     RingWriter<Native> ring_;
+    bool nameless_;  // and its segment not unlinked yet
     ByteFifo blocks_;
     std::uint64_t committed_ = 0;  // bytes of the data part that memory is reserved for
     std::uint64_t needed_ = 0;     // how far the laggard must have come

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ringcast import MessageQueue
-from tests.support import broadcast, committed_bytes, run_python
+from tests.support import broadcast, committed_bytes, run_python, unique_name
 
 MIB = 1 << 20
 SMALL_MIB = 8
@@ -151,7 +151,7 @@ print("done")
 
 
 def test_a_default_queue_that_nobody_has_used_commits_at_most_1_mib() -> None:
-    with broadcast(8) as (writer, _):
+    with broadcast(8, name=unique_name()) as (writer, _):
         assert committed_bytes(writer.segment) <= MIB
         assert writer.stats()["memory"]["control"] <= MIB
         for _ in range(100):
@@ -162,7 +162,7 @@ def test_a_default_queue_that_nobody_has_used_commits_at_most_1_mib() -> None:
 def test_eight_default_queues_under_ordinary_traffic_fit_a_container_s_64_mib() -> None:
     rng = np.random.default_rng(3)
     sizes = [int(size) for size in rng.choice([100, 1000, 5000, 20_000, 100_000], 400)]
-    queues = [broadcast(2) for _ in range(8)]
+    queues = [broadcast(2, name=unique_name()) for _ in range(8)]
     opened = [queue.__enter__() for queue in queues]
     try:
         for number, size in enumerate(sizes):
@@ -184,7 +184,7 @@ def test_eight_default_queues_under_ordinary_traffic_fit_a_container_s_64_mib() 
 
 @pytest.mark.parametrize("budget", [32 * MIB, 100 * MIB])
 def test_a_queue_never_takes_more_than_its_budget(budget: int) -> None:
-    with broadcast(max_bytes=budget) as (writer, (reader,)):
+    with broadcast(max_bytes=budget, name=unique_name()) as (writer, (reader,)):
         assert writer.stats()["memory"]["data_budget"] <= budget
         for n in range(30):
             while not writer.try_enqueue(bytes([n]) * (20 * MIB - n)):
@@ -193,7 +193,7 @@ def test_a_queue_never_takes_more_than_its_budget(budget: int) -> None:
 
 
 def test_readers_that_keep_up_keep_a_queue_small() -> None:
-    with broadcast() as (writer, (reader,)):
+    with broadcast(name=unique_name()) as (writer, (reader,)):
         for _ in range(200):
             writer.enqueue(bytes(300_000))
             reader.dequeue(10)
