@@ -50,7 +50,7 @@ std::vector<std::uint32_t> await_ready(nb::handle self, End& end, nb::handle tim
                 end.wait(
                     options, call.deadline_ns, self.ptr(), [] { return false; },
                     [&](std::int64_t until) { return receiver.await_all_ready(until); },
-                    [&] { receiver.check_end(true); },
+                    [&] { receiver.check_writer_lives(); },
                     [&] {
                         return "the writer (pid " + std::to_string(receiver.segment().header().creator_pid) +
                                ") to call wait_until_ready, too";

@@ -122,10 +122,17 @@ void Receiver::check_end(bool look_at_life) const {
         if (ring_.readable()) return;  // published before it was closed
         throw Error(ErrorCode::closed, "the writer has closed the queue and every message has been read");
     }
-    if (look_at_life && !segment_->creator_alive() && !writer_closed() && !ring_.readable())
-        throw Error(ErrorCode::writer_died,
-                    "the writer (pid " + std::to_string(segment_->header().creator_pid) +
-                        ") died without closing the queue; every message that it published has been read");
+    // The slot is looked at after the death is certain: what was published before it comes first.
+    if (look_at_life && writer_died() && !ring_.readable()) throw_writer_died();
+}
+
+void Receiver::check_writer_lives() const {
+    if (writer_died()) throw_writer_died();
+}
+
+void Receiver::throw_writer_died() const {
+    throw Error(ErrorCode::writer_died, "the writer (pid " + std::to_string(segment_->header().creator_pid) +
+                                            ") died without closing the queue; what it published can still be read");
 }
 
 std::uint64_t Receiver::backlog() const noexcept {

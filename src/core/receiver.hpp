@@ -61,6 +61,7 @@ public:
     // Evicted? Or did the writer end the queue, or die, with everything read? Throws reader_evicted, closed,
     // writer_died. `look_at_life` asks the kernel, too.
     void check_end(bool look_at_life) const;
+    void check_writer_lives() const;  // throws writer_died, whatever is left to read
 
     bool await_message_briefly() noexcept {
         return waiter_.briefly([this] { return message_or_end(); });
@@ -88,6 +89,9 @@ private:
     bool message_or_end() const noexcept {
         return ring_.readable() || stopped() || writer_closed() || !ring_.still_seated();
     }
+    // A writer closes the queue before it drops its lock, so the lock is asked first.
+    bool writer_died() const { return !segment_->creator_alive() && !writer_closed(); }
+    [[noreturn]] void throw_writer_died() const;
     [[noreturn]] void throw_evicted() const;
     [[noreturn]] void throw_corrupt(const Descriptor& descriptor) const;
     void finish() noexcept override;  // leaves the seat

@@ -267,3 +267,26 @@ def test_what_a_killed_process_left_is_seen_as_abandoned_and_each_name_can_be_us
         assert not (SHM / name).exists()
     for name in names[5:]:
         (SHM / name).unlink(missing_ok=True)
+
+
+def _send_before_all_are_there(link: Link) -> None:
+    writer = MessageQueue(2)
+    writer.enqueue("kept")
+    link.send(writer.export_handle())
+    link.recv()
+
+
+def test_a_reader_that_waits_for_the_others_learns_of_the_writer_s_death_though_a_message_is_unread(
+    start: Callable[..., Child],
+) -> None:
+    writer = start(_send_before_all_are_there)
+    reader = MessageQueue.create_from_handle(writer.receive(), 0)
+    waiting = Background(reader.wait_until_ready)
+    eventually(lambda: parked(reader), "the reader's sleep")
+    writer.kill()
+    try:
+        with pytest.raises(WriterDiedError):
+            waiting.result(timeout=10)
+        assert reader.dequeue(10) == "kept"
+    finally:
+        reader.close()
