@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 import tempfile
@@ -57,9 +58,16 @@ def _measure(
         floor = Floor(placement)
     except FloorError as error:
         missing["native floor"] = str(error)
+    measured: list[Workload] = []
+    for workload in workloads:
+        if reason := workload.lacking():
+            missing[f"workload {workload.key}"] = reason
+        else:
+            measured.append(workload)
+    gc.freeze()  # what is imported by now stays as it is: no forked process's collector copies its pages
     facts = machine.facts() | {"placement": placement.describe(), "versions": versions(present)}
     facts["settings"] = asdict(settings)
-    results = Results([(each, each.cases(settings)) for each in workloads], present, missing, facts)
+    results = Results([(each, each.cases(settings)) for each in measured], present, missing, facts)
     progress = Progress()
     disturbance = machine.Disturbance()
     try:
@@ -119,7 +127,7 @@ def _list() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke run of under a minute; rough figures")
+    parser.add_argument("--quick", action="store_true", help="a smoke run of about a minute; rough figures")
     parser.add_argument("--only", action="append", default=[], metavar="NAME[,NAME]", help="workloads and subjects")
     parser.add_argument("--list", action="store_true", help="name the workloads and subjects, and do nothing")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"rounds (full: {FULL.rounds}, quick: {QUICK.rounds})")

@@ -51,6 +51,11 @@ class Floor:
         answer = self._run("memcpy", self._placement.writer, seconds_per_size)
         return {int(rate["bytes"]): float(rate["gb_per_s"]) for rate in answer["rates"]}
 
+    def copy_between(self, nbytes: int, sources: int, destinations: int, seconds: float) -> float:
+        """GB/s of one memcpy from so many sources in turn to so many destinations in shared memory in turn."""
+        answer = self._run("between", self._placement.writer, nbytes, sources, destinations, seconds)
+        return float(answer["gb_per_s"])
+
     def ring(self, n_readers: int, messages: int, message_bytes: int, depth: int) -> float:
         """Messages a second of the ring with no Python. Raises `NotInThisBuildError` without the core."""
         readers = ",".join(str(self._placement.reader(rank)) for rank in range(n_readers))

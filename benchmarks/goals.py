@@ -1,4 +1,4 @@
-"""The project's goals for small messages, waking, CPU and start-up, held against a run.
+"""The project's goals for small messages, waking, CPU, start-up, arrays and tensors, held against a run.
 
 Ratios are of the run's own native floor. The round figures that the design gives for rates are held against the run
 too, as goals of their own.
@@ -30,7 +30,10 @@ class Judged:
 
 @dataclass(frozen=True)
 class _Goal:
-    """``limit`` is of the figure itself, or of its ratio to the floor if ``of_floor``."""
+    """``limit`` is of the figure itself, or of its ratio to the floor if ``of_floor``.
+
+    With ``of_one_reader`` it is of its ratio to the figure with one reader and the same size.
+    """
 
     workload: str
     metric: str
@@ -38,12 +41,26 @@ class _Goal:
     limit: Callable[[Case], float | None]
     of_floor: bool
     at_least: bool
+    subject: str = RINGCAST
+    of_one_reader: bool = False
 
 
 def _always(limit: float) -> Callable[[Case], float | None]:
     return lambda _case: limit
 
 
+def _array_limit(case: Case) -> float | None:
+    """Of one memcpy, with one reader."""
+    if case.n_readers != 1:
+        return None
+    return 0.85 if case.nbytes >= _MIB else {_MIB // 4: 0.6, _MIB // 16: 0.4}.get(case.nbytes)
+
+
+def _two_readers_limit(case: Case) -> float | None:
+    return 0.9 if case.n_readers == 2 and case.nbytes >= _MIB else None
+
+
+_MIB = 1 << 20
 _RATES = {1: 4e6, 2: 3e6, 4: 2e6, 8: 1e6}
 
 _GOALS = (
@@ -57,6 +74,18 @@ _GOALS = (
         "cpu", "cadence", "CPU of a reader that gets a message every 5 ms", _always(0.8), of_floor=False, at_least=False
     ),
     _Goal("startup", "ready", "queue made, attached, ready", _always(2.0), of_floor=False, at_least=False),
+    _Goal("arrays", "rate", "arrays", _array_limit, of_floor=True, at_least=True),
+    _Goal("arrays", "rate", "arrays", _two_readers_limit, of_floor=False, at_least=True, of_one_reader=True),
+    _Goal("tensors", "rate", "tensors, copied", _always(0.45), of_floor=True, at_least=True),
+    _Goal(
+        "tensors",
+        "rate",
+        "tensors, zero_copy",
+        _always(0.8),
+        of_floor=True,
+        at_least=True,
+        subject=f"{RINGCAST}-zero-copy",
+    ),
 )
 
 
@@ -73,24 +102,31 @@ def _judge(goal: _Goal, results: Results) -> Iterable[Judged]:
     for case in cases:
         limit = goal.limit(case)
         if limit is not None:
-            yield _judge_case(goal, limit, results, workload, case)
+            one = next((each for each in cases if (each.nbytes, each.n_readers) == (case.nbytes, 1)), None)
+            yield _judge_case(goal, limit, results, workload, case, one)
 
 
-def _judge_case(goal: _Goal, limit: float, results: Results, workload: Workload, case: Case) -> Judged:
+def _judge_case(
+    goal: _Goal, limit: float, results: Results, workload: Workload, case: Case, one_reader: Case | None
+) -> Judged:
     metric = next(metric for metric in workload.metrics if metric.key == goal.metric)
-    title = f"{goal.goal}, {case.title}" if case.title else goal.goal
+    title = ", ".join(filter(None, (goal.goal, case.full_title)))
     relation = "at least" if goal.at_least else "at most"
-    asked = f"{limit:g} x {workload.floor_label}" if goal.of_floor else figure(limit, metric.unit)
+    base = "1 reader" if goal.of_one_reader else workload.floor_label if goal.of_floor else None
+    asked = f"{limit:g} x {base}" if base else figure(limit, metric.unit)
     bound = f"{relation} {asked}"
-    value = results.value(workload, case, RINGCAST, metric)
+    value = results.value(workload, case, goal.subject, metric)
     if value is None:
         return Judged(title, bound, "-", "not measured")
     shown = figure(value, metric.unit)
-    if goal.of_floor:
-        ratio = results.ratio(workload, case, RINGCAST, FLOOR, metric)
-        if ratio is None:
-            return Judged(title, bound, f"{shown}, no floor", "not measured")
+    if base is not None:
+        base_key, base_case = (goal.subject, one_reader) if goal.of_one_reader else (FLOOR, case)
+        ratio = None
+        if base_case is not None:
+            ratio = results.ratio(workload, case, goal.subject, base_key, metric, base_case)
+        if ratio is None or base_case is None:
+            return Judged(title, bound, f"{shown}, no {base}", "not measured")
         value = ratio
-        shown = f"{shown}, {ratio:.2f} x {figure(results.value(workload, case, FLOOR, metric), metric.unit)}"
+        shown = f"{shown}, {ratio:.2f} x {figure(results.value(workload, base_case, base_key, metric), metric.unit)}"
     reached = value >= limit if goal.at_least else value <= limit
     return Judged(title, bound, shown, "reached" if reached else "missed")

@@ -19,7 +19,7 @@ from .measure import Metric
 from .peers.base import Subject
 from .results import FLOOR, Results
 from .text import figure
-from .workloads.base import Case, Workload
+from .workloads.base import Case, Workload, grouped
 
 _INK = "#22303c"
 _MUTED = "#66757f"
@@ -34,7 +34,13 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 def draw(results: Results, path: Path) -> None:
     """Write the picture of a run to ``path``."""
-    panels = [pair for pair in results.workloads if pair[0].has_subjects and _any_figure(results, *pair)]
+    panels = [
+        (workload, group)
+        for workload, cases in results.workloads
+        if workload.has_subjects
+        for group in grouped(cases)
+        if _any_figure(results, workload, group)
+    ]
     if not panels:
         return
     columns = min(3, len(panels))
@@ -150,13 +156,14 @@ def _floor_line(axis: Axes, value: float, text: str) -> None:
 
 
 def _lines(axis: Axes, results: Results, workload: Workload, cases: tuple[Case, ...]) -> None:
-    """Figures over the number of readers."""
+    """Figures over the size of a message, or over the number of readers."""
+    by_size = cases[0].nbytes > 0
     metric = workload.metrics[0]
     ends: list[tuple[float, str, str]] = []
 
     def line(key: str, label: str, colour: str, **style: Any) -> None:
         points = [
-            (case.n_readers, value)
+            (case.nbytes or case.n_readers, value)
             for case in cases
             if (value := results.value(workload, case, key, metric)) is not None
         ]
@@ -177,15 +184,16 @@ def _lines(axis: Axes, results: Results, workload: Workload, cases: tuple[Case, 
             zorder=4 if ours else 2,
         )
     line(FLOOR, workload.floor_label, _INK, ls="--", lw=1.3, zorder=3)
-    readers = [case.n_readers for case in cases]
+    across = [case.nbytes or case.n_readers for case in cases]
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
-    axis.set_xticks(readers, [str(n) for n in readers])
-    axis.set_xlim(min(readers) * 0.88, max(readers) * 3.4)
-    axis.set_xlabel("readers, each gets every message", fontsize=9.5)
-    _label_ends(axis, ends, max(readers))
+    axis.set_xticks(across, [case.title if by_size else str(case.n_readers) for case in cases])
+    # Room for the labels at the lines' ends, in proportion to what the axis spans.
+    axis.set_xlim(min(across) * 0.88, max(across) * max(2.2, (max(across) / min(across)) ** 0.59))
+    axis.set_xlabel("bytes of a message" if by_size else "readers, each gets every message", fontsize=9.5)
+    _label_ends(axis, ends, max(across))
     arrow = "less" if metric.better == "lower" else "more"
-    _style(axis, workload, f"{metric.title}  ({arrow} is better)", metric, horizontal=False)
+    _style(axis, workload, f"{metric.title}  ({arrow} is better)", metric, horizontal=False, group=cases[0].group)
 
 
 def _label_ends(axis: Axes, ends: list[tuple[float, str, str]], x: float) -> None:
@@ -210,8 +218,8 @@ def _label_ends(axis: Axes, ends: list[tuple[float, str, str]], x: float) -> Non
     axis.set_ylim(low, max(high, placed * gap))
 
 
-def _style(axis: Axes, workload: Workload, caption: str, metric: Metric, horizontal: bool) -> None:
-    axis.set_title(workload.title, loc="left", fontsize=13, fontweight="bold", pad=33)
+def _style(axis: Axes, workload: Workload, caption: str, metric: Metric, horizontal: bool, group: str = "") -> None:
+    axis.set_title(", ".join(filter(None, (workload.title, group))), loc="left", fontsize=13, fontweight="bold", pad=33)
     axis.text(
         0,
         1.022,

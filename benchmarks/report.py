@@ -9,7 +9,7 @@ from .measure import Metric
 from .results import FLOOR, Results
 from .settings import FULL
 from .text import digits, figure, table
-from .workloads.base import Case, Workload
+from .workloads.base import Case, Workload, grouped
 
 _INDENT = "  "
 
@@ -18,10 +18,12 @@ def render(results: Results) -> str:
     """The whole report."""
     lines = [*_heading(results), ""]
     for workload, cases in results.workloads:
-        lines += [f"{workload.title}: {workload.explain}", ""]
-        body = [*_workload_tables(results, workload, cases), *_remarks(results, workload, cases)]
-        lines += [(_INDENT + line).rstrip() for line in body]
-        lines.append("")
+        for group in grouped(cases):
+            among = f", {group[0].group}" if group[0].group else ""
+            lines += [f"{workload.title}{among}: {workload.explain}", ""]
+            body = [*_workload_tables(results, workload, group), *_remarks(results, workload, group)]
+            lines += [(_INDENT + line).rstrip() for line in body]
+            lines.append("")
     lines += _goals(judge(results))
     if results.missing:
         lines += ["", "Not measured, because not to be had here:"]
@@ -61,7 +63,7 @@ def _workload_tables(results: Results, workload: Workload, cases: Sequence[Case]
     """Rows are subjects, columns are metrics and the headline's ratios; with several cases, columns are cases."""
     rows = _rows(results, workload)
     headline = workload.metrics[0]
-    several = len(cases) > 1
+    several = len(cases) > 1 or bool(cases[0].title)
     columns = [(case, metric) for case in cases for metric in workload.metrics]
     head = [case.title if several else metric.title for case, metric in columns]
     figures = {
@@ -76,7 +78,9 @@ def _workload_tables(results: Results, workload: Workload, cases: Sequence[Case]
         bases = [_base(results, workload, case, headline, what) for case in cases]
         if all(base is None for base in bases):
             continue
-        ratio_head += [f"x {what}" + (f", {case.key}" if several else "") for case in cases]
+        ratio_head += [
+            f"x {what}" + (f", {case.title if case.nbytes else case.key}" if several else "") for case in cases
+        ]
         for key, cells in ratios.items():
             for case, base in zip(cases, bases, strict=True):
                 times = results.ratio(workload, case, key, base, headline) if base is not None else None
@@ -93,7 +97,7 @@ def _rows(results: Results, workload: Workload) -> dict[str, str]:
     """Keys and labels of the floor and of the subjects that take part."""
     rows = {FLOOR: workload.floor_label}
     if workload.has_subjects:
-        rows |= {each.key: each.label for each in results.subjects if workload.key not in each.unfit}
+        rows |= {each.key: each.label for each in results.subjects if workload.takes(each)}
     return rows
 
 
@@ -109,7 +113,7 @@ def _remarks(results: Results, workload: Workload, cases: Sequence[Case]) -> lis
     remarks = [
         f"{subject.label}: not measured: {reason}"
         for subject in results.subjects
-        if (reason := subject.unfit.get(workload.key)) and workload.has_subjects
+        if (reason := subject.unfit.get(workload.key)) and workload.has_subjects and not workload.ringcast_only
     ]
     labels = {subject.key: subject.label for subject in results.subjects} | {FLOOR: workload.floor_label}
     for case in cases:

@@ -34,14 +34,16 @@ class Results:
         found = self.series.get((workload.key, case.key, subject))
         return found.value(metric) if found is not None else None
 
-    def ratio(self, workload: Workload, case: Case, subject: str, base: str, metric: Metric) -> float | None:
+    def ratio(
+        self, workload: Workload, case: Case, subject: str, base: str, metric: Metric, base_case: Case | None = None
+    ) -> float | None:
         """How many times the base's figure a subject's is: the median of the rounds' ratios.
 
         What disturbs a machine for a while disturbs both figures of a round, and leaves their ratio alone. Where a
-        round of either is missing, the ratio of the reported figures.
+        round of either is missing, the ratio of the reported figures. The base's figure is of ``base_case``, if given.
         """
         ours = self.series.get((workload.key, case.key, subject))
-        theirs = self.series.get((workload.key, case.key, base))
+        theirs = self.series.get((workload.key, (base_case or case).key, base))
         if ours is None or theirs is None:
             return None
         pairs = list(zip(ours.each(metric), theirs.each(metric), strict=False))

@@ -39,7 +39,7 @@ def run(results: Results, bench: Bench, progress: Progress) -> None:
     progress.begin(sum(map(len, plans)))
     for number, plan in enumerate(plans):
         for step in plan:
-            where = " ".join(filter(None, (step.workload.key, step.case.title)))
+            where = " ".join(filter(None, (step.workload.key, step.case.full_title)))
             progress.step(f"{f'round {number}/{rounds}' if number else 'trial'}: {where}: {step.label}")
             _take(results, step, counts=number > 0)
         results.rounds_done = number
@@ -50,14 +50,14 @@ def _steps(results: Results, bench: Bench, number: int) -> list[_Step]:
     """One round's measurements in order."""
     steps: list[_Step] = []
     for workload, cases in results.workloads:
+        if number > workload.most_rounds(bench.settings):
+            continue
         for case in cases:
             floor = partial(workload.measure_floor, case, bench)
             steps.append(_Step(workload, case, FLOOR, workload.floor_label, floor))
-            if not workload.has_subjects:
-                continue
             turn = number % max(1, len(results.subjects))
             for subject in (*results.subjects[turn:], *results.subjects[:turn]):
-                if workload.key not in subject.unfit:
+                if workload.takes(subject):
                     measure = partial(workload.measure, subject, case, bench)
                     steps.append(_Step(workload, case, subject.key, subject.label, measure))
     return steps

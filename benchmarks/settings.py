@@ -1,7 +1,7 @@
 """How much is measured: the one home of every count, size and duration of a run.
 
-``FULL`` is meant for figures that are published (six to eight minutes on two CPUs), ``QUICK`` to see that everything
-works (under a minute; its figures are rough).
+``FULL`` is meant for figures that are published (about twelve minutes on two CPUs), ``QUICK`` to see that everything
+works (about a minute; its figures are rough).
 """
 
 from __future__ import annotations
@@ -14,6 +14,15 @@ DEPTH = 1024
 
 #: How many readers the rate of small messages is measured with.
 FAN_OUTS = (1, 2, 4, 8)
+
+#: Large payloads: slots of a queue, the source arrays that are sent in turn, and the destinations among which the floor
+#: and a transport that reuses its memory take turns.
+PAYLOAD_DEPTH = 4
+PAYLOAD_SOURCES = 3
+PAYLOAD_DESTINATIONS = 2
+
+_KIB, _MIB = 1 << 10, 1 << 20
+_ARRAY_SIZES = (64 * _KIB, 256 * _KIB, _MIB, 4 * _MIB, 16 * _MIB, 64 * _MIB)
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,14 @@ class Settings:
     startup_count: int
     floor_blocks: int
     floor_copy_seconds: float
+
+    #: Large payloads: the rounds at most, the time of one measurement, and which sizes are sent to how many readers.
+    payload_rounds: int
+    payload_seconds: float
+    array_sizes: dict[int, tuple[int, ...]]
+    tensor_sizes: tuple[int, ...]
+    loan_sizes: tuple[int, ...]
+
     timeout_seconds: float
 
     #: A rate is measured with about as many messages as fit ``rate_seconds``, within these bounds.
@@ -57,6 +74,11 @@ FULL = Settings(
     startup_count=10,
     floor_blocks=20_000,
     floor_copy_seconds=0.05,
+    payload_rounds=3,
+    payload_seconds=0.2,
+    array_sizes={1: _ARRAY_SIZES, 2: _ARRAY_SIZES, 4: (256 * _KIB, 4 * _MIB, 16 * _MIB)},
+    tensor_sizes=(_MIB, 16 * _MIB, 64 * _MIB),
+    loan_sizes=(4 * _MIB, 16 * _MIB),
     timeout_seconds=60.0,
 )
 
@@ -74,5 +96,10 @@ QUICK = Settings(
     startup_count=3,
     floor_blocks=4_000,
     floor_copy_seconds=0.02,
+    payload_rounds=1,
+    payload_seconds=0.05,
+    array_sizes={1: (64 * _KIB, _MIB, 16 * _MIB), 2: (64 * _KIB, _MIB, 16 * _MIB)},
+    tensor_sizes=(_MIB, 16 * _MIB),
+    loan_sizes=(4 * _MIB, 16 * _MIB),
     timeout_seconds=30.0,
 )

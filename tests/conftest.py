@@ -15,7 +15,7 @@ import pytest
 
 from tests.support import SHM, Child, segments, started_pids
 
-CREATOR_PID_OFFSET = 104
+CREATOR_PID_OFFSET = 128
 
 
 def _is_ours(name: str) -> bool:

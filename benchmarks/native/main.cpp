@@ -3,6 +3,7 @@
 //   ringcast_floor pingpong CPU_A CPU_B BLOCKS
 //   ringcast_floor wake     CPU_WAKER CPU_SLEEPER COUNT IDLE_US
 //   ringcast_floor memcpy   CPU SECONDS_PER_SIZE
+//   ringcast_floor between  CPU BYTES SOURCES DESTINATIONS SECONDS
 //   ringcast_floor ring     CPU_WRITER CPU_READER[,CPU_READER...] MESSAGES MESSAGE_BYTES DEPTH
 //
 // Exit status 2: asked for something this build does not have.
@@ -56,6 +57,12 @@ int run(const std::vector<std::string>& words) {
         std::printf("]}\n");
         return 0;
     }
+    if (what == "between" && words.size() == 6) {
+        const double rate = copy_between(std::stoi(words[1]), std::stoull(words[2]), std::stoull(words[3]),
+                                         std::stoull(words[4]), std::stod(words[5]));
+        std::printf("{\"gb_per_s\": %.3f}\n", rate);
+        return 0;
+    }
     if (what == "ring" && words.size() == 6) {
 #if defined(RINGCAST_FLOOR_HAS_RING)
         const double rate = ring_rate(std::stoi(words[1]), cpu_list(words[2]), std::stoull(words[3]),
@@ -68,7 +75,7 @@ int run(const std::vector<std::string>& words) {
         return 2;
 #endif
     }
-    std::fprintf(stderr, "usage: ringcast_floor pingpong|wake|memcpy|ring ... (see main.cpp)\n");
+    std::fprintf(stderr, "usage: ringcast_floor pingpong|wake|memcpy|between|ring ... (see main.cpp)\n");
     return 2;
 }
 

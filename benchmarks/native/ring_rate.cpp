@@ -48,7 +48,7 @@ void read_all(const std::string& name, std::uint32_t rank, std::uint64_t message
         }
         const auto current = receiver.current();
         std::memcpy(message.data(), current.bytes, current.length);
-        receiver.consume(current.length);
+        receiver.consume(current);
         receiver.settle();
         std::uint64_t number = 0;
         std::memcpy(&number, message.data(), sizeof number);
@@ -89,7 +89,7 @@ double ring_rate(int writer_cpu, const std::vector<int>& reader_cpus, std::uint6
     request.name = name;
     request.release = kRelease;
     request.geometry = ringcast::plan_geometry(n_readers, n_readers, message_bytes, static_cast<std::uint32_t>(depth),
-                                               0, ringcast::platform::page_bytes());
+                                               0, 0, ringcast::platform::page_bytes());
     for (std::uint32_t rank = 0; rank < n_readers; ++rank) {
         request.ranks.push_back(rank);
     }
@@ -107,13 +107,13 @@ double ring_rate(int writer_cpu, const std::vector<int>& reader_cpus, std::uint6
             sender.begin_wait();
             if (!sender.await_room_briefly()) {
                 while (!sender.await_room(ringcast::kForever)) {
-                    sender.check_laggard();
+                    sender.check_room();
                 }
             }
             sender.waiter().finish();
         }
         std::memcpy(room.bytes, message.data(), message_bytes);
-        sender.commit(room, ringcast::Encoding::raw, 1);
+        sender.commit(room, ringcast::Encoding::raw, false);
     }
     for (Child& reader : readers) {
         reader.join();

@@ -36,7 +36,10 @@ def available(subjects: Iterable[Subject]) -> tuple[list[Subject], dict[str, str
         except Exception as error:  # a library that breaks on import must not end the benchmark
             missing[subject.package or subject.module] = f"{type(error).__name__}: {error}"
         else:
-            present.append(subject)
+            if reason := subject.lacking():
+                missing[subject.label] = reason
+            else:
+                present.append(subject)
     return present, missing
 
 

@@ -14,7 +14,10 @@ from multiprocessing.connection import Connection
 from typing import Any, Literal, Protocol
 
 #: ``bytes``: messages are exactly `bytes`, sent the quickest way the library has. ``object``: any Python object.
-Payload = Literal["bytes", "object"]
+#: ``array``: NumPy arrays, received as NumPy arrays, the quickest way the library has. ``tensor``: torch tensors and
+#: lists of them, by plain pickle with protocol 5 where a library knows nothing of them (and where it is
+#: multiprocessing, which with torch imported would share the sender's own memory and send no copy at all).
+Payload = Literal["bytes", "object", "array", "tensor"]
 
 #: What a subject is to the report. ``extra`` rows are shown, but are neither ringcast's headline nor the best peer.
 Standing = Literal["ringcast", "peer", "extra"]
@@ -92,6 +95,9 @@ class Subject(Protocol):
     def unfit(self) -> Mapping[str, str]:
         """Workloads that it cannot take part in, with the reason."""
 
+    def lacking(self) -> str:
+        """Why this version of the library does not have it; empty if it has."""
+
     def place(self, spec: QueueSpec) -> Any:
         """Make what both ends need to find each other."""
 
@@ -116,13 +122,17 @@ class SubjectBase:
     standing: Standing = "peer"
     unfit: Mapping[str, str] = field(default_factory=dict)
 
+    def lacking(self) -> str:
+        """Most lack nothing."""
+        return ""
+
     def sweep(self) -> None:
         """Most leave nothing."""
 
 
 def only(*workloads: str) -> dict[str, str]:
     """An ``unfit`` mapping for a variant that is a row of these workloads only."""
-    everything = ("latency", "rate", "wake", "cpu", "startup", "objects")
+    everything = ("latency", "rate", "wake", "cpu", "startup", "objects", "arrays", "tensors", "tensor_list", "loan")
     return {name: "" for name in everything if name not in workloads}
 
 

@@ -5,6 +5,7 @@ an event service, on which a reader with nothing to read waits. The variant "pol
 readers never sleep: a core each, in exchange for the lowest latency the library has.
 
 Python objects at both ends: the payload is copied in from `bytes` and out to `bytes`; others are pickled, protocol 5.
+Arrays are copied into the loan after a header; a reader has a view of the sample, which goes back when the view goes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from . import arrays
 from .base import RUN_PREFIX, QueueSpec, Receiver, Sender, SubjectBase, only
 
 #: A polling reader gives way after so many looks in vain, or readers that share a CPU would take turns by time slice.
@@ -78,7 +80,7 @@ class Iceoryx(SubjectBase):
         publisher = (
             messages.publisher_builder()
             .backpressure_strategy(iox.BackpressureStrategy.RetryUntilDelivered)
-            .initial_max_slice_len(spec.max_bytes)
+            .initial_max_slice_len(spec.max_bytes + arrays.HEADER_BYTES)
             .max_loaned_samples(1)
             .create()
         )
@@ -101,6 +103,13 @@ class Iceoryx(SubjectBase):
             copy(sample.payload_ptr, message, size)
             sample.assume_init().send()
 
+        def send_array(array: arrays.Array) -> None:
+            sample = loan(arrays.HEADER_BYTES + array.nbytes)
+            copy(sample.payload_ptr, arrays.header(array), arrays.HEADER_BYTES)
+            copy(sample.payload_ptr + arrays.HEADER_BYTES, array.ctypes.data, array.nbytes)
+            sample.assume_init().send()
+            notify()
+
         def send_object(message: object) -> None:
             send(dumps(message, 5))
 
@@ -110,7 +119,9 @@ class Iceoryx(SubjectBase):
             held.clear()
 
         held = [node, messages, events]  # they must live as long as the ports
-        if spec.payload == "object":
+        if spec.payload == "array":
+            return Sender(send_array, close)
+        if spec.payload != "bytes":
             return Sender(send_object, close)
         return Sender(send_silently if self.polling else send, close)
 
@@ -124,6 +135,18 @@ class Iceoryx(SubjectBase):
         link.send_bytes(b"subscribed")
         receive, block, copy, loads = subscriber.receive, listener.timed_wait, ctypes.string_at, pickle.loads
         longest = iox.Duration.from_millis(_LONGEST_WAIT_MS)
+
+        def wait_for_sample() -> Any:
+            while (sample := receive()) is None:
+                block(longest)
+            return sample
+
+        def recv_array() -> arrays.Array:
+            sample = wait_for_sample()
+            data = (ctypes.c_uint8 * sample.header.number_of_elements).from_address(sample.payload_ptr)
+            data.sample = sample  # alive for as long as the view
+            view = memoryview(data)
+            return arrays.restore(bytes(view[: arrays.HEADER_BYTES]), view[arrays.HEADER_BYTES :])
 
         def recv() -> bytes:
             while (sample := receive()) is None:
@@ -148,7 +171,9 @@ class Iceoryx(SubjectBase):
 
         held = [node, messages, events]
         how: Callable[[], Any] = poll if self.polling else recv
-        return Receiver(recv_object if spec.payload == "object" else how, close)
+        if spec.payload == "array":
+            return Receiver(recv_array, close)
+        return Receiver(how if spec.payload == "bytes" else recv_object, close)
 
     def sweep(self) -> None:
         """The library keeps one file a prefix for ever, and those of killed processes until somebody looks."""

@@ -1,12 +1,13 @@
 """multiprocessing.Queue: one for each reader, sent to in turn.
 
 Bounded by ``maxsize``; `put` hands the object to a feeder thread of the writer's process, which pickles it, so the
-thread is part of what is measured.
+thread is part of what is measured. Tensors are pickled before: see `Payload`.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -35,16 +36,24 @@ class MpQueue(SubjectBase):
                 for put_one in puts:
                     put_one(message)
 
+        def put_pickled(message: object) -> None:
+            put(pickle.dumps(message, 5))
+
         def close() -> None:
             for queue in address:
                 queue.close()
                 queue.join_thread()
 
-        return Sender(put, close)
+        return Sender(put_pickled if spec.payload == "tensor" else put, close)
 
     def receiver(self, spec: QueueSpec, address: Any, rank: int, link: Connection) -> Receiver:
         """A reader's end."""
-        return Receiver(address[rank].get, address[rank].close)
+        get, loads = address[rank].get, pickle.loads
+
+        def get_pickled() -> Any:
+            return loads(get())
+
+        return Receiver(get_pickled if spec.payload == "tensor" else get, address[rank].close)
 
 
 SUBJECTS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,11 +19,22 @@ class CheckError(AssertionError):
 
 @dataclass(frozen=True)
 class Case:
-    """One variant of a workload, such as a number of readers. A workload without variants has one with no title."""
+    """One variant of a workload, such as a number of readers. A workload without variants has one with no title.
+
+    A workload with variants in two directions gives each a ``group``: a table and a panel of its own. ``nbytes`` is the
+    size of a message where it varies.
+    """
 
     key: str = ""
     title: str = ""
     n_readers: int = 1
+    group: str = ""
+    nbytes: int = 0
+
+    @property
+    def full_title(self) -> str:
+        """The title with the group's."""
+        return ", ".join(filter(None, (self.title, self.group)))
 
 
 class Workload(ABC):
@@ -37,6 +49,22 @@ class Workload(ABC):
     needs_trial: ClassVar[bool] = False
     #: False for what only the floor program does.
     has_subjects: ClassVar[bool] = True
+    #: True for what no peer has.
+    ringcast_only: ClassVar[bool] = False
+
+    def lacking(self) -> str:
+        """Why this workload cannot be measured here at all; empty if it can."""
+        return ""
+
+    def most_rounds(self, settings: Settings) -> int:
+        """In how many of the run's rounds it is measured: the first so many."""
+        return settings.rounds
+
+    def takes(self, subject: Subject) -> bool:
+        """Whether a subject takes part."""
+        if not self.has_subjects or (self.ringcast_only and subject.module != "ringcast"):
+            return False
+        return self.key not in subject.unfit
 
     def cases(self, settings: Settings) -> tuple[Case, ...]:
         """The variants to measure."""
@@ -49,6 +77,14 @@ class Workload(ABC):
     def measure_floor(self, case: Case, bench: Bench) -> Outcome | None:
         """Measure the floor once; None if this workload has none."""
         return None
+
+
+def grouped(cases: Sequence[Case]) -> list[tuple[Case, ...]]:
+    """The cases of each group together, in order."""
+    groups: dict[str, list[Case]] = {}
+    for case in cases:
+        groups.setdefault(case.group, []).append(case)
+    return [tuple(group) for group in groups.values()]
 
 
 def settle(*ends: Sender | Receiver) -> None:

@@ -8,9 +8,8 @@
 namespace ringcast::bindings {
 
 End::End(std::shared_ptr<Segment> segment, bool writer, std::optional<std::uint32_t> rank, const Strategy& strategy,
-         nb::object encode_object, nb::object decode_object, nb::object report, std::int64_t report_interval_ns)
-    : encode(std::move(encode_object)),
-      decode(std::move(decode_object)),
+         const nb::object& codec_object, nb::object report, std::int64_t report_interval_ns)
+    : codec(codec_object),
       report_(std::move(report)),
       report_interval_ns_(report_interval_ns),
       label_(segment->label()) {

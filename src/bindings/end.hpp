@@ -10,6 +10,7 @@
 #include <string>
 
 #include "arguments.hpp"
+#include "codec.hpp"
 #include "receiver.hpp"
 #include "sender.hpp"
 
@@ -27,10 +28,10 @@ inline constexpr std::int64_t kCancelPollNs = 45'000'000;  // a threading.Event 
 
 class End {
 public:
-    // `encode(obj)` gives bytes or a list of buffers; `decode(stream, buffers)` the object. `report(end, seconds)` is
-    // called whenever a wait has gone on for another `report_interval_ns`.
+    // `codec` is a ringcast.codec.Codec. `report(end, seconds)` is called whenever a wait has gone on for another
+    // `report_interval_ns`.
     End(std::shared_ptr<Segment> segment, bool writer, std::optional<std::uint32_t> rank, const Strategy& strategy,
-        nb::object encode, nb::object decode, nb::object report, std::int64_t report_interval_ns);
+        const nb::object& codec, nb::object report, std::int64_t report_interval_ns);
 
     Sender& writer(const char* method) {
         if (sender_ == nullptr) raise_role(method);
@@ -60,13 +61,15 @@ public:
     void wait(const WaitOptions& options, std::int64_t& deadline_ns, PyObject* self, Briefly&& briefly, Slice&& slice,
               Check&& check, WaitedFor&& waited_for);
 
-    nb::object encode;
-    nb::object decode;
-    // Between acquire_write or acquire_read and its end; guarded by the turn.
+    const Codec codec;
+    // Between acquire_write, a loan or acquire_read and its end; guarded by the turn.
     Sender::Room room{};
     bool in_chunk = false;
+    Encoding chunk_encoding{};
     std::uint64_t chunk_length = 0;
     nb::object chunk;  // the buffer over `room`
+    // What dequeue_many met behind messages that it handed out: the next call raises it. Guarded by the turn.
+    nb::object deferred_error;
 
 private:
     void after_slice(const WaitOptions& options, PyObject* self, std::int64_t& next_report_ns);

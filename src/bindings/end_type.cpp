@@ -129,6 +129,17 @@ nb::dict counters(End& end) {
     result["parks"] = c.parks.load(std::memory_order_relaxed);
     result["rescued_wakes"] = c.rescued_wakes.load(std::memory_order_relaxed);
     result["long_waits"] = c.long_waits.load(std::memory_order_relaxed);
+    if (end.is_writer() && !end.endpoint().stopped()) {
+        // What readers have given back shows only when the writer looks; not now, if a call is using the arena.
+        if (const std::uint64_t thread = platform::thread_id(); end.endpoint().try_take_turn(thread)) {
+            Sender& sender = end.writer("stats");
+            end.endpoint().look([&] {
+                sender.reclaim();
+                result["scattered"] = sender.scattered_bytes();
+            });
+            end.endpoint().give_turn_back();
+        }
+    }
     if (!end.is_writer()) {
         Receiver& receiver = end.reader("stats");
         result["messages"] = receiver.messages();
@@ -147,14 +158,13 @@ void bind_end(nb::module_& module) {
             .def(
                 "__init__",
                 [](End* self, std::shared_ptr<Segment> segment, bool writer, std::optional<std::uint32_t> rank,
-                   std::tuple<std::int64_t, std::int64_t, std::int64_t, bool> strategy, nb::object encode,
-                   nb::object decode, nb::object report, std::int64_t report_interval_ns) {
+                   std::tuple<std::int64_t, std::int64_t, std::int64_t, bool> strategy, nb::object codec,
+                   nb::object report, std::int64_t report_interval_ns) {
                     const auto [spin_ns, yield_ns, park_ns, adaptive] = strategy;
                     new (self) End(std::move(segment), writer, rank, Strategy{spin_ns, yield_ns, park_ns, adaptive},
-                                   std::move(encode), std::move(decode), std::move(report), report_interval_ns);
+                                   codec, std::move(report), report_interval_ns);
                 },
-                "segment"_a, "writer"_a, "rank"_a.none(), "strategy"_a, "encode"_a, "decode"_a, "report"_a,
-                "report_interval_ns"_a)
+                "segment"_a, "writer"_a, "rank"_a.none(), "strategy"_a, "codec"_a, "report"_a, "report_interval_ns"_a)
             .def_prop_ro("closed", [](End& end) { return end.endpoint().stopped(); })
             .def_prop_ro("_rank", [](End& end) { return end.reader("rank").rank(); })
             .def("shutdown", [](End& end) { end.endpoint().shut_down(); })

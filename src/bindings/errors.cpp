@@ -66,6 +66,24 @@ void raise(const Error& error, const std::string& context) {
           error.system_errno());
 }
 
+void raise_from(nb::python_error& cause, const char* type, const std::string& message) {
+    const nb::object exception_type = nb::module_::import_("ringcast.errors").attr(type);
+    const nb::object exception = exception_type(message);
+    PyException_SetCause(exception.ptr(), cause.value().inc_ref().ptr());
+    PyException_SetContext(exception.ptr(), cause.value().inc_ref().ptr());
+    PyErr_SetObject(exception_type.ptr(), exception.ptr());
+    throw nb::python_error();
+}
+
+bool passes(const nb::python_error& error) {
+    return !error.matches(PyExc_Exception) ||
+           error.matches(nb::module_::import_("ringcast.errors").attr("RingcastError"));
+}
+
+std::string text_of(const nb::python_error& error) {
+    return nb::cast<std::string>(error.type().attr("__name__")) + ": " + nb::cast<std::string>(nb::str(error.value()));
+}
+
 void bind_errors(nb::module_&) {
     nb::register_exception_translator([](const std::exception_ptr& pointer, void*) {
         try {

@@ -7,7 +7,7 @@
 namespace ringcast::bindings {
 
 namespace {
-std::uint64_t table_bytes(std::size_t frames) { return frames > 1 ? round_up(frames * 8, kFrameAlignment) : 0; }
+std::uint64_t table_bytes(std::uint64_t frames) { return 8 + frames * 8; }
 }  // namespace
 
 void copy_bytes(void* to, const void* from, std::uint64_t bytes) {
@@ -19,21 +19,25 @@ void copy_bytes(void* to, const void* from, std::uint64_t bytes) {
     platform::Native::copy(to, from, bytes);
 }
 
-Frames::Frames(nb::object encoded) : encoded_(std::move(encoded)) {
+Frames::Frames(nb::object encoded, Encoding encoding) : encoded_(std::move(encoded)), encoding_(encoding) {
     const bool single = PyBytes_CheckExact(encoded_.ptr()) != 0;
+    if (!single && !PyList_CheckExact(encoded_.ptr()))
+        raise("EncodeError", "a codec's encode must give bytes or a list of buffers");
     const Py_ssize_t count = single ? 1 : PyList_GET_SIZE(encoded_.ptr());
     views_.reserve(static_cast<std::size_t>(count));
-    payload_bytes_ = table_bytes(static_cast<std::size_t>(count));
+    if (count > 1) payload_bytes_ = table_bytes(static_cast<std::uint64_t>(count));
     for (Py_ssize_t i = 0; i < count; ++i) {
         PyObject* buffer = single ? encoded_.ptr() : PyList_GET_ITEM(encoded_.ptr(), i);
         Py_buffer view;
-        if (PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE) != 0) {
+        // Of an array in Fortran order, too, only the bytes count here.
+        if (PyObject_GetBuffer(buffer, &view, PyBUF_ANY_CONTIGUOUS) != 0) {
             for (Py_buffer& held : views_) PyBuffer_Release(&held);
             throw nb::python_error();
         }
         views_.push_back(view);
-        payload_bytes_ =
-            round_up(payload_bytes_, count > 1 ? kFrameAlignment : 1) + static_cast<std::uint64_t>(view.len);
+        const auto bytes = static_cast<std::uint64_t>(view.len);
+        if (count > 1) payload_bytes_ = round_up(payload_bytes_, frame_alignment(bytes));
+        payload_bytes_ += bytes;
     }
 }
 
@@ -42,50 +46,44 @@ Frames::~Frames() {
 }
 
 void Frames::write(std::byte* payload) const {
-    std::uint64_t offset = table_bytes(views_.size());
-    for (std::size_t i = 0; i < views_.size(); ++i) {
+    if (!framed()) return copy_bytes(payload, views_[0].buf, static_cast<std::uint64_t>(views_[0].len));
+    const std::uint64_t count = views_.size();
+    std::memcpy(payload, &count, 8);
+    std::uint64_t offset = table_bytes(count);
+    for (std::size_t i = 0; i < count; ++i) {
         const auto bytes = static_cast<std::uint64_t>(views_[i].len);
-        if (views_.size() > 1) {
-            std::memcpy(payload + i * 8, &bytes, 8);
-            offset = round_up(offset, kFrameAlignment);
-        }
+        std::memcpy(payload + 8 + i * 8, &bytes, 8);
+        offset = round_up(offset, frame_alignment(bytes));
         copy_bytes(payload + offset, views_[i].buf, bytes);
         offset += bytes;
     }
 }
 
-nb::object copy_payload(const Receiver::Message& message) {
-    nb::object payload = owned(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(message.length)));
-    copy_bytes(PyBytes_AS_STRING(payload.ptr()), message.bytes, message.length);
-    return payload;
-}
-
-nb::object decode_payload(const nb::object& decode, nb::object payload, Encoding encoding, std::uint32_t n_frames) {
-    if (encoding == Encoding::raw) return payload;
-    if (n_frames == 1) return decode(payload, nb::tuple());
-
-    const auto total = static_cast<std::uint64_t>(PyBytes_GET_SIZE(payload.ptr()));
-    const char* bytes = PyBytes_AS_STRING(payload.ptr());
-    const nb::object view = owned(PyMemoryView_FromObject(payload.ptr()));
-    nb::object stream;
-    nb::list buffers;
-    std::uint64_t offset = table_bytes(n_frames);
-    for (std::uint32_t i = 0; i < n_frames; ++i) {
-        std::uint64_t length = 0;
-        std::memcpy(&length, bytes + std::size_t{i} * 8, 8);  // the core made sure that the table is there
-        offset = round_up(offset, kFrameAlignment);
-        if (offset > total || length > total - offset)
-            raise("CorruptError", "a message of " + std::to_string(total) + " bytes has a frame " + std::to_string(i) +
-                                      " of " + std::to_string(length) + " bytes at " + std::to_string(offset));
-        nb::object frame = owned(
-            PySequence_GetSlice(view.ptr(), static_cast<Py_ssize_t>(offset), static_cast<Py_ssize_t>(offset + length)));
-        if (i == 0)
-            stream = std::move(frame);
+nb::list split_frames(const nb::object& buffer, const std::byte* bytes, std::uint64_t length, bool leased) {
+    std::uint64_t count = 0;
+    if (length >= 8) std::memcpy(&count, bytes, 8);
+    if (count == 0 || count > (length - 8) / 8)
+        raise("CorruptError",
+              "a message of " + std::to_string(length) + " bytes has a table of " + std::to_string(count) + " frames");
+    const nb::object view = owned(PyMemoryView_FromObject(buffer.ptr()));
+    nb::list frames;
+    std::uint64_t offset = table_bytes(count);
+    for (std::uint64_t i = 0; i < count; ++i) {
+        std::uint64_t size = 0;
+        std::memcpy(&size, bytes + 8 + i * 8, 8);
+        offset = round_up(offset, frame_alignment(size));
+        if (offset > length || size > length - offset)
+            raise("CorruptError", "a message of " + std::to_string(length) + " bytes has a frame " + std::to_string(i) +
+                                      " of " + std::to_string(size) + " bytes at " + std::to_string(offset));
+        if (leased && size < kLeasedFrameBytes)
+            frames.append(owned(PyBytes_FromStringAndSize(reinterpret_cast<const char*>(bytes + offset),
+                                                          static_cast<Py_ssize_t>(size))));
         else
-            buffers.append(frame);
-        offset += length;
+            frames.append(owned(PySequence_GetSlice(view.ptr(), static_cast<Py_ssize_t>(offset),
+                                                    static_cast<Py_ssize_t>(offset + size))));
+        offset += size;
     }
-    return decode(stream, buffers);
+    return frames;
 }
 
 }  // namespace ringcast::bindings

@@ -1,16 +1,15 @@
 // Messages to and from the bytes of a slot or block.
 //
-// One frame: the payload is the frame. More: a table of their lengths, 64 bits each, then the frames, each aligned to
-// kFrameAlignment from the payload's start. The core checks that the payload lies inside its segment; the table is
-// checked here.
+// Without buffers, the payload is the stream. With them it is framed: the number of frames, their lengths, 64 bits each,
+// then the frames, the stream first, each aligned to frame_alignment from the payload's start. The core checks that the
+// payload lies inside its segment; the table is checked here.
 #pragma once
 
 #include <nanobind/nanobind.h>
 #include <cstdint>
 #include <vector>
 
-#include "receiver.hpp"
-#include "sender.hpp"
+#include "geometry.hpp"
 
 namespace ringcast::bindings {
 
@@ -21,28 +20,34 @@ inline constexpr std::uint64_t kUnlockedCopyBytes = 64 << 10;
 
 void copy_bytes(void* to, const void* from, std::uint64_t bytes);
 
+// Frames of this size and more are read where they lie; smaller ones are copied out, so that a small array that is kept
+// does not keep a large block.
+inline constexpr std::uint64_t kLeasedFrameBytes = 4096;
+constexpr std::uint64_t frame_alignment(std::uint64_t bytes) { return bytes >= kLeasedFrameBytes ? 64 : 16; }
+
 // The encoded form of an object, held for as long as it is being sent.
 class Frames {
 public:
-    // `encoded` is what the codec gave: bytes, or a list of contiguous buffers, the stream first.
-    explicit Frames(nb::object encoded);
+    // `encoded` is bytes, or a list of contiguous buffers, the stream first.
+    Frames(nb::object encoded, Encoding encoding);
     ~Frames();
     Frames(const Frames&) = delete;
     Frames& operator=(const Frames&) = delete;
 
+    Encoding encoding() const noexcept { return encoding_; }
+    bool framed() const noexcept { return views_.size() > 1; }
     std::uint64_t payload_bytes() const noexcept { return payload_bytes_; }
-    std::uint32_t count() const noexcept { return static_cast<std::uint32_t>(views_.size()); }
     void write(std::byte* payload) const;
 
 private:
     nb::object encoded_;
+    Encoding encoding_;
     std::vector<Py_buffer> views_;
     std::uint64_t payload_bytes_ = 0;
 };
 
-// A private copy of a message's payload, as bytes.
-nb::object copy_payload(const Receiver::Message& message);
-// The object that `payload` stands for. Raises CorruptError if its frame table is impossible.
-nb::object decode_payload(const nb::object& decode, nb::object payload, Encoding encoding, std::uint32_t n_frames);
+// The frames in a framed payload of `length` bytes at `bytes`, which `buffer` exports: memoryviews of it, or, of a
+// leased payload, copies of what is small. Raises CorruptError if the table is impossible.
+nb::list split_frames(const nb::object& buffer, const std::byte* bytes, std::uint64_t length, bool leased);
 
 }  // namespace ringcast::bindings

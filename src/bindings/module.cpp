@@ -19,7 +19,7 @@ NB_MODULE(_core, module) {
     ringcast::bindings::bind_errors(module);
     ringcast::bindings::bind_waiting(module);
     ringcast::bindings::bind_segment(module);
-    ringcast::bindings::bind_chunk(module);
+    ringcast::bindings::bind_buffers(module);
     ringcast::bindings::bind_end(module);
 }
 #undef PyInit__core

@@ -8,7 +8,7 @@ namespace ringcast::bindings {
 void bind_errors(nanobind::module_& module);
 void bind_waiting(nanobind::module_& module);
 void bind_segment(nanobind::module_& module);
-void bind_chunk(nanobind::module_& module);
+void bind_buffers(nanobind::module_& module);
 void bind_end(nanobind::module_& module);
 
 }  // namespace ringcast::bindings

@@ -13,6 +13,13 @@ namespace ringcast::bindings {
 // Raises the Python exception for an error of the core, with `context` ("queue 'a', writer, pid 7") before its message.
 [[noreturn]] void raise(const Error& error, const std::string& context);
 
+// The same, with the Python exception `cause` as its cause.
+[[noreturn]] void raise_from(nanobind::python_error& cause, const char* type, const std::string& message);
+// Is it an exception of ringcast.errors, or one that ends programs (KeyboardInterrupt)? Such are passed on as they are.
+bool passes(const nanobind::python_error& error);
+// "ValueError: bad value"
+std::string text_of(const nanobind::python_error& error);
+
 // A new reference from the C API, or the exception that it set.
 inline nanobind::object owned(PyObject* result) {
     if (result == nullptr) throw nanobind::python_error();

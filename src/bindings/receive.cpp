@@ -3,7 +3,7 @@
 #include <string>
 
 #include "arguments.hpp"
-#include "frames.hpp"
+#include "buffers.hpp"
 #include "methods.hpp"
 
 namespace ringcast::bindings {
@@ -25,19 +25,56 @@ void await_message(End& end, Receiver& receiver, const WaitOptions& options, std
     }
 }
 
-// The next message, which is readable, as its own copy; the turn is given back before it is decoded.
-PyObject* take(End& end, Receiver& receiver, std::optional<Call>& call) {
+// What dequeue_many left to be raised.
+void raise_deferred(End& end) {
+    if (!end.deferred_error.is_valid()) return;
+    const nb::object error = std::move(end.deferred_error);
+    PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.ptr())), error.ptr());
+    throw nb::python_error();
+}
+
+// A message taken out of the ring: a copy of its bytes, or a lease on its block.
+struct Taken {
+    nb::object buffer;
+    const std::byte* bytes;
+    Receiver::Message message;
+    bool leased;
+};
+
+nb::object copy_payload(const Receiver::Message& message) {
+    nb::object payload = owned(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(message.length)));
+    copy_bytes(PyBytes_AS_STRING(payload.ptr()), message.bytes, message.length);
+    return payload;
+}
+
+// Raw messages become bytes objects, which own theirs. Does not settle.
+Taken take_message(Receiver& receiver) {
     const Receiver::Message message = receiver.current();
+    if (message.in_block() && message.encoding != Encoding::raw)
+        return Taken{make_lease(receiver.consume_leased(message)), message.bytes, message, true};
     nb::object payload = copy_payload(message);
-    receiver.consume(message.length);
+    receiver.consume(message);
+    const auto* bytes = reinterpret_cast<const std::byte*>(PyBytes_AS_STRING(payload.ptr()));
+    return Taken{std::move(payload), bytes, message, false};
+}
+
+nb::object object_of(const End& end, Taken taken) {
+    const Receiver::Message& m = taken.message;
+    if (m.encoding == Encoding::raw) return std::move(taken.buffer);
+    return end.codec.decode(taken.buffer, taken.bytes, m.length, m.encoding, m.framed, taken.leased);
+}
+
+// The next message, which is readable; the turn is given back before it is decoded.
+PyObject* take(End& end, Receiver& receiver, std::optional<Call>& call) {
+    Taken taken = take_message(receiver);
     receiver.settle();
     call.reset();
-    if (message.encoding == Encoding::raw) return payload.release().ptr();
-    return decode_payload(end.decode, std::move(payload), message.encoding, message.n_frames).release().ptr();
+    return object_of(end, std::move(taken)).release().ptr();
 }
 
 PyObject* receive(PyObject* self, End& end, Receiver& receiver, const WaitOptions& options) {
     std::optional<Call> call(std::in_place, end, options);
+    raise_deferred(end);
     if (!receiver.readable()) await_message(end, receiver, options, call->deadline_ns, self);
     return take(end, receiver, call);
 }
@@ -58,6 +95,7 @@ PyObject* try_dequeue(PyObject* self, Arguments arguments, Py_ssize_t positional
         End& end = end_of(self);
         Receiver& receiver = end.reader("try_dequeue");
         std::optional<Call> call = Call::without_waiting(end);
+        if (call) raise_deferred(end);
         if (call && !receiver.readable()) {
             receiver.check_end(true);
             if (!receiver.readable()) call.reset();
@@ -76,28 +114,22 @@ PyObject* dequeue_many(PyObject* self, Arguments arguments, Py_ssize_t positiona
         const std::uint64_t most = parse_count("max_n", max_n);
         const WaitOptions options{parse_timeout(timeout), cancel, parse_flag(indefinite)};
         Call call(end, options);
+        raise_deferred(end);
         await_message(end, receiver, options, call.deadline_ns, self);
         nb::list messages;
         bool unsettled = false;
         do {
-            const Receiver::Message message = receiver.current();
-            nb::object payload = copy_payload(message);
-            if (message.encoding == Encoding::object) {
-                receiver.settle();
-                unsettled = false;
-                try {
-                    payload = decode_payload(end.decode, std::move(payload), message.encoding, message.n_frames);
-                } catch (nb::python_error& error) {
-                    // What came before it is handed out first; the next call meets this message again.
-                    if (messages.size() != 0 && error.matches(PyExc_Exception)) break;
-                    receiver.consume(message.length);
-                    receiver.settle();
-                    throw;
-                }
+            Taken taken = take_message(receiver);
+            unsettled = taken.message.encoding == Encoding::raw;
+            if (!unsettled) receiver.settle();
+            try {
+                messages.append(object_of(end, std::move(taken)));
+            } catch (nb::python_error& error) {
+                // What came before it is handed out first; the next call raises it.
+                if (messages.size() == 0 || !error.matches(PyExc_Exception)) throw;
+                end.deferred_error = nb::borrow(error.value());
+                break;
             }
-            receiver.consume(message.length);
-            unsettled = true;
-            messages.append(payload);
         } while (messages.size() < most && !receiver.stopped() && receiver.readable());
         if (unsettled) receiver.settle();
         return messages.release().ptr();
@@ -112,11 +144,16 @@ PyObject* open_read(PyObject* self, Arguments arguments, Py_ssize_t positional, 
         Receiver& receiver = end.reader("acquire_read");
         const WaitOptions options{parse_timeout(timeout), cancel, parse_flag(indefinite)};
         Call call(end, options);
+        raise_deferred(end);
         await_message(end, receiver, options, call.deadline_ns, self);
         const Receiver::Message message = receiver.current();
-        nb::object payload = copy_payload(message);
+        nb::object buffer;
+        if (message.in_block())
+            buffer = make_lease(receiver.peek_leased(message));
+        else
+            buffer = copy_payload(message);
         receiver.settle();
-        nb::object view = owned(PyMemoryView_FromObject(payload.ptr()));
+        nb::object view = owned(PyMemoryView_FromObject(buffer.ptr()));
         end.chunk_length = message.length;
         end.in_chunk = true;
         call.keep();
@@ -130,9 +167,9 @@ PyObject* close_read(PyObject* self, PyObject*) {
         Receiver& receiver = end.reader("acquire_read");
         if (end.endpoint().in_forked_child()) end.check_usable();
         check_open_chunk(end, "acquire_read");
-        receiver.consume(end.chunk_length);
+        receiver.advance(end.chunk_length);
         end.in_chunk = false;
-        // Evicted meanwhile? The bytes were checked when they were copied; the next call says it.
+        // Evicted meanwhile? The bytes were checked when they were taken; the next call says it.
         try {
             receiver.settle();
         } catch (const Error&) {

@@ -30,19 +30,23 @@ const char* state_name(SeatState state) {
     return "unknown";
 }
 
-// A snapshot of each seat that is or will be used: (seat, rank, pid, state, alive, cursor).
+// A snapshot of each seat that is used, will be, or has views alive:
+// (seat, rank, pid, state, alive, cursor, leased blocks, leased bytes).
 nb::list seats(const Segment& segment) {
     nb::list result;
     const auto& ring = segment.ring();
     for (std::uint32_t i = 0; i < ring.n_seats; ++i) {
         const NativeSeat& seat = ring.seats[i];
         const SeatState state = seat_state(seat.state.load(std::memory_order_acquire));
-        if (state == SeatState::vacant) continue;
+        std::uint64_t leased = seat.leased_blocks.load(std::memory_order_relaxed);
+        if (state == SeatState::vacant && leased == 0) continue;
         // A lock that this very process holds through another descriptor counts, as it should.
         const bool alive = state != SeatState::expected && segment.locks().is_held_by_another(seat_lock(i));
+        if (state == SeatState::vacant && !alive) continue;  // its holder died with views, which count no more
         result.append(nb::make_tuple(i, seat.rank.load(std::memory_order_relaxed),
                                      seat.pid.load(std::memory_order_relaxed), state_name(state), alive,
-                                     seat.cursor.load(std::memory_order_acquire)));
+                                     seat.cursor.load(std::memory_order_acquire), leased,
+                                     seat.leased_bytes.load(std::memory_order_relaxed)));
     }
     return result;
 }
@@ -76,26 +80,27 @@ void bind_segment(nb::module_& module) {
             "create",
             [](std::string name, std::string user_name, std::string release, std::uint32_t n_reader,
                std::vector<std::uint32_t> ranks, std::uint64_t max_chunk_bytes, std::uint32_t max_chunks,
-               std::uint64_t max_bytes) {
+               std::uint64_t max_bytes, std::uint32_t max_leases) {
                 Segment::Request request{
                     .name = std::move(name),
                     .user_name = std::move(user_name),
                     .release = std::move(release),
                     .geometry = plan_geometry(n_reader, static_cast<std::uint32_t>(ranks.size()), max_chunk_bytes,
-                                              max_chunks, max_bytes, platform::page_bytes()),
+                                              max_chunks, max_bytes, max_leases, platform::page_bytes()),
                     .ranks = std::move(ranks)};
                 nb::gil_scoped_release release_gil;
                 return Segment::create(request);
             },
             "name"_a, "user_name"_a, "release"_a, "n_reader"_a, "ranks"_a, "max_chunk_bytes"_a, "max_chunks"_a,
-            "max_bytes"_a)
+            "max_bytes"_a, "max_leases"_a)
         .def_static(
             "attach",
-            [](const std::string& name, const std::string& release, bool observe) {
+            [](const std::string& name, const std::string& release, bool observe, bool zero_copy) {
                 nb::gil_scoped_release release_gil;
-                return Segment::attach(name, observe ? Access::observe : Access::read, release);
+                const Access access = observe ? Access::observe : zero_copy ? Access::copy : Access::read;
+                return Segment::attach(name, access, release);
             },
-            "name"_a, "release"_a, "observe"_a = false)
+            "name"_a, "release"_a, "observe"_a = false, "zero_copy"_a = false)
         .def_prop_ro("name", &Segment::name)
         .def_prop_ro("user_name",
                      [](const Segment& s) -> std::optional<std::string> {
@@ -108,7 +113,16 @@ void bind_segment(nb::module_& module) {
         .def_prop_ro("max_chunks", [](const Segment& s) { return s.geometry().max_chunks; })
         .def_prop_ro("inline_bytes", [](const Segment& s) { return s.geometry().inline_bytes; })
         .def_prop_ro("control_bytes", [](const Segment& s) { return s.geometry().control_bytes; })
-        .def_prop_ro("data_bytes", [](const Segment& s) { return s.geometry().data_bytes; })
+        .def_prop_ro("data_budget", [](const Segment& s) { return s.geometry().data_budget; })
+        .def_prop_ro("max_leases", [](const Segment& s) { return s.geometry().max_leases; })
+        .def_prop_ro("blocks_in_use",
+                     [](const Segment& s) { return s.ring().control->blocks_in_use.load(std::memory_order_relaxed); })
+        .def_prop_ro(
+            "block_bytes_in_use",
+            [](const Segment& s) { return s.ring().control->block_bytes_in_use.load(std::memory_order_relaxed); })
+        .def_prop_ro(
+            "oversize_messages",
+            [](const Segment& s) { return s.ring().control->oversize_messages.load(std::memory_order_relaxed); })
         .def_prop_ro("committed_bytes", &Segment::committed_bytes)
         .def_prop_ro("creator_pid", [](const Segment& s) { return s.header().creator_pid; })
         .def_prop_ro("creator_alive", &Segment::creator_alive)

@@ -1,9 +1,11 @@
 // The calls of a writer: enqueue and its relatives.
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 #include <string>
 
 #include "arguments.hpp"
-#include "chunk.hpp"
-#include "frames.hpp"
+#include "arrays.hpp"
+#include "buffers.hpp"
 #include "methods.hpp"
 
 namespace ringcast::bindings {
@@ -11,12 +13,6 @@ namespace ringcast::bindings {
 namespace {
 
 constexpr std::uint32_t kAnnounceEvery = 32;  // messages of a batch that may wait for their readers' wake-up
-
-std::string describe_laggard(const Sender& sender) {
-    return "the reader of rank " + std::to_string(sender.laggard_rank()) + " (pid " +
-           std::to_string(sender.laggard_pid()) +
-           ") to make room; messages unread: " + std::to_string(sender.backlog());
-}
 
 void reserve(End& end, Sender& sender, std::uint64_t bytes, Sender::Room& room, const WaitOptions& options,
              std::int64_t& deadline_ns, PyObject* self) {
@@ -28,8 +24,8 @@ void reserve(End& end, Sender& sender, std::uint64_t bytes, Sender::Room& room, 
     while (!try_reserve())
         end.wait(
             options, deadline_ns, self, [&] { return sender.await_room_briefly(); },
-            [&](std::int64_t until) { return sender.await_room(until); }, [&] { sender.check_laggard(); },
-            [&] { return describe_laggard(sender); });
+            [&](std::int64_t until) { return sender.await_room(until); }, [&] { sender.check_room(); },
+            [&] { return sender.explain_wait(); });
 }
 
 void send_bytes(End& end, Sender& sender, PyObject* bytes, const WaitOptions& options, std::int64_t& deadline_ns,
@@ -38,7 +34,16 @@ void send_bytes(End& end, Sender& sender, PyObject* bytes, const WaitOptions& op
     Sender::Room room;
     reserve(end, sender, length, room, options, deadline_ns, self);
     copy_bytes(room.bytes, PyBytes_AS_STRING(bytes), length);
-    sender.commit(room, Encoding::raw, 1, announce_later);
+    sender.commit(room, Encoding::raw, false, announce_later);
+}
+
+// Calls `send` with what `object`, which is not bytes, is sent as: something with payload_bytes, write, encoding, framed.
+// It is made before the turn is taken: the codec runs the user's code.
+template <class Send>
+auto with_payload(const End& end, PyObject* object, Send&& send) {
+    if (end.codec.arrays())
+        if (const auto array = OutgoingArray::of(object)) return send(*array);
+    return send(end.codec.encode(object));
 }
 
 void send(End& end, Sender& sender, PyObject* object, const WaitOptions& options, PyObject* self) {
@@ -47,13 +52,13 @@ void send(End& end, Sender& sender, PyObject* object, const WaitOptions& options
         send_bytes(end, sender, object, options, call.deadline_ns, self, false);
         return;
     }
-    // Encoded before the turn is taken: the codec runs the user's code.
-    const Frames frames(end.encode(nb::handle(object)));
-    Call call(end, options);
-    Sender::Room room;
-    reserve(end, sender, frames.payload_bytes(), room, options, call.deadline_ns, self);
-    frames.write(room.bytes);
-    sender.commit(room, Encoding::object, frames.count());
+    with_payload(end, object, [&](const auto& payload) {
+        Call call(end, options);
+        Sender::Room room;
+        reserve(end, sender, payload.payload_bytes(), room, options, call.deadline_ns, self);
+        payload.write(room.bytes);
+        sender.commit(room, payload.encoding(), payload.framed());
+    });
 }
 
 PyObject* enqueue(PyObject* self, Arguments arguments, Py_ssize_t positional, PyObject* keywords) {
@@ -70,17 +75,16 @@ PyObject* enqueue(PyObject* self, Arguments arguments, Py_ssize_t positional, Py
 
 // Sends if there is room now.
 template <class Write>
-PyObject* try_send(End& end, Sender& sender, std::uint64_t bytes, Encoding encoding, std::uint32_t n_frames,
-                   Write&& write) {
+PyObject* try_send(End& end, Sender& sender, std::uint64_t bytes, Encoding encoding, bool framed, Write&& write) {
     const auto call = Call::without_waiting(end);
     if (!call) return Py_NewRef(Py_False);
     Sender::Room room;
     if (!sender.try_reserve(bytes, room)) {
-        sender.check_laggard();
+        sender.check_room();
         return Py_NewRef(Py_False);
     }
     write(room.bytes);
-    sender.commit(room, encoding, n_frames);
+    sender.commit(room, encoding, framed);
     return Py_NewRef(Py_True);
 }
 
@@ -91,12 +95,13 @@ PyObject* try_enqueue(PyObject* self, PyObject* object) {
         end.check_usable();
         if (PyBytes_CheckExact(object)) {
             const auto length = static_cast<std::uint64_t>(PyBytes_GET_SIZE(object));
-            return try_send(end, sender, length, Encoding::raw, 1,
+            return try_send(end, sender, length, Encoding::raw, false,
                             [&](std::byte* to) { copy_bytes(to, PyBytes_AS_STRING(object), length); });
         }
-        const Frames frames(end.encode(nb::handle(object)));
-        return try_send(end, sender, frames.payload_bytes(), Encoding::object, frames.count(),
-                        [&](std::byte* to) { frames.write(to); });
+        return with_payload(end, object, [&](const auto& payload) {
+            return try_send(end, sender, payload.payload_bytes(), payload.encoding(), payload.framed(),
+                            [&](std::byte* to) { payload.write(to); });
+        });
     });
 }
 
@@ -162,6 +167,17 @@ PyObject* enqueue_many(PyObject* self, Arguments arguments, Py_ssize_t positiona
     });
 }
 
+// A message to be made in place: the turn is kept until close_write. Returns the user's part of it as a memoryview.
+PyObject* open_chunk(End& end, Sender& sender, Call& call, Encoding encoding, std::uint64_t data_offset) {
+    Chunk* chunk = new Chunk(sender.shared_segment(), end.room, data_offset);
+    end.chunk = nb::cast(chunk, nb::rv_policy::take_ownership);
+    nb::object view = owned(PyMemoryView_FromObject(end.chunk.ptr()));
+    end.chunk_encoding = encoding;
+    end.in_chunk = true;
+    call.keep();
+    return view.release().ptr();
+}
+
 PyObject* open_write(PyObject* self, Arguments arguments, Py_ssize_t positional, PyObject* keywords) {
     return guarded(self, [&] {
         const auto [nbytes, timeout] =
@@ -174,31 +190,61 @@ PyObject* open_write(PyObject* self, Arguments arguments, Py_ssize_t positional,
         const std::uint64_t bytes =
             nbytes == Py_None ? sender.segment().geometry().max_chunk_bytes : parse_count("nbytes", nbytes);
         reserve(end, sender, bytes, end.room, options, call.deadline_ns, self);
-        end.chunk = make_chunk(sender.shared_segment(), end.room.bytes, end.room.length);
-        nb::object view = owned(PyMemoryView_FromObject(end.chunk.ptr()));
-        end.in_chunk = true;
-        call.keep();
+        return open_chunk(end, sender, call, Encoding::raw, 0);
+    });
+}
+
+PyObject* open_array(PyObject* self, Arguments arguments, Py_ssize_t positional, PyObject* keywords) {
+    return guarded(self, [&] {
+        const auto [dtype, shape, nbytes, timeout] =
+            parse<4>("_open_array", {"dtype", "shape", "nbytes", "timeout"}, 4, arguments, positional, keywords);
+        End& end = end_of(self);
+        Sender& sender = end.writer("loan_array");
+        const WaitOptions options{.timeout_ns = parse_timeout(timeout)};
+        end.check_usable();
+        const auto text = nb::cast<std::string>(nb::handle(dtype));
+        const auto extents = nb::cast<std::vector<Py_ssize_t>>(nb::handle(shape));
+        const std::uint64_t data_offset = array_data_offset(extents.size(), text.size());
+        const auto bytes = nb::cast<std::uint64_t>(nb::handle(nbytes));
+        Call call(end, options);
+        reserve(end, sender, data_offset + bytes, end.room, options, call.deadline_ns, self);
+        nb::object view = nb::steal(open_chunk(end, sender, call, Encoding::array, data_offset));
+        write_array_header(nb::inst_ptr<Chunk>(end.chunk)->payload, 'C', extents.data(), extents.size(), text.data(),
+                           text.size());
         return view.release().ptr();
     });
 }
 
-PyObject* close_write(PyObject* self, PyObject* publish) {
+// Publishes the open chunk, or does not. `views_may_live`: views that are left are no error, they only keep the block.
+PyObject* close_write(PyObject* self, Arguments arguments, Py_ssize_t positional, PyObject* keywords) {
     return guarded(self, [&] {
+        const auto [publish, views_may_live] =
+            parse<2>("_close_write", {"publish", "views_may_live"}, 2, arguments, positional, keywords);
         End& end = end_of(self);
         Sender& sender = end.writer("acquire_write");
         if (end.endpoint().in_forked_child()) end.check_usable();
         check_open_chunk(end, "acquire_write");
-        const nb::object chunk = std::move(end.chunk);
-        const bool views_alive = chunk_has_views(chunk);
+        const nb::object object = std::move(end.chunk);
+        Chunk& chunk = *nb::inst_ptr<Chunk>(object);
+        const bool views_alive = has_views(object);
         const bool wanted = parse_flag(publish);
-        if (wanted && !views_alive) sender.commit(end.room, Encoding::raw, 1);
+        const bool publishes = wanted && (!views_alive || parse_flag(views_may_live));
+        const std::uint64_t loan = end.room.in_block && views_alive ? sender.new_loan() : 0;
+        if (publishes && !end.room.in_block) copy_bytes(end.room.bytes, chunk.payload, end.room.length);
+        if (publishes)
+            sender.commit(end.room, end.chunk_encoding, false, false, loan);
+        else if (loan != 0)
+            sender.abandon(end.room, loan);
+        else
+            sender.cancel();
+        chunk.loan = loan;  // from here on the last view gives the block back
         end.in_chunk = false;
         sender.give_turn_back();
-        if (wanted && views_alive)
+        if (wanted && !publishes)
             raise("ViewsAliveError",
                   end.context() +
-                      ": arrays or views of an acquire_write chunk are alive at the end of its block and could "
-                      "change what readers see; nothing was published. Delete them (`del array`) inside the block");
+                      ": arrays or views of a chunk are alive at the end of its block and could change what readers "
+                      "see; nothing was published. Delete them (`del array`) inside the block");
         return Py_NewRef(Py_None);
     });
 }
@@ -207,7 +253,8 @@ PyMethodDef methods[] = {
     {"enqueue", as_c_function(&enqueue), kFastCall,
      "enqueue($self, obj, timeout=None)\n--\n\n"
      "Send obj to every reader; wait, at most timeout seconds, while the queue is full.\n\n"
-     "An object that is exactly `bytes` travels as it is; anything else through pickle protocol 5.\n"
+     "An object that is exactly `bytes` travels as it is, a NumPy array as header and elements, anything else through\n"
+     "the queue's codec.\n"
      "Raises QueueTimeoutError, QueueClosedError, MessageTooLargeError, EncodeError, CapacityError, ReaderDiedError;\n"
      "whatever it raises, nothing has been sent."},
     {"try_enqueue", as_c_function(&try_enqueue), METH_O,
@@ -217,7 +264,8 @@ PyMethodDef methods[] = {
      "Send each of objs in order; timeout is for all of them together. Returns how many were sent.\n"
      "If it raises, the exception's `sent` attribute tells how many were."},
     {"_open_write", as_c_function(&open_write), kFastCall, nullptr},
-    {"_close_write", as_c_function(&close_write), METH_O, nullptr},
+    {"_open_array", as_c_function(&open_array), kFastCall, nullptr},
+    {"_close_write", as_c_function(&close_write), kFastCall, nullptr},
 };
 
 }  // namespace

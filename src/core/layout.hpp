@@ -4,7 +4,8 @@
 //     4096           Control      words of the writer
 //     seats_offset   Seat[]       one for each attachment: n_reader + kSpareSeats
 //     slots_offset   slots        max_chunks times: SlotHeader, then the inline area
-//     data_offset    data         bytes of messages that do not fit inline; page-aligned, mapped read-only by readers
+//     marks_offset   marks        a column of max_leases release marks for each seat, and one for the writer's loans
+//     data_offset    data         blocks of messages that do not fit inline; page-aligned, mapped read-only by readers
 //
 // Every word that one side writes and another reads has a cache-line pair of its own (the adjacent-line prefetcher
 // moves pairs). Types that the protocol touches are templates over the platform policy.
@@ -19,7 +20,7 @@ namespace ringcast {
 
 inline constexpr std::size_t kLinePair = 128;
 inline constexpr std::uint64_t kMagic = 0x3154'5341'4347'4e52;  // "RNGCAST1" in memory order on little-endian machines
-inline constexpr std::uint32_t kLayoutVersion = 1;
+inline constexpr std::uint32_t kLayoutVersion = 2;
 inline constexpr std::uint32_t kByteOrder = 0x0102'0304;
 inline constexpr std::size_t kReleaseBytes = 24;
 inline constexpr std::size_t kUserNameBytes = 128;
@@ -37,13 +38,17 @@ struct Header {
     std::uint32_t n_seats;
     std::uint32_t max_chunks;
     std::uint64_t max_chunk_bytes;
-    std::uint64_t data_bytes;  // address space of the data part; committed range by range
+    std::uint64_t data_bytes;   // address space of the data part
+    std::uint64_t data_budget;  // how much of it may have memory at a time
     std::uint32_t inline_bytes;
     std::uint32_t slot_bytes;
     std::uint64_t seats_offset;
     std::uint64_t ranks_offset;  // n_local ranks, 32 bits each
     std::uint64_t slots_offset;
+    std::uint64_t marks_offset;
     std::uint64_t data_offset;
+    std::uint32_t max_leases;  // rows of release marks
+    std::uint32_t mark_column_bytes;
     std::uint32_t creator_pid;
     std::uint32_t named;  // 1: the user gave the name, and ranks gate once taken
     std::uint64_t creator_pid_namespace;
@@ -63,6 +68,9 @@ struct Control {
     typename P::template atomic<std::uint32_t> initialised;                // 1, stored last by the creator
     alignas(kLinePair) typename P::template atomic<std::uint64_t> data_committed;   // statistics
     typename P::template atomic<std::uint64_t> bytes_published;                     // statistics
+    typename P::template atomic<std::uint64_t> blocks_in_use;                       // statistics
+    typename P::template atomic<std::uint64_t> block_bytes_in_use;                  // statistics
+    typename P::template atomic<std::uint64_t> oversize_messages;                   // statistics: above max_chunk_bytes
     alignas(kLinePair) typename P::template atomic<std::uint64_t> cpus[kCpuWords];  // where the writer may run
 };
 
@@ -74,26 +82,32 @@ struct Seat {
     typename P::template atomic<std::uint32_t> rank;
     typename P::template atomic<std::uint32_t> pid;
     alignas(kLinePair) typename P::template atomic<std::uint64_t> cursor;           // messages read
+    typename P::template atomic<std::uint64_t> leased_blocks;                       // statistics: held by views
+    typename P::template atomic<std::uint64_t> leased_bytes;                        // statistics
     alignas(kLinePair) typename P::futex_word parked;                               // the reader's parked word: 0 or 1
     alignas(kLinePair) typename P::template atomic<std::uint64_t> cpus[kCpuWords];  // where the reader may run
 };
 
 // How the bytes of a message are to be read.
 enum class Encoding : std::uint8_t {
-    raw = 0,     // the bytes are the message
-    object = 1,  // frames that the codec makes and reads: a stream and its out-of-band buffers
+    raw = 0,      // the bytes are the message
+    array = 1,    // a NumPy array: a header, then its elements
+    pickle = 2,   // a stream, and its out-of-band buffers if the message is framed
+    msgpack = 3,  // the same
 };
 
 // What a slot says of its message.
 struct Descriptor {
-    std::uint64_t length;    // payload bytes: the frame table, if any, and the frames
-    std::uint64_t block;     // offset into the data part, or kInline
-    std::uint32_t n_frames;  // above 1 the payload starts with their lengths, 64 bits each
+    std::uint64_t length;  // payload bytes
+    std::uint64_t block;   // offset into the data part, or kInline
+    std::uint32_t row;     // of the release marks; only of a message in a block
     Encoding encoding;
-    std::uint8_t padding[3];
+    std::uint8_t framed;  // 1: the payload starts with a table of its frames
+    std::uint8_t padding[2];
 };
 inline constexpr std::uint64_t kInline = UINT64_MAX;
-inline constexpr std::size_t kFrameAlignment = 16;
+// Blocks of so many bytes and more begin on a page and have their pages to themselves.
+inline constexpr std::uint64_t kOwnPagesBytes = 64 << 10;
 
 template <class P>
 struct SlotHeader {
@@ -111,8 +125,9 @@ inline constexpr std::uint64_t kSeatsOffset = kControlOffset + sizeof(NativeCont
 // Two builds that disagree on any of this must differ in kLayoutVersion.
 static_assert(sizeof(Header) <= kControlOffset);
 static_assert(offsetof(Header, total_bytes) == 16 && offsetof(Header, epoch) == 24);
-static_assert(offsetof(Header, max_chunk_bytes) == 48 && offsetof(Header, seats_offset) == 72);
-static_assert(offsetof(Header, creator_pid) == 104 && offsetof(Header, release) == 128 && sizeof(Header) == 280);
+static_assert(offsetof(Header, max_chunk_bytes) == 48 && offsetof(Header, seats_offset) == 80);
+static_assert(offsetof(Header, marks_offset) == 104 && offsetof(Header, max_leases) == 120);
+static_assert(offsetof(Header, creator_pid) == 128 && offsetof(Header, release) == 152 && sizeof(Header) == 304);
 static_assert(offsetof(NativeControl, head) == 0 && offsetof(NativeControl, writer_parked) == 128);
 static_assert(offsetof(NativeControl, closed) == 256 && offsetof(NativeControl, all_ready) == 260);
 static_assert(offsetof(NativeControl, data_committed) == 384 && offsetof(NativeControl, cpus) == 512);
@@ -120,6 +135,9 @@ static_assert(sizeof(NativeControl) == 640);
 static_assert(offsetof(NativeSeat, state) == 0 && offsetof(NativeSeat, rank) == 24 &&
               offsetof(NativeSeat, cursor) == 128);
 static_assert(offsetof(NativeSeat, parked) == 256 && offsetof(NativeSeat, cpus) == 384 && sizeof(NativeSeat) == 512);
+static_assert(offsetof(NativeSeat, leased_blocks) == 136 && offsetof(NativeSeat, leased_bytes) == 144);
+static_assert(offsetof(Descriptor, row) == 16 && offsetof(Descriptor, encoding) == 20 &&
+              offsetof(Descriptor, framed) == 21);
 static_assert(sizeof(Descriptor) == 24 && sizeof(NativeSlot) == 32 && offsetof(NativeSlot, descriptor) == 8);
 
 }  // namespace ringcast

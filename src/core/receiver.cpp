@@ -48,6 +48,8 @@ std::optional<Claim> try_claim(const Segment& segment, std::uint32_t rank) {
         seat.rank.store(rank, std::memory_order_relaxed);
         seat.pid.store(platform::process_id(), std::memory_order_relaxed);
         seat.pid_namespace.store(platform::pid_namespace(), std::memory_order_relaxed);
+        seat.leased_blocks.store(0, std::memory_order_relaxed);
+        seat.leased_bytes.store(0, std::memory_order_relaxed);
         Claim made{i, rank, 0};
         if (take_seat(ring, seat, made.first)) return made;
         locks.unlock(seat_lock(i));
@@ -94,6 +96,7 @@ Claim claim_seat(const Segment& segment, std::optional<std::uint32_t> wanted) {
 Receiver::Receiver(std::shared_ptr<Segment> segment, const Strategy& strategy, const Claim& claim)
     : Endpoint(segment, strategy, segment->ring().seats[claim.seat].parked, segment->ring().seats[claim.seat].cpus),
       claim_(claim),
+      hold_(std::make_shared<SeatHold>(segment, claim.seat)),
       ring_(segment->ring(), claim.seat, claim.first) {
     refresh_placement();
 }
@@ -103,17 +106,18 @@ void Receiver::finish() noexcept {
     leave_seat(ring.seats[claim_.seat]);
     Native::fence_seq_cst();  // [signal]: the seat does not gate any more
     unpark<Native>(ring.control->writer_parked);
-    segment_->locks().unlock(seat_lock(claim_.seat));
+    hold_.reset();  // drops the seat's lock, unless leases keep it
     segment_->locks().unlock(rank_lock(claim_.rank));
     segment_->unlink_if_abandoned();
 }
 
 void Receiver::throw_corrupt(const Descriptor& descriptor) const {
     if (!ring_.still_seated()) throw_evicted();
-    throw Error(ErrorCode::corrupt, "message " + std::to_string(ring_.cursor()) + " of segment '" + segment_->name() +
-                                        "' has an impossible descriptor (length " + std::to_string(descriptor.length) +
-                                        ", block " + std::to_string(descriptor.block) + ", frames " +
-                                        std::to_string(descriptor.n_frames) + "): its memory was overwritten");
+    throw Error(ErrorCode::corrupt,
+                "message " + std::to_string(ring_.cursor()) + " of segment '" + segment_->name() +
+                    "' has an impossible descriptor (length " + std::to_string(descriptor.length) + ", block " +
+                    std::to_string(descriptor.block) + ", row " + std::to_string(descriptor.row) + ", encoding " +
+                    std::to_string(static_cast<int>(descriptor.encoding)) + "): its memory was overwritten");
 }
 
 void Receiver::check_end(bool look_at_life) const {

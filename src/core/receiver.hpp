@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "endpoint.hpp"
+#include "lease.hpp"
 #include "ring.hpp"
 
 namespace ringcast {
@@ -25,31 +26,51 @@ public:
     Receiver(std::shared_ptr<Segment> segment, const Strategy& strategy, const Claim& claim);
     ~Receiver() { shut_down(); }
 
-    // The bytes of a message that lies in shared memory, bounds checked. Valid until `consume`.
+    // A message that lies in shared memory, bounds checked. Valid until `consume`, or for as long as it is leased.
     struct Message {
         const std::byte* bytes;
         std::uint64_t length;
-        std::uint32_t n_frames;
+        std::uint64_t block;  // kInline if it is in its slot
+        std::uint32_t row;
         Encoding encoding;
+        bool framed;
+        bool in_block() const noexcept { return block != kInline; }
     };
 
     bool readable() const noexcept { return ring_.readable(); }
-    // Only if readable; throws corrupt. The descriptor is read once, checked, and not looked at again.
+    // Only if readable; throws corrupt, reader_evicted. The descriptor is read once, checked, and not looked at again.
     Message current() const {
         NativeSlot& slot = ring_.slot();
         Descriptor d;
         std::memcpy(&d, &slot.descriptor, sizeof d);
         const Geometry& geometry = segment_->geometry();
         const bool is_inline = d.block == kInline;
-        const bool lies_inside = is_inline ? d.length <= geometry.inline_bytes
-                                           : d.length <= geometry.max_chunk_bytes && d.block <= geometry.data_bytes &&
-                                                 d.length <= geometry.data_bytes - d.block;
-        const std::uint64_t table = d.n_frames > 1 ? std::uint64_t{d.n_frames} * 8 : 0;
-        if (!lies_inside || table > d.length || d.n_frames == 0 || d.encoding > Encoding::object) throw_corrupt(d);
+        // A block is this reader's from here on only if the descriptor was whole: see RingReader::intact.
+        if (!is_inline && !ring_.intact()) throw_evicted();
+        const bool lies_inside = is_inline
+                                     ? d.length <= geometry.inline_bytes
+                                     : d.block <= geometry.data_bytes && d.length <= geometry.data_bytes - d.block &&
+                                           d.row < geometry.max_leases;
+        if (!lies_inside || d.encoding > Encoding::msgpack || d.framed > 1) throw_corrupt(d);
         const std::byte* bytes = is_inline ? RingView<Native>::inline_area(slot) : segment_->data() + d.block;
-        return Message{bytes, d.length, d.n_frames, d.encoding};
+        return Message{bytes, d.length, d.block, d.row, d.encoding, d.framed != 0};
     }
-    void consume(std::uint64_t length) noexcept {
+    // The current message has been copied.
+    void consume(const Message& message) noexcept {
+        if (message.in_block()) mark_done(segment_->ring(), claim_.seat, message.row, mark_of(ring_.cursor()));
+        advance(message.length);
+    }
+    // A lease on the current message, which is in a block. It is read for as long as the lease lives, and it is still the
+    // current one until `advance`, which must follow: a block is leased once.
+    Lease peek_leased(const Message& message) {
+        return Lease(hold_, Lease::Block{message.block, message.length, ring_.cursor(), message.row});
+    }
+    Lease consume_leased(const Message& message) {
+        Lease lease = peek_leased(message);
+        advance(message.length);
+        return lease;
+    }
+    void advance(std::uint64_t length) noexcept {
         bytes_.store(bytes_.load(std::memory_order_relaxed) + length, std::memory_order_relaxed);
         ring_.consume();
         messages_.store(messages_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
@@ -97,6 +118,7 @@ private:
     void finish() noexcept override;  // leaves the seat
 
     Claim claim_;
+    std::shared_ptr<SeatHold> hold_;
     RingReader<Native> ring_;
     std::atomic<std::uint64_t> messages_{0};
     std::atomic<std::uint64_t> bytes_{0};

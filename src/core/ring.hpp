@@ -125,6 +125,15 @@ public:
     // Only after `readable`.
     SlotHeader<P>& slot() const noexcept { return ring_.slot(index_); }
 
+    // Is the descriptor that was just copied whole, and its block kept for this reader? The writer keeps the block of the
+    // message at an evicted reader's cursor, too; but of a slot that was overwritten meanwhile, the descriptor may be
+    // another message's.
+    bool intact() const noexcept {
+        // acquire [evict]: if the copy has a byte of a later message, the load below sees EVICTED.
+        P::fence_acquire();
+        return still_seated();
+    }
+
     // The bytes of the current message have been copied: the writer may have its slot.
     void consume() noexcept {
         ++cursor_;

@@ -45,7 +45,14 @@ struct RingView {
     std::uint32_t n_seats = 0;
     std::uint32_t depth = 0;
     std::uint32_t slot_bytes = 0;
+    std::byte* marks = nullptr;
+    std::uint32_t mark_column_bytes = 0;
 
+    // What the holder of seat `column` says of row `row`: the number of the last message there that it is done with.
+    typename P::template atomic<std::uint64_t>& mark(std::uint32_t column, std::uint32_t row) const noexcept {
+        using Mark = typename P::template atomic<std::uint64_t>;
+        return reinterpret_cast<Mark*>(marks + std::size_t{column} * mark_column_bytes)[row];
+    }
     SlotHeader<P>& slot(std::uint32_t index) const noexcept {
         return *reinterpret_cast<SlotHeader<P>*>(slots + std::size_t{index} * slot_bytes);
     }
@@ -78,7 +85,7 @@ bool take_seat(const RingView<P>& ring, Seat<P>& seat, std::uint64_t& first) noe
         first = ring.control->head.load(std::memory_order_acquire);  // acquire [head]
         seat.cursor.store(first, std::memory_order_release);         // release [consume]: nothing before it is ours
     }
-    seat.joined_at.store(first, std::memory_order_relaxed);
+    seat.joined_at.store(first, std::memory_order_release);  // release [joined]
     return true;
 }
 

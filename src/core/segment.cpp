@@ -14,15 +14,6 @@ namespace {
 
 using platform::SharedFile;
 
-std::string in_units(std::uint64_t bytes) {
-    char text[32];
-    if (bytes >= (std::uint64_t{1} << 20))
-        std::snprintf(text, sizeof text, "%.1f MiB", static_cast<double>(bytes) / (1 << 20));
-    else
-        std::snprintf(text, sizeof text, "%llu bytes", static_cast<unsigned long long>(bytes));
-    return text;
-}
-
 void copy_text(char* to, std::size_t size, const std::string& from) {
     std::strncpy(to, from.c_str(), size - 1);
     to[size - 1] = '\0';
@@ -87,27 +78,36 @@ Geometry check_header(const std::string& name, const Header& header, const platf
     Geometry plan;
     try {
         const std::uint64_t page = platform::page_bytes();
-        plan = plan_geometry(header.n_reader, header.n_local, header.max_chunk_bytes, header.max_chunks, 0, page);
-        check_range("data_bytes", header.data_bytes, 0, kMaxTotalBytes);
-        if ((plan.data_bytes == 0) != (header.data_bytes == 0) || header.data_bytes % page != 0 ||
-            (header.data_bytes != 0 && header.data_bytes < header.max_chunk_bytes))
+        plan = plan_geometry(header.n_reader, header.n_local, header.max_chunk_bytes, header.max_chunks, 0,
+                             header.max_leases, page);
+        plan.data_budget = header.data_budget;
+        derive_data(plan, page);
+        if (header.max_leases == 0 || header.data_budget % page != 0 || header.data_bytes != plan.data_bytes)
             mismatch(name, "its data part has an impossible size of " + std::to_string(header.data_bytes) + " bytes");
-        plan.data_bytes = header.data_bytes;
-        plan.total_bytes = plan.control_bytes + plan.data_bytes;
     } catch (const Error& error) {
         if (error.code() == ErrorCode::segment_mismatch) throw;
         mismatch(name, std::string("its header is damaged: ") + error.what());
     }
-    const bool as_planned = header.n_seats == plan.n_seats && header.inline_bytes == plan.inline_bytes &&
-                            header.slot_bytes == plan.slot_bytes && header.seats_offset == kSeatsOffset &&
-                            header.ranks_offset == plan.ranks_offset && header.slots_offset == plan.slots_offset &&
-                            header.data_offset == plan.control_bytes && header.total_bytes == plan.total_bytes &&
-                            header.named <= 1;
+    const bool as_planned =
+        header.n_seats == plan.n_seats && header.inline_bytes == plan.inline_bytes &&
+        header.slot_bytes == plan.slot_bytes && header.seats_offset == kSeatsOffset &&
+        header.ranks_offset == plan.ranks_offset && header.slots_offset == plan.slots_offset &&
+        header.marks_offset == plan.marks_offset && header.mark_column_bytes == plan.mark_column_bytes &&
+        header.data_offset == plan.control_bytes && header.total_bytes == plan.total_bytes && header.named <= 1;
     if (!as_planned) mismatch(name, "its header is damaged: offsets and sizes do not belong together");
     return plan;
 }
 
 }  // namespace
+
+std::string in_units(std::uint64_t bytes) {
+    char text[32];
+    if (bytes >= (std::uint64_t{1} << 20))
+        std::snprintf(text, sizeof text, "%.1f MiB", static_cast<double>(bytes) / (1 << 20));
+    else
+        std::snprintf(text, sizeof text, "%llu bytes", static_cast<unsigned long long>(bytes));
+    return text;
+}
 
 void throw_capacity(const std::string& what, std::uint64_t needed) {
     const std::uint64_t free = platform::free_bytes();
@@ -115,7 +115,7 @@ void throw_capacity(const std::string& what, std::uint64_t needed) {
                 what + ": needed " + in_units(needed) + " of shared memory, " + platform::place() + " has " +
                     (free == UINT64_MAX ? std::string("no limit of its own") : in_units(free) + " free") +
                     "; in a container give it more with --shm-size or --ipc=host, or use a smaller max_chunk_bytes, "
-                    "max_chunks or max_bytes",
+                    "max_chunks, max_leases or max_bytes",
                 ENOSPC);
 }
 
@@ -200,6 +200,9 @@ std::shared_ptr<Segment> Segment::attach(const std::string& name, Access access,
     segment->facts_ = facts;
     segment->locks_.adopt(file.open_for_locks(name));
     segment->map(file, access != Access::observe, false);
+    if (access == Access::copy && segment->data_ != nullptr)
+        segment->private_data_ =
+            static_cast<std::byte*>(file.map_private(segment->geometry_.control_bytes, segment->geometry_.data_bytes));
     const auto* ranks = reinterpret_cast<const std::uint32_t*>(segment->control_ + segment->geometry_.ranks_offset);
     segment->ranks_.assign(ranks, ranks + segment->geometry_.n_local);
     return segment;
@@ -210,6 +213,7 @@ Segment::~Segment() {
     if (fork_generation_ != platform::fork_generation()) return;
     unlink();
     locks_.close();
+    if (private_data_ != nullptr) platform::unmap(private_data_, geometry_.data_bytes);
     if (data_ != nullptr) platform::unmap(data_, geometry_.data_bytes);
     if (control_ != nullptr) platform::unmap(control_, geometry_.control_bytes);
 }
@@ -227,6 +231,8 @@ void Segment::map(const SharedFile& file, bool control_writable, bool data_writa
     ring_.n_seats = geometry_.n_seats;
     ring_.depth = geometry_.max_chunks;
     ring_.slot_bytes = geometry_.slot_bytes;
+    ring_.marks = control_ + geometry_.marks_offset;
+    ring_.mark_column_bytes = geometry_.mark_column_bytes;
 }
 
 void Segment::initialise(const Request& request) {
@@ -242,11 +248,15 @@ void Segment::initialise(const Request& request) {
     header.max_chunks = geometry_.max_chunks;
     header.max_chunk_bytes = geometry_.max_chunk_bytes;
     header.data_bytes = geometry_.data_bytes;
+    header.data_budget = geometry_.data_budget;
     header.inline_bytes = geometry_.inline_bytes;
     header.slot_bytes = geometry_.slot_bytes;
     header.seats_offset = kSeatsOffset;
     header.ranks_offset = geometry_.ranks_offset;
     header.slots_offset = geometry_.slots_offset;
+    header.marks_offset = geometry_.marks_offset;
+    header.max_leases = geometry_.max_leases;
+    header.mark_column_bytes = geometry_.mark_column_bytes;
     header.data_offset = geometry_.control_bytes;
     header.creator_pid = platform::process_id();
     header.named = request.user_name.empty() ? 0 : 1;
@@ -271,9 +281,15 @@ void Segment::initialise(const Request& request) {
     ring_.control->initialised.store(1, std::memory_order_release);  // release [initialised]
 }
 
-bool Segment::reserve_data(std::uint64_t from, std::uint64_t to) {
-    if (!platform::reserve(locks_.descriptor(), geometry_.control_bytes + from, to - from)) return false;
-    ring_.control->data_committed.store(to, std::memory_order_relaxed);
+bool Segment::reserve_data(std::uint64_t begin, std::uint64_t end) {
+    if (!platform::reserve(locks_.descriptor(), geometry_.control_bytes + begin, end - begin)) return false;
+    ring_.control->data_committed.fetch_add(end - begin, std::memory_order_relaxed);
+    return true;
+}
+
+bool Segment::release_data(std::uint64_t begin, std::uint64_t end) noexcept {
+    if (!platform::give_back(locks_.descriptor(), geometry_.control_bytes + begin, end - begin)) return false;
+    ring_.control->data_committed.fetch_sub(end - begin, std::memory_order_relaxed);
     return true;
 }
 

@@ -27,6 +27,7 @@ inline constexpr std::uint64_t rank_lock(std::uint32_t rank) { return (std::uint
 enum class Access {
     observe,  // looks only: takes no seat and changes nothing
     read,     // may take a seat
+    copy,     // the same, and has a private, writable mapping of the data part as well
 };
 
 class Segment {
@@ -58,10 +59,14 @@ public:
     const platform::LockFile& locks() const noexcept { return locks_; }
     const RingView<platform::Native>& ring() const noexcept { return ring_; }
     std::byte* data() const noexcept { return data_; }
+    // The data part mapped copy-on-write, for views that may be changed in place; null without Access::copy.
+    std::byte* private_data() const noexcept { return private_data_; }
     std::uint64_t committed_bytes() const noexcept;
 
-    // Commits the data part up to `bytes`; false if the machine has not enough. Creator only.
-    bool reserve_data(std::uint64_t from, std::uint64_t to);
+    // Gives a range of the data part memory; false if the machine has not enough. Creator only.
+    bool reserve_data(std::uint64_t begin, std::uint64_t end);
+    // Gives its memory back; false where the system cannot do that. Nobody may be using the range.
+    bool release_data(std::uint64_t begin, std::uint64_t end) noexcept;
     // Removes the name; those who have mapped the segment keep it. Creator only, once, not in a forked child.
     void unlink() noexcept;
     // What a survivor does for a creator that died: its free lock byte is the proof and, once taken, the right to do
@@ -85,9 +90,12 @@ private:
     platform::LockFile locks_;
     std::byte* control_ = nullptr;
     std::byte* data_ = nullptr;
+    std::byte* private_data_ = nullptr;
     RingView<platform::Native> ring_;
     platform::FileFacts facts_{};
 };
+
+std::string in_units(std::uint64_t bytes);  // "1.5 MiB", "300 bytes"
 
 // "needed 3.0 MiB, free 1.2 MiB ..." with the remedy; `what` says what was being done.
 [[noreturn]] void throw_capacity(const std::string& what, std::uint64_t needed);

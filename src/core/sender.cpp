@@ -4,56 +4,66 @@
 
 namespace ringcast {
 
-namespace {
-constexpr std::uint64_t kGrowthBytes = std::uint64_t{256} << 10;
-}
-
 Sender::Sender(std::shared_ptr<Segment> segment, const Strategy& strategy)
     : Endpoint(segment, strategy, segment->ring().control->writer_parked, segment->ring().control->cpus),
       ring_(segment->ring()),
       nameless_(!segment->named()),
-      blocks_(segment->geometry().data_bytes),
-      page_(platform::page_bytes()) {
+      arena_(*segment) {
     refresh_placement();
 }
 
-void Sender::throw_too_large(std::uint64_t bytes) const {
-    throw Error(ErrorCode::message_too_large, "the message takes " + std::to_string(bytes) +
-                                                  " bytes, but max_chunk_bytes of this queue is " +
-                                                  std::to_string(segment_->geometry().max_chunk_bytes));
+void Sender::check_size(std::uint64_t bytes) const {
+    const Geometry& geometry = segment_->geometry();
+    if (bytes <= geometry.data_budget) return;
+    throw Error(ErrorCode::message_too_large,
+                "the message takes " + std::to_string(bytes) + " bytes, but this queue may take only " +
+                    std::to_string(geometry.data_budget) + " for all its large messages: raise max_bytes");
 }
 
-bool Sender::place_block(std::uint64_t bytes, std::uint64_t& offset) {
-    // The newest gate, not just a sufficient one: it is what lets the blocks start over while they are warm.
+bool Sender::place_block(std::uint64_t bytes, Room& room) {
+    check_size(bytes);
+    // The newest gate, not just a sufficient one: the block that came back last is still in the cache.
     ring_.refresh_gate();
-    blocks_.release_before(ring_.gate());
-    const auto place = blocks_.place(bytes);
-    if (!place) {
-        needed_ = blocks_.oldest_position() + 1;
+    arena_.reclaim(ring_.gate(), false);
+    reclaimed_ = false;
+    bool placed = arena_.place(bytes, room.place);
+    if (!placed) {
+        arena_.reclaim(ring_.gate(), true);
+        placed = arena_.place(bytes, room.place);
+    }
+    if (!placed) {
+        awaits_block_ = true;
+        wanted_ = bytes;
         return false;
     }
-    const std::uint64_t end = *place + round_up(bytes, ByteFifo::kBlockUnit);
-    if (end > committed_) {
-        const std::uint64_t generous = std::min(round_up(end, kGrowthBytes), segment_->geometry().data_bytes);
-        const std::uint64_t exact = std::min(round_up(end, page_), segment_->geometry().data_bytes);
-        std::uint64_t target = generous;
-        if (!segment_->reserve_data(committed_, target)) {
-            target = exact;
-            if (exact == generous || !segment_->reserve_data(committed_, target)) {
-                if (!blocks_.empty()) {  // the memory there is will do, once readers have read
-                    needed_ = blocks_.oldest_position() + 1;
-                    return false;
-                }
-                throw_capacity("sending a message of " + std::to_string(bytes) + " bytes", exact - committed_);
-            }
-        }
-        committed_ = target;
-    }
-    offset = *place;
+    open_place_ = room.place;
+    reserved_ = true;
+    room.bytes = segment_->data() + room.place.offset;
     return true;
 }
 
-void Sender::check_laggard() const {
+void Sender::reclaim() {
+    ring_.refresh_gate();
+    arena_.reclaim(ring_.gate(), true);
+}
+
+void Sender::give_back_idle() {
+    ring_.refresh_gate();
+    arena_.reclaim(ring_.gate(), false);
+    arena_.give_back_idle(platform::monotonic_ns());
+}
+
+void Sender::count_oversize() noexcept {
+    segment_->ring().control->oversize_messages.fetch_add(1, std::memory_order_relaxed);
+}
+
+void Sender::check_room() {
+    if (awaits_block_) {
+        const std::uint64_t blocks = arena_.blocks();
+        reclaim();
+        if (arena_.blocks() != blocks) reclaimed_ = true;
+        if (!arena_.any_unread()) return;  // only views are in the way, of readers that live
+    }
     const NativeSeat& seat = segment_->ring().seats[ring_.laggard()];
     const std::uint64_t word = seat.state.load(std::memory_order_acquire);
     if (seat_state(word) != SeatState::active || segment_->locks().is_held_by_another(seat_lock(ring_.laggard())))
@@ -65,12 +75,23 @@ void Sender::check_laggard() const {
                                             ") died without leaving its seat; evict(rank) goes on without it");
 }
 
-std::uint32_t Sender::laggard_rank() const noexcept {
-    return segment_->ring().seats[ring_.laggard()].rank.load(std::memory_order_relaxed);
-}
-
-std::uint32_t Sender::laggard_pid() const noexcept {
-    return segment_->ring().seats[ring_.laggard()].pid.load(std::memory_order_relaxed);
+std::string Sender::explain_wait() const {
+    const auto& ring = segment_->ring();
+    const auto who = [](const NativeSeat& seat) {
+        return "the reader of rank " + std::to_string(seat.rank.load(std::memory_order_relaxed)) + " (pid " +
+               std::to_string(seat.pid.load(std::memory_order_relaxed)) + ")";
+    };
+    const std::string unread = "messages unread: " + std::to_string(backlog());
+    if (!awaits_block_) return who(ring.seats[ring_.laggard()]) + " to make room; " + unread;
+    std::string text = "readers to release memory: " + arena_.explain_refusal(wanted_);
+    for (std::uint32_t i = 0; i < ring.n_seats; ++i) {
+        const std::uint64_t blocks = ring.seats[i].leased_blocks.load(std::memory_order_relaxed);
+        if (blocks == 0 || !segment_->locks().is_held_by_another(seat_lock(i))) continue;
+        text += "; " + who(ring.seats[i]) + " holds views of " + std::to_string(blocks) + " messages, " +
+                in_units(ring.seats[i].leased_bytes.load(std::memory_order_relaxed));
+    }
+    if (arena_.any_unread()) text += "; " + who(ring.seats[ring_.laggard()]) + " is the furthest behind";
+    return text + "; " + unread;
 }
 
 std::vector<std::uint32_t> Sender::missing_ranks() const {

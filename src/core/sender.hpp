@@ -5,9 +5,10 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
-#include "byte_fifo.hpp"
+#include "arena.hpp"
 #include "endpoint.hpp"
 #include "ring.hpp"
 
@@ -21,36 +22,64 @@ public:
     struct Room {
         std::byte* bytes = nullptr;
         std::uint64_t length = 0;
-        std::uint64_t block = kInline;
+        bool in_block = false;
+        Arena::Place place{};
     };
 
     // Room for the next message. False: it must be waited for. Throws message_too_large, capacity.
     bool try_reserve(std::uint64_t bytes, Room& room) {
         const Geometry& geometry = segment_->geometry();
-        if (bytes > geometry.max_chunk_bytes) throw_too_large(bytes);
+        if (reserved_) cancel();  // an exception came between reserving and publishing
         const std::uint64_t for_slot = ring_.needed_for_slot();
         if (!ring_.passed(for_slot)) {
+            if (bytes > geometry.inline_bytes) check_size(bytes);
             needed_ = for_slot;
+            awaits_block_ = false;
             return false;
         }
         room.length = bytes;
-        if (bytes <= geometry.inline_bytes) {
-            room.block = kInline;
+        room.in_block = bytes > geometry.inline_bytes;
+        if (!room.in_block) {
             room.bytes = RingView<Native>::inline_area(ring_.slot());
             return true;
         }
-        if (!place_block(bytes, room.block)) return false;
-        room.bytes = segment_->data() + room.block;
-        return true;
+        return place_block(bytes, room);
     }
-    // Publishes what was written into the room; wakes readers unless `announce_later`.
-    void commit(const Room& room, Encoding encoding, std::uint32_t n_frames, bool announce_later = false) {
-        if (room.block != kInline) blocks_.take(room.block, room.length, ring_.position());
+    // Publishes what was written into the room; wakes readers unless `announce_later`. `loan` is not 0 if a view of
+    // this process may be on the room's block for longer: see `end_loan`.
+    void commit(const Room& room, Encoding encoding, bool framed, bool announce_later = false, std::uint64_t loan = 0) {
         bytes_ += room.length;
         segment_->ring().control->bytes_published.store(bytes_, std::memory_order_relaxed);
-        ring_.publish(Descriptor{room.length, room.block, n_frames, encoding, {}});
+        Descriptor descriptor{room.length, kInline, 0, encoding, framed, {}};
+        if (room.in_block) {
+            descriptor.block = room.place.offset;
+            descriptor.row = room.place.row;
+            arena_.publish(room.place, ring_.position(), loan);
+            reserved_ = false;
+            if (room.length > segment_->geometry().max_chunk_bytes) count_oversize();
+        }
+        ring_.publish(descriptor);
         if (!announce_later) ring_.announce();
         if (nameless_ && ring_.position() % kLookForReaders == 1) unlink_if_all_attached();
+        if (arena_.memory() != 0 && ring_.position() % kLookForIdleMemory == 0) give_back_idle();
+    }
+    // Takes back what was reserved and not published.
+    void cancel() noexcept {
+        if (reserved_) arena_.cancel(open_place_);
+        reserved_ = false;
+    }
+    // A number for a view of the writer's own on a reserved block. Until `end_loan` the block is not used again.
+    std::uint64_t new_loan() noexcept { return ++loans_; }
+    // Instead of `cancel`, if the view lives on.
+    void abandon(const Room& room, std::uint64_t loan) {
+        arena_.abandon(room.place, loan);
+        reserved_ = false;
+    }
+    // From any thread; takes no turn.
+    static void end_loan(const Segment& segment, std::uint32_t row, std::uint64_t loan) noexcept {
+        mark_done(segment.ring(), segment.ring().n_seats, row, loan);
+        Native::fence_seq_cst();  // [signal] for the mark
+        unpark<Native>(segment.ring().control->writer_parked);
     }
     void announce() noexcept { ring_.announce(); }
 
@@ -59,13 +88,14 @@ public:
         return waiter_.briefly([this] { return room_or_stopped(); });
     }
     bool await_room(std::int64_t until_ns) noexcept {
-        return waiter_.slice(parked_, ring_.laggard() + 1, until_ns, [this] { return room_or_stopped(); });
+        // Any reader's release may make room for a block; a slot waits for one reader's cursor.
+        const std::uint32_t token = awaits_block_ ? kAnySeat : ring_.laggard() + 1;
+        return waiter_.slice(parked_, token, until_ns, [this] { return room_or_stopped(); });
     }
-    // Throws reader_died if the reader that is waited for is dead.
-    void check_laggard() const;
-    std::uint32_t laggard_rank() const noexcept;
-    std::uint32_t laggard_pid() const noexcept;  // 0: it has not attached yet
-
+    // Throws reader_died if the reader that is waited for is dead. Takes the blocks back that the dead held.
+    void check_room();
+    // What is waited for, and who is in the way.
+    std::string explain_wait() const;
     // Ranks that have not taken their seats.
     std::vector<std::uint32_t> missing_ranks() const;
     bool await_readers(std::int64_t until_ns) noexcept;
@@ -83,25 +113,40 @@ public:
     }
     // Messages that the slowest gating reader has not read.
     std::uint64_t backlog() const noexcept;
+    // Frees what nobody reads any more, for statistics that are up to date. Needs the turn.
+    void reclaim();
+    std::uint64_t scattered_bytes() const noexcept { return arena_.scattered_bytes(); }
 
 private:
     void finish() noexcept override;  // nothing will be published any more: readers read what there is, then learn it
-    static constexpr std::uint64_t kLookForReaders =
-        16;  // in messages, until all readers of a nameless queue are there
+    static constexpr std::uint64_t kLookForReaders = 16;      // in messages, until all of a nameless queue are there
+    static constexpr std::uint64_t kLookForIdleMemory = 256;  // in messages
 
     // A queue without a user's name gives up its segment's name as soon as nobody needs it any more.
     void unlink_if_all_attached();
-    [[noreturn]] void throw_too_large(std::uint64_t bytes) const;
-    bool place_block(std::uint64_t bytes, std::uint64_t& offset);
-    bool room_or_stopped() const noexcept { return stopped() || ring_.seat_passed(ring_.laggard(), needed_); }
+    void check_size(std::uint64_t bytes) const;  // throws message_too_large
+    bool place_block(std::uint64_t bytes, Room& room);
+    void give_back_idle();
+    void count_oversize() noexcept;
+    bool room_or_stopped() const noexcept {
+        if (stopped()) return true;
+        if (!awaits_block_) return ring_.seat_passed(ring_.laggard(), needed_);
+        return reclaimed_ || arena_.may_have_room([this](std::uint64_t position) {
+            return ring_.seat_passed(ring_.laggard(), position + 1);
+        });
+    }
 
     RingWriter<Native> ring_;
     bool nameless_;  // and its segment not unlinked yet
-    ByteFifo blocks_;
-    std::uint64_t committed_ = 0;  // bytes of the data part that memory is reserved for
-    std::uint64_t needed_ = 0;     // how far the laggard must have come
+    Arena arena_;
+    bool reserved_ = false;  // open_place_ is reserved and not published
+    Arena::Place open_place_{};
+    std::uint64_t needed_ = 0;   // how far the laggard must have come
+    bool awaits_block_ = false;  // it is a block that is waited for, not a slot
+    bool reclaimed_ = false;     // during that wait, blocks of the dead have come back
+    std::uint64_t wanted_ = 0;   // its bytes
     std::uint64_t bytes_ = 0;
-    std::uint64_t page_;
+    std::uint64_t loans_ = 0;
 };
 
 }  // namespace ringcast

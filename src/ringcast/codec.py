@@ -1,40 +1,156 @@
-"""Objects to frames and back: pickle protocol 5 with out-of-band buffers.
+"""Objects to frames and back: what each codec makes of an object, and what an end accepts.
 
-An encoded object is one `bytes` (the pickle stream), or a list whose first item is the stream and whose others are the
-buffers of large parts (NumPy arrays, bytearrays), which travel beside the stream and are not copied into it.
-A message that is exactly `bytes` never comes here. Unpickling runs code of the sender's choosing, so it is done only on
-segments of the same user with mode 0600.
+An encoded object is one `bytes`, the stream, or a list of the stream and the buffers of large parts (NumPy arrays,
+tensors), which travel beside it and are not copied into it. Exactly `bytes` and exact contiguous arrays never come
+here. Every end decodes every encoding, but unpickling, which runs code of the sender's choosing, can be refused.
+
+Importing this imports no third-party package, nor does using it for objects that need none.
 """
 
 from __future__ import annotations
 
+import copyreg
+import os
 import pickle
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
 
-from ringcast.errors import DecodeError, EncodeError
+from ringcast.errors import ArgumentError, DecodeError, EncodeError, PickleRefusedError
+
+if TYPE_CHECKING:
+    from ringcast.msgpack import Msgpack
+
+RAW, ARRAY, PICKLE, MSGPACK = 0, 1, 2, 3
+"""Encodings, as the descriptor of a message names them."""
+
+ENVIRONMENT = "RINGCAST_ALLOW_PICKLE"
+
+_ENCODINGS = {"pickle": PICKLE, "msgpack": MSGPACK, "raw": RAW}
 
 
-def encode(obj: Any) -> bytes | list[Any]:
-    """The frames of `obj`. Raises EncodeError, from whatever its pickling raised."""
-    buffers: list[pickle.PickleBuffer] = []
+class Codec:
+    """How one end encodes objects, and decodes what arrives. The native end reads the attributes once."""
+
+    def __init__(self, name: str, allow_pickle: bool, message_type: Any) -> None:
+        self.name = name
+        self.encoding = _ENCODINGS[name]
+        self.arrays = name != "raw"
+        self.dumps: Callable[..., bytes] | None = pickle.dumps if name == "pickle" else None
+        self.loads: Callable[..., Any] | None = pickle.loads if allow_pickle else None
+        self.encode: Callable[[Any], bytes | list[Any]]
+        """The stream, or a list of it and contiguous buffers. Raises EncodeError, or anything else."""
+        self._message_type = message_type
+        self._msgpack: Msgpack | None = None
+        if name == "msgpack" or message_type is not None:
+            try:
+                self._msgpack = _new_msgpack(message_type)
+            except ImportError as error:
+                raise ArgumentError(f"codec='msgpack' and message_type need the package msgspec ({error})") from error
+            except (TypeError, ValueError) as error:
+                raise ArgumentError(f"message_type={message_type!r} cannot be decoded into ({error})") from error
+        if name == "msgpack" and self._msgpack is not None:
+            self.encode = self._msgpack.encode
+        else:
+            self.encode = encode_pickle if name == "pickle" else encode_raw
+
+    def decode(self, encoding: int, stream: Any, buffers: Sequence[Any]) -> Any:
+        """The object of these frames; arrays in it are read-only views of `buffers`."""
+        if encoding == PICKLE:
+            if self.loads is None:
+                raise PickleRefusedError(
+                    f"a pickled message of {len(stream)} bytes was refused, since unpickling runs code of the sender's "
+                    f"choosing and this end was made with allow_pickle=False or {ENVIRONMENT}=0; it is consumed, and "
+                    "the next call goes on with the next message"
+                )
+            return pickle.loads(stream, buffers=buffers)
+        if encoding == MSGPACK:
+            if self._msgpack is None:
+                self._msgpack = _new_msgpack(self._message_type)
+            return self._msgpack.decode(stream, buffers)
+        raise DecodeError(f"a message has encoding {encoding}, which codec {self.name!r} does not decode")
+
+
+def codec(name: str, *, allow_pickle: bool | None = None, message_type: Any = None) -> Codec:
+    """The codec "pickle", "msgpack" or "raw".
+
+    `allow_pickle`: whether received pickles are loaded; None asks the environment variable RINGCAST_ALLOW_PICKLE (1 or
+    0, unset is 1). `message_type`: what msgpack messages are converted to and checked against, as msgspec does it.
+    """
+    if name not in _ENCODINGS:
+        raise ArgumentError(f"codec={name!r} is none of {', '.join(map(repr, _ENCODINGS))}")
+    if allow_pickle is None:
+        setting = os.environ.get(ENVIRONMENT, "1")
+        if setting not in ("0", "1"):
+            raise ArgumentError(f"the environment variable {ENVIRONMENT} is {setting!r}; it must be 0, 1 or unset")
+        allow_pickle = setting == "1"
+    return Codec(name, allow_pickle, message_type)
+
+
+def encode_raw(obj: Any) -> list[Any]:
+    """The bytes of a contiguous buffer, uncopied."""
     try:
-        stream = pickle.dumps(obj, protocol=5, buffer_callback=buffers.append)
-        if not buffers:
-            return stream
-        return [stream, *(buffer.raw() for buffer in buffers)]
-    except Exception as error:
+        dtype = getattr(obj, "dtype", None)
+        if getattr(dtype, "hasobject", False):
+            raise TypeError("its bytes are addresses of Python objects")
+        return [pickle.PickleBuffer(obj).raw()]
+    except (TypeError, ValueError, BufferError) as error:
         raise EncodeError(
-            f"an object of type {type(obj).__qualname__!r} cannot be pickled ({error}); nothing was sent"
+            f"codec 'raw' sends contiguous bytes-like objects only, not {type(obj).__qualname__} ({error}); "
+            "nothing was sent"
         ) from error
 
 
-def decode(stream: bytes | memoryview, buffers: Sequence[memoryview]) -> Any:
-    """The object of these frames. Raises DecodeError, from whatever its unpickling raised."""
+def encode_pickle(obj: Any) -> bytes | list[Any]:
+    """Pickled by pickle, or by cloudpickle, if it is there, where pickle fails. Raises what pickle raised."""
     try:
-        return pickle.loads(stream, buffers=buffers)
+        return _pickle(obj)
     except Exception as error:
-        raise DecodeError(
-            f"a received message of {len(stream)} pickled bytes cannot be unpickled ({type(error).__name__}: {error}); "
-            "it is consumed, and the next call goes on with the next message"
-        ) from error
+        try:
+            import cloudpickle
+        except ImportError:
+            if not _names_a_function(error):
+                raise error from None
+            raise EncodeError(
+                f"an object of type {type(obj).__qualname__!r} cannot be pickled ({error}); cloudpickle, which lets "
+                "functions and lambdas through, is not installed; nothing was sent"
+            ) from error
+        try:
+            return _pickle(obj, cloudpickle.Pickler)
+        except Exception:
+            raise error from None
+
+
+def _pickle(obj: Any, cloud: Any = None) -> bytes | list[Any]:
+    from ringcast.tensors import loaded_packer
+
+    buffers: list[pickle.PickleBuffer] = []
+    packer = loaded_packer()
+    if packer is None and cloud is None:
+        stream = pickle.dumps(obj, 5, buffer_callback=buffers.append)
+    else:
+        table = packer.table if packer is not None else {}
+        file = BytesIO()
+        if cloud is None:
+            pickler: Any = pickle.Pickler(file, 5, buffer_callback=buffers.append)
+            pickler.dispatch_table = {**copyreg.dispatch_table, **table}
+        else:
+            # Its class has a table of its own, which only an attribute set before __init__ can take the place of.
+            pickler = cloud.__new__(cloud)
+            pickler.dispatch_table = {**cloud.dispatch_table, **table}
+            pickler.__init__(file, protocol=5, buffer_callback=buffers.append)
+        pickler.dump(obj)
+        stream = file.getvalue()
+    if not buffers:
+        return stream
+    return [stream, *(packer.finish(buffers) if packer is not None else [buffer.raw() for buffer in buffers])]
+
+
+def _names_a_function(error: Exception) -> bool:
+    return any(word in str(error) for word in ("function", "lambda", "local object"))
+
+
+def _new_msgpack(message_type: Any) -> Msgpack:
+    from ringcast.msgpack import Msgpack
+
+    return Msgpack(message_type)

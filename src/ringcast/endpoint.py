@@ -8,24 +8,32 @@ interpreter that made it, may be used by several threads, which take turns, and 
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import sys
 import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
-from ringcast import _core, codec
-from ringcast.errors import QueueClosedError, QueueTimeoutError
+from ringcast import _core, segment
+from ringcast.errors import ArgumentError, QueueClosedError, QueueTimeoutError
 from ringcast.stats import QueueStats, collect_stats
 from ringcast.waiting import WaitSettings, report_long_wait
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Sequence
     from types import TracebackType
 
+    import numpy as np
+    from numpy.typing import DTypeLike
     from typing_extensions import Self
 
+    from ringcast.codec import Codec
+
 DEFAULT_LINGER_S = 5.0
+_INT64_MAX = (1 << 63) - 1
+_OWN_REFERENCES = 3
 
 _open_ends: weakref.WeakSet[QueueEnd] = weakref.WeakSet()
 
@@ -42,14 +50,15 @@ class QueueEnd(_core.End):
     rank: int | None
     """The reader's rank; None on the writer."""
 
-    def _open(self, segment: _core.Segment, *, writer: bool, rank: int | None, waits: WaitSettings) -> None:
+    def _open(
+        self, segment: _core.Segment, *, writer: bool, rank: int | None, waits: WaitSettings, codec: Codec
+    ) -> None:
         super().__init__(
             segment,
             writer=writer,
             rank=rank,
             strategy=waits.strategy,
-            encode=codec.encode,
-            decode=codec.decode,
+            codec=codec,
             report=_report_long_wait,
             report_interval_ns=waits.report_interval_ns,
         )
@@ -62,10 +71,10 @@ class QueueEnd(_core.End):
         _close_at_exit()
 
     @classmethod
-    def open(cls, segment: _core.Segment, *, writer: bool, rank: int | None, waits: WaitSettings) -> Self:
+    def open(cls, segment: _core.Segment, *, writer: bool, rank: int | None, waits: WaitSettings, codec: Codec) -> Self:
         """The writer's end of a segment made here, or a reader's end with a seat of its own."""
         end = cls.__new__(cls)
-        end._open(segment, writer=writer, rank=rank, waits=waits)
+        end._open(segment, writer=writer, rank=rank, waits=waits, codec=codec)
         return end
 
     def acquire_write(self, timeout: float | None = None, *, nbytes: int | None = None) -> WriteChunk:
@@ -73,13 +82,32 @@ class QueueEnd(_core.End):
 
         Leaving the block publishes all of them; an exception publishes nothing. Views and arrays made from the
         memoryview must be gone by then (ViewsAliveError, and nothing is published). Other threads wait meanwhile.
+        Raises QueueTimeoutError, MessageTooLargeError, CapacityError, ReaderDiedError on entering.
         """
         return WriteChunk(self, nbytes, timeout)
+
+    def loan(self, nbytes: int, timeout: float | None = None) -> WriteChunk:
+        """A context manager that yields a writable memoryview of `nbytes` bytes: produce a message where it will lie.
+
+        It is published on leaving the block, without a copy, and received as `bytes` (or, without a copy, by
+        `acquire_read`). An exception publishes nothing. The rules are those of `acquire_write`.
+        """
+        return WriteChunk(self, segment.checked("nbytes", nbytes, 0, _INT64_MAX), timeout)
+
+    def loan_array(self, shape: int | Sequence[int], dtype: DTypeLike, timeout: float | None = None) -> LoanedArray:
+        """A context manager that yields a writable, uninitialised NumPy array in shared memory, in C order.
+
+        It is published on leaving the block, without a copy, and received as a read-only array. An exception publishes
+        nothing. On leaving, the array becomes read-only; slices of it must be gone by then (ViewsAliveError, and
+        nothing is published). Raises ArgumentError for a dtype that holds Python objects or has no portable text.
+        """
+        return LoanedArray(self, shape, dtype, timeout)
 
     def acquire_read(
         self, timeout: float | None = None, cancel: threading.Event | None = None, indefinite: bool = False
     ) -> ReadChunk:
-        """A context manager that yields the next message's bytes as a read-only memoryview of a private copy.
+        """A context manager that yields the next message's bytes as a read-only memoryview: in shared memory, without
+        a copy, if the message is a large one. The view, and arrays made of it, may be kept: they hold the memory.
 
         Leaving the block, with or without an exception, marks the chunk read. Arguments are those of `dequeue`.
         """
@@ -154,7 +182,49 @@ class WriteChunk:
     ) -> None:
         with suppress(BufferError):  # views of it are alive: _close_write says so
             self._view.release()
-        self._end._close_write(kind is None)
+        self._end._close_write(kind is None, False)
+
+
+class LoanedArray:
+    """The context manager of `loan_array`."""
+
+    def __init__(self, end: QueueEnd, shape: int | Sequence[int], dtype: DTypeLike, timeout: float | None) -> None:
+        import numpy as np
+
+        from ringcast.tensors import dtype_text
+
+        self._end = end
+        self._timeout = timeout
+        extents = (shape,) if isinstance(shape, int) else tuple(shape)
+        self._shape = tuple(segment.checked("an extent of shape", extent, 0, _INT64_MAX) for extent in extents)
+        self._dtype = np.dtype(dtype)
+        text = dtype_text(self._dtype)
+        if text is None:
+            raise ArgumentError(f"an array of dtype {self._dtype!r} cannot be made in shared memory")
+        self._dtype_text = text
+
+    def __enter__(self) -> np.ndarray[Any, Any]:
+        import numpy as np
+
+        nbytes = math.prod(self._shape) * self._dtype.itemsize
+        view = self._end._open_array(self._dtype_text, self._shape, nbytes, self._timeout)
+        # Views of the array that the user gets have this one as their base: their number shows in its reference count.
+        self._whole: np.ndarray[Any, Any] | None = np.ndarray(self._shape, self._dtype, view)
+        self._array: np.ndarray[Any, Any] | None = self._whole[...]
+        return self._array
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        whole, array = self._whole, self._array
+        assert whole is not None
+        assert array is not None
+        self._whole = self._array = None
+        # Held by `whole`, by `array` as its base, and by the argument.
+        slices_alive = sys.getrefcount(whole) > _OWN_REFERENCES
+        array.setflags(write=False)
+        del whole, array
+        self._end._close_write(kind is None, not slices_alive)
 
 
 class ReadChunk:

@@ -20,6 +20,7 @@
     │   ├── EncodeError (TypeError, PicklingError)   the object cannot be sent; nothing was
     │   ├── ViewsAliveError (BufferError)      a view of a chunk outlives its `with` block; nothing was sent
     │   ├── DecodeError (ValueError)           the received object cannot be rebuilt; it is consumed
+    │   │   └── PickleRefusedError             a pickled message, and this reader unpickles nothing; it is consumed
     │   └── CorruptError (ValueError)          shared memory holds what no writer wrote
     └── SegmentError (OSError)
         ├── SegmentNotFoundError (FileNotFoundError)
@@ -109,7 +110,7 @@ class MessageError(RingcastError):
 
 
 class MessageTooLargeError(MessageError, ValueError):
-    """The encoded message is larger than the queue accepts. Nothing was taken or sent."""
+    """The encoded message is larger than all the memory the queue may take. Nothing was taken or sent."""
 
 
 class EncodeError(MessageError, TypeError, PicklingError):
@@ -122,6 +123,10 @@ class ViewsAliveError(MessageError, BufferError):
 
 class DecodeError(MessageError, ValueError):
     """The codec cannot rebuild the received object. The message is consumed; the queue works on."""
+
+
+class PickleRefusedError(DecodeError):
+    """The message is pickled, and this reader was told to unpickle nothing. The message is consumed."""
 
 
 class CorruptError(MessageError, ValueError):

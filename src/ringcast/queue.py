@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ringcast import segment
+from ringcast.codec import codec as make_codec
 from ringcast.endpoint import QueueEnd
 from ringcast.errors import ArgumentError, NotReadyError, QueueClosedError, SegmentNotFoundError
 from ringcast.waiting import Wait, WaitSettings
@@ -28,6 +29,8 @@ DEFAULT_MAX_CHUNK_BYTES = 24 << 20
 DEFAULT_MAX_CHUNKS = 10
 DEFAULT_ATTACH_TIMEOUT_S = 10.0
 _LONGEST_ATTACH_NAP_S = 0.02
+
+CodecName: TypeAlias = Literal["pickle", "msgpack", "raw"]
 
 
 class Handle(NamedTuple):
@@ -49,12 +52,18 @@ class MessageQueue(QueueEnd):
         n_reader: readers in all, at least 1.
         n_local_reader: how many of them are on this machine; default all. Others are not supported yet.
         local_reader_ranks: the ranks of those; default 0 .. n_local_reader - 1.
-        max_chunk_bytes: the largest message, in bytes as encoded.
+        max_chunk_bytes: the largest usual message, in bytes as encoded: what acquire_write gives if not asked for a
+            size. Larger ones travel just as well, as long as they fit max_bytes; statistics count them.
         max_chunks: how many messages may be unread by the slowest reader before the writer waits.
         connect_ip: the address that remote readers connect to; must be None for now.
         name: a name by which readers find the queue, unique among this user's queues.
-        max_bytes: the most shared memory that the queue may ever take; default enough for the above, about 256 MiB
-            at most unless one message needs more. What is not used is not committed.
+        max_bytes: the most shared memory that the queue may ever take, for everything; default the ring itself and
+            256 MiB for large messages, or twice max_chunk_bytes if that is more. What is not used is not committed,
+            and given back after a burst.
+        max_leases: how many messages that do not fit inline (about 1 KiB) may be unread or held by readers' views at a
+            time before the writer waits; default max_chunks and up to 1,024 more.
+        codec: how objects other than `bytes` travel: "pickle" (default); "msgpack", which runs no code when it is
+            read; or "raw", bytes-like objects only. NumPy arrays by themselves travel as they are, except with "raw".
         wait: how to wait: "adaptive" (default), "spin", "yield", "park", a SpinTimer or a SpinSleepTimer;
             the environment variable RINGCAST_WAIT sets the default.
 
@@ -72,9 +81,12 @@ class MessageQueue(QueueEnd):
         *,
         name: str | None = None,
         max_bytes: int | None = None,
+        max_leases: int | None = None,
+        codec: CodecName = "pickle",
         wait: Wait = None,
     ) -> None:
         waits = WaitSettings.of(wait)
+        chosen = make_codec(codec)
         n_reader = segment.checked_readers(n_reader)
         n_local_reader = n_reader if n_local_reader is None else segment.checked("n_local_reader", n_local_reader, 0)
         if n_local_reader > n_reader:
@@ -88,8 +100,8 @@ class MessageQueue(QueueEnd):
         ranks = list(range(n_local_reader)) if local_reader_ranks is None else list(local_reader_ranks)
         if len(ranks) != n_local_reader or len(set(ranks)) != len(ranks):
             raise ArgumentError(f"local_reader_ranks must be {n_local_reader} different ranks, not {ranks}")
-        made = segment.create(name, n_reader, ranks, max_chunk_bytes, max_chunks, max_bytes)
-        self._open(made, writer=True, rank=None, waits=waits)
+        made = segment.create(name, n_reader, ranks, max_chunk_bytes, max_chunks, max_bytes, max_leases)
+        self._open(made, writer=True, rank=None, waits=waits, codec=chosen)
 
     def export_handle(self) -> Handle:
         """What `create_from_handle` needs in another process. Raises QueueClosedError once this end is closed."""
@@ -100,14 +112,31 @@ class MessageQueue(QueueEnd):
         return Handle(memory.name, memory.epoch, tuple(memory.ranks), ring)
 
     @classmethod
-    def create_from_handle(cls, handle: Handle, rank: int, *, wait: Wait = None) -> MessageQueue:
+    def create_from_handle(
+        cls,
+        handle: Handle,
+        rank: int,
+        *,
+        zero_copy: bool = False,
+        allow_pickle: bool | None = None,
+        message_type: Any = None,
+        wait: Wait = None,
+    ) -> MessageQueue:
         """A reader's end, for `rank`.
+
+        Args:
+            zero_copy: torch tensors of 64 KiB and more are not copied: they lie in a copy-on-write mapping of the
+                shared memory, so that changing one in place is seen by nobody else. NumPy arrays need no such thing.
+            allow_pickle: False refuses pickled messages with PickleRefusedError and goes on to the next. Default
+                the environment variable RINGCAST_ALLOW_PICKLE, 1 or 0, else True.
+            message_type: the msgspec Struct, or other type, that MessagePack messages are converted to.
 
         Raises SegmentNotFoundError (the queue was closed, or all its readers had attached), RankError, RankTakenError.
         """
         waits = WaitSettings.of(wait)
+        codec = make_codec("pickle", allow_pickle=allow_pickle, message_type=message_type)
         try:
-            memory = segment.attach(handle.segment)
+            memory = segment.attach(handle.segment, zero_copy=zero_copy)
         except SegmentNotFoundError as error:
             raise SegmentNotFoundError(
                 f"the handle's queue {handle.segment!r} does not exist: its writer has closed it or died, or all of "
@@ -118,17 +147,27 @@ class MessageQueue(QueueEnd):
                 f"the handle's queue {handle.segment!r} was closed; another queue has its name now (epoch "
                 f"{memory.epoch:#x}, not {handle.epoch:#x})"
             )
-        return cls.open(memory, writer=False, rank=rank, waits=waits)
+        return cls.open(memory, writer=False, rank=rank, waits=waits, codec=codec)
 
     @classmethod
     def attach(
-        cls, name: str, rank: int | None = None, timeout: float | None = DEFAULT_ATTACH_TIMEOUT_S, *, wait: Wait = None
+        cls,
+        name: str,
+        rank: int | None = None,
+        timeout: float | None = DEFAULT_ATTACH_TIMEOUT_S,
+        *,
+        zero_copy: bool = False,
+        allow_pickle: bool | None = None,
+        message_type: Any = None,
+        wait: Wait = None,
     ) -> MessageQueue:
         """A reader's end of the queue with this name; waits at most `timeout` seconds for it to be made.
 
-        Takes the lowest free rank if none is given. Raises SegmentNotFoundError, RankError, RankTakenError.
+        Takes the lowest free rank if none is given; the other arguments are those of `create_from_handle`.
+        Raises SegmentNotFoundError, RankError, RankTakenError.
         """
         waits = WaitSettings.of(wait)
+        codec = make_codec("pickle", allow_pickle=allow_pickle, message_type=message_type)
         real_name = segment.segment_name(name)
         if timeout is not None and not timeout >= 0:
             raise ArgumentError(f"timeout must be zero or more seconds, or None to wait without limit, not {timeout}")
@@ -136,7 +175,7 @@ class MessageQueue(QueueEnd):
         nap = 0.0005
         while True:
             try:
-                memory = segment.attach(real_name)
+                memory = segment.attach(real_name, zero_copy=zero_copy)
                 # A closed queue's name is about to go, a dead writer's to be taken over: wait for a living one.
                 if not memory.closed and memory.creator_alive:
                     break
@@ -152,7 +191,7 @@ class MessageQueue(QueueEnd):
             raise SegmentNotFoundError(
                 f"segment {real_name!r} belongs to a queue named {memory.user_name!r}, not {name!r}"
             )
-        return cls.open(memory, writer=False, rank=rank, waits=waits)
+        return cls.open(memory, writer=False, rank=rank, waits=waits, codec=codec)
 
     def wait_until_ready(self, timeout: float | None = None) -> None:
         """Collective: returns on every side once all readers have attached and the writer has confirmed it.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from ringcast import _core, segment
+from ringcast.codec import codec as make_codec
 from ringcast.endpoint import QueueEnd, ReadChunk, WriteChunk
 from ringcast.errors import QueueClosedError, RoleError, SegmentMismatchError, SegmentNotFoundError
 from ringcast.waiting import Wait, WaitSettings
@@ -52,10 +53,10 @@ class ShmRingBuffer:
         self.is_writer = name is None
         if name is None:
             self._segment = segment.create(
-                None, n_reader, list(range(segment.checked_readers(n_reader))), max_chunk_bytes, max_chunks, None
+                None, n_reader, list(range(segment.checked_readers(n_reader))), max_chunk_bytes, max_chunks
             )
             self.name = self._segment.name
-            self._end = QueueEnd.open(self._segment, writer=True, rank=None, waits=self._waits)
+            self._end = QueueEnd.open(self._segment, writer=True, rank=None, waits=self._waits, codec=make_codec("raw"))
             return
         self.name = name
         found = segment.attach(name)
@@ -85,7 +86,9 @@ class ShmRingBuffer:
         if self._shut_down:
             raise QueueClosedError(f"ring segment {self.name!r}: this end has been shut down")
         if self._end is None:
-            self._end = QueueEnd.open(self._attached(), writer=False, rank=self._rank, waits=self._waits)
+            self._end = QueueEnd.open(
+                self._attached(), writer=False, rank=self._rank, waits=self._waits, codec=make_codec("raw")
+            )
         return self._end.acquire_read(timeout, cancel, indefinite)
 
     def slot_state(self, index: int) -> ChunkState:

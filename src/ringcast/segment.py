@@ -67,9 +67,15 @@ def checked_readers(n_reader: Any) -> int:
 
 
 def create(
-    user_name: str | None, n_reader: int, ranks: list[int], max_chunk_bytes: int, max_chunks: int, max_bytes: int | None
+    user_name: str | None,
+    n_reader: int,
+    ranks: list[int],
+    max_chunk_bytes: int,
+    max_chunks: int,
+    max_bytes: int | None = None,
+    max_leases: int | None = None,
 ) -> _core.Segment:
-    """Make a queue's segment. Sizes in bytes; `max_bytes` None chooses a budget.
+    """Make a queue's segment. Sizes in bytes; None chooses a budget, and a number of leases.
 
     Raises ArgumentError, SegmentExistsError, CapacityError.
     """
@@ -82,9 +88,10 @@ def create(
         max_chunk_bytes=checked("max_chunk_bytes", max_chunk_bytes, most=_INT64_MAX),
         max_chunks=checked("max_chunks", max_chunks),
         max_bytes=0 if max_bytes is None else checked("max_bytes", max_bytes, most=_INT64_MAX),
+        max_leases=0 if max_leases is None else checked("max_leases", max_leases),
     )
     headroom = memory_headroom()
-    budget = segment.control_bytes + segment.data_bytes
+    budget = segment.control_bytes + segment.data_budget
     if headroom is not None and budget > headroom:
         import logging  # rarely needed, and not cheap to import
 
@@ -98,9 +105,9 @@ def create(
     return segment
 
 
-def attach(name: str) -> _core.Segment:
-    """Map an existing segment by its real name, to take a seat in it."""
-    return _core.Segment.attach(name, __version__)
+def attach(name: str, *, zero_copy: bool = False) -> _core.Segment:
+    """Map an existing segment by its real name, to take a seat in it; with `zero_copy`, privately writable as well."""
+    return _core.Segment.attach(name, __version__, zero_copy=zero_copy)
 
 
 GATING_STATES = ("active", "expected")
@@ -115,6 +122,8 @@ class ReaderInfo(NamedTuple):
     state: str
     alive: bool
     behind: int
+    leased_blocks: int
+    leased_bytes: int
 
 
 class SegmentInfo(NamedTuple):
@@ -139,8 +148,8 @@ def readers_of(segment: _core.Segment) -> list[tuple[int, ReaderInfo]]:
     """Seat number and state of every seat in use or promised."""
     head = segment.head
     return [
-        (seat, ReaderInfo(rank, pid, state, alive, max(0, head - cursor)))
-        for seat, rank, pid, state, alive, cursor in segment.seats()
+        (seat, ReaderInfo(rank, pid, state, alive, max(0, head - cursor), blocks, size))
+        for seat, rank, pid, state, alive, cursor, blocks, size in segment.seats()
     ]
 
 

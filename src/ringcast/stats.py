@@ -18,6 +18,8 @@ class ReaderStats(TypedDict):
     state: str
     alive: bool
     behind: int
+    leased_blocks: int
+    leased_bytes: int
 
 
 class WriterStats(TypedDict):
@@ -28,15 +30,25 @@ class WriterStats(TypedDict):
 
 
 class MemoryStats(TypedDict):
-    """Bytes of shared memory: the ring's own, committed for large messages, and the most that these may take."""
+    """Shared memory, in bytes.
+
+    `control` is the ring's own. For large messages: what is committed, the most that may be, and what blocks use that
+    are unread or viewed, as of the writer's last look. `scattered`, which only the writer knows, is how much of the
+    free address space lies outside its largest piece.
+    """
 
     control: int
     data_committed: int
     data_budget: int
+    data_used: int
+    blocks: int
+    max_leases: int
+    scattered: int | None
 
 
 class QueueStats(TypedDict):
-    """What `stats()` returns. `messages` and `bytes` count what this end sent or received."""
+    """What `stats()` returns. `messages` and `bytes` count what this end sent or received, `oversize` the
+    messages above max_chunk_bytes that the writer sent."""
 
     role: str
     name: str | None
@@ -48,6 +60,7 @@ class QueueStats(TypedDict):
     max_chunk_bytes: int
     messages: int
     bytes: int
+    oversize: int
     queued: int
     parks: int
     rescued_wakes: int
@@ -70,6 +83,8 @@ def collect_stats(segment: _core.Segment, rank: int | None, counters: dict[str, 
             # The kernel does not report the locks of who asks.
             "alive": info.alive or seat == own_seat,
             "behind": info.behind,
+            "leased_blocks": info.leased_blocks,
+            "leased_bytes": info.leased_bytes,
         }
         for seat, info in readers_of(segment)
     ]
@@ -85,6 +100,7 @@ def collect_stats(segment: _core.Segment, rank: int | None, counters: dict[str, 
         "max_chunk_bytes": segment.max_chunk_bytes,
         "messages": counters.get("messages", segment.head),
         "bytes": counters.get("bytes", segment.bytes_published),
+        "oversize": segment.oversize_messages,
         "queued": max(counted, default=0),
         "parks": counters["parks"],
         "rescued_wakes": counters["rescued_wakes"],
@@ -92,7 +108,11 @@ def collect_stats(segment: _core.Segment, rank: int | None, counters: dict[str, 
         "memory": {
             "control": segment.control_bytes,
             "data_committed": segment.committed_bytes - segment.control_bytes,
-            "data_budget": segment.data_bytes,
+            "data_budget": segment.data_budget,
+            "data_used": segment.block_bytes_in_use,
+            "blocks": segment.blocks_in_use,
+            "max_leases": segment.max_leases,
+            "scattered": counters.get("scattered"),
         },
         "closed": closed,
         "writer": {"pid": segment.creator_pid, "alive": segment.creator_alive},

@@ -1,5 +1,9 @@
 // Sender and Receiver over a real segment: small and large messages, a data part that wraps, and a stop from outside.
+#include <atomic>
 #include <cstring>
+#include <memory>
+#include <mutex>
+#include <optional>
 #include <random>
 #include <thread>
 #include <vector>
@@ -18,7 +22,7 @@ std::shared_ptr<Segment> make(std::uint32_t n_reader, std::uint64_t chunk, std::
     char name[32];
     std::snprintf(name, sizeof name, "ringcast_ct%u", platform::process_id());
     return Segment::create(
-        {name, "", "test", plan_geometry(n_reader, n_reader, chunk, chunks, budget, platform::page_bytes()), ranks});
+        {name, "", "test", plan_geometry(n_reader, n_reader, chunk, chunks, budget, 0, platform::page_bytes()), ranks});
 }
 
 std::uint64_t size_of(std::uint64_t number, std::uint64_t largest) {
@@ -36,7 +40,7 @@ void send(Sender& sender, std::uint64_t number, std::uint64_t bytes) {
     CHECK(room.length == bytes);
     std::memset(room.bytes, static_cast<int>(number % 251), bytes);
     std::memcpy(room.bytes, &number, 8);
-    sender.commit(room, Encoding::raw, 1, number % 5 == 0);
+    sender.commit(room, Encoding::raw, false, number % 5 == 0);
 }
 
 bool receive(Receiver& receiver, std::vector<std::byte>& into) {
@@ -53,9 +57,70 @@ bool receive(Receiver& receiver, std::vector<std::byte>& into) {
     }
     const Receiver::Message message = receiver.current();
     into.assign(message.bytes, message.bytes + message.length);
-    receiver.consume(message.length);
+    receiver.consume(message);
     receiver.settle();
     return true;
+}
+
+// Receives like `receive`, but keeps blocks leased, some for long, and drops them in another thread in any order.
+void keep_leases(const std::shared_ptr<Segment>& segment, std::uint32_t rank, std::uint64_t messages,
+                 std::uint64_t largest) {
+    const auto attached = Segment::attach(segment->name(), Access::read, "test");
+    struct Kept {
+        std::uint64_t number;
+        std::unique_ptr<Lease> lease;
+    };
+    std::mutex mutex;
+    std::vector<Kept> kept;
+    std::atomic<bool> done{false};
+    std::thread dropper([&] {
+        std::mt19937_64 random(rank);
+        while (true) {
+            const bool last = done.load();
+            std::optional<Kept> dropped;
+            {
+                const std::lock_guard guard(mutex);
+                if (kept.empty() && last) return;
+                if (kept.size() > (last ? 0 : 3)) {
+                    std::swap(kept[random() % kept.size()], kept.back());
+                    dropped.emplace(std::move(kept.back()));
+                    kept.pop_back();
+                }
+            }
+            if (!dropped) {
+                std::this_thread::yield();
+                continue;
+            }
+            const Lease& lease = *dropped->lease;
+            CHECK(lease.length() == size_of(dropped->number, largest));
+            CHECK(std::memcmp(lease.bytes(), &dropped->number, 8) == 0);
+            for (std::uint64_t i = 8; i < lease.length(); ++i)
+                CHECK(lease.bytes()[i] == std::byte(dropped->number % 251));
+        }
+    });
+    {
+        Receiver receiver(attached, Strategy::adaptive_default(), claim_seat(*attached, rank));
+        for (std::uint64_t number = 0; number < messages; ++number) {
+            while (!receiver.readable()) {
+                receiver.begin_wait();
+                if (!receiver.await_message_briefly()) receiver.await_message(kForever);
+                receiver.waiter().finish();
+            }
+            const Receiver::Message message = receiver.current();
+            if (!message.in_block()) {
+                receiver.consume(message);
+                receiver.settle();
+                continue;
+            }
+            Lease lease = receiver.consume_leased(message);
+            receiver.settle();
+            const std::lock_guard guard(mutex);
+            kept.push_back({number, std::make_unique<Lease>(std::move(lease))});
+        }
+        CHECK(receiver.counters().rescued_wakes.load() == 0);
+    }
+    done.store(true);  // the last leases outlive the end
+    dropper.join();
 }
 
 void run(std::uint32_t n_reader, std::uint64_t largest, std::uint32_t depth, std::uint64_t budget) {
@@ -78,7 +143,7 @@ void run(std::uint32_t n_reader, std::uint64_t largest, std::uint32_t depth, std
         });
     Sender sender(segment, Strategy::adaptive_default());
     for (std::uint64_t number = 0; number < messages; ++number) send(sender, number, size_of(number, largest));
-    CHECK(segment->committed_bytes() <= segment->geometry().total_bytes);
+    CHECK(segment->committed_bytes() <= segment->geometry().control_bytes + segment->geometry().data_budget);
     sender.shut_down();
     for (auto& thread : threads) thread.join();
     CHECK(sender.counters().rescued_wakes.load() == 0);
@@ -86,11 +151,28 @@ void run(std::uint32_t n_reader, std::uint64_t largest, std::uint32_t depth, std
 
 }  // namespace
 
+TEST(leased_blocks_stay_as_they_are_until_they_are_dropped_in_whatever_order) {
+    for (const std::uint64_t budget : {std::uint64_t{0}, std::uint64_t{600'000}}) {
+        const std::uint64_t messages = 1500ull * check::kScale;
+        const auto segment = make(2, 50'000, 16, budget);
+        std::vector<std::thread> threads;
+        for (std::uint32_t rank = 0; rank < 2; ++rank)
+            threads.emplace_back([&, rank] { keep_leases(segment, rank, messages, 50'000); });
+        Sender sender(segment, Strategy::adaptive_default());
+        for (std::uint64_t number = 0; number < messages; ++number) send(sender, number, size_of(number, 50'000));
+        for (auto& thread : threads) thread.join();
+        sender.reclaim();
+        CHECK(segment->ring().control->blocks_in_use.load() == 0);
+        CHECK(segment->committed_bytes() <= segment->geometry().control_bytes + segment->geometry().data_budget);
+        CHECK(sender.counters().rescued_wakes.load() == 0);
+    }
+}
+
 TEST(mixed_sizes_arrive_whole_through_a_data_part_that_has_room) { run(2, 50'000, 16, 0); }
 
 TEST(mixed_sizes_arrive_whole_through_a_data_part_that_wraps) { run(2, 50'000, 64, 280'000); }
 
-TEST(mixed_sizes_arrive_whole_through_a_data_part_of_one_message) { run(1, 50'000, 8, 90'000); }
+TEST(mixed_sizes_arrive_whole_through_a_data_part_of_one_message) { run(1, 50'000, 8, 160'000); }
 
 TEST(a_closed_queue_has_not_ended_for_a_reader_that_has_not_read_everything) {
     const auto segment = make(1, 100, 4, 0);

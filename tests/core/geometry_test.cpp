@@ -20,38 +20,41 @@ void check_plan(const Geometry& plan, std::uint64_t page) {
     CHECK(plan.ranks_offset == ringcast::kSeatsOffset + plan.n_seats * sizeof(NativeSeat));
     CHECK(plan.slots_offset >= plan.ranks_offset + plan.n_local * 4);
     CHECK(plan.slots_offset % ringcast::kLinePair == 0);
-    CHECK(plan.control_bytes >= plan.slots_offset + std::uint64_t{plan.max_chunks} * plan.slot_bytes);
+    CHECK(plan.marks_offset >= plan.slots_offset + std::uint64_t{plan.max_chunks} * plan.slot_bytes);
+    CHECK(plan.marks_offset % ringcast::kLinePair == 0 && plan.mark_column_bytes % ringcast::kLinePair == 0);
+    CHECK(plan.mark_column_bytes >= std::uint64_t{plan.max_leases} * 8 && plan.max_leases >= plan.max_chunks);
+    CHECK(plan.control_bytes >= plan.marks_offset + (plan.n_seats + std::uint64_t{1}) * plan.mark_column_bytes);
     CHECK(plan.control_bytes % page == 0);
     CHECK(plan.data_bytes % page == 0);
     CHECK(plan.total_bytes == plan.control_bytes + plan.data_bytes);
-    // Every message finds room: inline, or in the data part.
-    CHECK(plan.max_chunk_bytes <= plan.inline_bytes || plan.max_chunk_bytes <= plan.data_bytes);
-    CHECK((plan.data_bytes == 0) == (plan.max_chunk_bytes <= plan.inline_bytes));
+    CHECK(plan.data_bytes >= plan.data_budget && plan.data_bytes <= 4 * plan.data_budget);
+    // Every usual message finds room: inline, or in the data part.
+    CHECK(plan.max_chunk_bytes <= plan.inline_bytes || plan.max_chunk_bytes <= plan.data_budget);
 }
 }  // namespace
 
 TEST(sizes_outside_the_limits_are_refused) {
-    CHECK_THROWS(plan_geometry(0, 0, 100, 4, 0, kPage), invalid_argument);
-    CHECK_THROWS(plan_geometry(ringcast::kMaxReaders + 1, 1, 100, 4, 0, kPage), invalid_argument);
-    CHECK_THROWS(plan_geometry(2, 3, 100, 4, 0, kPage), invalid_argument);
-    CHECK_THROWS(plan_geometry(1, 1, 0, 4, 0, kPage), invalid_argument);
-    CHECK_THROWS(plan_geometry(1, 1, ringcast::kMaxChunkBytes + 1, 4, 0, kPage), invalid_argument);
-    CHECK_THROWS(plan_geometry(1, 1, 100, 0, 0, kPage), invalid_argument);
-    CHECK_THROWS(plan_geometry(1, 1, 100, ringcast::kMaxChunks + 1, 0, kPage), invalid_argument);
-    CHECK_THROWS(plan_geometry(1, 1, 100, 4, ringcast::kMaxTotalBytes + 1, kPage), invalid_argument);
-    CHECK_THROWS(plan_geometry(1, 1, 100, 4, 100, kPage), invalid_argument);
-    CHECK_THROWS(plan_geometry(1, 1, 1 << 20, 4, 1 << 20, kPage), invalid_argument);
+    CHECK_THROWS(plan_geometry(0, 0, 100, 4, 0, 0, kPage), invalid_argument);
+    CHECK_THROWS(plan_geometry(ringcast::kMaxReaders + 1, 1, 100, 4, 0, 0, kPage), invalid_argument);
+    CHECK_THROWS(plan_geometry(2, 3, 100, 4, 0, 0, kPage), invalid_argument);
+    CHECK_THROWS(plan_geometry(1, 1, 0, 4, 0, 0, kPage), invalid_argument);
+    CHECK_THROWS(plan_geometry(1, 1, ringcast::kMaxChunkBytes + 1, 4, 0, 0, kPage), invalid_argument);
+    CHECK_THROWS(plan_geometry(1, 1, 100, 0, 0, 0, kPage), invalid_argument);
+    CHECK_THROWS(plan_geometry(1, 1, 100, ringcast::kMaxChunks + 1, 0, 0, kPage), invalid_argument);
+    CHECK_THROWS(plan_geometry(1, 1, 100, 4, ringcast::kMaxTotalBytes + 1, 0, kPage), invalid_argument);
+    CHECK_THROWS(plan_geometry(1, 1, 100, 4, 100, 0, kPage), invalid_argument);
+    CHECK_THROWS(plan_geometry(1, 1, 1 << 20, 4, 1 << 20, 0, kPage), invalid_argument);
 }
 
 TEST(sizes_at_the_limits_are_accepted) {
-    check_plan(plan_geometry(1, 0, 1, 1, 0, kPage), kPage);
-    check_plan(plan_geometry(ringcast::kMaxReaders, ringcast::kMaxReaders, 1, 1, 0, kPage), kPage);
-    check_plan(plan_geometry(1, 1, 1, ringcast::kMaxChunks, 0, kPage), kPage);
-    check_plan(plan_geometry(1, 1, ringcast::kMaxChunkBytes, 2, 0, kPage), kPage);
+    check_plan(plan_geometry(1, 0, 1, 1, 0, 0, kPage), kPage);
+    check_plan(plan_geometry(ringcast::kMaxReaders, ringcast::kMaxReaders, 1, 1, 0, 0, kPage), kPage);
+    check_plan(plan_geometry(1, 1, 1, ringcast::kMaxChunks, 0, 0, kPage), kPage);
+    check_plan(plan_geometry(1, 1, ringcast::kMaxChunkBytes, 2, 0, 0, kPage), kPage);
 }
 
 TEST(the_largest_sizes_together_do_not_overflow) {
-    check_plan(plan_geometry(1, 1, ringcast::kMaxChunkBytes, ringcast::kMaxChunks, 0, kPage), kPage);
+    check_plan(plan_geometry(1, 1, ringcast::kMaxChunkBytes, ringcast::kMaxChunks, 0, 0, kPage), kPage);
 }
 
 TEST(any_accepted_sizes_give_parts_that_do_not_overlap) {
@@ -67,9 +70,9 @@ TEST(any_accepted_sizes_give_parts_that_do_not_overlap) {
         const std::uint64_t page = std::uint64_t{4096} << (n % 3) * 2;  // 4, 16 and 64 KiB
         const std::uint64_t budget = n % 2 == 0 ? 0 : up_to(up_to(ringcast::kMaxTotalBytes));
         try {
-            const Geometry plan = plan_geometry(n_reader, n_local, chunk, chunks, budget, page);
+            const Geometry plan = plan_geometry(n_reader, n_local, chunk, chunks, budget, 0, page);
             check_plan(plan, page);
-            if (budget != 0 && plan.data_bytes != 0) CHECK(plan.total_bytes <= budget);
+            if (budget != 0) CHECK(plan.control_bytes + plan.data_budget <= budget);
         } catch (const ringcast::Error& error) {
             CHECK(error.code() == ringcast::ErrorCode::invalid_argument);
             CHECK(budget != 0 || chunk > (std::uint64_t{1} << 39));  // else any sizes within the limits are fine
@@ -78,7 +81,7 @@ TEST(any_accepted_sizes_give_parts_that_do_not_overlap) {
 }
 
 TEST(a_default_queue_is_small_until_it_is_used) {
-    const Geometry plan = plan_geometry(8, 8, std::uint64_t{24} << 20, 10, 0, kPage);
+    const Geometry plan = plan_geometry(8, 8, std::uint64_t{24} << 20, 10, 0, 0, kPage);
     CHECK(plan.control_bytes <= std::uint64_t{1} << 20);
-    CHECK(plan.data_bytes <= ringcast::kDefaultDataBytes);
+    CHECK(plan.data_budget == ringcast::kDefaultDataBudget);
 }

@@ -63,7 +63,7 @@ struct Writer {
         std::uint64_t words[kWords];
         for (std::size_t i = 0; i < kWords; ++i) words[i] = writer.position() * 1'000'003 + i;
         Native::copy(RingView<Native>::inline_area(writer.slot()), words, sizeof words);
-        writer.publish(Descriptor{sizeof words + writer.position() % 2, kInline, 1, Encoding::raw, {}});
+        writer.publish(Descriptor{sizeof words + writer.position() % 2, kInline, 0, Encoding::raw, 0, {}});
         if (writer.position() % 3 != 0) writer.announce();  // as batches do
     }
     void close() {

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support import ROOT
 
-PROGRAMS = ["byte_fifo", "endpoint", "geometry", "lock_file", "parking", "ring", "turn"]
+PROGRAMS = ["block_allocator", "endpoint", "geometry", "lock_file", "page_map", "parking", "ring", "turn"]
 BUILDS = {"plain": "", "thread": "thread", "address": "address,undefined"}
 
 

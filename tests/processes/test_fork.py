@@ -165,7 +165,7 @@ def test_a_child_that_outlives_its_parent_does_not_keep_the_parent_s_locks(start
     parent.send("end")
     for path in SHM.glob("ringcast_~*"):
         with open(path, "rb") as file:
-            file.seek(104)
+            file.seek(128)
             if int.from_bytes(file.read(4), sys.byteorder) == parent.pid:
                 path.unlink()  # the ring of the killed parent
 
@@ -232,7 +232,7 @@ def _chunk_across_fork(link: Link) -> None:
             # Leaving the block raises ForkedError; the bytes are the parent's to publish.
             chunk = family.writer.acquire_write
             _expect_forked_error(lambda: chunk(nbytes=1).__enter__())
-            _expect_forked_error(lambda: family.writer._close_write(True))
+            _expect_forked_error(lambda: family.writer._close_write(True, False))
             os._exit(0)
         family.wait(pid)
         assert family.reader.try_dequeue() is None

@@ -26,7 +26,7 @@ Forge = Callable[..., Path]
 
 @pytest.fixture
 def queue() -> Iterator[MessageQueue]:
-    with MessageQueue(2, max_chunk_bytes=4096, max_chunks=4, name=unique_name()) as made:
+    with MessageQueue(2, max_chunk_bytes=4096, max_chunks=4, max_bytes=1 << 18, name=unique_name()) as made:
         yield made
 
 
@@ -66,12 +66,12 @@ def test_wrong_magic_is_refused(forge: Forge) -> None:
 
 def test_another_layout_version_is_refused_and_both_releases_are_named(forge: Forge) -> None:
     with pytest.raises(SegmentMismatchError, match=r"version 77, of ringcast 9\.8\.7;") as caught:
-        attach(forge({8: struct.pack("=I", 77), 128: b"9.8.7\0"}))
+        attach(forge({8: struct.pack("=I", 77), 152: b"9.8.7\0"}))
     assert f"this process runs ringcast {ringcast.__version__}" in str(caught.value)
 
 
 def test_a_release_that_is_no_text_is_refused_like_any_other(forge: Forge) -> None:
-    path = forge({8: struct.pack("=I", 77), 128: b"\xff\xfe\x80\0"})
+    path = forge({8: struct.pack("=I", 77), 152: b"\xff\xfe\x80\0"})
     with pytest.raises(SegmentMismatchError, match="version 77"):
         attach(path)
     (info,) = [info for info in segment.list_segments() if info.segment == path.name]
@@ -79,7 +79,7 @@ def test_a_release_that_is_no_text_is_refused_like_any_other(forge: Forge) -> No
 
 
 def test_a_user_name_that_is_no_text_disturbs_neither_listing_nor_attaching(forge: Forge) -> None:
-    path = forge({152: b"\xff\xfe\x80\0"})
+    path = forge({176: b"\xff\xfe\x80\0"})
     assert path.name in [info.segment for info in segment.list_segments()]
     with pytest.raises((SegmentMismatchError, SegmentNotFoundError)):
         attach(path)
@@ -110,13 +110,19 @@ def test_a_truncated_segment_is_refused(forge: Forge, size: int) -> None:
         (48, struct.pack("=Q", 1 << 62)),
         (56, struct.pack("=Q", 1 << 63)),  # data_bytes
         (56, struct.pack("=Q", 4097)),
-        (64, struct.pack("=I", 1 << 31)),  # inline_bytes
-        (68, struct.pack("=I", 8)),  # slot_bytes
-        (72, struct.pack("=Q", 0)),  # seats_offset
-        (80, struct.pack("=Q", 1 << 60)),  # ranks_offset
-        (88, struct.pack("=Q", 1 << 60)),  # slots_offset
-        (96, struct.pack("=Q", 1 << 60)),  # data_offset
-        (108, struct.pack("=I", 2)),  # named
+        (64, struct.pack("=Q", 1 << 62)),  # data_budget
+        (64, struct.pack("=Q", 1)),
+        (72, struct.pack("=I", 1 << 31)),  # inline_bytes
+        (76, struct.pack("=I", 8)),  # slot_bytes
+        (80, struct.pack("=Q", 0)),  # seats_offset
+        (88, struct.pack("=Q", 1 << 60)),  # ranks_offset
+        (96, struct.pack("=Q", 1 << 60)),  # slots_offset
+        (104, struct.pack("=Q", 1 << 60)),  # marks_offset
+        (112, struct.pack("=Q", 1 << 60)),  # data_offset
+        (120, struct.pack("=I", 0)),  # max_leases
+        (120, struct.pack("=I", 1 << 31)),
+        (124, struct.pack("=I", 8)),  # mark_column_bytes
+        (132, struct.pack("=I", 2)),  # named
     ],
 )
 def test_sizes_and_offsets_that_do_not_belong_together_are_refused(forge: Forge, offset: int, value: bytes) -> None:
@@ -241,7 +247,7 @@ def test_an_overwritten_descriptor_is_an_error_and_not_a_crash(queue: MessageQue
     assert queue.name is not None
     with MessageQueue.attach(queue.name) as reader:
         queue.enqueue(b"fine")
-        (slots,) = struct.unpack_from("=Q", (SHM / queue.segment).read_bytes(), 88)
+        (slots,) = struct.unpack_from("=Q", (SHM / queue.segment).read_bytes(), 96)
         with mapped(queue.segment) as memory:
             struct.pack_into("=QQIB", memory, slots + 8, 1 << 50, 1 << 40, 0, 9)
         with pytest.raises(ringcast.errors.CorruptError, match="impossible descriptor"):
@@ -250,4 +256,4 @@ def test_an_overwritten_descriptor_is_an_error_and_not_a_crash(queue: MessageQue
 
 def test_the_native_segment_refuses_sizes_that_python_did_not_check() -> None:
     with pytest.raises(ringcast.errors.ArgumentError, match="max_chunks must be from 1"):
-        _core.Segment.create("ringcast_x", "", "0", 1, [0], 10, 0, 0)
+        _core.Segment.create("ringcast_x", "", "0", 1, [0], 10, 0, 0, 0)

@@ -13,13 +13,13 @@ from ringcast import Handle, MessageQueue, segment
 from ringcast.errors import RingcastError, SegmentError
 from tests.support import SHM, unique_name
 
-HEADER_BYTES = 280
+HEADER_BYTES = 304
 CONTROL_AND_SEATS = 4096 + 640 + 3 * 512
 
 
 @pytest.fixture(scope="module")
 def original() -> bytes:
-    with MessageQueue(1, max_chunk_bytes=4096, max_chunks=2) as queue:
+    with MessageQueue(1, max_chunk_bytes=4096, max_chunks=2, max_bytes=1 << 17) as queue:
         queue.enqueue(b"inline")
         queue.enqueue(["a", "list", b"x" * 2000])
         content = (SHM / queue.segment).read_bytes()
@@ -78,7 +78,7 @@ def test_a_damaged_header_gives_a_typed_error_or_a_working_end(
 @given(st.data())
 def test_damage_behind_the_header_gives_a_typed_error_or_a_working_end(original: bytes, data: st.DataObject) -> None:
     content = bytearray(original)
-    slots = int.from_bytes(content[88:96], "little")
+    slots = int.from_bytes(content[96:104], "little")
     near_slots = st.integers(slots, slots + 40)
     for _ in range(data.draw(st.integers(1, 4))):
         offset = data.draw(st.one_of(st.integers(4096, CONTROL_AND_SEATS), near_slots))

@@ -198,9 +198,9 @@ def test_a_chunk_must_have_bytes(nbytes: int) -> None:
 
 
 def test_a_chunk_cannot_be_larger_than_the_largest_message() -> None:
-    with broadcast(max_chunk_bytes=100) as (writer, (reader,)):
+    with broadcast(max_chunk_bytes=100, max_bytes=1 << 20) as (writer, (reader,)):
         with pytest.raises(MessageTooLargeError):
-            writer.acquire_write(nbytes=101).__enter__()
+            writer.acquire_write(nbytes=1 << 20).__enter__()
         writer.enqueue(b"works on")
         assert reader.dequeue(10) == b"works on"
 

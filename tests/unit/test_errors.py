@@ -29,6 +29,7 @@ BUILT_INS: dict[str, tuple[type[BaseException], ...]] = {
     "MessageTooLargeError": (ValueError,),
     "EncodeError": (TypeError, PicklingError),
     "ViewsAliveError": (BufferError,),
+    "PickleRefusedError": (ValueError,),
     "DecodeError": (ValueError,),
     "CorruptError": (ValueError,),
     "SegmentError": (OSError,),

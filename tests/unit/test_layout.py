@@ -29,12 +29,16 @@ HEADER_FIELDS = {
     "max_chunks": "I",
     "max_chunk_bytes": "Q",
     "data_bytes": "Q",
+    "data_budget": "Q",
     "inline_bytes": "I",
     "slot_bytes": "I",
     "seats_offset": "Q",
     "ranks_offset": "Q",
     "slots_offset": "Q",
+    "marks_offset": "Q",
     "data_offset": "Q",
+    "max_leases": "I",
+    "mark_column_bytes": "I",
     "creator_pid": "I",
     "named": "I",
     "creator_pid_namespace": "Q",
@@ -97,9 +101,9 @@ def test_other_software_maps_a_segment_by_its_name(segment: Segment) -> None:
 
 
 def test_the_header_says_what_the_segment_is(segment: Segment) -> None:
-    assert HEADER.size == 280
+    assert HEADER.size == 304
     header = segment.header()
-    assert header["layout_version"] == _core.LAYOUT_VERSION == 1
+    assert header["layout_version"] == _core.LAYOUT_VERSION == 2
     assert header["byte_order"] == 0x0102_0304
     assert header["epoch"] == segment.queue.export_handle().epoch
     assert header["n_reader"] == header["n_local"] == 3
@@ -123,7 +127,11 @@ def test_the_parts_follow_each_other_without_overlap(segment: Segment) -> None:
     assert header["slot_bytes"] == header["inline_bytes"] + 32
     assert header["slot_bytes"] % 128 == 0
     assert header["data_offset"] % os.sysconf("SC_PAGE_SIZE") == 0
-    assert header["data_offset"] >= header["slots_offset"] + 5 * header["slot_bytes"]
+    assert header["marks_offset"] == header["slots_offset"] + 5 * header["slot_bytes"]
+    assert header["mark_column_bytes"] % 128 == 0
+    assert header["mark_column_bytes"] >= 8 * header["max_leases"]
+    assert header["data_offset"] >= header["marks_offset"] + (11 + 1) * header["mark_column_bytes"]
+    assert header["data_bytes"] == 4 * header["data_budget"]
     assert header["total_bytes"] == header["data_offset"] + header["data_bytes"]
     assert struct.unpack_from("=3I", segment.content, header["ranks_offset"]) == (0, 1, 2)
 
@@ -135,11 +143,11 @@ def test_the_head_counts_published_messages_and_the_slots_hold_them(segment: Seg
     segment.queue.enqueue(b"first")
     segment.queue.enqueue(b"2" * 50_000)
     assert segment.u64(HEAD) == 2
-    sequence, length, block, frames, encoding = struct.unpack_from("=QQQIB", segment.content, slots)
-    assert (sequence, length, block, frames, encoding) == (1, 5, INLINE, 1, 0)
+    sequence, length, block, row, encoding, framed = struct.unpack_from("=QQQIBB", segment.content, slots)
+    assert (sequence, length, block, row, encoding, framed) == (1, 5, INLINE, 0, 0, 0)
     assert bytes(segment.content[slots + 32 : slots + 37]) == b"first"
-    sequence, length, block, frames, encoding = struct.unpack_from("=QQQIB", segment.content, slots + slot_bytes)
-    assert (sequence, length, frames, encoding) == (2, 50_000, 1, 0)
+    sequence, length, block, row, encoding, framed = struct.unpack_from("=QQQIBB", segment.content, slots + slot_bytes)
+    assert (sequence, length, row, encoding, framed) == (2, 50_000, 0, 0, 0)
     data = int(segment.header()["data_offset"]) + block
     assert bytes(segment.content[data : data + 50_000]) == b"2" * 50_000
 
@@ -158,6 +166,19 @@ def test_a_seat_tells_who_holds_it_and_how_far_it_has_read(segment: Segment) -> 
         assert segment.u64(seat + SEAT_CURSOR) == 1
         incarnation = segment.u64(seat + SEAT_STATE) >> 8
     assert segment.u64(seat + SEAT_STATE) == (incarnation + 1) << 8
+
+
+def test_a_reader_marks_the_row_of_a_block_that_it_is_done_with(segment: Segment) -> None:
+    assert segment.queue.name is not None
+    column = int(segment.header()["marks_offset"]) + int(segment.header()["mark_column_bytes"])
+    with MessageQueue.attach(segment.queue.name, rank=1) as reader:
+        segment.queue.enqueue_many([b"inline", b"2" * 50_000, b"3" * 50_000])
+        assert reader.dequeue() == b"inline"
+        assert (segment.u64(column), segment.u64(column + 8)) == (0, 0)
+        reader.dequeue()
+        assert (segment.u64(column), segment.u64(column + 8)) == (2, 0)
+        reader.dequeue()
+        assert (segment.u64(column), segment.u64(column + 8)) == (2, 3)
 
 
 def test_the_ready_and_closed_words_are_set_once(segment: Segment) -> None:

@@ -216,10 +216,12 @@ def test_statistics_count_what_happened() -> None:
         assert stats["memory"]["data_committed"] >= 2000
         assert stats["memory"]["data_budget"] >= 50_000
         assert stats["memory"]["control"] > 0
+        same = {"pid": os.getpid(), "state": "active", "alive": True, "leased_blocks": 0, "leased_bytes": 0}
         assert stats["readers"] == [
-            {"rank": 0, "seat": 0, "pid": os.getpid(), "state": "active", "alive": True, "behind": 1},
-            {"rank": 1, "seat": 1, "pid": os.getpid(), "state": "active", "alive": True, "behind": 2},
+            {"rank": 0, "seat": 0, "behind": 1, **same},
+            {"rank": 1, "seat": 1, "behind": 2, **same},
         ]
+        assert (stats["memory"]["blocks"], stats["oversize"]) == (1, 0)
         mine = first.stats()
         assert (mine["role"], mine["rank"]) == ("reader", 0)
         assert (mine["messages"], mine["bytes"], mine["queued"]) == (1, 100, 1)

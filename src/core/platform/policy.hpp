@@ -29,6 +29,8 @@ struct Native {
 #endif
     }
 
+    static void fence_acquire() noexcept { std::atomic_thread_fence(std::memory_order_acquire); }
+
     // Payload bytes: plain memory, ordered only by the slot's sequence and the seat's cursor.
     static void copy(void* to, const void* from, std::size_t bytes) noexcept { std::memcpy(to, from, bytes); }
 

@@ -41,6 +41,8 @@ public:
 
     FileFacts facts() const;
     void* map(std::uint64_t offset, std::uint64_t bytes, bool writable) const;
+    // Writable, copy-on-write: what is written stays in this mapping. Null where the system cannot do it.
+    void* map_private(std::uint64_t offset, std::uint64_t bytes) const;
     // A second, independent open of the same file's lock bytes, never to be mapped.
     int open_for_locks(const std::string& name) const;
     void close() noexcept;
@@ -55,12 +57,17 @@ private:
 // checks.
 bool reserve(int descriptor, std::uint64_t offset, std::uint64_t bytes);
 
+// Gives a range's memory back; its bytes are then zero. False if the system cannot do that.
+bool give_back(int descriptor, std::uint64_t offset, std::uint64_t bytes) noexcept;
+
 // Is a file visible from `create` on, and not only from `link` on?
 bool named_from_creation() noexcept;
 void unlink_name(const std::string& name) noexcept;
 bool name_refers_to(const std::string& name, const FileFacts& facts) noexcept;
 std::vector<std::string> list_names(const std::string& prefix);
 void unmap(void* address, std::uint64_t bytes) noexcept;
+// Forgets what was written to a range of a private mapping: it shows the file's bytes again.
+void discard_private(void* address, std::uint64_t bytes) noexcept;
 void exclude_from_core_dumps(void* address, std::uint64_t bytes) noexcept;
 std::uint64_t page_bytes() noexcept;
 

@@ -96,6 +96,14 @@ void* SharedFile::map(std::uint64_t offset, std::uint64_t bytes, bool writable) 
     return address;
 }
 
+void* SharedFile::map_private(std::uint64_t offset, std::uint64_t bytes) const {
+    void* address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, descriptor_,
+                         static_cast<off_t>(offset));
+    if (address == MAP_FAILED) throw_system_error("mapping " + std::to_string(bytes) + " bytes of a segment privately");
+    exclude_from_core_dumps(address, bytes);
+    return address;
+}
+
 int SharedFile::open_for_locks(const std::string& name) const {
     const std::string path = path_of(descriptor_);
     const int descriptor = retried([&] { return ::open(path.c_str(), O_RDWR | O_CLOEXEC); });
@@ -109,6 +117,13 @@ bool reserve(int descriptor, std::uint64_t offset, std::uint64_t bytes) {
         return true;
     if (errno == ENOSPC || errno == ENOMEM) return false;
     throw_system_error("reserving " + std::to_string(bytes) + " bytes of shared memory");
+}
+
+bool give_back(int descriptor, std::uint64_t offset, std::uint64_t bytes) noexcept {
+    return retried([&] {
+               return fallocate(descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                                static_cast<off_t>(bytes));
+           }) == 0;
 }
 
 bool named_from_creation() noexcept { return false; }
@@ -132,6 +147,7 @@ std::vector<std::string> list_names(const std::string& prefix) {
 }
 
 void unmap(void* address, std::uint64_t bytes) noexcept { munmap(address, bytes); }
+void discard_private(void* address, std::uint64_t bytes) noexcept { madvise(address, bytes, MADV_DONTNEED); }
 void exclude_from_core_dumps(void* address, std::uint64_t bytes) noexcept { madvise(address, bytes, MADV_DONTDUMP); }
 std::uint64_t page_bytes() noexcept { return static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)); }
 

@@ -92,6 +92,9 @@ void* SharedFile::map(std::uint64_t offset, std::uint64_t bytes, bool writable) 
     return address;
 }
 
+// macOS cannot make a private mapping forget what was written to it, so there is none: what would use it copies.
+void* SharedFile::map_private(std::uint64_t, std::uint64_t) const { return nullptr; }
+
 int SharedFile::open_for_locks(const std::string& name) const {
     const std::string path = companion_of(name);
     const int descriptor = ::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -100,6 +103,8 @@ int SharedFile::open_for_locks(const std::string& name) const {
 }
 
 bool reserve(int, std::uint64_t, std::uint64_t) { return true; }  // backed by the pager: no file system to run full
+
+bool give_back(int, std::uint64_t, std::uint64_t) noexcept { return false; }
 
 bool named_from_creation() noexcept { return true; }
 
@@ -134,6 +139,7 @@ std::vector<std::string> list_names(const std::string& prefix) {
 }
 
 void unmap(void* address, std::uint64_t bytes) noexcept { munmap(address, bytes); }
+void discard_private(void*, std::uint64_t) noexcept {}          // there are no private mappings
 void exclude_from_core_dumps(void*, std::uint64_t) noexcept {}  // macOS has no such advice
 std::uint64_t page_bytes() noexcept { return static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)); }
 std::uint64_t free_bytes() noexcept { return UINT64_MAX; }

@@ -1,0 +1,29 @@
+"""How an array travels with a library that moves bytes: a header of fixed length, and the array's own memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+#: Long enough for the type and shape of every array here; a cache line.
+HEADER_BYTES = 64
+
+
+def header(array: Array) -> bytes:
+    """What `restore` needs beside the array's bytes."""
+    return f"{array.dtype.str} {' '.join(map(str, array.shape))}".encode().ljust(HEADER_BYTES)
+
+
+def restore(head: bytes, data: Any) -> Array:
+    """An array on the memory ``data``, without a copy."""
+    kind, *shape = head.split()
+    return np.frombuffer(data, kind.decode()).reshape([int(length) for length in shape])
+
+
+def raw(array: Array) -> memoryview:
+    """The bytes of a contiguous array, without a copy."""
+    return array.reshape(-1).view(np.uint8).data

@@ -1,0 +1,36 @@
+// A ringcast.codec.Codec as the native calls use it: objects to frames and messages to objects, with the errors' types.
+//
+// Plain pickling calls the C functions of Python's pickle directly; a small object then costs no Python frame at either
+// end. Everything else, and everything that fails on that way, goes through the Codec's own methods.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include "frames.hpp"
+
+namespace ringcast::bindings {
+
+class Codec {
+public:
+    explicit Codec(const nb::object& codec);
+
+    // Does a NumPy array by itself travel natively?
+    bool arrays() const noexcept { return arrays_; }
+    Frames encode(PyObject* object) const;  // raises EncodeError, from what the object's encoding raised
+    // `buffer` exports the `length` bytes at `bytes`, and nothing else keeps them if they are leased. Not for raw
+    // messages. Raises DecodeError, from what the object's rebuilding raised; CorruptError.
+    nb::object decode(const nb::object& buffer, const std::byte* bytes, std::uint64_t length, Encoding encoding,
+                      bool framed, bool leased) const;
+
+private:
+    nb::object encoded(PyObject* object) const;
+
+    nb::object encode_;
+    nb::object decode_;
+    nb::object dumps_;  // None: not this way
+    nb::object loads_;
+    Encoding encoding_;
+    bool arrays_;
+};
+
+}  // namespace ringcast::bindings

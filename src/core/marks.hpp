@@ -1,0 +1,47 @@
+// Release marks: how the writer learns that nobody reads a block any more, without knowing beforehand who will.
+//
+// A message in a block has a row of marks. A reader that is done with the block, because it has copied it or because its
+// last view has gone, stores the message's number, counted from 1, in its seat's column of that row (release [mark]).
+// The writer uses a block again only when the gate has passed its message and every seat that may have read it has
+// marked it (acquire [mark]). Since a mark is the message's number and not a flag, nothing has to be reset, and a mark
+// of an earlier message in the row says nothing.
+//
+// A seat may have read message p if it joined at or before p and its cursor has come beyond it; an evicted holder may
+// also be reading the message at its cursor. So later joiners, readers that left or were evicted with views alive, and a
+// seat's next incarnation need no rules of their own: a seat's lock is held until its holder's last view has gone, and
+// who finds the lock free knows that there are none.
+#pragma once
+
+#include <cstdint>
+
+#include "seats.hpp"
+
+namespace ringcast {
+
+constexpr std::uint64_t mark_of(std::uint64_t position) { return position + 1; }
+
+// The holder of `column` has read the block of `row` for the last time.
+template <class P>
+void mark_done(const RingView<P>& ring, std::uint32_t column, std::uint32_t row, std::uint64_t mark) noexcept {
+    ring.mark(column, row).store(mark, std::memory_order_release);  // release [mark]
+}
+
+template <class P>
+bool is_marked(const RingView<P>& ring, std::uint32_t column, std::uint32_t row, std::uint64_t mark) noexcept {
+    return ring.mark(column, row).load(std::memory_order_acquire) == mark;  // acquire [mark]
+}
+
+// May the seat's holder, if it is alive, still read message `position`, whose gate has passed, in `row`?
+template <class P>
+bool may_read(const RingView<P>& ring, std::uint32_t index, std::uint32_t row, std::uint64_t position) noexcept {
+    const Seat<P>& seat = ring.seats[index];
+    const std::uint64_t word = seat.state.load(std::memory_order_acquire);  // acquire [join], [leave]
+    if (word == seat_word(0, SeatState::vacant)) return false;
+    // acquire [joined]: a new join position means that the last holder's views are gone.
+    if (seat.joined_at.load(std::memory_order_acquire) > position) return false;
+    const std::uint64_t cursor = seat.cursor.load(std::memory_order_acquire);  // acquire [consume]
+    if (seat_state(word) == SeatState::evicted ? position > cursor : position >= cursor) return false;
+    return !is_marked(ring, index, row, mark_of(position));
+}
+
+}  // namespace ringcast

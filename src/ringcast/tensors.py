@@ -1,0 +1,233 @@
+"""NumPy dtypes as text, and PyTorch tensors as spans of their storages' memory.
+
+A dtype's text makes an equal dtype and cannot execute anything. A tensor is pickled as a view of a span: the bytes
+between the first and the last one that any view of its storage in the same message touches. One storage is one buffer,
+and on arrival one storage again, so views that shared memory at the sender share memory at the receiver.
+
+Received memory is shared with other processes and read-only, which tensors do not know: they lie on a private copy, or
+on a copy-on-write mapping for a reader that asked for zero copies. Other kinds of tensor (quantised, sparse, nested,
+on devices, subclasses, with attributes) are pickled as PyTorch does it.
+
+NumPy and PyTorch are imported only when one of these functions needs them.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from array import array
+from collections.abc import Callable
+from pickle import PickleBuffer
+from typing import TYPE_CHECKING, Any
+
+from ringcast import _core
+
+if TYPE_CHECKING:
+    import numpy
+
+MAX_DTYPE_TEXT = 16_384
+"""Longer texts are not made and not parsed: a bound on what damaged input can cost."""
+
+_FIRST_USER_TYPE = 256  # NPY_USERDEF
+
+_SIMPLE = re.compile(r"[<>|=][biufcmMSUV]\d+(\[\d*[a-zA-Z]+\])?")
+
+Buffer = bytes | memoryview
+
+
+def dtype_text(dtype: numpy.dtype[Any]) -> str | None:
+    """The text from which `dtype_of` makes an equal dtype, or None: for objects, extension types, odd field layouts."""
+    try:
+        text = _simple_text(dtype)
+        if len(text) > MAX_DTYPE_TEXT:
+            return None
+        # An extension type may claim to equal the built-in of its size; its number does not lie.
+        return text if dtype.num < _FIRST_USER_TYPE and dtype_of(text) == dtype else None
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+def _simple_text(dtype: numpy.dtype[Any]) -> str:
+    if dtype.subdtype is not None:
+        base, shape = dtype.subdtype
+        inner = base.descr if base.names is not None else base.str
+        return repr((inner, shape))
+    return dtype.str if dtype.names is None else repr(dtype.descr)
+
+
+def dtype_of(text: str) -> numpy.dtype[Any]:
+    """The dtype of a text made by `dtype_text`. Raises ValueError for anything else."""
+    import numpy
+
+    try:
+        if _SIMPLE.fullmatch(text):
+            made = numpy.dtype(text)
+        elif len(text) <= MAX_DTYPE_TEXT and text[:1] in ("[", "("):
+            made = numpy.lib.format.descr_to_dtype(ast.literal_eval(text))
+        else:
+            raise ValueError("neither a type code nor a list of fields")
+    except (ValueError, TypeError, KeyError, IndexError, SyntaxError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{text[:100]!r} is not the text of a dtype ({error})") from error
+    if made.hasobject:
+        raise ValueError(f"{text[:100]!r} holds Python objects, which cannot be sent as bytes")
+    return made
+
+
+class _Begins:
+    """Where each span of a message begins. Pickled once, along with the first span."""
+
+    __slots__ = ("placeholder",)
+
+    def __init__(self) -> None:
+        self.placeholder = PickleBuffer(bytearray())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _read_begins, (self.placeholder,)
+
+
+class _Span:
+    """The touched part of one storage. Pickled once for each message; the pickler's memo makes its views share it."""
+
+    __slots__ = ("align", "begins", "end", "index", "placeholder", "start", "storage")
+
+    def __init__(self, begins: _Begins, index: int, storage: Any, start: int, end: int, align: int) -> None:
+        self.begins = begins
+        self.index = index
+        self.storage = storage
+        self.start = start
+        self.end = end
+        self.align = align
+        self.placeholder = PickleBuffer(bytearray())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open_span, (self.begins, self.index, self.placeholder)
+
+    def begin(self) -> int:
+        """Where the sent bytes begin. Views of several item sizes need a common multiple; sizes are powers of two."""
+        return self.start - self.start % self.align
+
+    def memory(self, torch: Any) -> memoryview:
+        view = torch.empty(0, dtype=torch.uint8, device="cpu")
+        view.set_(self.storage, self.begin(), (self.end - self.begin(),), (1,))
+        return memoryview(view.numpy())
+
+
+class TensorPacker:
+    """Packs the tensors of one message: pickle with `table` in the dispatch table, then `finish` the buffers.
+
+    How far a span reaches is known only after its last view, so spans are pickled with placeholders for their bytes.
+    No reference leads back to the packer, so that the tensors are free as soon as the frames are.
+    """
+
+    def __init__(self) -> None:
+        import torch
+
+        self._torch: Any = torch
+        self._spans: dict[int, _Span] = {}  # by storage; each keeps its storage alive, so that no address is used twice
+        self._begins = _Begins()
+
+    @property
+    def table(self) -> dict[type, Callable[[Any], Any]]:
+        """For the pickler's dispatch table."""
+        # A Parameter's own reduction is its `data`, an exact Tensor, with its attributes: there is nothing to add.
+        return {self._torch.Tensor: self._reduce}
+
+    def finish(self, buffers: list[PickleBuffer]) -> list[memoryview]:
+        """The bytes of `buffers`, as the pickler gave them out, with those of the spans filled in."""
+        placeholders = {id(span.placeholder): span for span in self._spans.values()}
+        frames = []
+        for buffer in buffers:
+            span = placeholders.get(id(buffer))
+            if span is not None:
+                frames.append(span.memory(self._torch))
+            elif buffer is self._begins.placeholder:
+                frames.append(memoryview(array("q", [span.begin() for span in self._spans.values()])).cast("B"))
+            else:
+                frames.append(buffer.raw())
+        return frames
+
+    def _reduce(self, tensor: Any) -> Any:
+        torch = self._torch
+        if not _is_plain(torch, tensor):
+            return tensor.__reduce_ex__(5)
+        size, dtype, requires_grad = tuple(tensor.shape), tensor.dtype, tensor.requires_grad
+        if tensor.numel() == 0:
+            return _rebuild_empty, (dtype, size, tensor.stride(), requires_grad)
+        if tensor.is_conj() or tensor.is_neg():
+            tensor = tensor.detach().resolve_conj().resolve_neg()
+        stride, item = tensor.stride(), tensor.element_size()
+        start = tensor.storage_offset() * item
+        end = start + item + item * sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        try:
+            storage = tensor.untyped_storage()
+            inside = end <= storage.nbytes()  # not so after the storage was resized under its tensors
+        except RuntimeError:  # a wrapper of a function transform, which has no memory of its own
+            inside = False
+        if not inside:
+            return tensor.__reduce_ex__(5)
+        span = self._spans.get(storage._cdata)
+        if span is None:
+            span = _Span(self._begins, len(self._spans), storage, start, end, item)
+            self._spans[storage._cdata] = span
+        else:
+            span.start = min(span.start, start)
+            span.end = max(span.end, end)
+            span.align = max(span.align, item)
+        return _rebuild, (span, dtype, start, size, stride, requires_grad)
+
+
+def _is_plain(torch: Any, tensor: Any) -> bool:
+    """Is it described by a dtype, a shape, strides and memory of this process alone?"""
+    return (
+        tensor.layout is torch.strided
+        and tensor.device.type == "cpu"
+        and not tensor.is_quantized
+        and not tensor.is_nested
+        and not tensor.__dict__
+        and not tensor._backward_hooks
+        and not (hasattr(tensor, "has_names") and tensor.has_names())  # named dimensions: gone from later releases
+        and not tensor._is_zerotensor()
+    )
+
+
+def loaded_packer() -> TensorPacker | None:
+    """A packer for one message, or None while this process has not imported torch, and so can have no tensors."""
+    # Another thread may be half-way through importing it.
+    return TensorPacker() if hasattr(sys.modules.get("torch"), "Tensor") else None
+
+
+def _read_begins(buffer: Buffer) -> list[int]:
+    return memoryview(buffer).cast("B").cast("q").tolist()
+
+
+def _open_span(begins: list[int], index: int, buffer: Buffer) -> tuple[Any, int]:
+    """The storage of a received span, and its first byte's offset in the sender's storage."""
+    import torch
+
+    view = _core.private_view(buffer)
+    if view is not None:
+        return torch.frombuffer(view, dtype=torch.uint8).untyped_storage(), begins[index]
+    import numpy
+
+    copy = torch.empty(memoryview(buffer).nbytes, dtype=torch.uint8, device="cpu")
+    copy.numpy()[:] = numpy.frombuffer(buffer, numpy.uint8)
+    return copy.untyped_storage(), begins[index]
+
+
+def _rebuild(
+    span: tuple[Any, int], dtype: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], requires_grad: bool
+) -> Any:
+    import torch
+
+    storage, begin = span
+    tensor = torch.empty(0, dtype=dtype, device="cpu")
+    tensor.set_(storage, (offset - begin) // tensor.element_size(), size, stride)
+    return tensor.requires_grad_() if requires_grad else tensor
+
+
+def _rebuild_empty(dtype: Any, size: tuple[int, ...], stride: tuple[int, ...], requires_grad: bool) -> Any:
+    import torch
+
+    tensor = torch.empty_strided(size, stride, dtype=dtype, device="cpu")
+    return tensor.requires_grad_() if requires_grad else tensor
