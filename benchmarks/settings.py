@@ -16,10 +16,10 @@ DEPTH = 1024
 FAN_OUTS = (1, 2, 4, 8)
 
 #: Large payloads: slots of a queue, the source arrays that are sent in turn, and the destinations among which the floor
-#: and a transport that reuses its memory take turns.
+#: takes turns: as many as a transport needs that keeps its queue full, while its reader looks at one message more.
 PAYLOAD_DEPTH = 4
 PAYLOAD_SOURCES = 3
-PAYLOAD_DESTINATIONS = 2
+PAYLOAD_DESTINATIONS = PAYLOAD_DEPTH + 1
 
 _KIB, _MIB = 1 << 10, 1 << 20
 _ARRAY_SIZES = (64 * _KIB, 256 * _KIB, _MIB, 4 * _MIB, 16 * _MIB, 64 * _MIB)

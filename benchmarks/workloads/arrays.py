@@ -1,7 +1,7 @@
 """NumPy arrays of 64 KiB to 64 MiB to one, two and four readers, each of which gets every array.
 
 The figure is GB/s that the slowest reader got. Every reader touches every page of every array, then drops it. The floor
-is one memcpy by the writer from the same number of sources to two destinations in shared memory, for any number of
+is one memcpy by the writer from the same number of sources to five destinations in shared memory, for any number of
 readers: a transport that readers map needs no more. Arrays below 1 MiB are uint8, the others float32.
 """
 

@@ -22,7 +22,7 @@ int fill(PyObject* self, Py_buffer* view, int flags, const std::byte* bytes, std
 
 int get_chunk(PyObject* self, Py_buffer* view, int flags) {
     Chunk* chunk = nb::inst_ptr<Chunk>(self);
-    const int result = fill(self, view, flags, chunk->payload + chunk->data_offset, chunk->length, false);
+    const int result = fill(self, view, flags, chunk->payload + chunk->data_offset, chunk->length, chunk->sealed);
     if (result == 0) chunk->exports.fetch_add(1, std::memory_order_relaxed);
     return result;
 }

@@ -30,6 +30,7 @@ struct Chunk {
     std::uint64_t length;       // of what the user sees
     std::uint32_t row;
     std::uint64_t loan = 0;  // not 0: the block is kept until this is gone
+    bool sealed = false;     // its time to be written is over
     std::uint32_t fork_generation = platform::fork_generation();
     std::atomic<std::uint32_t> exports{0};
 };

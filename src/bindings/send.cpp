@@ -237,6 +237,7 @@ PyObject* close_write(PyObject* self, Arguments arguments, Py_ssize_t positional
             sender.abandon(end.room, loan);
         else
             sender.cancel();
+        chunk.sealed = true;
         chunk.loan = loan;  // from here on the last view gives the block back
         end.in_chunk = false;
         sender.give_turn_back();

@@ -26,9 +26,10 @@ bool Arena::place(std::uint64_t bytes, Place& place) {
     const std::uint64_t live = allocator_.used_bytes() - block->size;
     if (!commit(block->offset, block->offset + bytes)) {
         const bool machine_full = refusal_ == Refusal::machine;
+        const std::uint64_t missing = pages_.missing(block->offset, block->offset + bytes);
         allocator_.free(block->node);
         if (!machine_full) return refuse(live + bytes > budget_ ? Refusal::memory : Refusal::fragments);
-        if (live == 0) throw_capacity("sending a message of " + std::to_string(bytes) + " bytes", bytes);
+        if (live == 0) throw_capacity("sending a message of " + std::to_string(bytes) + " bytes", missing);
         return refuse(Refusal::machine);
     }
     place = Place{block->offset, block->node, rows_.back()};

@@ -59,9 +59,9 @@ class Codec:
         if encoding == PICKLE:
             if self.loads is None:
                 raise PickleRefusedError(
-                    f"a pickled message of {len(stream)} bytes was refused, since unpickling runs code of the sender's "
-                    f"choosing and this end was made with allow_pickle=False or {ENVIRONMENT}=0; it is consumed, and "
-                    "the next call goes on with the next message"
+                    f"a pickled message of {memoryview(stream).nbytes} bytes was refused: unpickling runs code of "
+                    f"the sender's choosing and this end was made with allow_pickle=False or {ENVIRONMENT}=0; it is "
+                    "consumed, and the next call goes on with the next message"
                 )
             return pickle.loads(stream, buffers=buffers)
         if encoding == MSGPACK:

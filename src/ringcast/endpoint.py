@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 DEFAULT_LINGER_S = 5.0
 _INT64_MAX = (1 << 63) - 1
-_OWN_REFERENCES = 3
 
 _open_ends: weakref.WeakSet[QueueEnd] = weakref.WeakSet()
 
@@ -98,8 +97,9 @@ class QueueEnd(_core.End):
         """A context manager that yields a writable, uninitialised NumPy array in shared memory, in C order.
 
         It is published on leaving the block, without a copy, and received as a read-only array. An exception publishes
-        nothing. On leaving, the array becomes read-only; slices of it must be gone by then (ViewsAliveError, and
-        nothing is published). Raises ArgumentError for a dtype that holds Python objects or has no portable text.
+        nothing. On leaving, the array becomes read-only; slices, views and other references to it must be gone by then
+        (ViewsAliveError, and nothing is published). Raises ArgumentError for a dtype that holds Python objects or has
+        no portable text.
         """
         return LoanedArray(self, shape, dtype, timeout)
 
@@ -206,25 +206,25 @@ class LoanedArray:
     def __enter__(self) -> np.ndarray[Any, Any]:
         import numpy as np
 
-        nbytes = math.prod(self._shape) * self._dtype.itemsize
+        nbytes = segment.checked("the size in bytes", math.prod(self._shape) * self._dtype.itemsize, 0, _INT64_MAX >> 1)
         view = self._end._open_array(self._dtype_text, self._shape, nbytes, self._timeout)
-        # Views of the array that the user gets have this one as their base: their number shows in its reference count.
+        # The base of slices and of most other views is this one, not the array that the user gets; what else is made of
+        # the array refers to the array itself. So reference counts tell whether anything is left that could write.
         self._whole: np.ndarray[Any, Any] | None = np.ndarray(self._shape, self._dtype, view)
         self._array: np.ndarray[Any, Any] | None = self._whole[...]
+        self._references = (sys.getrefcount(self._whole), sys.getrefcount(self._array))
         return self._array
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        whole, array = self._whole, self._array
-        assert whole is not None
-        assert array is not None
+        assert self._array is not None
+        of_whole, of_array = self._references
+        # The user's own name for the array may live on; it becomes read-only.
+        alone = sys.getrefcount(self._whole) <= of_whole and sys.getrefcount(self._array) <= of_array + 1
+        self._array.setflags(write=False)
         self._whole = self._array = None
-        # Held by `whole`, by `array` as its base, and by the argument.
-        slices_alive = sys.getrefcount(whole) > _OWN_REFERENCES
-        array.setflags(write=False)
-        del whole, array
-        self._end._close_write(kind is None, not slices_alive)
+        self._end._close_write(kind is None, alone)
 
 
 class ReadChunk:
