@@ -122,28 +122,77 @@ def encode_pickle(obj: Any) -> bytes | list[Any]:
 
 
 def _pickle(obj: Any, cloud: Any = None) -> bytes | list[Any]:
-    from ringcast.tensors import loaded_packer
+    from ringcast.tensors import torch_is_imported
 
-    buffers: list[pickle.PickleBuffer] = []
-    packer = loaded_packer()
-    if packer is None and cloud is None:
+    if cloud is None:
+        if torch_is_imported():
+            return _pickle_with_tensors(obj)
+        buffers: list[pickle.PickleBuffer] = []
         stream = pickle.dumps(obj, 5, buffer_callback=buffers.append)
-    else:
-        table = packer.table if packer is not None else {}
-        file = BytesIO()
+        return [stream, *(buffer.raw() for buffer in buffers)] if buffers else stream
+    return _Pickler(cloud).dump(obj)
+
+
+class _Reducers(dict[type, Any]):
+    """A dispatch table in front of the process's own, to which modules may add at any time."""
+
+    def __missing__(self, kind: type) -> Any:
+        return copyreg.dispatch_table[kind]
+
+
+class _Pickler:
+    """A pickler that knows tensors, for one message after the other: to make one costs as much as a small message."""
+
+    def __init__(self, cloud: Any = None) -> None:
+        from ringcast.tensors import TensorPacker, torch_is_imported
+
+        self._file = BytesIO()
+        self._buffers: list[pickle.PickleBuffer] = []
+        self._packer = TensorPacker() if torch_is_imported() else None
+        table = self._packer.table if self._packer is not None else {}
+        append = self._buffers.append
         if cloud is None:
-            pickler: Any = pickle.Pickler(file, 5, buffer_callback=buffers.append)
-            pickler.dispatch_table = {**copyreg.dispatch_table, **table}
+            self._pickler: Any = pickle.Pickler(self._file, 5, buffer_callback=append)
+            self._pickler.dispatch_table = _Reducers(table)
         else:
             # Its class has a table of its own, which only an attribute set before __init__ can take the place of.
-            pickler = cloud.__new__(cloud)
-            pickler.dispatch_table = {**cloud.dispatch_table, **table}
-            pickler.__init__(file, protocol=5, buffer_callback=buffers.append)
-        pickler.dump(obj)
-        stream = file.getvalue()
-    if not buffers:
-        return stream
-    return [stream, *(packer.finish(buffers) if packer is not None else [buffer.raw() for buffer in buffers])]
+            self._pickler = cloud.__new__(cloud)
+            self._pickler.dispatch_table = {**cloud.dispatch_table, **table}
+            self._pickler.__init__(self._file, protocol=5, buffer_callback=append)
+
+    def dump(self, obj: Any) -> bytes | list[Any]:
+        """The frames of `obj`. After an exception the pickler must not be used again."""
+        self._pickler.dump(obj)
+        stream = self._file.getvalue()
+        self._file.seek(0)
+        self._file.truncate()
+        self._pickler.clear_memo()
+        if not self._buffers:
+            return stream
+        buffers = list(self._buffers)
+        self._buffers.clear()
+        finish = self._packer.finish if self._packer is not None else _raw
+        return [stream, *finish(buffers)]
+
+
+def _raw(buffers: list[pickle.PickleBuffer]) -> list[memoryview]:
+    return [buffer.raw() for buffer in buffers]
+
+
+_spare_picklers: list[_Pickler] = []
+_MOST_SPARE = 4
+
+
+def _pickle_with_tensors(obj: Any) -> bytes | list[Any]:
+    # Taken out while it is used: by several threads, or by an object that sends while it is pickled.
+    try:
+        pickler = _spare_picklers.pop()
+    except IndexError:
+        pickler = _Pickler()
+    frames = pickler.dump(obj)
+    if len(_spare_picklers) < _MOST_SPARE:
+        _spare_picklers.append(pickler)
+    return frames
 
 
 def _names_a_function(error: Exception) -> bool:

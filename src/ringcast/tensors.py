@@ -114,7 +114,9 @@ class _Span:
 
 
 class TensorPacker:
-    """Packs the tensors of one message: pickle with `table` in the dispatch table, then `finish` the buffers.
+    """Packs the tensors of one message after the other.
+
+    Pickle with `table` in the dispatch table, then `finish` the buffers, if there are any.
 
     How far a span reaches is known only after its last view, so spans are pickled with placeholders for their bytes.
     No reference leads back to the packer, so that the tensors are free as soon as the frames are.
@@ -145,6 +147,8 @@ class TensorPacker:
                 frames.append(memoryview(array("q", [span.begin() for span in self._spans.values()])).cast("B"))
             else:
                 frames.append(buffer.raw())
+        if self._spans:
+            self._spans, self._begins = {}, _Begins()
         return frames
 
     def _reduce(self, tensor: Any) -> Any:
@@ -191,10 +195,9 @@ def _is_plain(torch: Any, tensor: Any) -> bool:
     )
 
 
-def loaded_packer() -> TensorPacker | None:
-    """A packer for one message, or None while this process has not imported torch, and so can have no tensors."""
-    # Another thread may be half-way through importing it.
-    return TensorPacker() if hasattr(sys.modules.get("torch"), "Tensor") else None
+def torch_is_imported() -> bool:
+    """Else there can be no tensors. Another thread may be half-way through importing it."""
+    return hasattr(sys.modules.get("torch"), "Tensor")
 
 
 def _read_begins(buffer: Buffer) -> list[int]:
