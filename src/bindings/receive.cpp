@@ -26,11 +26,13 @@ void await_message(End& end, Receiver& receiver, const WaitOptions& options, std
 }
 
 // What dequeue_many left to be raised.
-void raise_deferred(End& end) {
-    if (!end.deferred_error.is_valid()) return;
+[[noreturn, gnu::noinline, gnu::cold]] void raise_deferred_error(End& end) {
     const nb::object error = std::move(end.deferred_error);
     PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.ptr())), error.ptr());
     throw nb::python_error();
+}
+void raise_deferred(End& end) {
+    if (end.deferred_error.is_valid()) raise_deferred_error(end);
 }
 
 // A message taken out of the ring: a copy of its bytes, or a lease on its block.
@@ -66,6 +68,13 @@ nb::object object_of(const End& end, Taken taken) {
 
 // The next message, which is readable; the turn is given back before it is decoded.
 PyObject* take(End& end, Receiver& receiver, std::optional<Call>& call) {
+    if (const Receiver::Message message = receiver.current(); message.encoding == Encoding::raw) [[likely]] {
+        nb::object payload = copy_payload(message);  // the shortest way for the smallest messages
+        receiver.consume(message);
+        receiver.settle();
+        call.reset();
+        return payload.release().ptr();
+    }
     Taken taken = take_message(receiver);
     receiver.settle();
     call.reset();
