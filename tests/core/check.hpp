@@ -42,8 +42,11 @@ struct Register {
 // Sanitizers make everything several times slower; they need fewer rounds to see what they can see.
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 inline constexpr int kScale = 1;
+// So slow are they that a waker may lose its CPU between its store and its wake-up for longer than a park waits for it.
+inline constexpr unsigned kForgivenRescues = 2;
 #else
 inline constexpr int kScale = 10;
+inline constexpr unsigned kForgivenRescues = 0;
 #endif
 
 }  // namespace check

@@ -164,9 +164,9 @@ void run_steady(std::uint32_t n_readers, std::uint32_t depth, std::uint64_t mess
     for (auto& thread : threads) thread.join();
     for (std::uint32_t i = 0; i < n_readers; ++i) {
         CHECK(counts[i] == messages);
-        CHECK(counters[i].rescued_wakes.load() == 0);
+        CHECK(counters[i].rescued_wakes.load() <= check::kForgivenRescues);
     }
-    CHECK(writer.counters.rescued_wakes.load() == 0);
+    CHECK(writer.counters.rescued_wakes.load() <= check::kForgivenRescues);
 }
 
 void run_joining(std::uint32_t depth) {
@@ -188,8 +188,8 @@ void run_joining(std::uint32_t depth) {
     }
     writer.close();
     for (auto& thread : threads) thread.join();
-    for (std::uint32_t i = 0; i < kReaders; ++i) CHECK(counters[i].rescued_wakes.load() == 0);
-    CHECK(writer.counters.rescued_wakes.load() == 0);
+    for (std::uint32_t i = 0; i < kReaders; ++i) CHECK(counters[i].rescued_wakes.load() <= check::kForgivenRescues);
+    CHECK(writer.counters.rescued_wakes.load() <= check::kForgivenRescues);
 }
 
 }  // namespace
