@@ -22,6 +22,10 @@ STANDARD = "multiprocessing.Queue"
 
 Receive = Callable[[], Any]
 
+# Kept until the exit: else a queue's feeder thread may be the last to let go of a semaphore, and be stopped by the exit
+# before it has told the resource tracker, which then prints a warning.
+_closed_queues: list[Any] = []
+
 
 class Ticket(Protocol):
     """What a worker needs to receive."""
@@ -94,6 +98,7 @@ class StandardSender:
         for one in self._queues:
             one.cancel_join_thread()  # nobody reads what is left: the exit must not wait for that
             one.close()
+        _closed_queues.extend(self._queues)
 
 
 @dataclass(frozen=True)
