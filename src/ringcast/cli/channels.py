@@ -22,10 +22,6 @@ STANDARD = "multiprocessing.Queue"
 
 Receive = Callable[[], Any]
 
-# Kept until the exit: else a queue's feeder thread may be the last to let go of a semaphore, and be stopped by the exit
-# before it has told the resource tracker, which then prints a warning.
-_closed_queues: list[Any] = []
-
 
 class Ticket(Protocol):
     """What a worker needs to receive."""
@@ -96,9 +92,21 @@ class StandardSender:
 
     def close(self) -> None:
         for one in self._queues:
-            one.cancel_join_thread()  # nobody reads what is left: the exit must not wait for that
+            all_read = _all_read(one)
+            if not all_read:
+                one.cancel_join_thread()  # nobody will read what is left: the exit must not wait for that
             one.close()
-        _closed_queues.extend(self._queues)
+            if all_read:
+                # Else the feeder thread may be the last to let go of a semaphore, and be stopped by the exit before it
+                # has told the resource tracker, which then prints a warning.
+                one.join_thread()
+
+
+def _all_read(one: Any) -> bool:
+    try:
+        return bool(one.qsize() == 0)
+    except NotImplementedError:  # on macOS
+        return False
 
 
 @dataclass(frozen=True)
