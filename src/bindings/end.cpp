@@ -8,15 +8,16 @@
 namespace ringcast::bindings {
 
 End::End(std::shared_ptr<Segment> segment, bool writer, std::optional<std::uint32_t> rank, const Strategy& strategy,
-         const nb::object& codec_object, nb::object report, std::int64_t report_interval_ns)
+         const ReaderPolicy& policy, const nb::object& codec_object, nb::object reporter,
+         std::int64_t report_interval_ns)
     : codec(codec_object),
-      report_(std::move(report)),
+      reporter_(std::move(reporter)),
       report_interval_ns_(report_interval_ns),
       label_(segment->label()) {
     owner_ = writer ? "writer" : "reader";
     if (writer) {
         if (!segment->is_creator()) raise("RoleError", label_ + ": only the process that made a queue writes to it");
-        sender_ = std::make_unique<Sender>(std::move(segment), strategy);
+        sender_ = std::make_unique<Sender>(std::move(segment), strategy, policy);
         endpoint_ = sender_.get();
     } else {
         const Claim claim = claim_seat(*segment, rank);
@@ -51,7 +52,14 @@ void End::after_slice(const WaitOptions& options, PyObject* self, std::int64_t& 
     next_report_ns += report_interval_ns_;
     endpoint_->counters().long_waits.fetch_add(1, std::memory_order_relaxed);
     const double seconds = static_cast<double>(platform::monotonic_ns() - endpoint_->waiter().started_ns()) / 1e9;
-    if (!options.indefinite) report_(nb::handle(self), seconds);
+    if (!options.indefinite) reporter_.attr("long_wait")(nb::handle(self), seconds);
+}
+
+void End::report_eviction(PyObject* self, const Eviction& eviction, std::int64_t waited_ns) const {
+    const char* const causes[] = {"dead", "slow", "absent"};
+    reporter_.attr("eviction")(nb::handle(self), eviction.rank, eviction.pid,
+                               causes[static_cast<std::size_t>(eviction.cause)], eviction.behind,
+                               static_cast<double>(waited_ns) / 1e9);
 }
 
 void End::check_cancel(const WaitOptions& options) const {

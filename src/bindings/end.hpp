@@ -28,10 +28,11 @@ inline constexpr std::int64_t kCancelPollNs = 45'000'000;  // a threading.Event 
 
 class End {
 public:
-    // `codec` is a ringcast.codec.Codec. `report(end, seconds)` is called whenever a wait has gone on for another
-    // `report_interval_ns`.
+    // `codec` is a ringcast.codec.Codec. `reporter` hears of what people should know, without a say in it:
+    // `long_wait(end, seconds)` whenever a wait has gone on for another `report_interval_ns`, and
+    // `eviction(end, rank, pid, cause, behind, seconds)`.
     End(std::shared_ptr<Segment> segment, bool writer, std::optional<std::uint32_t> rank, const Strategy& strategy,
-        const nb::object& codec, nb::object report, std::int64_t report_interval_ns);
+        const ReaderPolicy& policy, const nb::object& codec, nb::object reporter, std::int64_t report_interval_ns);
 
     Sender& writer(const char* method) {
         if (sender_ == nullptr) raise_role(method);
@@ -55,8 +56,10 @@ public:
     // "queue 'sched' (reader, rank 1, pid 77)"
     std::string context() const;
 
+    void report_eviction(PyObject* self, const Eviction& eviction, std::int64_t waited_ns) const;
+
     // Waits, in slices, without the interpreter's lock. `briefly()` and `slice(until)` say whether it is worth trying
-    // again; `check()` may throw why it never will be; `waited_for()` says what did not come.
+    // again, and so does `check(waited_ns)`, or it throws why it never will be; `waited_for()` says what did not come.
     template <class Briefly, class Slice, class Check, class WaitedFor>
     void wait(const WaitOptions& options, std::int64_t& deadline_ns, PyObject* self, Briefly&& briefly, Slice&& slice,
               Check&& check, WaitedFor&& waited_for);
@@ -80,7 +83,7 @@ private:
     std::unique_ptr<Sender> sender_;
     std::unique_ptr<Receiver> receiver_;
     Endpoint* endpoint_ = nullptr;
-    nb::object report_;
+    nb::object reporter_;
     std::int64_t report_interval_ns_;
     std::string label_;
     std::string owner_;
@@ -142,7 +145,7 @@ template <class Briefly, class Slice, class Check, class WaitedFor>
 void End::wait(const WaitOptions& options, std::int64_t& deadline_ns, PyObject* self, Briefly&& briefly, Slice&& slice,
                Check&& check, WaitedFor&& waited_for) {
     if (options.timeout_ns == 0) {
-        check();
+        if (check(0)) return;
         raise_timeout(options, waited_for());
     }
     Endpoint& e = *endpoint_;
@@ -152,6 +155,11 @@ void End::wait(const WaitOptions& options, std::int64_t& deadline_ns, PyObject* 
         deadline_ns = options.timeout_ns >= kForever - started ? kForever : started + options.timeout_ns;
     bool ready = briefly();
     std::int64_t next_report = started + report_interval_ns_;
+    struct Waiting {
+        Endpoint& e;
+        ~Waiting() { e.note_waiting(0); }
+    } waiting{e};
+    if (!ready) e.note_waiting(started);
     while (!ready) {
         {
             nb::gil_scoped_release release_gil;
@@ -161,7 +169,7 @@ void End::wait(const WaitOptions& options, std::int64_t& deadline_ns, PyObject* 
         }
         if (ready) break;
         after_slice(options, self, next_report);
-        check();
+        if (check(platform::monotonic_ns() - started)) break;
         if (platform::monotonic_ns() >= deadline_ns) raise_timeout(options, waited_for());
     }
     e.waiter().finish();

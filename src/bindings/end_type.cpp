@@ -34,10 +34,17 @@ std::vector<std::uint32_t> await_ready(nb::handle self, End& end, nb::handle tim
     try {
         if (end.is_writer()) {
             Sender& sender = end.writer("wait_until_ready");
+            // A reader that attached and died is missing again: a restarted one may take its rank.
+            const auto drop_dead = [&](std::int64_t waited_ns) {
+                while (const auto eviction = sender.check_attached())
+                    end.report_eviction(self.ptr(), *eviction, waited_ns);
+                return false;
+            };
+            drop_dead(0);
             while (!sender.missing_ranks().empty())
                 end.wait(
                     options, call.deadline_ns, self.ptr(), [] { return false; },
-                    [&](std::int64_t until) { return sender.await_readers(until); }, [] {},
+                    [&](std::int64_t until) { return sender.await_readers(until); }, drop_dead,
                     [] { return std::string("readers"); });
             sender.confirm_ready();
         } else {
@@ -50,7 +57,10 @@ std::vector<std::uint32_t> await_ready(nb::handle self, End& end, nb::handle tim
                 end.wait(
                     options, call.deadline_ns, self.ptr(), [] { return false; },
                     [&](std::int64_t until) { return receiver.await_all_ready(until); },
-                    [&] { receiver.check_writer_lives(); },
+                    [&](std::int64_t) {
+                        receiver.check_writer_lives();
+                        return false;
+                    },
                     [&] {
                         return "the writer (pid " + std::to_string(receiver.segment().header().creator_pid) +
                                ") to call wait_until_ready, too";
@@ -129,6 +139,8 @@ nb::dict counters(End& end) {
     result["parks"] = c.parks.load(std::memory_order_relaxed);
     result["rescued_wakes"] = c.rescued_wakes.load(std::memory_order_relaxed);
     result["long_waits"] = c.long_waits.load(std::memory_order_relaxed);
+    const std::int64_t since = end.endpoint().waiting_since_ns();
+    result["waiting_ns"] = since == 0 ? 0 : platform::monotonic_ns() - since;
     if (end.is_writer() && !end.endpoint().stopped()) {
         // What readers have given back shows only when the writer looks; not now, if a call is using the arena.
         if (const std::uint64_t thread = platform::thread_id(); end.endpoint().try_take_turn(thread)) {
@@ -158,13 +170,18 @@ void bind_end(nb::module_& module) {
             .def(
                 "__init__",
                 [](End* self, std::shared_ptr<Segment> segment, bool writer, std::optional<std::uint32_t> rank,
-                   std::tuple<std::int64_t, std::int64_t, std::int64_t, bool> strategy, nb::object codec,
-                   nb::object report, std::int64_t report_interval_ns) {
+                   std::tuple<std::int64_t, std::int64_t, std::int64_t, bool> strategy,
+                   std::tuple<int, int, std::int64_t> policy, nb::object codec, nb::object reporter,
+                   std::int64_t report_interval_ns) {
                     const auto [spin_ns, yield_ns, park_ns, adaptive] = strategy;
+                    const auto [dead, slow, patience_ns] = policy;
                     new (self) End(std::move(segment), writer, rank, Strategy{spin_ns, yield_ns, park_ns, adaptive},
-                                   codec, std::move(report), report_interval_ns);
+                                   ReaderPolicy{static_cast<ReaderPolicy::Dead>(dead),
+                                                static_cast<ReaderPolicy::Slow>(slow), patience_ns},
+                                   codec, std::move(reporter), report_interval_ns);
                 },
-                "segment"_a, "writer"_a, "rank"_a.none(), "strategy"_a, "codec"_a, "report"_a, "report_interval_ns"_a)
+                "segment"_a, "writer"_a, "rank"_a.none(), "strategy"_a, "policy"_a, "codec"_a, "reporter"_a,
+                "report_interval_ns"_a)
             .def_prop_ro("closed", [](End& end) { return end.endpoint().stopped(); })
             .def_prop_ro("_rank", [](End& end) { return end.reader("rank").rank(); })
             .def("shutdown", [](End& end) { end.endpoint().shut_down(); })

@@ -2,6 +2,7 @@
 
 #include "modules.hpp"
 
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <exception>
 
@@ -41,16 +42,23 @@ const char* type_of(ErrorCode code) {
             return "WriterDiedError";
         case ErrorCode::reader_died:
             return "ReaderDiedError";
+        case ErrorCode::queue_full:
+            return "QueueFullError";
         case ErrorCode::system:
             return "SystemCallError";
     }
     return "RingcastError";
 }
 
-void set_error(const char* type, const std::string& message, int system_errno) {
+void set_error(const char* type, const std::string& message, int system_errno,
+               const std::optional<Peer>& peer = std::nullopt) {
     const nb::object exception_type = nb::module_::import_("ringcast.errors").attr(type);
     const nb::object exception = exception_type(message);
     if (system_errno != 0 && PyObject_HasAttrString(exception.ptr(), "errno")) exception.attr("errno") = system_errno;
+    if (peer) {
+        exception.attr("rank") = peer->rank;
+        exception.attr("pid") = peer->pid;
+    }
     PyErr_SetObject(exception_type.ptr(), exception.ptr());
 }
 
@@ -62,8 +70,9 @@ void raise(const char* type, const std::string& message, int system_errno) {
 }
 
 void raise(const Error& error, const std::string& context) {
-    raise(type_of(error.code()), context.empty() ? std::string(error.what()) : context + ": " + error.what(),
-          error.system_errno());
+    set_error(type_of(error.code()), context.empty() ? std::string(error.what()) : context + ": " + error.what(),
+              error.system_errno(), error.peer());
+    throw nb::python_error();
 }
 
 void raise_from(nb::python_error& cause, const char* type, const std::string& message) {
@@ -89,7 +98,7 @@ void bind_errors(nb::module_&) {
         try {
             std::rethrow_exception(pointer);
         } catch (const Error& error) {
-            set_error(type_of(error.code()), error.what(), error.system_errno());
+            set_error(type_of(error.code()), error.what(), error.system_errno(), error.peer());
         }
     });
 }

@@ -17,10 +17,15 @@ void await_message(End& end, Receiver& receiver, const WaitOptions& options, std
         if (receiver.readable()) return;
         end.wait(
             options, deadline_ns, self, [&] { return receiver.await_message_briefly(); },
-            [&](std::int64_t until) { return receiver.await_message(until); }, [&] { receiver.check_end(true); },
+            [&](std::int64_t until) { return receiver.await_message(until); },
+            [&](std::int64_t) {
+                receiver.check_end(true);
+                return false;
+            },
             [&] {
-                return "a message from the writer (pid " + std::to_string(receiver.segment().header().creator_pid) +
-                       ")";
+                const Header& header = receiver.segment().header();
+                return "a message from the writer (" +
+                       platform::describe_process(header.creator_pid, header.creator_pid_namespace) + ")";
             });
     }
 }

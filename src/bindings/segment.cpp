@@ -30,8 +30,21 @@ const char* state_name(SeatState state) {
     return "unknown";
 }
 
+const char* process_name(std::uint32_t pid, std::uint64_t pid_namespace, bool alive) {
+    if (!alive) return "gone";
+    switch (platform::process_state(pid, pid_namespace)) {
+        case platform::ProcessState::running:
+            return "running";
+        case platform::ProcessState::stopped:
+            return "stopped";
+        case platform::ProcessState::unknown:
+            break;
+    }
+    return "unknown";
+}
+
 // A snapshot of each seat that is used, will be, or has views alive:
-// (seat, rank, pid, state, alive, cursor, leased blocks, leased bytes).
+// (seat, rank, pid, state, alive, process, cursor, leased blocks, leased bytes).
 nb::list seats(const Segment& segment) {
     nb::list result;
     const auto& ring = segment.ring();
@@ -43,9 +56,10 @@ nb::list seats(const Segment& segment) {
         // A lock that this very process holds through another descriptor counts, as it should.
         const bool alive = state != SeatState::expected && segment.locks().is_held_by_another(seat_lock(i));
         if (state == SeatState::vacant && !alive) continue;  // its holder died with views, which count no more
-        result.append(nb::make_tuple(i, seat.rank.load(std::memory_order_relaxed),
-                                     seat.pid.load(std::memory_order_relaxed), state_name(state), alive,
-                                     seat.cursor.load(std::memory_order_acquire), leased,
+        const std::uint32_t pid = seat.pid.load(std::memory_order_relaxed);
+        const auto* process = process_name(pid, seat.pid_namespace.load(std::memory_order_relaxed), alive);
+        result.append(nb::make_tuple(i, seat.rank.load(std::memory_order_relaxed), pid, state_name(state), alive,
+                                     process, seat.cursor.load(std::memory_order_acquire), leased,
                                      seat.leased_bytes.load(std::memory_order_relaxed)));
     }
     return result;
@@ -126,6 +140,11 @@ void bind_segment(nb::module_& module) {
         .def_prop_ro("committed_bytes", &Segment::committed_bytes)
         .def_prop_ro("creator_pid", [](const Segment& s) { return s.header().creator_pid; })
         .def_prop_ro("creator_alive", &Segment::creator_alive)
+        .def_prop_ro("creator_process",
+                     [](const Segment& s) {
+                         return process_name(s.header().creator_pid, s.header().creator_pid_namespace,
+                                             s.creator_alive());
+                     })
         .def_prop_ro("created_at_ns", [](const Segment& s) { return s.header().created_at_ns; })
         .def_prop_ro("head", [](const Segment& s) { return s.ring().control->head.load(std::memory_order_acquire); })
         .def_prop_ro("bytes_published",

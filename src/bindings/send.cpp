@@ -14,6 +14,13 @@ namespace {
 
 constexpr std::uint32_t kAnnounceEvery = 32;  // messages of a batch that may wait for their readers' wake-up
 
+// Looks at the reader in the way: true if it is not any more, because it has been evicted.
+bool make_room(End& end, Sender& sender, std::int64_t waited_ns, PyObject* self) {
+    const auto eviction = sender.check_room(waited_ns);
+    if (eviction) end.report_eviction(self, *eviction, waited_ns);
+    return eviction.has_value();
+}
+
 void reserve(End& end, Sender& sender, std::uint64_t bytes, Sender::Room& room, const WaitOptions& options,
              std::int64_t& deadline_ns, PyObject* self) {
     const auto try_reserve = [&] {
@@ -21,11 +28,18 @@ void reserve(End& end, Sender& sender, std::uint64_t bytes, Sender::Room& room, 
         nb::gil_scoped_release release_gil;  // it may have to ask the system for memory
         return sender.try_reserve(bytes, room);
     };
-    while (!try_reserve())
+    std::int64_t refused_ns = 0;
+    while (!try_reserve()) {
+        const std::int64_t now = platform::monotonic_ns();
+        if (refused_ns == 0) refused_ns = now;
+        const std::int64_t patience_end = sender.patience_end(refused_ns);
+        if (now >= patience_end && make_room(end, sender, now - refused_ns, self)) continue;
         end.wait(
             options, deadline_ns, self, [&] { return sender.await_room_briefly(); },
-            [&](std::int64_t until) { return sender.await_room(until); }, [&] { sender.check_room(); },
+            [&](std::int64_t until) { return sender.await_room(std::min(until, patience_end)); },
+            [&](std::int64_t) { return make_room(end, sender, platform::monotonic_ns() - refused_ns, self); },
             [&] { return sender.explain_wait(); });
+    }
 }
 
 void send_bytes(End& end, Sender& sender, PyObject* bytes, const WaitOptions& options, std::int64_t& deadline_ns,
@@ -75,14 +89,13 @@ PyObject* enqueue(PyObject* self, Arguments arguments, Py_ssize_t positional, Py
 
 // Sends if there is room now.
 template <class Write>
-PyObject* try_send(End& end, Sender& sender, std::uint64_t bytes, Encoding encoding, bool framed, Write&& write) {
+PyObject* try_send(PyObject* self, End& end, Sender& sender, std::uint64_t bytes, Encoding encoding, bool framed,
+                   Write&& write) {
     const auto call = Call::without_waiting(end);
     if (!call) return Py_NewRef(Py_False);
     Sender::Room room;
-    if (!sender.try_reserve(bytes, room)) {
-        sender.check_room();
-        return Py_NewRef(Py_False);
-    }
+    while (!sender.try_reserve(bytes, room))
+        if (!make_room(end, sender, 0, self)) return Py_NewRef(Py_False);
     write(room.bytes);
     sender.commit(room, encoding, framed);
     return Py_NewRef(Py_True);
@@ -95,11 +108,11 @@ PyObject* try_enqueue(PyObject* self, PyObject* object) {
         end.check_usable();
         if (PyBytes_CheckExact(object)) {
             const auto length = static_cast<std::uint64_t>(PyBytes_GET_SIZE(object));
-            return try_send(end, sender, length, Encoding::raw, false,
+            return try_send(self, end, sender, length, Encoding::raw, false,
                             [&](std::byte* to) { copy_bytes(to, PyBytes_AS_STRING(object), length); });
         }
         return with_payload(end, object, [&](const auto& payload) {
-            return try_send(end, sender, payload.payload_bytes(), payload.encoding(), payload.framed(),
+            return try_send(self, end, sender, payload.payload_bytes(), payload.encoding(), payload.framed(),
                             [&](std::byte* to) { payload.write(to); });
         });
     });

@@ -59,6 +59,7 @@ public:
     Refusal refusal() const noexcept { return refusal_; }
     std::string explain_refusal(std::uint64_t bytes) const;
     bool any_unread() const noexcept { return !unread_.empty(); }
+    std::uint64_t oldest_unread() const noexcept { return unread_.front().position; }  // only if there are any
     std::uint64_t memory() const noexcept { return pages_.count(); }
     std::uint64_t used_bytes() const noexcept { return allocator_.used_bytes(); }
     std::uint64_t blocks() const noexcept { return allocator_.blocks(); }

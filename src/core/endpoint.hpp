@@ -77,6 +77,10 @@ public:
         return segment_ != nullptr;
     }
 
+    // Since when (on the monotonic clock) a call has been waiting; 0: none is. For statistics, from any thread.
+    std::int64_t waiting_since_ns() const noexcept { return waiting_since_ns_.load(std::memory_order_relaxed); }
+    void note_waiting(std::int64_t since_ns) noexcept { waiting_since_ns_.store(since_ns, std::memory_order_relaxed); }
+
     void begin_wait() noexcept {
         waiter_.begin();
         if (waiter_.started_ns() - placed_at_ns_ > kPlacementNs) refresh_placement();
@@ -136,6 +140,7 @@ private:
     std::uint32_t quota_;
     std::uint32_t fork_generation_ = platform::fork_generation();
     std::int64_t placed_at_ns_ = 0;
+    std::atomic<std::int64_t> waiting_since_ns_{0};
     std::atomic<bool> stopped_{false};
     std::atomic<std::uint32_t> pending_{0};
     Turn turn_;

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -23,19 +25,30 @@ enum class ErrorCode {
     reader_evicted,
     writer_died,
     reader_died,
+    queue_full,
     system,
+};
+
+// Whom an error is about.
+struct Peer {
+    std::optional<std::uint32_t> rank;  // none: the writer
+    std::uint32_t pid;
 };
 
 class Error : public std::runtime_error {
 public:
     Error(ErrorCode code, const std::string& message, int system_errno = 0)
         : std::runtime_error(message), code_(code), errno_(system_errno) {}
+    Error(ErrorCode code, const std::string& message, const Peer& peer)
+        : std::runtime_error(message), code_(code), peer_(peer) {}
     ErrorCode code() const noexcept { return code_; }
     int system_errno() const noexcept { return errno_; }
+    const std::optional<Peer>& peer() const noexcept { return peer_; }
 
 private:
     ErrorCode code_;
-    int errno_;
+    int errno_ = 0;
+    std::optional<Peer> peer_;
 };
 
 [[noreturn]] inline void throw_system_error(const std::string& what, int error = errno) {

@@ -135,8 +135,11 @@ void Receiver::check_writer_lives() const {
 }
 
 void Receiver::throw_writer_died() const {
-    throw Error(ErrorCode::writer_died, "the writer (pid " + std::to_string(segment_->header().creator_pid) +
-                                            ") died without closing the queue; what it published can still be read");
+    throw Error(ErrorCode::writer_died,
+                "the writer (pid " + std::to_string(segment_->header().creator_pid) +
+                    ") died without closing the queue; what it published " +
+                    (ring_.readable() ? "can still be read" : "has been read"),
+                Peer{std::nullopt, segment_->header().creator_pid});
 }
 
 std::uint64_t Receiver::backlog() const noexcept {
@@ -147,8 +150,10 @@ std::uint64_t Receiver::backlog() const noexcept {
 }
 
 void Receiver::throw_evicted() const {
-    throw Error(ErrorCode::reader_evicted, "the writer evicted rank " + std::to_string(claim_.rank) +
-                                               " of this queue; attach again to go on from the newest message");
+    throw Error(ErrorCode::reader_evicted,
+                "the writer evicted rank " + std::to_string(claim_.rank) +
+                    " of this queue; attach again to go on from the newest message",
+                Peer{claim_.rank, platform::process_id()});
 }
 
 }  // namespace ringcast

@@ -65,10 +65,10 @@ public:
         return s.cursor.load(std::memory_order_acquire) >= count;          // acquire [consume]
     }
 
-    // Stops waiting for a seat. Its holder, if alive, finds out after its next copy and throws that copy away.
-    bool evict(std::uint32_t seat) noexcept {
+    // Stops waiting for a seat whose state was `word`; false if it has changed since, or did not gate. Its holder, if
+    // alive, finds out after its next copy and throws that copy away.
+    bool evict(std::uint32_t seat, std::uint64_t word) noexcept {
         Seat<P>& s = ring_.seats[seat];
-        std::uint64_t word = s.state.load(std::memory_order_relaxed);
         if (!gates(word)) return false;
         const bool held = seat_state(word) == SeatState::active;
         const std::uint64_t after = held ? seat_word(seat_incarnation(word), SeatState::evicted)

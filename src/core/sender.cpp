@@ -4,8 +4,9 @@
 
 namespace ringcast {
 
-Sender::Sender(std::shared_ptr<Segment> segment, const Strategy& strategy)
+Sender::Sender(std::shared_ptr<Segment> segment, const Strategy& strategy, const ReaderPolicy& policy)
     : Endpoint(segment, strategy, segment->ring().control->writer_parked, segment->ring().control->cpus),
+      policy_(policy),
       ring_(segment->ring()),
       nameless_(!segment->named()),
       arena_(*segment) {
@@ -57,29 +58,77 @@ void Sender::count_oversize() noexcept {
     segment_->ring().control->oversize_messages.fetch_add(1, std::memory_order_relaxed);
 }
 
-void Sender::check_room() {
+bool Sender::has_died(std::uint32_t seat, std::uint64_t word) const {
+    if (seat_state(word) != SeatState::active || segment_->locks().is_held_by_another(seat_lock(seat))) return false;
+    // Else it left just now, or a restarted reader has taken it over.
+    return segment_->ring().seats[seat].state.load(std::memory_order_acquire) == word;
+}
+
+std::optional<Eviction> Sender::drop_dead(std::uint32_t seat, std::uint64_t word) {
+    if (policy_.dead == ReaderPolicy::Dead::evict) return evict_seat(seat, word, Eviction::Cause::dead);
+    const NativeSeat& s = segment_->ring().seats[seat];
+    const Peer peer{s.rank.load(std::memory_order_relaxed), s.pid.load(std::memory_order_relaxed)};
+    throw Error(
+        ErrorCode::reader_died,
+        "the reader of rank " + std::to_string(*peer.rank) + " (pid " + std::to_string(peer.pid) +
+            ") died without leaving its seat; evict(rank) goes on without it, as on_reader_death=\"evict\" does",
+        peer);
+}
+
+std::optional<Eviction> Sender::evict_seat(std::uint32_t seat, std::uint64_t word, Eviction::Cause cause) noexcept {
+    const NativeSeat& s = segment_->ring().seats[seat];
+    const bool absent = seat_state(word) == SeatState::expected;
+    const Eviction eviction{s.rank.load(std::memory_order_relaxed), absent ? 0 : s.pid.load(std::memory_order_relaxed),
+                            absent ? Eviction::Cause::absent : cause,
+                            messages() - std::min(messages(), s.cursor.load(std::memory_order_acquire))};
+    return ring_.evict(seat, word) ? std::optional(eviction) : std::nullopt;
+}
+
+std::optional<Eviction> Sender::check_room(std::int64_t waited_ns) {
+    const bool too_long = policy_.slow != ReaderPolicy::Slow::block && waited_ns >= policy_.patience_ns;
+    const auto throw_full = [this] {
+        throw Error(ErrorCode::queue_full, "the queue stayed full; it waits for " + explain_wait());
+    };
+    std::uint64_t needed = needed_;
     if (awaits_block_) {
         const std::uint64_t blocks = arena_.blocks();
         reclaim();
         if (arena_.blocks() != blocks) reclaimed_ = true;
-        if (!arena_.any_unread()) return;  // only views are in the way, of readers that live
+        if (reclaimed_) return std::nullopt;
+        if (!arena_
+                 .any_unread()) {  // only views are in the way, of readers that live: evicting them would free nothing
+            if (too_long) throw_full();
+            return std::nullopt;
+        }
+        needed = arena_.oldest_unread() + 1;
     }
-    const NativeSeat& seat = segment_->ring().seats[ring_.laggard()];
-    const std::uint64_t word = seat.state.load(std::memory_order_acquire);
-    if (seat_state(word) != SeatState::active || segment_->locks().is_held_by_another(seat_lock(ring_.laggard())))
-        return;
-    if (seat.state.load(std::memory_order_acquire) != word) return;  // it left just now
-    throw Error(ErrorCode::reader_died, "the reader of rank " +
-                                            std::to_string(seat.rank.load(std::memory_order_relaxed)) + " (pid " +
-                                            std::to_string(seat.pid.load(std::memory_order_relaxed)) +
-                                            ") died without leaving its seat; evict(rank) goes on without it");
+    const std::uint32_t laggard = ring_.laggard();
+    const std::uint64_t word = segment_->ring().seats[laggard].state.load(std::memory_order_acquire);
+    if (has_died(laggard, word)) return drop_dead(laggard, word);
+    if (!too_long || ring_.seat_passed(laggard, needed)) return std::nullopt;
+    if (policy_.slow == ReaderPolicy::Slow::raise) throw_full();
+    return evict_seat(laggard, word, Eviction::Cause::slow);
+}
+
+std::optional<Eviction> Sender::check_attached() {
+    for (std::uint32_t i = 0; i < segment_->ring().n_seats; ++i) {
+        const std::uint64_t word = segment_->ring().seats[i].state.load(std::memory_order_acquire);
+        if (!has_died(i, word)) continue;
+        if (const auto eviction = drop_dead(i, word)) return eviction;
+    }
+    return std::nullopt;
 }
 
 std::string Sender::explain_wait() const {
     const auto& ring = segment_->ring();
     const auto who = [](const NativeSeat& seat) {
-        return "the reader of rank " + std::to_string(seat.rank.load(std::memory_order_relaxed)) + " (pid " +
-               std::to_string(seat.pid.load(std::memory_order_relaxed)) + ")";
+        const std::string rank = "the reader of rank " + std::to_string(seat.rank.load(std::memory_order_relaxed));
+        if (seat_state(seat.state.load(std::memory_order_acquire)) == SeatState::expected)
+            return rank + " (which has not attached)";
+        return rank + " (" +
+               platform::describe_process(seat.pid.load(std::memory_order_relaxed),
+                                          seat.pid_namespace.load(std::memory_order_relaxed)) +
+               ")";
     };
     const std::string unread = "messages unread: " + std::to_string(backlog());
     if (!awaits_block_) return who(ring.seats[ring_.laggard()]) + " to make room; " + unread;
@@ -143,7 +192,8 @@ bool Sender::evict(std::uint32_t rank) noexcept {
     const auto& ring = segment_->ring();
     bool any = false;
     for (std::uint32_t i = 0; i < ring.n_seats; ++i)
-        if (ring.seats[i].rank.load(std::memory_order_relaxed) == rank) any = ring_.evict(i) || any;
+        if (ring.seats[i].rank.load(std::memory_order_relaxed) == rank)
+            any = ring_.evict(i, ring.seats[i].state.load(std::memory_order_relaxed)) || any;
     return any;
 }
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,9 +15,27 @@
 
 namespace ringcast {
 
+// What a writer does about readers that are in its way.
+struct ReaderPolicy {
+    enum class Dead { raise, evict };
+    enum class Slow { block, raise, evict };
+    Dead dead = Dead::raise;
+    Slow slow = Slow::block;
+    std::int64_t patience_ns = 0;  // how long a living reader may be waited for before `slow` applies
+};
+
+// A reader that the writer does not wait for any more.
+struct Eviction {
+    enum class Cause { dead, slow, absent };  // absent: it never attached
+    std::uint32_t rank;
+    std::uint32_t pid;  // 0 if it never attached
+    Cause cause;
+    std::uint64_t behind;  // messages it had not read
+};
+
 class Sender : public Endpoint {
 public:
-    Sender(std::shared_ptr<Segment> segment, const Strategy& strategy);
+    Sender(std::shared_ptr<Segment> segment, const Strategy& strategy, const ReaderPolicy& policy);
     ~Sender() { shut_down(); }
 
     struct Room {
@@ -92,12 +111,20 @@ public:
         const std::uint32_t token = awaits_block_ ? kAnySeat : ring_.laggard() + 1;
         return waiter_.slice(parked_, token, until_ns, [this] { return room_or_stopped(); });
     }
-    // Throws reader_died if the reader that is waited for is dead. Takes the blocks back that the dead held.
-    void check_room();
+    // Takes the blocks back that the dead held, and looks at the reader that is waited for since `waited_ns`: if it is
+    // dead, or has been waited for too long, evicts it, as the policy says, or throws reader_died or queue_full.
+    std::optional<Eviction> check_room(std::int64_t waited_ns);
+    // When, in a wait that began then, `check_room` is due at the latest.
+    std::int64_t patience_end(std::int64_t began_ns) const noexcept {
+        if (policy_.slow == ReaderPolicy::Slow::block || policy_.patience_ns >= kForever - began_ns) return kForever;
+        return began_ns + policy_.patience_ns;
+    }
     // What is waited for, and who is in the way.
     std::string explain_wait() const;
     // Ranks that have not taken their seats.
     std::vector<std::uint32_t> missing_ranks() const;
+    // An attached reader that died: evicts it, as the policy says, or throws reader_died.
+    std::optional<Eviction> check_attached();
     bool await_readers(std::int64_t until_ns) noexcept;
     // Tells the readers that all are there, and removes the name of a queue that has none from the user.
     void confirm_ready();
@@ -128,6 +155,10 @@ private:
     bool place_block(std::uint64_t bytes, Room& room);
     void give_back_idle();
     void count_oversize() noexcept;
+    // Is its holder dead, with `word` as its state?
+    bool has_died(std::uint32_t seat, std::uint64_t word) const;
+    std::optional<Eviction> drop_dead(std::uint32_t seat, std::uint64_t word);
+    std::optional<Eviction> evict_seat(std::uint32_t seat, std::uint64_t word, Eviction::Cause cause) noexcept;
     bool room_or_stopped() const noexcept {
         if (stopped()) return true;
         if (!awaits_block_) return ring_.seat_passed(ring_.laggard(), needed_);
@@ -136,6 +167,7 @@ private:
         });
     }
 
+    ReaderPolicy policy_;
     RingWriter<Native> ring_;
     bool nameless_;  // and its segment not unlinked yet
     Arena arena_;

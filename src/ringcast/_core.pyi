@@ -1,7 +1,7 @@
 """The native core: segments, ring, waiting. Private; its types come from ringcast.errors when they raise."""
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ringcast.codec import Codec
@@ -74,6 +74,8 @@ class Segment:
     @property
     def creator_alive(self) -> bool: ...
     @property
+    def creator_process(self) -> str: ...
+    @property
     def created_at_ns(self) -> int: ...
     @property
     def head(self) -> int: ...
@@ -81,7 +83,7 @@ class Segment:
     def bytes_published(self) -> int: ...
     @property
     def closed(self) -> bool: ...
-    def seats(self) -> list[tuple[int, int, int, str, bool, int, int, int]]: ...
+    def seats(self) -> list[tuple[int, int, int, str, bool, str, int, int, int]]: ...
     def slot_state(self, index: int) -> tuple[Any, list[int]]: ...
 
 class End:
@@ -91,8 +93,9 @@ class End:
         writer: bool,
         rank: int | None,
         strategy: tuple[int, int, int, bool],
+        policy: tuple[int, int, int],
         codec: Codec,
-        report: Callable[[Any, float], None],
+        reporter: Any,
         report_interval_ns: int,
     ) -> None: ...
     @property

@@ -15,10 +15,10 @@ import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
-from ringcast import _core, segment
+from ringcast import _core, reports, segment
 from ringcast.errors import ArgumentError, QueueClosedError, QueueTimeoutError
 from ringcast.stats import QueueStats, collect_stats
-from ringcast.waiting import WaitSettings, report_long_wait
+from ringcast.waiting import PATIENT, NativePolicy, WaitSettings
 
 if TYPE_CHECKING:
     import threading
@@ -50,15 +50,23 @@ class QueueEnd(_core.End):
     """The reader's rank; None on the writer."""
 
     def _open(
-        self, segment: _core.Segment, *, writer: bool, rank: int | None, waits: WaitSettings, codec: Codec
+        self,
+        segment: _core.Segment,
+        *,
+        writer: bool,
+        rank: int | None,
+        waits: WaitSettings,
+        codec: Codec,
+        policy: NativePolicy = PATIENT,
     ) -> None:
         super().__init__(
             segment,
             writer=writer,
             rank=rank,
             strategy=waits.strategy,
+            policy=policy,
             codec=codec,
-            report=_report_long_wait,
+            reporter=reports,
             report_interval_ns=waits.report_interval_ns,
         )
         self._segment = segment
@@ -241,10 +249,6 @@ class ReadChunk:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._end._close_read()
-
-
-def _report_long_wait(end: QueueEnd, waited_s: float) -> None:
-    report_long_wait(type(end).__name__, end.stats(), waited_s)
 
 
 _exit_handler_pid = 0

@@ -3,7 +3,8 @@
     RingcastError
     ├── ArgumentError (ValueError)             a size, count or time-out that makes no sense
     ├── QueueTimeoutError (TimeoutError)       the time-out passed
-    │   └── NotReadyError                      wait_until_ready: some ranks are not there
+    │   ├── NotReadyError                      wait_until_ready: some ranks are not there
+    │   └── QueueFullError                     on_full="raise": the queue stayed full for full_deadline
     ├── WaitCancelledError (RuntimeError)      the wait's `cancel` event was set
     ├── QueueClosedError (RuntimeError)        the writer closed and all is read, or this end was shut down
     ├── RoleError (RuntimeError)               a reader's call on the writer's end, or the reverse
@@ -61,6 +62,10 @@ class NotReadyError(QueueTimeoutError):
         self.missing = missing
 
 
+class QueueFullError(QueueTimeoutError):
+    """The queue stayed full for as long as `full_deadline` allows. Nothing was sent."""
+
+
 class WaitCancelledError(RingcastError, RuntimeError):
     """The `cancel` event of a wait was set."""
 
@@ -91,6 +96,11 @@ class RankTakenError(RingcastError, RuntimeError):
 
 class PeerError(RingcastError, ConnectionError):
     """The other side is gone, or has dropped this one."""
+
+    rank: int | None = None
+    """The reader's rank, if the error is about a reader."""
+    pid: int | None = None
+    """The process that is gone, or was dropped. Its number may mean another process in another pid namespace."""
 
 
 class WriterDiedError(PeerError):

@@ -23,11 +23,12 @@ from ringcast import segment
 from ringcast.codec import codec as make_codec
 from ringcast.endpoint import QueueEnd
 from ringcast.errors import ArgumentError, NotReadyError, QueueClosedError, SegmentNotFoundError
-from ringcast.waiting import Wait, WaitSettings
+from ringcast.waiting import OnFull, OnReaderDeath, Wait, WaitSettings, reader_policy
 
 DEFAULT_MAX_CHUNK_BYTES = 24 << 20
 DEFAULT_MAX_CHUNKS = 10
 DEFAULT_ATTACH_TIMEOUT_S = 10.0
+DEFAULT_FULL_DEADLINE_S = 1.0
 _LONGEST_ATTACH_NAP_S = 0.02
 
 CodecName: TypeAlias = Literal["pickle", "msgpack", "raw"]
@@ -64,6 +65,12 @@ class MessageQueue(QueueEnd):
             time before the writer waits; default max_chunks and up to 1,024 more.
         codec: how objects other than `bytes` travel: "pickle" (default); "msgpack", which runs no code when it is
             read; or "raw", bytes-like objects only. NumPy arrays by themselves travel as they are, except with "raw".
+        on_reader_death: what a call does that has to wait for a reader whose process died: "raise" ReaderDiedError
+            (default), or "evict" it and go on. Either way a restarted reader can take the rank again.
+        on_full: what a call does when a reader that lives has kept the queue full for `full_deadline` seconds:
+            "block" (default) for as long as the call's own timeout allows, "raise" QueueFullError, or "evict" that
+            reader, which finds out by ReaderEvictedError. Evictions are logged.
+        full_deadline: in seconds; 0 acts at once. Unused with on_full="block".
         wait: how to wait: "adaptive" (default), "spin", "yield", "park", a SpinTimer or a SpinSleepTimer;
             the environment variable RINGCAST_WAIT sets the default.
 
@@ -83,8 +90,12 @@ class MessageQueue(QueueEnd):
         max_bytes: int | None = None,
         max_leases: int | None = None,
         codec: CodecName = "pickle",
+        on_reader_death: OnReaderDeath = "raise",
+        on_full: OnFull = "block",
+        full_deadline: float = DEFAULT_FULL_DEADLINE_S,
         wait: Wait = None,
     ) -> None:
+        policy = reader_policy(on_reader_death, on_full, full_deadline)
         waits = WaitSettings.of(wait)
         chosen = make_codec(codec)
         n_reader = segment.checked_readers(n_reader)
@@ -101,7 +112,7 @@ class MessageQueue(QueueEnd):
         if len(ranks) != n_local_reader or len(set(ranks)) != len(ranks):
             raise ArgumentError(f"local_reader_ranks must be {n_local_reader} different ranks, not {ranks}")
         made = segment.create(name, n_reader, ranks, max_chunk_bytes, max_chunks, max_bytes, max_leases)
-        self._open(made, writer=True, rank=None, waits=waits, codec=chosen)
+        self._open(made, writer=True, rank=None, waits=waits, codec=chosen, policy=policy)
 
     def export_handle(self) -> Handle:
         """What `create_from_handle` needs in another process. Raises QueueClosedError once this end is closed."""

@@ -121,6 +121,7 @@ class ReaderInfo(NamedTuple):
     pid: int
     state: str
     alive: bool
+    process: str
     behind: int
     leased_blocks: int
     leased_bytes: int
@@ -148,8 +149,8 @@ def readers_of(segment: _core.Segment) -> list[tuple[int, ReaderInfo]]:
     """Seat number and state of every seat in use or promised."""
     head = segment.head
     return [
-        (seat, ReaderInfo(rank, pid, state, alive, max(0, head - cursor), blocks, size))
-        for seat, rank, pid, state, alive, cursor, blocks, size in segment.seats()
+        (seat, ReaderInfo(rank, pid, state, alive, process, max(0, head - cursor), blocks, size))
+        for seat, rank, pid, state, alive, process, cursor, blocks, size in segment.seats()
     ]
 
 

@@ -10,13 +10,18 @@ from ringcast.segment import GATING_STATES, readers_of
 
 
 class ReaderStats(TypedDict):
-    """One seat, as the writer sees it."""
+    """One seat, as the writer sees it.
+
+    `alive` is the kernel's word. `process` says more: "running", "stopped" (by a signal or a debugger), "gone", or
+    "unknown", where the process is in another pid namespace.
+    """
 
     rank: int
     seat: int
     pid: int
     state: str
     alive: bool
+    process: str
     behind: int
     leased_blocks: int
     leased_bytes: int
@@ -27,6 +32,7 @@ class WriterStats(TypedDict):
 
     pid: int
     alive: bool
+    process: str
 
 
 class MemoryStats(TypedDict):
@@ -48,7 +54,8 @@ class MemoryStats(TypedDict):
 
 class QueueStats(TypedDict):
     """What `stats()` returns. `messages` and `bytes` count what this end sent or received, `oversize` the
-    messages above max_chunk_bytes that the writer sent."""
+    messages above max_chunk_bytes that the writer sent. `waiting_s` is for how long a call of this end has now been
+    waiting, in seconds; 0 if none is."""
 
     role: str
     name: str | None
@@ -65,6 +72,7 @@ class QueueStats(TypedDict):
     parks: int
     rescued_wakes: int
     long_waits: int
+    waiting_s: float
     memory: MemoryStats
     closed: bool
     writer: WriterStats
@@ -82,6 +90,7 @@ def collect_stats(segment: _core.Segment, rank: int | None, counters: dict[str, 
             "state": info.state,
             # The kernel does not report the locks of who asks.
             "alive": info.alive or seat == own_seat,
+            "process": "running" if seat == own_seat else info.process,
             "behind": info.behind,
             "leased_blocks": info.leased_blocks,
             "leased_bytes": info.leased_bytes,
@@ -105,6 +114,7 @@ def collect_stats(segment: _core.Segment, rank: int | None, counters: dict[str, 
         "parks": counters["parks"],
         "rescued_wakes": counters["rescued_wakes"],
         "long_waits": counters["long_waits"],
+        "waiting_s": counters["waiting_ns"] / 1e9,
         "memory": {
             "control": segment.control_bytes,
             "data_committed": segment.committed_bytes - segment.control_bytes,
@@ -115,6 +125,10 @@ def collect_stats(segment: _core.Segment, rank: int | None, counters: dict[str, 
             "scattered": counters.get("scattered"),
         },
         "closed": closed,
-        "writer": {"pid": segment.creator_pid, "alive": segment.creator_alive},
+        "writer": {
+            "pid": segment.creator_pid,
+            "alive": segment.creator_alive,
+            "process": "running" if rank is None else segment.creator_process,
+        },
         "readers": readers,
     }

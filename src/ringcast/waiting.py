@@ -1,4 +1,4 @@
-"""How an end waits: strategies by name, the reference's timers, and what is logged when a wait is long.
+"""How an end waits: strategies by name, the reference's timers, and what a writer does about readers in its way.
 
 The strategies themselves run natively, without the interpreter's lock; here they are only chosen. `RINGCAST_WAIT` names
 the default, `RINGCAST_WARNING_INTERVAL` the seconds between two log lines about one wait.
@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from ringcast import _core
 from ringcast._core import memory_fence
 from ringcast.errors import ArgumentError
 
-if TYPE_CHECKING:
-    from ringcast.stats import QueueStats
-
-__all__ = ["SpinSleepTimer", "SpinTimer", "Wait", "WaitSettings", "memory_fence", "report_long_wait"]
+__all__ = ["SpinSleepTimer", "SpinTimer", "Wait", "WaitSettings", "memory_fence"]
 
 DEFAULT_WAIT = "adaptive"
 DEFAULT_WARNING_INTERVAL_S = 60.0
@@ -84,6 +81,29 @@ class WaitSettings(NamedTuple):
         return cls(strategy(wait), report_interval_ns())
 
 
+OnReaderDeath: TypeAlias = Literal["raise", "evict"]
+OnFull: TypeAlias = Literal["block", "raise", "evict"]
+_ON_READER_DEATH = ("raise", "evict")  # in the order of the core's ReaderPolicy, as is the next
+_ON_FULL = ("block", "raise", "evict")
+
+NativePolicy: TypeAlias = "tuple[int, int, int]"
+PATIENT: NativePolicy = (0, 0, 0)
+"""The policy of writers that block, and of readers, who have none."""
+
+
+def reader_policy(on_reader_death: str, on_full: str, full_deadline: float) -> NativePolicy:
+    """The native form of what a writer does about readers: (dead, slow, patience in ns). Raises ArgumentError."""
+    for name, value, choices in (
+        ("on_reader_death", on_reader_death, _ON_READER_DEATH),
+        ("on_full", on_full, _ON_FULL),
+    ):
+        if value not in choices:
+            raise ArgumentError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
+    if isinstance(full_deadline, bool) or not isinstance(full_deadline, int | float) or not full_deadline >= 0:
+        raise ArgumentError(f"full_deadline must be zero or more seconds, not {full_deadline!r}")
+    return (_ON_READER_DEATH.index(on_reader_death), _ON_FULL.index(on_full), _nanoseconds(full_deadline))
+
+
 def strategy(wait: Wait) -> NativeStrategy:
     """The native form of a strategy: (spin ns, yield ns, park ns at a time, adaptive)."""
     source = "wait"
@@ -113,31 +133,3 @@ def report_interval_ns() -> int:
             f"the environment variable RINGCAST_WARNING_INTERVAL is {text!r}; it must be seconds above 0"
         )
     return min(_nanoseconds(seconds), _core.FOREVER_NS // 4)
-
-
-def report_long_wait(what: str, stats: QueueStats, waited_s: float) -> None:
-    """Log who has waited, for whom, and whether that one lives. `what` is the waiting object's type."""
-    import logging  # rarely needed, and not cheap to import
-
-    if stats["role"] == "writer":
-        who = "writer"
-        behind = sorted((r for r in stats["readers"] if r["behind"] > 0), key=lambda r: -r["behind"])
-        peers = "; ".join(
-            f"rank {r['rank']} ({r['state']}, pid {r['pid']}, {'alive' if r['alive'] else 'not there'}, "
-            f"{r['behind']} messages behind)"
-            for r in behind[:4]
-        )
-        awaited = f"readers: {peers or 'none is behind, but some are missing'}"
-    else:
-        who = f"reader of rank {stats['rank']}"
-        writer = stats["writer"]
-        awaited = f"the writer (pid {writer['pid']}, {'alive' if writer['alive'] else 'dead'})"
-    logging.getLogger("ringcast").warning(
-        "%s %s (%s, pid %d) has waited %.0f s for %s",
-        what,
-        stats["name"] or stats["segment"],
-        who,
-        stats["pid"],
-        waited_s,
-        awaited,
-    )

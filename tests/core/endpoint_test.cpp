@@ -141,7 +141,7 @@ void run(std::uint32_t n_reader, std::uint64_t largest, std::uint32_t depth, std
             CHECK(number == messages);
             CHECK(receiver.counters().rescued_wakes.load() == 0);
         });
-    Sender sender(segment, Strategy::adaptive_default());
+    Sender sender(segment, Strategy::adaptive_default(), {});
     for (std::uint64_t number = 0; number < messages; ++number) send(sender, number, size_of(number, largest));
     CHECK(segment->committed_bytes() <= segment->geometry().control_bytes + segment->geometry().data_budget);
     sender.shut_down();
@@ -158,7 +158,7 @@ TEST(leased_blocks_stay_as_they_are_until_they_are_dropped_in_whatever_order) {
         std::vector<std::thread> threads;
         for (std::uint32_t rank = 0; rank < 2; ++rank)
             threads.emplace_back([&, rank] { keep_leases(segment, rank, messages, 50'000); });
-        Sender sender(segment, Strategy::adaptive_default());
+        Sender sender(segment, Strategy::adaptive_default(), {});
         for (std::uint64_t number = 0; number < messages; ++number) send(sender, number, size_of(number, 50'000));
         for (auto& thread : threads) thread.join();
         sender.reclaim();
@@ -179,7 +179,7 @@ TEST(a_closed_queue_has_not_ended_for_a_reader_that_has_not_read_everything) {
     const auto attached = Segment::attach(segment->name(), Access::read, "test");
     Receiver receiver(attached, Strategy::park(), claim_seat(*attached, 0));
     {
-        Sender sender(segment, Strategy::park());
+        Sender sender(segment, Strategy::park(), {});
         for (std::uint64_t n = 0; n < 3; ++n) send(sender, n, 50);
     }
     std::vector<std::byte> bytes;
@@ -196,7 +196,7 @@ TEST(shutting_down_from_another_thread_ends_a_wait) {
     for (int n = 0; n < 20; ++n) {
         const auto segment = make(1, 100, 2, 0);
         const auto attached = Segment::attach(segment->name(), Access::read, "test");
-        Sender sender(segment, Strategy::park());
+        Sender sender(segment, Strategy::park(), {});
         Receiver receiver(attached, Strategy::park(), claim_seat(*attached, 0));
         std::thread waiting([&] {
             receiver.begin_wait();

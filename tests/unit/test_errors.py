@@ -14,6 +14,7 @@ BUILT_INS: dict[str, tuple[type[BaseException], ...]] = {
     "ArgumentError": (ValueError,),
     "QueueTimeoutError": (TimeoutError,),
     "NotReadyError": (TimeoutError,),
+    "QueueFullError": (TimeoutError,),
     "WaitCancelledError": (RuntimeError,),
     "QueueClosedError": (RuntimeError,),
     "RoleError": (RuntimeError,),

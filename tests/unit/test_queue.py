@@ -212,11 +212,13 @@ def test_statistics_count_what_happened() -> None:
         assert (stats["depth"], stats["max_chunk_bytes"]) == (7, 50_000)
         assert (stats["messages"], stats["bytes"], stats["queued"]) == (2, 2100, 2)
         assert (stats["rescued_wakes"], stats["long_waits"], stats["closed"]) == (0, 0, False)
-        assert stats["writer"] == {"pid": os.getpid(), "alive": True}
+        assert stats["writer"] == {"pid": os.getpid(), "alive": True, "process": "running"}
+        assert stats["waiting_s"] == 0
         assert stats["memory"]["data_committed"] >= 2000
         assert stats["memory"]["data_budget"] >= 50_000
         assert stats["memory"]["control"] > 0
-        same = {"pid": os.getpid(), "state": "active", "alive": True, "leased_blocks": 0, "leased_bytes": 0}
+        same = {"pid": os.getpid(), "state": "active", "alive": True, "process": "running"}
+        same |= {"leased_blocks": 0, "leased_bytes": 0}
         assert stats["readers"] == [
             {"rank": 0, "seat": 0, "behind": 1, **same},
             {"rank": 1, "seat": 1, "behind": 2, **same},

@@ -136,9 +136,19 @@ def test_a_long_wait_of_a_writer_names_the_reader_that_lags(
             writer.enqueue(3, timeout=0.2)
         assert writer.stats()["long_waits"] >= 1
     text = caplog.records[0].getMessage()
-    for part in (writer.segment, "(writer, pid", "rank 1", "active", "alive", "2 messages behind"):
+    for part in (writer.segment, "(writer, pid", "rank 1", "alive, running", "2 messages behind"):
         assert part in text
     assert "rank 0" not in text
+    facts = vars(caplog.records[0])["ringcast"]
+    assert (facts["segment"], facts["role"], facts["rank"], facts["pid"]) == (
+        writer.segment,
+        "writer",
+        None,
+        os.getpid(),
+    )
+    assert facts["waited_s"] > 0
+    (lagging,) = facts["waiting_for"]
+    assert (lagging["rank"], lagging["process"], lagging["behind"]) == (1, "running", 2)
 
 
 def test_a_wait_that_is_expected_to_be_long_is_not_logged(

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 
 namespace ringcast::platform {
 
@@ -10,6 +11,15 @@ std::uint32_t process_id() noexcept;
 std::uint32_t user_id() noexcept;
 // The pid namespace's inode, for messages: pids of another namespace mean nothing here. 0 where there are none.
 std::uint64_t pid_namespace() noexcept;
+// Does a living process run, or has a signal or a debugger stopped it? For messages. A pid of another pid namespace, or
+// a system that does not tell, is unknown.
+enum class ProcessState { unknown, running, stopped };
+ProcessState process_state(std::uint32_t pid, std::uint64_t pid_namespace_of_pid) noexcept;
+// "pid 7", or "pid 7, stopped".
+inline std::string describe_process(std::uint32_t pid, std::uint64_t pid_namespace_of_pid) {
+    const bool stopped = process_state(pid, pid_namespace_of_pid) == ProcessState::stopped;
+    return "pid " + std::to_string(pid) + (stopped ? ", stopped" : "");
+}
 // Never 0, unique among the living threads of this process.
 inline std::uint64_t thread_id() noexcept { return reinterpret_cast<std::uint64_t>(__builtin_thread_pointer()); }
 // The CPUs this process may run on, by affinity, one bit each; CPUs beyond the mask share its last bit.

@@ -73,6 +73,22 @@ std::uint64_t pid_namespace() noexcept {
     return stat("/proc/self/ns/pid", &info) == 0 ? info.st_ino : 0;
 }
 
+ProcessState process_state(std::uint32_t pid, std::uint64_t pid_namespace_of_pid) noexcept {
+    if (pid_namespace_of_pid != pid_namespace()) return ProcessState::unknown;
+    try {
+        std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+        std::string line;
+        if (!std::getline(file, line)) return ProcessState::unknown;
+        // "77 (name) T 1 ...": the name may hold anything, its end is the last parenthesis.
+        const auto end = line.rfind(')');
+        if (end == std::string::npos || end + 2 >= line.size()) return ProcessState::unknown;
+        const char state = line[end + 2];
+        return state == 'T' || state == 't' ? ProcessState::stopped : ProcessState::running;
+    } catch (const std::exception&) {
+        return ProcessState::unknown;
+    }
+}
+
 CpuMask allowed_cpus() noexcept {
     CpuMask mask{};
     cpu_set_t set;

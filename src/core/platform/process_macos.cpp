@@ -2,6 +2,7 @@
 #include "platform/process.hpp"
 
 #include <stdlib.h>
+#include <sys/sysctl.h>
 #include <unistd.h>
 
 namespace ringcast::platform {
@@ -9,6 +10,15 @@ namespace ringcast::platform {
 std::uint32_t process_id() noexcept { return static_cast<std::uint32_t>(getpid()); }
 std::uint32_t user_id() noexcept { return geteuid(); }
 std::uint64_t pid_namespace() noexcept { return 0; }
+
+ProcessState process_state(std::uint32_t pid, std::uint64_t) noexcept {
+    int query[] = {CTL_KERN, KERN_PROC, KERN_PROC_PID, static_cast<int>(pid)};
+    kinfo_proc info{};
+    std::size_t bytes = sizeof info;
+    if (sysctl(query, 4, &info, &bytes, nullptr, 0) != 0 || bytes == 0) return ProcessState::unknown;
+    return info.kp_proc.p_stat == SSTOP ? ProcessState::stopped : ProcessState::running;
+}
+
 CpuMask allowed_cpus() noexcept {
     CpuMask mask{};
     const long online = sysconf(_SC_NPROCESSORS_ONLN);

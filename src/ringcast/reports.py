@@ -1,0 +1,90 @@
+"""What an end tells people, through the logger "ringcast": waits that are long, readers that were evicted.
+
+Each record has an attribute `ringcast`, a dict of the same facts as the message, for handlers that keep structure. The
+native end calls these functions; they decide nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ringcast.endpoint import QueueEnd
+    from ringcast.stats import QueueStats, ReaderStats
+
+_MOST_PEERS = 4  # named in one message; the record's attribute has all
+
+_CAUSES = {
+    "dead": "it died without leaving its seat",
+    "slow": "it was in the way for longer than full_deadline",
+    "absent": "it has never attached, and was in the way for longer than full_deadline",
+}
+
+
+def long_wait(end: QueueEnd, waited_s: float) -> None:
+    """Log who has waited, for whom, and what that one is doing."""
+    stats = end.stats()
+    facts = _facts(end, stats, waited_s)
+    if stats["role"] == "writer":
+        behind = sorted((r for r in stats["readers"] if _in_the_way(r)), key=lambda r: -r["behind"])
+        facts["waiting_for"] = behind
+        peers = "; ".join(_described(r) for r in behind[:_MOST_PEERS])
+        awaited = f"readers: {peers or 'none is behind, but some are missing'}"
+    else:
+        writer = stats["writer"]
+        facts["waiting_for"] = [writer]
+        awaited = f"the writer (pid {writer['pid']}, {_life(writer['process'])})"
+    _log("%s has waited %.0f s for %s", _who(end, stats), waited_s, awaited, facts=facts)
+
+
+def eviction(end: QueueEnd, rank: int, pid: int, cause: str, behind: int, waited_s: float) -> None:
+    """Log that the writer goes on without a reader."""
+    stats = end.stats()
+    facts = _facts(end, stats, waited_s)
+    facts["evicted"] = {"rank": rank, "pid": pid or None, "cause": cause, "behind": behind}
+    process = f" (pid {pid})" if pid else ""
+    _log(
+        "%s has evicted the reader of rank %d%s, %d messages behind: %s",
+        _who(end, stats), rank, process, behind, _CAUSES[cause], facts=facts,
+    )  # fmt: skip
+
+
+def _facts(end: QueueEnd, stats: QueueStats, waited_s: float) -> dict[str, Any]:
+    return {
+        "queue": stats["name"],
+        "segment": stats["segment"],
+        "role": stats["role"],
+        "rank": stats["rank"],
+        "pid": stats["pid"],
+        "waited_s": waited_s,
+        "queued": stats["queued"],
+    }
+
+
+def _who(end: QueueEnd, stats: QueueStats) -> str:
+    role = "writer" if stats["role"] == "writer" else f"reader of rank {stats['rank']}"
+    return f"{type(end).__name__} {stats['name'] or stats['segment']} ({role}, pid {stats['pid']})"
+
+
+def _in_the_way(reader: ReaderStats) -> bool:
+    return reader["leased_blocks"] > 0 or (reader["behind"] > 0 and reader["state"] in ("active", "expected"))
+
+
+def _described(reader: ReaderStats) -> str:
+    held = f", views of {reader['leased_bytes'] >> 20} MiB" if reader["leased_blocks"] else ""
+    if reader["state"] == "expected":
+        return f"rank {reader['rank']} (has not attached, {reader['behind']} messages behind)"
+    return (
+        f"rank {reader['rank']} (pid {reader['pid']}, {_life(reader['process'])}, "
+        f"{reader['behind']} messages behind{held})"
+    )
+
+
+def _life(process: str) -> str:
+    return {"gone": "dead", "unknown": "alive", "running": "alive, running", "stopped": "alive, but stopped"}[process]
+
+
+def _log(message: str, *arguments: Any, facts: dict[str, Any]) -> None:
+    import logging  # rarely needed, and not cheap to import
+
+    logging.getLogger("ringcast").warning(message, *arguments, extra={"ringcast": facts})
