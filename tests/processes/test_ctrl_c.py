@@ -1,0 +1,120 @@
+"""Ctrl-C at any moment of a command's life: it ends at once, and nothing of it is left.
+
+RINGCAST_CTRL_C sets how many moments are tried for each command; the worst time to end is printed (`pytest -s`).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
+from ringcast import MessageQueue
+from ringcast.errors import PeerError, SegmentNotFoundError
+from ringcast.segment import list_segments
+from tests.support import DEADLINE_S, SHM, Background, eventually, started_pids, unique_name
+
+MOMENTS = int(os.environ.get("RINGCAST_CTRL_C", "8"))
+MARK = "RINGCAST_TEST_MARK"
+# Well above the second that is promised, for machines that are busy with other things; well below any time-out of ours.
+AT_ONCE_S = 5.0
+INTERRUPTED = (130, -signal.SIGINT)  # the second: before Python had begun to handle it
+
+
+def _semaphores() -> set[str]:
+    return {one for one in os.listdir(SHM) if one.startswith("sem.mp-")}
+
+
+def _processes_with(mark: str) -> list[str]:
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                if f"{MARK}={mark}".encode() in file.read():
+                    found.append(pid)
+        except OSError:
+            continue  # it has ended
+    return found
+
+
+def _interrupt(arguments: list[str], moment_s: float, group: bool, **streams: Any) -> tuple[int, float]:
+    """Exit code, and the seconds from Ctrl-C to the end of the command and all of its processes."""
+    mark = secrets.token_hex(8)
+    semaphores = _semaphores()
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(
+        [sys.executable, "-m", "ringcast", *arguments],
+        env={**os.environ, MARK: mark},
+        start_new_session=True,
+        **(pipes | streams),
+    ) as process:
+        started_pids.add(process.pid)
+        time.sleep(moment_s)  # the moment is what is tested; nothing is synchronised by it
+        begin = time.monotonic()
+        (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=DEADLINE_S)
+        eventually(lambda: not _processes_with(mark), "an end of all processes of the command")
+        took = time.monotonic() - begin
+    eventually(lambda: _semaphores() <= semaphores, "an end of the standard library's semaphores")
+    assert [info for info in list_segments() if info.error is None and info.writer_pid == process.pid] == []
+    # Before the command's first line runs, Python itself is interrupted, and may call that a failure to start.
+    begun = process.returncode != 1 or b"KeyboardInterrupt" not in err
+    return process.returncode if begun else -signal.SIGINT, took
+
+
+def _demo(moment_s: float, group: bool) -> tuple[int, float]:
+    return _interrupt(["demo", "--workers", "2", "--files", "12", "--rounds", "1000000"], moment_s, group)
+
+
+def _drain(name: str, attach_s: float) -> None:
+    with suppress(SegmentNotFoundError), MessageQueue.attach(name, timeout=attach_s) as reader:
+        with suppress(PeerError):  # interrupted so early that it could not close its queue
+            for _ in reader:
+                pass
+
+
+def _pub(moment_s: float, group: bool) -> tuple[int, float]:
+    name = unique_name("pub")
+    with open("/dev/zero", "rb") as endless:
+        draining = Background(_drain, name, moment_s)
+        try:
+            return _interrupt(["pub", name], moment_s, group, stdin=endless)
+        finally:
+            draining.result()
+
+
+def _sub(moment_s: float, group: bool) -> tuple[int, float]:
+    with MessageQueue(1, name=unique_name("sub"), max_chunks=64) as writer:
+        assert writer.name is not None
+        for n in range(32):
+            writer.enqueue(b"%d\n" % n)
+        return _interrupt(["sub", writer.name], moment_s, group)
+
+
+@pytest.mark.parametrize(("command", "life_s"), [(_demo, 3.0), (_pub, 0.6), (_sub, 0.6)])
+def test_ctrl_c_at_any_moment_ends_it_and_leaves_nothing(
+    command: Callable[[float, bool], tuple[int, float]], life_s: float
+) -> None:
+    seed = secrets.randbits(32)
+    print(f"\n{command.__name__}: seed {seed}")
+    moments = random.Random(seed)
+    worst = 0.0
+    for n in range(MOMENTS):
+        moment_s = moments.uniform(0, life_s)
+        code, took = command(moment_s, n % 2 == 1)
+        assert code in INTERRUPTED, f"interrupted after {moment_s} s (seed {seed})"
+        assert took < AT_ONCE_S, f"interrupted after {moment_s} s (seed {seed})"
+        worst = max(worst, took)
+    print(f"{command.__name__}: {MOMENTS} moments, ended within {worst:.3f} s")
