@@ -10,9 +10,6 @@ namespace ringcast::bindings {
 
 namespace {
 
-constexpr std::uint64_t kFixedHeader = 8;
-constexpr std::size_t kMostDimensions = 64;
-
 // Made at first use and kept for ever: there are few dtypes in a program.
 PyObject* kept(PyObject*& object, PyObject* (*make)()) {
     if (object == nullptr) object = make();
@@ -47,29 +44,30 @@ bool view_of(PyObject* array, int contiguity, Py_buffer& view) {
     return false;
 }
 
-[[noreturn]] void corrupt(const char* what, std::uint64_t length) {
-    raise("CorruptError", "an array message of " + std::to_string(length) + " bytes " + what);
-}
-
 }  // namespace
 
-std::uint64_t array_data_offset(std::size_t ndim, std::size_t dtype_bytes) {
-    return round_up(kFixedHeader + 8 * ndim + dtype_bytes, kDataAlignment);
+void raise_corrupt_array(const char* what, std::uint64_t length) {
+    raise("CorruptError", "a message of an array or tensor, of " + std::to_string(length) + " bytes, " + what);
 }
 
-void write_array_header(std::byte* payload, char order, const Py_ssize_t* shape, std::size_t ndim, const char* dtype,
-                        std::size_t dtype_bytes) {
-    const auto data_offset = static_cast<std::uint32_t>(array_data_offset(ndim, dtype_bytes));
-    const auto text_bytes = static_cast<std::uint16_t>(dtype_bytes);
-    std::memcpy(payload, &data_offset, 4);
-    payload[4] = static_cast<std::byte>(ndim);
-    payload[5] = static_cast<std::byte>(order);
-    std::memcpy(payload + 6, &text_bytes, 2);
-    for (std::size_t i = 0; i < ndim; ++i) {
-        const std::int64_t extent = shape[i];
-        std::memcpy(payload + kFixedHeader + 8 * i, &extent, 8);
-    }
-    std::memcpy(payload + kFixedHeader + 8 * ndim, dtype, dtype_bytes);
+std::uint64_t array_data_offset(std::size_t ndim, std::size_t dtype_bytes) {
+    return round_up(kFixedHeaderBytes + 8 * ndim + dtype_bytes, kDataAlignment);
+}
+
+ArrayHeader read_array_header(const std::byte* bytes, std::uint64_t length) {
+    std::uint32_t data_offset = 0;
+    std::uint16_t dtype_bytes = 0;
+    if (length < kFixedHeaderBytes) raise_corrupt_array("has no whole header", length);
+    std::memcpy(&data_offset, bytes, 4);
+    const auto ndim = static_cast<std::size_t>(bytes[4]);
+    const char order = static_cast<char>(bytes[5]);
+    std::memcpy(&dtype_bytes, bytes + 6, 2);
+    if (ndim > kMostDimensions || (order != 'C' && order != 'F') || data_offset > length ||
+        data_offset != array_data_offset(ndim, dtype_bytes))
+        raise_corrupt_array("has an impossible header", length);
+    const std::byte* shape = bytes + kFixedHeaderBytes;
+    return ArrayHeader{data_offset, ndim, order, shape,
+                       std::string_view(reinterpret_cast<const char*>(shape + 8 * ndim), dtype_bytes)};
 }
 
 OutgoingArray::OutgoingArray(const Py_buffer& view, char order, nb::object dtype_text)
@@ -108,34 +106,24 @@ std::optional<OutgoingArray> OutgoingArray::of(PyObject* object) {
 }
 
 void OutgoingArray::write(std::byte* payload) const {
-    write_array_header(payload, order_, view_.shape, static_cast<std::size_t>(view_.ndim), dtype_, dtype_bytes_);
+    write_array_header(payload, order_, view_.shape, static_cast<std::size_t>(view_.ndim),
+                       std::string_view(dtype_, dtype_bytes_));
     copy_bytes(payload + data_offset_, view_.buf, static_cast<std::uint64_t>(view_.len));
 }
 
 nb::object make_array(const nb::object& buffer, const std::byte* bytes, std::uint64_t length) {
-    std::uint32_t data_offset = 0;
-    std::uint16_t dtype_bytes = 0;
-    if (length < kFixedHeader) corrupt("has no whole header", length);
-    std::memcpy(&data_offset, bytes, 4);
-    const auto ndim = static_cast<std::size_t>(bytes[4]);
-    const char order = static_cast<char>(bytes[5]);
-    std::memcpy(&dtype_bytes, bytes + 6, 2);
-    if (ndim > kMostDimensions || (order != 'C' && order != 'F') || data_offset > length ||
-        data_offset != array_data_offset(ndim, dtype_bytes))
-        corrupt("has an impossible header", length);
-    const nb::object shape = owned(PyTuple_New(static_cast<Py_ssize_t>(ndim)));
-    for (std::size_t i = 0; i < ndim; ++i) {
-        std::int64_t extent = 0;
-        std::memcpy(&extent, bytes + kFixedHeader + 8 * i, 8);
-        PyTuple_SET_ITEM(shape.ptr(), static_cast<Py_ssize_t>(i), owned(PyLong_FromLongLong(extent)).release().ptr());
-    }
-    const nb::object text = owned(
-        PyUnicode_DecodeUTF8(reinterpret_cast<const char*>(bytes + kFixedHeader + 8 * ndim), dtype_bytes, nullptr));
+    const ArrayHeader header = read_array_header(bytes, length);
+    const nb::object shape = owned(PyTuple_New(static_cast<Py_ssize_t>(header.ndim)));
+    for (std::size_t i = 0; i < header.ndim; ++i)
+        PyTuple_SET_ITEM(shape.ptr(), static_cast<Py_ssize_t>(i),
+                         owned(PyLong_FromLongLong(header.extent(i))).release().ptr());
+    const nb::object text =
+        owned(PyUnicode_DecodeUTF8(header.dtype.data(), static_cast<Py_ssize_t>(header.dtype.size()), nullptr));
     const nb::object dtype = looked_up(dtype_by_text, text, "dtype_of");
     if (array_type == nullptr) array_type = nb::object(nb::module_::import_("numpy").attr("ndarray")).release().ptr();
-    const nb::object offset = owned(PyLong_FromUnsignedLong(data_offset));
-    const nb::object order_text = owned(PyUnicode_FromStringAndSize(&order, 1));
-    PyObject* arguments[] = {shape.ptr(), dtype.ptr(), buffer.ptr(), offset.ptr(), Py_None, order_text.ptr()};
+    const nb::object offset = owned(PyLong_FromUnsignedLongLong(header.data_offset));
+    const nb::object order = owned(PyUnicode_FromStringAndSize(&header.order, 1));
+    PyObject* arguments[] = {shape.ptr(), dtype.ptr(), buffer.ptr(), offset.ptr(), Py_None, order.ptr()};
     return owned(PyObject_Vectorcall(array_type, arguments, 6, nullptr));
 }
 

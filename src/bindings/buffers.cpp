@@ -43,11 +43,10 @@ nb::object private_view(nb::handle buffer) {
     if (!PyMemoryView_Check(buffer.ptr())) return nb::none();
     const Py_buffer* view = PyMemoryView_GET_BUFFER(buffer.ptr());
     const nb::handle base(PyMemoryView_GET_BASE(buffer.ptr()));
-    if (!base.is_valid() || !nb::isinstance<Lease>(base)) return nb::none();
-    Lease* lease = nb::inst_ptr<Lease>(base);
-    std::byte* bytes = lease->private_bytes();
+    std::byte* bytes = base.is_valid() ? private_bytes(base) : nullptr;
     if (bytes == nullptr) return nb::none();
-    const auto offset = static_cast<std::uint64_t>(static_cast<const std::byte*>(view->buf) - lease->bytes());
+    const auto offset =
+        static_cast<std::uint64_t>(static_cast<const std::byte*>(view->buf) - nb::inst_ptr<Lease>(base)->bytes());
     const nb::object exporter =
         nb::cast(new PrivateView{nb::borrow(base), bytes + offset, static_cast<std::uint64_t>(view->len)},
                  nb::rv_policy::take_ownership);
@@ -72,6 +71,10 @@ Chunk::~Chunk() {
 }
 
 nb::object make_lease(Lease lease) { return nb::cast(new Lease(std::move(lease)), nb::rv_policy::take_ownership); }
+
+std::byte* private_bytes(nb::handle buffer) {
+    return nb::isinstance<Lease>(buffer) ? nb::inst_ptr<Lease>(buffer)->private_bytes() : nullptr;
+}
 
 void bind_buffers(nb::module_& module) {
     PyType_Slot chunk[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(&get_chunk)},

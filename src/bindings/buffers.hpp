@@ -42,6 +42,8 @@ inline bool has_views(nb::handle chunk) {
 }
 
 nb::object make_lease(Lease lease);
+// The bytes of `buffer` in a mapping of this process alone, to be changed in place: null unless it is a lease that has them.
+std::byte* private_bytes(nb::handle buffer);
 
 void bind_buffers(nb::module_& module);
 

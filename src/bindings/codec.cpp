@@ -4,6 +4,7 @@
 
 #include "arrays.hpp"
 #include "py_errors.hpp"
+#include "tensors.hpp"
 
 namespace ringcast::bindings {
 
@@ -71,6 +72,7 @@ nb::object Codec::decode(const nb::object& buffer, const std::byte* bytes, std::
                          bool framed, bool leased) const {
     try {
         if (encoding == Encoding::array) return make_array(buffer, bytes, length);
+        if (encoding == Encoding::tensor) return make_tensor(buffer, bytes, length);
         if (framed) {
             nb::list frames = split_frames(buffer, bytes, length, leased);
             const nb::object stream = frames[0];

@@ -14,7 +14,7 @@ class Codec {
 public:
     explicit Codec(const nb::object& codec);
 
-    // Does a NumPy array by itself travel natively?
+    // Do NumPy arrays and PyTorch tensors by themselves travel natively?
     bool arrays() const noexcept { return arrays_; }
     Frames encode(PyObject* object) const;  // raises EncodeError, from what the object's encoding raised
     // `buffer` exports the `length` bytes at `bytes`, and nothing else keeps them if they are leased. Not for raw

@@ -7,6 +7,7 @@
 #include "arrays.hpp"
 #include "buffers.hpp"
 #include "methods.hpp"
+#include "tensors.hpp"
 
 namespace ringcast::bindings {
 
@@ -55,8 +56,10 @@ void send_bytes(End& end, Sender& sender, PyObject* bytes, const WaitOptions& op
 // It is made before the turn is taken: the codec runs the user's code.
 template <class Send>
 auto with_payload(const End& end, PyObject* object, Send&& send) {
-    if (end.codec.arrays())
+    if (end.codec.arrays()) {
         if (const auto array = OutgoingArray::of(object)) return send(*array);
+        if (const auto tensor = OutgoingTensor::of(object)) return send(*tensor);
+    }
     return send(end.codec.encode(object));
 }
 
@@ -222,8 +225,7 @@ PyObject* open_array(PyObject* self, Arguments arguments, Py_ssize_t positional,
         Call call(end, options);
         reserve(end, sender, data_offset + bytes, end.room, options, call.deadline_ns, self);
         nb::object view = nb::steal(open_chunk(end, sender, call, Encoding::array, data_offset));
-        write_array_header(nb::inst_ptr<Chunk>(end.chunk)->payload, 'C', extents.data(), extents.size(), text.data(),
-                           text.size());
+        write_array_header(nb::inst_ptr<Chunk>(end.chunk)->payload, 'C', extents.data(), extents.size(), text);
         return view.release().ptr();
     });
 }
@@ -267,8 +269,8 @@ PyMethodDef methods[] = {
     {"enqueue", as_c_function(&enqueue), kFastCall,
      "enqueue($self, obj, timeout=None)\n--\n\n"
      "Send obj to every reader; wait, at most timeout seconds, while the queue is full.\n\n"
-     "An object that is exactly `bytes` travels as it is, a NumPy array as header and elements, anything else through\n"
-     "the queue's codec.\n"
+     "An object that is exactly `bytes` travels as it is, a NumPy array or torch tensor as header and\n"
+     "elements, anything else through the queue's codec.\n"
      "Raises QueueTimeoutError, QueueClosedError, MessageTooLargeError, EncodeError, CapacityError, ReaderDiedError;\n"
      "whatever it raises, nothing has been sent."},
     {"try_enqueue", as_c_function(&try_enqueue), METH_O,

@@ -94,7 +94,9 @@ enum class Encoding : std::uint8_t {
     array = 1,    // a NumPy array: a header, then its elements
     pickle = 2,   // a stream, and its out-of-band buffers if the message is framed
     msgpack = 3,  // the same
+    tensor = 4,   // a PyTorch tensor: as an array
 };
+inline constexpr Encoding kLastEncoding = Encoding::tensor;
 
 // What a slot says of its message.
 struct Descriptor {
