@@ -1,8 +1,9 @@
 """Objects to frames and back: what each codec makes of an object, and what an end accepts.
 
 An encoded object is one `bytes`, the stream, or a list of the stream and the buffers of large parts (NumPy arrays,
-tensors), which travel beside it and are not copied into it. Exactly `bytes` and exact contiguous arrays never come
-here. Every end decodes every encoding, but unpickling, which runs code of the sender's choosing, can be refused.
+tensors), which travel beside it and are not copied into it. Exactly `bytes`, exact arrays and plain contiguous tensors
+never come here by themselves. Every end decodes every encoding, but unpickling, which runs code of the sender's
+choosing, can be refused.
 
 Importing this imports no third-party package, nor does using it for objects that need none.
 """
@@ -21,7 +22,7 @@ from ringcast.errors import ArgumentError, DecodeError, EncodeError, PickleRefus
 if TYPE_CHECKING:
     from ringcast.msgpack import Msgpack
 
-RAW, ARRAY, PICKLE, MSGPACK = 0, 1, 2, 3
+RAW, ARRAY, PICKLE, MSGPACK, TENSOR = range(5)
 """Encodings, as the descriptor of a message names them."""
 
 ENVIRONMENT = "RINGCAST_ALLOW_PICKLE"

@@ -53,7 +53,10 @@ class _Encoder:
         kind = f"{type(obj).__module__}.{type(obj).__qualname__}"
         torch: Any = sys.modules.get("torch")
         if hasattr(torch, "Tensor") and isinstance(obj, torch.Tensor):
-            raise EncodeError(f"a {kind} cannot be sent with codec='msgpack'; torch tensors need codec='pickle'")
+            raise EncodeError(
+                f"a {kind} cannot be sent with codec='msgpack' unless it is plain, contiguous and a message by itself; "
+                "codec='pickle' sends it"
+            )
         raise EncodeError(
             f"a value of type {kind} has no msgpack form; codec='pickle' sends it, and nothing was sent now"
         )

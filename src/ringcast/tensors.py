@@ -6,7 +6,8 @@ and on arrival one storage again, so views that shared memory at the sender shar
 
 Received memory is shared with other processes and read-only, which tensors do not know: they lie on a private copy, or
 on a copy-on-write mapping for a reader that asked for zero copies. Other kinds of tensor (quantised, sparse, nested,
-on devices, subclasses, with attributes) are pickled as PyTorch does it.
+on devices, subclasses, with attributes) are pickled as PyTorch does it. Plain contiguous tensors that are a message by
+themselves never come here: src/bindings/tensors.cpp.
 
 NumPy and PyTorch are imported only when one of these functions needs them.
 """
