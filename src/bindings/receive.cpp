@@ -10,8 +10,12 @@ namespace ringcast::bindings {
 
 namespace {
 
-void await_message(End& end, Receiver& receiver, const WaitOptions& options, std::int64_t& deadline_ns,
-                   PyObject* self) {
+constexpr auto kNoFurtherCheck = [] {};
+
+// `further_check` runs between parks and may throw.
+template <class Check = decltype(kNoFurtherCheck)>
+void await_message(End& end, Receiver& receiver, const WaitOptions& options, std::int64_t& deadline_ns, PyObject* self,
+                   const Check& further_check = kNoFurtherCheck) {
     while (!receiver.readable()) {
         receiver.check_end(false);
         if (receiver.readable()) return;
@@ -20,6 +24,7 @@ void await_message(End& end, Receiver& receiver, const WaitOptions& options, std
             [&](std::int64_t until) { return receiver.await_message(until); },
             [&](std::int64_t) {
                 receiver.check_end(true);
+                further_check();
                 return false;
             },
             [&] {
@@ -119,6 +124,21 @@ PyObject* try_dequeue(PyObject* self, Arguments arguments, Py_ssize_t positional
     });
 }
 
+// Waits as dequeue does, and takes nothing: the next call that takes finds a message, or raises what this raises.
+// `cancel` is looked at only when a park is over, since whoever sets it does not wait for the answer: no end polls faster.
+PyObject* await_readable(PyObject* self, Arguments arguments, Py_ssize_t positional, PyObject* keywords) {
+    return guarded(self, [&] {
+        const auto [cancel] = parse<1>("_await_readable", {"cancel"}, 1, arguments, positional, keywords);
+        End& end = end_of(self);
+        Receiver& receiver = end.reader("aget");
+        const WaitOptions options{.cancel = cancel};
+        Call call(end, options);
+        if (!end.deferred_error.is_valid())
+            await_message(end, receiver, WaitOptions{}, call.deadline_ns, self, [&] { end.check_cancel(options); });
+        return Py_NewRef(Py_None);
+    });
+}
+
 PyObject* dequeue_many(PyObject* self, Arguments arguments, Py_ssize_t positional, PyObject* keywords) {
     return guarded(self, [&] {
         const auto [max_n, timeout, cancel, indefinite] =
@@ -207,6 +227,7 @@ PyMethodDef methods[] = {
     {"dequeue_many", as_c_function(&dequeue_many), kFastCall,
      "dequeue_many($self, max_n, timeout=None, cancel=None, indefinite=False)\n--\n\n"
      "Wait for a message, then take all that are there, at most max_n. Returns a list."},
+    {"_await_readable", as_c_function(&await_readable), kFastCall, nullptr},
     {"_open_read", as_c_function(&open_read), kFastCall, nullptr},
     {"_close_read", as_c_function(&close_read), METH_NOARGS, nullptr},
 };

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike
     from typing_extensions import Self
 
+    from ringcast.aio import AsyncReader
     from ringcast.codec import Codec
 
 DEFAULT_LINGER_S = 5.0
@@ -48,6 +49,7 @@ class QueueEnd(_core.End):
     role: Literal["writer", "reader"]
     rank: int | None
     """The reader's rank; None on the writer."""
+    _async_reader: AsyncReader | None = None  # made by the first aget
 
     def _open(
         self,
@@ -121,6 +123,30 @@ class QueueEnd(_core.End):
         """
         return ReadChunk(self, timeout, cancel, indefinite)
 
+    async def aget(self, timeout: float | None = None) -> Any:
+        """Receive the next message; wait for it at most `timeout` seconds without blocking the event loop.
+
+        Any number of tasks may wait, on any number of loops; those of one loop get messages in the order in which they
+        came. A task that is cancelled takes no message. `async for message in queue` ends when the writer has closed.
+        Raises what `dequeue` raises: QueueTimeoutError, QueueClosedError, WriterDiedError, ReaderEvictedError,
+        DecodeError (that message is consumed).
+        """
+        reader = self._async_reader
+        if reader is None:
+            from ringcast.aio import AsyncReader
+
+            reader = self.__dict__.setdefault("_async_reader", AsyncReader(self))
+        return await reader.get(self, timeout)
+
+    def shutdown(self) -> None:
+        """Ends every waiting call of this end, from any thread, with QueueClosedError; later calls raise it, too.
+
+        A writer's readers still get all that was sent; a reader leaves its seat.
+        """
+        super().shutdown()
+        if self._async_reader is not None:
+            self._async_reader.stop()
+
     def close(self, linger: float | None = DEFAULT_LINGER_S) -> None:
         """Shut this end down and let go of its memory. Any number of times.
 
@@ -129,6 +155,7 @@ class QueueEnd(_core.End):
         everything closed, if some never came and so missed messages.
         """
         try:
+            self.shutdown()
             undelivered = self._close(linger)
         finally:
             self._segment = None
@@ -157,11 +184,23 @@ class QueueEnd(_core.End):
         if kind is None:
             self.close()
         else:
+            self.shutdown()
             self._close(0)
             self._segment = None
 
     def __iter__(self) -> Self:
         return self
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return await self.aget()
+        except QueueClosedError:
+            if self.closed:  # by this side: somebody ended the iteration from outside
+                raise
+            raise StopAsyncIteration from None
 
     def __repr__(self) -> str:
         who = "writer" if self.rank is None else f"reader rank={self.rank}"
@@ -269,5 +308,8 @@ def _close_at_exit() -> None:
 def _close_all_ends() -> None:
     """Nobody closed these: give their names back without waiting for anyone."""
     for end in list(_open_ends):
+        end.shutdown()
         end._close(0)
         end._segment = None
+        if end._async_reader is not None:
+            end._async_reader.join()

@@ -1,0 +1,187 @@
+"""asyncio: the helper thread of an end, what it holds and when it ends; loops that come and go, threads beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import weakref
+from typing import Any
+
+import pytest
+
+from ringcast import MessageQueue
+from ringcast.errors import QueueClosedError, QueueTimeoutError
+from tests.asyncio_support import helpers, until, waiting
+from tests.support import Background, broadcast, eventually, run_python
+
+
+@pytest.mark.parametrize("how", ["close", "shutdown"])
+@pytest.mark.parametrize("where", ["loop", "thread"])
+def test_ending_the_end_ends_all_waiting_tasks_and_the_thread(how: str, where: str) -> None:
+    with broadcast() as (_, [reader]):
+
+        async def main() -> None:
+            tasks = [await waiting(reader), asyncio.create_task(reader.aget()), asyncio.create_task(reader.aget(60))]
+            await asyncio.sleep(0)
+            end = getattr(reader, how)
+            await asyncio.to_thread(end) if where == "thread" else end()
+            for task in tasks:
+                with pytest.raises(QueueClosedError):
+                    await task
+            await until(lambda: helpers() == [], "the thread's end")
+
+        asyncio.run(main())
+
+
+def test_an_idle_thread_ends_with_its_end_too() -> None:
+    with broadcast() as (writer, [reader]):
+
+        async def main() -> None:
+            task = await waiting(reader)
+            writer.enqueue("it idles after this")
+            await task
+
+        asyncio.run(main())
+        assert len(helpers()) == 1
+        reader.shutdown()
+        eventually(lambda: helpers() == [], "the thread's end")
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_an_end_that_is_dropped_is_collected_and_its_thread_ends(cancelled: bool) -> None:
+    with MessageQueue(1) as writer:
+        reader = MessageQueue.create_from_handle(writer.export_handle(), 0)
+
+        async def main(reader: MessageQueue) -> None:
+            task = await waiting(reader)
+            if cancelled:
+                task.cancel()  # the thread's wait goes on for a while
+            else:
+                writer.enqueue("taken")
+            await asyncio.gather(task, return_exceptions=True)
+
+        asyncio.run(main(reader))
+        gone = weakref.ref(reader)
+        del reader
+        eventually(lambda: gc.collect() >= 0 and gone() is None, "the collection")
+        eventually(lambda: helpers() == [], "the thread's end")
+        assert [seat["state"] for seat in writer.stats()["readers"] if seat["state"] == "active"] == []
+
+
+def test_a_wait_that_one_loop_left_serves_the_next() -> None:
+    with broadcast() as (writer, [reader]):
+
+        async def leave() -> None:
+            (await waiting(reader)).cancel()
+
+        async def take() -> Any:
+            writer_thread = Background(writer.enqueue, "for the second loop")
+            message = await reader.aget(60)
+            writer_thread.result()
+            return message
+
+        asyncio.run(leave())
+        assert asyncio.run(take()) == "for the second loop"
+        assert len(helpers()) == 1
+
+
+def test_a_loop_that_is_closed_with_a_task_in_line_is_forgotten() -> None:
+    with broadcast() as (writer, [reader]):
+        loop = asyncio.new_event_loop()
+        reports: list[Any] = []
+        loop.set_exception_handler(lambda _, context: reports.append(context["message"]))
+        abandoned = [loop.run_until_complete(waiting(reader)) for _ in range(2)]
+        loop.close()
+        assert reader._async_reader is not None
+        lines = reader._async_reader._lines
+        writer.enqueue("for the living")
+        eventually(lambda: loop not in lines, "the thread's finding out")
+        assert asyncio.run(reader.aget(60)) == "for the living"
+        del abandoned
+        gc.collect()
+        assert reports == ["Task was destroyed but it is pending!"] * 2  # nothing of ours kept them
+
+
+def test_two_loops_at_once_share_an_end() -> None:
+    with broadcast(max_chunks=8) as (writer, [reader]):
+
+        async def collect() -> list[int]:
+            return [message async for message in reader]
+
+        loops = [Background(asyncio.run, collect()) for _ in range(2)]
+        for n in range(2000):
+            writer.enqueue(n, timeout=60)
+        writer.close()
+        collected = [loop.result() for loop in loops]
+        assert all(messages == sorted(messages) for messages in collected)
+        assert sorted(collected[0] + collected[1]) == list(range(2000))
+
+
+def test_while_a_thread_has_the_turn_a_task_waits_for_it() -> None:
+    with broadcast() as (writer, [reader]):
+        writer.enqueue_many([b"the thread's", b"the task's"])
+        entered, leave = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with reader.acquire_read():
+                entered.set()
+                leave.wait(60)
+
+        async def main() -> Any:
+            holding = Background(hold)
+            await asyncio.to_thread(entered.wait, 60)
+            task = asyncio.create_task(reader.aget(60))
+            with pytest.raises(QueueTimeoutError):
+                await reader.aget(0.01)
+            assert not task.done()
+            leave.set()
+            message = await task
+            holding.result()
+            return message
+
+        assert asyncio.run(main()) == b"the task's"
+
+
+def test_what_only_the_waiting_thread_meets_reaches_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    def report(*_: object) -> None:
+        raise OSError("the log's disk is full")
+
+    monkeypatch.setattr("ringcast.endpoint.report_long_wait", report)
+    monkeypatch.setenv("RINGCAST_WARNING_INTERVAL", "0.05")
+    with MessageQueue(1) as writer:
+        reader = MessageQueue.create_from_handle(writer.export_handle(), 0)
+        with pytest.raises(OSError, match="disk is full"):
+            asyncio.run(reader.aget(60))
+        writer.enqueue("goes on")
+        assert asyncio.run(reader.aget(60)) == "goes on"
+        gone = weakref.ref(reader)
+        del reader
+        eventually(lambda: gc.collect() >= 0 and gone() is None, "the collection")
+
+
+def test_in_a_forked_child_it_is_refused_and_the_parent_goes_on() -> None:
+    script = """
+import asyncio, os, sys
+from ringcast import MessageQueue
+from ringcast.errors import ForkedError, QueueTimeoutError
+writer = MessageQueue(1)
+reader = MessageQueue.create_from_handle(writer.export_handle(), 0)
+try:
+    asyncio.run(reader.aget(0.01))
+except QueueTimeoutError:
+    pass
+child = os.fork()
+if child == 0:
+    try:
+        asyncio.run(reader.aget())
+    except ForkedError:
+        reader.close()
+        sys.exit(7)
+    sys.exit(8)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+writer.enqueue("works on")
+assert asyncio.run(reader.aget(60)) == "works on"
+"""
+    result = run_python(script, flags=("-W", "ignore::DeprecationWarning"))  # of forking with threads
+    assert (result.returncode, result.stderr) == (0, "")
