@@ -7,7 +7,9 @@
 #include <nanobind/stl/vector.h>
 
 #include "modules.hpp"
+#include "platform/probe.hpp"
 #include "platform/process.hpp"
+#include "sweep.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -86,6 +88,44 @@ nb::tuple slot_state(const Segment& segment, std::uint32_t index) {
     return nb::make_tuple(all ? "read_by_all" : (done.size() == 0 ? "written" : "read_by_some"), done);
 }
 
+const char* fate_name(Fate fate) {
+    switch (fate) {
+        case Fate::alive:
+            return "alive";
+        case Fate::dead:
+            return "dead";
+        case Fate::removed:
+            return "removed";
+        case Fate::removing:
+            return "removing";
+        case Fate::skipped:
+            return "skipped";
+    }
+    return "unknown";
+}
+
+// (segment, user's name, creator's pid, committed bytes, fate, reason) of each.
+nb::list swept(const std::string& prefix, const std::string& suffix, bool dry_run) {
+    std::vector<Remains> found;
+    {
+        nb::gil_scoped_release release_gil;
+        found = sweep(prefix, suffix, dry_run);
+    }
+    nb::list result;
+    for (const auto& one : found)
+        result.append(nb::make_tuple(one.name, one.user_name, one.creator_pid, one.committed_bytes, fate_name(one.fate),
+                                     one.reason));
+    return result;
+}
+
+// (feature, needed, failure) of each; no failure is an empty text.
+nb::list probe_features(const std::string& name) {
+    nb::list result;
+    for (const auto& probe : platform::probe_features(name))
+        result.append(nb::make_tuple(probe.feature, probe.needed, probe.failure));
+    return result;
+}
+
 }  // namespace
 
 void bind_segment(nb::module_& module) {
@@ -155,6 +195,9 @@ void bind_segment(nb::module_& module) {
         .def("slot_state", &slot_state, "index"_a);
 
     module.def("list_names", &platform::list_names, "prefix"_a);
+    module.def("sweep", &swept, "prefix"_a, "suffix"_a, "dry_run"_a);
+    module.def("probe_features", &probe_features, "name"_a);
+    module.def("cpu_quota", &platform::cpu_quota);
     module.def("user_id", &platform::user_id);
     module.def("random_u64", &platform::random_u64);
 }

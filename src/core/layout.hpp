@@ -13,6 +13,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <string>
 
 #include "platform/policy.hpp"
 
@@ -56,6 +58,14 @@ struct Header {
     char release[kReleaseBytes];
     char user_name[kUserNameBytes];
 };
+
+// What another process wrote into a field of the header, fit for a message.
+inline std::string text_of(const char* from, std::size_t size) {
+    std::string text(from, strnlen(from, size));
+    for (char& c : text)
+        if (c < ' ' || c > '~') c = '?';
+    return text;
+}
 
 template <class P>
 struct Control {

@@ -7,6 +7,7 @@
 
 #include "platform/clock.hpp"
 #include "platform/process.hpp"
+#include "sweep.hpp"
 
 namespace ringcast {
 
@@ -14,47 +15,33 @@ namespace {
 
 using platform::SharedFile;
 
+// How long a name's creation waits for whoever is just removing what a dead process left there, and for a living queue
+// of that name, which may be just closing.
+constexpr std::int64_t kRemovalPatienceNs = 1'000'000'000;
+constexpr std::int64_t kClosingPatienceNs = 20'000'000;
+
 void copy_text(char* to, std::size_t size, const std::string& from) {
     std::strncpy(to, from.c_str(), size - 1);
     to[size - 1] = '\0';
 }
 
-// What another process wrote, fit for a message.
-std::string text_of(const char* from, std::size_t size) {
-    std::string text(from, strnlen(from, size));
-    for (char& c : text)
-        if (c < ' ' || c > '~') c = '?';
-    return text;
-}
-
-bool starts_with_magic(const SharedFile& file, const platform::FileFacts& facts) {
-    if (facts.bytes < sizeof(Header)) return false;
-    void* header = file.map(0, sizeof(Header), false);
-    const bool ours = std::memcmp(header, &kMagic, sizeof kMagic) == 0;
-    platform::unmap(header, sizeof(Header));
-    return ours;
-}
-
-// If the owner of `name` is dead, removes it and returns true. The creator's lock byte is both the proof and the right:
-// whoever holds it is the only one who may unlink this inode, so the name cannot change hands in between.
-bool remove_if_abandoned(const std::string& name) {
-    SharedFile file;
-    try {
-        file = SharedFile::open(name);
-    } catch (const Error& error) {
-        return error.code() == ErrorCode::segment_not_found;  // gone meanwhile: try again
-    }
-    const auto facts = file.facts();
-    if (!facts.regular || facts.owner != platform::user_id() || !starts_with_magic(file, facts)) return false;
-    const platform::LockFile locks(file.open_for_locks(name));
-    if (!locks.try_lock(kCreatorLock)) return !platform::name_refers_to(name, facts);
-    if (platform::name_refers_to(name, facts)) platform::unlink_name(name);
-    return true;
-}
-
 void nap() {
     const timespec millisecond{.tv_sec = 0, .tv_nsec = 1'000'000};
     nanosleep(&millisecond, nullptr);
+}
+
+// Who has a name that another segment is to get, and what to do about it.
+std::string holder_of(const std::optional<Remains>& holder) {
+    constexpr const char* kOrElse = "; close that queue first or choose another name";
+    if (!holder || holder->fate == Fate::removed)
+        return "for a second other processes have been making and removing segments of this name; choose another name";
+    const std::string process =
+        holder->creator_pid == 0 ? "another process" : "process " + std::to_string(holder->creator_pid);
+    if (holder->fate == Fate::alive) return "a living queue of " + process + " has it" + kOrElse;
+    if (holder->fate == Fate::removing)
+        return "its owner, " + process + ", is dead, and a process that is removing what it left has not finished " +
+               "within 1 s, so it may be stopped; try again, or choose another name";
+    return "what has it is not ringcast's to remove: " + holder->reason + "; remove it or choose another name";
 }
 
 [[noreturn]] void mismatch(const std::string& name, const std::string& what) {
@@ -122,7 +109,8 @@ void throw_capacity(const std::string& what, std::uint64_t needed) {
 std::shared_ptr<Segment> Segment::create(const Request& request) {
     const Geometry& geometry = request.geometry;
     std::shared_ptr<Segment> segment(new Segment(request.name, true));
-    for (int attempt = 0;; ++attempt) {
+    const std::int64_t begin = platform::monotonic_ns();
+    for (;;) {
         try {
             SharedFile file = SharedFile::create(request.name, geometry.total_bytes);
             segment->facts_ = file.facts();
@@ -143,25 +131,17 @@ std::shared_ptr<Segment> Segment::create(const Request& request) {
             return segment;
         } catch (const Error& error) {
             if (error.code() != ErrorCode::segment_exists) throw;
-            segment.reset(new Segment(request.name, true));
-            if (remove_if_abandoned(request.name)) continue;
-            // The holder may be another creator that is just removing a dead one's segment: give it a moment.
-            if (attempt < 20) {
-                nap();
-                continue;
-            }
         }
-        std::string holder = "something that is not a usable ringcast segment";
-        try {
-            const auto other = attach(request.name, Access::observe, request.release);
-            holder = "a living queue of process " + std::to_string(other->header().creator_pid);
-        } catch (const Error& error) {
-            holder = error.what();
+        segment.reset(new Segment(request.name, true));
+        const auto holder = sweep_name(request.name, false);
+        const bool free = !holder || holder->fate == Fate::removed;
+        const auto patience = free || holder->fate == Fate::removing ? kRemovalPatienceNs : kClosingPatienceNs;
+        if (platform::monotonic_ns() - begin < patience) {
+            if (!free) nap();
+            continue;
         }
-        throw Error(
-            ErrorCode::segment_exists,
-            "the name '" + request.name + "' is taken: " + holder + "; close that queue first or choose another name",
-            EEXIST);
+        throw Error(ErrorCode::segment_exists, "the name '" + request.name + "' is taken: " + holder_of(holder),
+                    EEXIST);
     }
 }
 
@@ -309,10 +289,8 @@ std::string Segment::label() const { return named() ? "queue '" + user_name() + 
 
 void Segment::unlink_if_abandoned() noexcept {
     try {
-        if (is_creator_ || !locks_.try_lock(kCreatorLock)) return;
-        if (platform::name_refers_to(name_, facts_)) platform::unlink_name(name_);
-        locks_.unlock(kCreatorLock);  // others ask it whether the writer lives
-    } catch (const Error&) {          // the kernel would not say: then nobody is proven dead
+        if (!is_creator_) remove_if_dead(name_, facts_, locks_);
+    } catch (const Error&) {  // the kernel would not say, or not do it: the next sweep tries again
     }
 }
 

@@ -14,15 +14,12 @@
 
 #include "geometry.hpp"
 #include "layout.hpp"
+#include "locks.hpp"
 #include "platform/lock_file.hpp"
 #include "platform/shared_file.hpp"
 #include "seats.hpp"
 
 namespace ringcast {
-
-inline constexpr std::uint64_t kCreatorLock = 0;
-inline constexpr std::uint64_t seat_lock(std::uint32_t seat) { return 1 + std::uint64_t{seat}; }
-inline constexpr std::uint64_t rank_lock(std::uint32_t rank) { return (std::uint64_t{1} << 32) + rank; }
 
 enum class Access {
     observe,  // looks only: takes no seat and changes nothing
@@ -40,7 +37,8 @@ public:
         std::vector<std::uint32_t> ranks;  // n_local of them
     };
 
-    // Throws segment_exists if the name belongs to a living creator; a dead one's segment is replaced.
+    // Throws segment_exists if the name belongs to a living creator, or is being removed and is not gone within 1 s; a
+    // dead creator's segment is replaced.
     static std::shared_ptr<Segment> create(const Request& request);
     // segment_not_found, segment_permission, segment_mismatch
     static std::shared_ptr<Segment> attach(const std::string& name, Access access, const std::string& release);
@@ -69,8 +67,7 @@ public:
     bool release_data(std::uint64_t begin, std::uint64_t end) noexcept;
     // Removes the name; those who have mapped the segment keep it. Creator only, once, not in a forked child.
     void unlink() noexcept;
-    // What a survivor does for a creator that died: its free lock byte is the proof and, once taken, the right to do
-    // it.
+    // What a survivor does for a creator that died.
     void unlink_if_abandoned() noexcept;
     // Is the creator's process alive, or this one the creator's?
     bool creator_alive() const;

@@ -1,4 +1,4 @@
-"""Segments by name: how names are formed, and what is there.
+"""Segments by name: how names are formed, what is there, and what the dead have left.
 
 A segment's name is `ringcast_`, the user's name or a random one, a dot and the user id in base 36, so that queues of
 two users never collide. Names that would be longer than the 29 characters that every POSIX system takes keep their
@@ -8,6 +8,7 @@ beginning and end in a digest; the full name is in the segment and compared.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ringcast import _core
@@ -31,9 +32,14 @@ def _base36(number: int) -> str:
     return digits or "0"
 
 
+def _suffix() -> str:
+    """What the names of this user's segments end in."""
+    return "." + _base36(_core.user_id())
+
+
 def segment_name(user_name: str | None) -> str:
     """The real name for a user's name, or a fresh random one for None."""
-    suffix = "." + _base36(_core.user_id())
+    suffix = _suffix()
     room = _core.MAX_SEGMENT_NAME_BYTES - len(PREFIX) - len(suffix)
     if user_name is None:
         return PREFIX + "~" + _base36(_core.random_u64()).rjust(13, "0")[: room - 1] + suffix
@@ -74,11 +80,17 @@ def create(
     max_chunks: int,
     max_bytes: int | None = None,
     max_leases: int | None = None,
+    *,
+    tidy: bool = True,
 ) -> _core.Segment:
     """Make a queue's segment. Sizes in bytes; None chooses a budget, and a number of leases.
 
-    Raises ArgumentError, SegmentExistsError, CapacityError.
+    What dead processes of this user have left is removed first, so that its memory can be had again; `tidy=False` lets
+    it lie. Raises ArgumentError, SegmentExistsError, CapacityError.
     """
+    if tidy:
+        with suppress(RingcastError):  # what cannot be removed now is not in the way of this queue
+            _core.sweep(PREFIX, _suffix(), dry_run=False)
     segment = _core.Segment.create(
         name=segment_name(user_name),
         user_name=user_name or "",
@@ -108,6 +120,36 @@ def create(
 def attach(name: str, *, zero_copy: bool = False) -> _core.Segment:
     """Map an existing segment by its real name, to take a seat in it; with `zero_copy`, privately writable as well."""
     return _core.Segment.attach(name, __version__, zero_copy=zero_copy)
+
+
+class SweptSegment(NamedTuple):
+    """What a sweep found under one name. `name` is the user's, if the queue had one; `memory_bytes` what it took."""
+
+    segment: str
+    name: str | None
+    writer_pid: int
+    memory_bytes: int
+    fate: str
+    reason: str
+
+    @property
+    def dead(self) -> bool:
+        """Was it left by a process that is gone?"""
+        return self.fate in ("dead", "removed", "removing")
+
+
+def sweep(dry_run: bool = False) -> list[SweptSegment]:
+    """Remove the segments of this user whose writers are dead, or with `dry_run` only find them.
+
+    Readers that have attached to such a queue keep its memory and read on. Looks at every segment of this user; its
+    `fate` is "removed" ("dead" in a dry run), "removing" if another process is about to do it, "alive", or "skipped"
+    with a `reason`: not made by ringcast, or not to be opened. Waits for nobody and disturbs no queue. Raises
+    SystemCallError only if the segments cannot be listed.
+    """
+    return [
+        SweptSegment(segment, user_name or None, pid, size, fate, reason)
+        for segment, user_name, pid, size, fate, reason in _core.sweep(PREFIX, _suffix(), dry_run)
+    ]
 
 
 GATING_STATES = ("active", "expected")

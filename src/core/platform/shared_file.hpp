@@ -5,9 +5,11 @@
 // visible from `create` on and the segment's ready word, stored last, tells an attacher to wait.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace ringcast::platform {
@@ -40,11 +42,15 @@ public:
     static SharedFile open(const std::string& name);
 
     FileFacts facts() const;
+    // Copies the file's first bytes; throws if it has fewer.
+    void read(void* to, std::size_t bytes) const;
     void* map(std::uint64_t offset, std::uint64_t bytes, bool writable) const;
     // Writable, copy-on-write: what is written stays in this mapping. Null where the system cannot do it.
     void* map_private(std::uint64_t offset, std::uint64_t bytes) const;
     // A second, independent open of the same file's lock bytes, never to be mapped.
     int open_for_locks(const std::string& name) const;
+    // The descriptor of the lock bytes of a file that is not mapped through this object.
+    int into_locks(const std::string& name) &&;
     void close() noexcept;
 
 private:
@@ -62,9 +68,13 @@ bool give_back(int descriptor, std::uint64_t offset, std::uint64_t bytes) noexce
 
 // Is a file visible from `create` on, and not only from `link` on?
 bool named_from_creation() noexcept;
-void unlink_name(const std::string& name) noexcept;
+int unlink_name(const std::string& name) noexcept;  // 0, or the errno; a name that is gone already is no error
 bool name_refers_to(const std::string& name, const FileFacts& facts) noexcept;
+// Names that begin like this, sorted; only printable ones, as all of ours are.
 std::vector<std::string> list_names(const std::string& prefix);
+inline bool is_listed(std::string_view name, std::string_view prefix) noexcept {
+    return name.starts_with(prefix) && std::ranges::all_of(name, [](char c) { return c > ' ' && c <= '~'; });
+}
 void unmap(void* address, std::uint64_t bytes) noexcept;
 // Forgets what was written to a range of a private mapping: it shows the file's bytes again.
 void discard_private(void* address, std::uint64_t bytes) noexcept;

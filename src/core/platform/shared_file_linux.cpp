@@ -66,7 +66,10 @@ SharedFile SharedFile::open(const std::string& name) {
     if (file.descriptor_ != -1) return file;
     if (errno == ENOENT)
         throw Error(ErrorCode::segment_not_found, "there is no segment '" + name + "' in " + kPlace, ENOENT);
-    if (errno == EACCES || errno == EPERM || errno == ELOOP) {
+    if (errno == ELOOP)
+        throw Error(ErrorCode::segment_permission, "segment '" + name + "' is a symbolic link, which is not followed",
+                    ELOOP);
+    if (errno == EACCES || errno == EPERM) {
         struct stat info{};
         const std::string owner = lstat(path.c_str(), &info) == 0
                                       ? " (it belongs to uid " + std::to_string(info.st_uid) + ")"
@@ -87,6 +90,12 @@ FileFacts SharedFile::facts() const {
                      .owner = info.st_uid,
                      .mode = info.st_mode & 07777,
                      .regular = S_ISREG(info.st_mode)};
+}
+
+void SharedFile::read(void* to, std::size_t bytes) const {
+    const auto got = pread(descriptor_, to, bytes, 0);  // of shared memory it is never interrupted, nor short
+    if (got == -1) throw_system_error("reading a segment");
+    if (static_cast<std::size_t>(got) != bytes) throw_system_error("reading a segment", EIO);
 }
 
 void* SharedFile::map(std::uint64_t offset, std::uint64_t bytes, bool writable) const {
@@ -112,6 +121,8 @@ int SharedFile::open_for_locks(const std::string& name) const {
     return descriptor;
 }
 
+int SharedFile::into_locks(const std::string&) && { return std::exchange(descriptor_, -1); }
+
 bool reserve(int descriptor, std::uint64_t offset, std::uint64_t bytes) {
     if (retried([&] { return fallocate(descriptor, 0, static_cast<off_t>(offset), static_cast<off_t>(bytes)); }) == 0)
         return true;
@@ -128,7 +139,9 @@ bool give_back(int descriptor, std::uint64_t offset, std::uint64_t bytes) noexce
 
 bool named_from_creation() noexcept { return false; }
 
-void unlink_name(const std::string& name) noexcept { ::unlink(path_of(name).c_str()); }
+int unlink_name(const std::string& name) noexcept {
+    return ::unlink(path_of(name).c_str()) == 0 || errno == ENOENT ? 0 : errno;
+}
 
 bool name_refers_to(const std::string& name, const FileFacts& facts) noexcept {
     struct stat info{};
@@ -140,7 +153,7 @@ std::vector<std::string> list_names(const std::string& prefix) {
     DIR* directory = opendir(kPlace);
     if (directory == nullptr) throw_system_error(std::string("listing ") + kPlace);
     while (const dirent* entry = readdir(directory))
-        if (std::strncmp(entry->d_name, prefix.c_str(), prefix.size()) == 0) names.emplace_back(entry->d_name);
+        if (is_listed(entry->d_name, prefix)) names.emplace_back(entry->d_name);
     closedir(directory);
     std::sort(names.begin(), names.end());
     return names;

@@ -85,6 +85,12 @@ FileFacts SharedFile::facts() const {
                      .regular = true};
 }
 
+void SharedFile::read(void* to, std::size_t bytes) const {
+    void* start = map(0, bytes, false);  // shared memory objects know no read(2) here
+    std::memcpy(to, start, bytes);
+    unmap(start, bytes);
+}
+
 void* SharedFile::map(std::uint64_t offset, std::uint64_t bytes, bool writable) const {
     void* address = mmap(nullptr, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, descriptor_,
                          static_cast<off_t>(offset));
@@ -102,18 +108,21 @@ int SharedFile::open_for_locks(const std::string& name) const {
     return descriptor;
 }
 
+int SharedFile::into_locks(const std::string& name) && { return open_for_locks(name); }
+
 bool reserve(int, std::uint64_t, std::uint64_t) { return true; }  // backed by the pager: no file system to run full
 
 bool give_back(int, std::uint64_t, std::uint64_t) noexcept { return false; }
 
 bool named_from_creation() noexcept { return true; }
 
-void unlink_name(const std::string& name) noexcept {
-    shm_unlink(object_of(name).c_str());
+int unlink_name(const std::string& name) noexcept {
+    const int error = shm_unlink(object_of(name).c_str()) == 0 || errno == ENOENT ? 0 : errno;
     try {
         ::unlink(companion_of(name).c_str());
     } catch (const Error&) {  // no private directory, so no companion either
     }
+    return error;
 }
 
 bool name_refers_to(const std::string& name, const FileFacts& facts) noexcept {
@@ -132,7 +141,7 @@ std::vector<std::string> list_names(const std::string& prefix) {
     DIR* directory = opendir(place.c_str());
     if (directory == nullptr) throw_system_error("listing " + place);
     while (const dirent* entry = readdir(directory))
-        if (std::strncmp(entry->d_name, prefix.c_str(), prefix.size()) == 0) names.emplace_back(entry->d_name);
+        if (is_listed(entry->d_name, prefix)) names.emplace_back(entry->d_name);
     closedir(directory);
     std::sort(names.begin(), names.end());
     return names;
