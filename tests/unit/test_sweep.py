@@ -114,8 +114,12 @@ def test_what_is_not_ringcast_s_is_left_alone_with_the_reason(leave: Callable[..
 def test_what_is_not_a_file_is_left_alone_with_the_reason(kind: str, leave: Callable[..., Path]) -> None:
     path = SHM / segment_name(unique_name("k"))
     target = leave()
-    make = {"directory": path.mkdir, "fifo": lambda: os.mkfifo(path), "link": lambda: path.symlink_to(target)}[kind]
-    make()
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(target)
     try:
         found = swept(path.name, dry_run=True)
         assert found is not None

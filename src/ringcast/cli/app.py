@@ -18,7 +18,7 @@ from ringcast import __version__
 from ringcast.cli import common
 from ringcast.errors import ArgumentError, QueueTimeoutError, RingcastError
 
-COMMANDS = ("pub", "sub", "ls", "demo", "bench")
+COMMANDS = ("pub", "sub", "ls", "clean", "doctor", "demo", "bench")
 
 HELP = f"""Broadcast messages between processes through shared memory.
 

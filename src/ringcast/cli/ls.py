@@ -34,6 +34,8 @@ def command(as_json: bool, everything: bool) -> None:
         return
     if shown:
         _print_table(shown)
+        if any(info.error is None and not info.writer_alive for info in shown):
+            click.echo("Queues of dead writers are removed by: ringcast clean")
     else:
         click.echo("No queues here." if everything or not found else "No live queues here.")
     if len(shown) < len(found):

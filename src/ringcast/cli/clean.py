@@ -1,0 +1,60 @@
+"""`ringcast clean`: removes what dead processes of this user have left in shared memory. Never anything alive."""
+
+from __future__ import annotations
+
+import click
+
+from ringcast.cli import common
+from ringcast.segment import SweptSegment, sweep
+
+HELP = """Remove the queues that dead processes have left in shared memory.
+
+Only segments that ringcast made, of this user, whose writer the kernel says is gone. Readers that have attached to such
+a queue keep it and still get everything that was sent. Making a queue does the same, so this is for when none is made.
+"""
+
+EPILOG = """\b
+Example: what would be removed
+  ringcast clean --dry-run
+"""
+
+_FATES = {"dead": "would be removed", "removed": "removed", "removing": "another process is removing it"}
+
+
+@click.command("clean", help=HELP, epilog=EPILOG, short_help="Remove what dead processes have left.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+def command(dry_run: bool) -> None:
+    found = sweep(dry_run)
+    shown = [one for one in found if one.fate != "alive"]
+    if shown:
+        _print_table(shown)
+    size = common.human_bytes(sum(one.memory_bytes for one in shown if one.fate in ("dead", "removed")))
+    count = sum(one.fate in ("dead", "removed") for one in shown)
+    alive = len(found) - len(shown)
+    left = f" {_queues(alive)} in use left alone." if alive else ""
+    if count == 0:
+        click.echo(f"Nothing to remove.{left}")
+    else:
+        click.echo(f"{'Would remove' if dry_run else 'Removed'} {_queues(count)}, {size}.{left}")
+
+
+def _queues(count: int) -> str:
+    return f"{count} queue{'' if count == 1 else 's'}"
+
+
+def _print_table(shown: list[SweptSegment]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("QUEUE", "SEGMENT", "WRITER"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("MEMORY", justify="right", no_wrap=True)
+    table.add_column("WHAT")
+    for one in shown:
+        writer = f"{one.writer_pid} (dead)" if one.writer_pid else "dead" if one.dead else "-"
+        what = _FATES.get(one.fate) or f"left alone: {one.reason}"
+        table.add_row(
+            Text(one.name or "-"), Text(one.segment), writer, common.human_bytes(one.memory_bytes), Text(what)
+        )
+    common.print_table(table)

@@ -1,0 +1,240 @@
+"""Whether this machine gives ringcast what it needs: `examine` looks, tries, and says what to do.
+
+What can be tried is tried, with the functions that queues use; nothing of it is left behind. Nothing is changed: what
+dead processes have left is counted here and removed by `ringcast clean`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from ringcast import _core
+from ringcast._version import __version__
+from ringcast.errors import RingcastError
+from ringcast.limits import memory_headroom
+from ringcast.segment import attach, create, segment_name, sweep
+
+Status = Literal["ok", "warning", "problem"]
+
+SHM = Path("/dev/shm")
+MIB = 1 << 20
+QUEUE_BYTES = 256 * MIB
+"""What a queue with default settings may take."""
+QUEUE_ADDRESSES = 4 * QUEUE_BYTES + 2 * MIB
+"""The address space, and the size of the sparse file, of such a queue."""
+LEAST_FREE = 2 * MIB
+"""A queue that nobody has used takes less."""
+FEW_FILES = 256
+
+MORE_SHM = "give a container more with docker run --shm-size=1g or --ipc=host; else: mount -o remount,size=1g /dev/shm"
+
+
+class Check(NamedTuple):
+    """One thing that was looked at: what was found, and, unless it is ok, what to do."""
+
+    subject: str
+    status: Status
+    found: str
+    remedy: str = ""
+
+
+def examine() -> Iterator[Check]:
+    """All checks, one after the other. Raises nothing: what cannot be looked at is a warning."""
+    checks: tuple[tuple[str, Callable[[], Iterator[Check]]], ...] = (
+        ("versions", versions),
+        ("shared memory", shared_memory),
+        ("kernel", features),
+        ("queue", queue),
+        ("limits", limits),
+        ("memory", memory),
+        ("CPUs", cpus),
+        ("log-out", log_out),
+        ("leftovers", leftovers),
+    )
+    for subject, check in checks:
+        try:
+            yield from check()
+        except (RingcastError, OSError, ValueError) as error:
+            yield Check(subject, "warning", f"it could not be looked at: {error}")
+
+
+def versions() -> Iterator[Check]:
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    system = f"{platform.system()} {platform.release()} on {platform.machine()}"
+    yield Check(
+        "versions", "ok", f"ringcast {__version__} with memory layout {_core.LAYOUT_VERSION}, {python}, {system}"
+    )
+
+
+def shared_memory(place: Path = SHM, mounts: Path = Path("/proc/self/mountinfo")) -> Iterator[Check]:
+    if sys.platform != "linux":
+        yield Check("shared memory", "ok", "this system keeps it in a name space of its own, without a size limit")
+        return
+    if not place.is_dir():
+        remedy = f"mount it: mount -t tmpfs -o mode=1777 tmpfs {place}"
+        yield Check("shared memory", "problem", f"there is no {place}", remedy)
+        return
+    info = os.statvfs(place)
+    if info.f_flag & os.ST_RDONLY or not os.access(place, os.W_OK | os.X_OK):
+        remedy = f"remount it writable, with mode 1777: mount -o remount,rw,mode=1777 {place}"
+        yield Check("shared memory", "problem", f"{place} is not writable for uid {os.geteuid()}", remedy)
+        return
+    kind = _mounted_type(place, mounts)
+    if kind != "tmpfs":
+        what = "is no mount of its own" if kind is None else f"is a {kind}"
+        remedy = f"mount a tmpfs there: mount -t tmpfs -o mode=1777 tmpfs {place}"
+        yield Check("shared memory", "warning", f"{place} {what}, so messages may be written to a disk", remedy)
+    if info.f_blocks == 0:
+        yield Check("shared memory", "ok", f"{place} has no size limit")
+        return
+    size, free = info.f_blocks * info.f_frsize, info.f_bavail * info.f_frsize
+    found = f"{place} has {_mib(size)}, {_mib(free)} of them free"
+    if info.f_files and not info.f_favail:
+        yield Check("shared memory", "problem", f"{place} has no inode left for another file", "remove files from it")
+    elif free < LEAST_FREE:
+        yield Check("shared memory", "problem", f"{found}: there is no room for a queue", MORE_SHM)
+    elif size < QUEUE_BYTES:
+        yield Check("shared memory", "warning", f"{found}: a single queue may take {_mib(QUEUE_BYTES)}", MORE_SHM)
+    else:
+        yield Check("shared memory", "ok", found)
+
+
+def features() -> Iterator[Check]:
+    for feature, needed, failure in _core.probe_features(segment_name(None)):
+        if not failure:
+            yield Check("kernel", "ok", feature)
+        elif needed:
+            remedy = (
+                "run a Linux kernel of 4.11 or newer, with /proc mounted and without a sandbox that forbids the call"
+            )
+            yield Check("kernel", "problem", f"{feature}: {failure}", remedy)
+        else:
+            yield Check("kernel", "ok", f"{feature}: not here; many queues at once are polled instead ({failure})")
+
+
+def queue() -> Iterator[Check]:
+    from ringcast.queue import DEFAULT_MAX_CHUNK_BYTES, DEFAULT_MAX_CHUNKS
+
+    try:
+        made = create(None, 1, [0], DEFAULT_MAX_CHUNK_BYTES, DEFAULT_MAX_CHUNKS, tidy=False)
+        attach(made.name, zero_copy=True)
+    except RingcastError as error:
+        yield Check("queue", "problem", f"a queue cannot be made: {error}", "see the other problems")
+    else:
+        yield Check("queue", "ok", "a queue's memory was made, attached to and removed")
+
+
+def limits() -> Iterator[Check]:
+    fine = True
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if _is_limit(files) and files < FEW_FILES:
+        fine = False
+        found = f"{files} open files for each process; each end of a queue keeps one"
+        yield Check("limits", "warning", found, "ulimit -n 1024")
+    for kind, name, option in ((resource.RLIMIT_FSIZE, "file size", "-f"), (resource.RLIMIT_AS, "address space", "-v")):
+        limit = resource.getrlimit(kind)[0]
+        if _is_limit(limit) and limit < 4 * QUEUE_ADDRESSES:
+            fine = False
+            status: Status = "problem" if limit < QUEUE_ADDRESSES else "warning"
+            found = f"{name} is limited to {_mib(limit)}; a queue with default settings takes {_mib(QUEUE_ADDRESSES)}"
+            yield Check("limits", status, found, f"ulimit {option} unlimited, or smaller max_bytes")
+    if fine:
+        yield Check("limits", "ok", f"{files if _is_limit(files) else 'any number of'} open files for each process")
+
+
+def memory() -> Iterator[Check]:
+    headroom = memory_headroom()
+    if headroom is None:
+        yield Check("memory", "ok", "no control group limits it")
+    elif headroom < QUEUE_BYTES:
+        found = f"this control group has about {_mib(headroom)} left; beyond that the kernel kills processes"
+        yield Check("memory", "warning", found, "raise the group's memory limit, or give queues a smaller max_bytes")
+    else:
+        yield Check("memory", "ok", f"this control group has about {_mib(headroom)} left")
+
+
+def cpus() -> Iterator[Check]:
+    allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    usable = min(allowed, _core.cpu_quota())
+    quota = f" by affinity, {usable} by quota" if usable < allowed else ""
+    if usable == 1:
+        found = (
+            f"{allowed}{quota}: ends never spin, and each message to a sleeping reader costs a wake-up by the kernel"
+        )
+        yield Check("CPUs", "warning", found, "give this process a CPU for each end that has to answer at once")
+    else:
+        yield Check("CPUs", "ok", f"this process may use {allowed}{quota}")
+
+
+def log_out(root: Path = Path("/"), user: int | None = None) -> Iterator[Check]:
+    """systemd's RemoveIPC: shared memory of ordinary users is removed when their last session ends."""
+    user = os.geteuid() if user is None else user
+    if not (root / "run/systemd/system").is_dir():
+        yield Check("log-out", "ok", "no systemd here that would remove shared memory")
+    elif user < 1000:
+        yield Check("log-out", "ok", f"systemd leaves the shared memory of system users like uid {user} alone")
+    elif not _remove_ipc(root):
+        yield Check("log-out", "ok", "systemd's RemoveIPC is off: shared memory stays")
+    elif (root / "var/lib/systemd/linger" / _user_name(user)).exists():
+        yield Check("log-out", "ok", f"uid {user} lingers: systemd leaves its shared memory alone")
+    else:
+        found = f"systemd removes all shared memory of uid {user}, queues in use too, when its last session ends"
+        remedy = "loginctl enable-linger, or RemoveIPC=no in /etc/systemd/logind.conf; or run as a service"
+        yield Check("log-out", "warning", found, remedy)
+
+
+def leftovers() -> Iterator[Check]:
+    dead = [one for one in sweep(dry_run=True) if one.dead]
+    if dead:
+        size = sum(one.memory_bytes for one in dead)
+        found = f"{len(dead)} queue{'' if len(dead) == 1 else 's'} of dead processes, {_mib(size)}"
+        yield Check("leftovers", "warning", found, "ringcast clean (the next queue that is made does it, too)")
+    else:
+        yield Check("leftovers", "ok", "no queues of dead processes")
+
+
+def _mounted_type(place: Path, mounts: Path) -> str | None:
+    """The file system type of what is mounted at `place` now, or None if nothing is."""
+    found = None
+    for line in mounts.read_text().splitlines():
+        mount, _, rest = line.partition(" - ")
+        if mount.split()[4] == str(place.resolve()):
+            found = rest.split()[0]  # later mounts lie on top of earlier ones
+    return found
+
+
+def _remove_ipc(root: Path) -> bool:
+    """RemoveIPC as logind reads it: the last setting counts, first of the file and then of its drop-ins, by name."""
+    places = [root / one / "systemd" for one in ("usr/lib", "run", "etc")]
+    files = [one for place in reversed(places) if (one := place / "logind.conf").exists()][:1]
+    drop_ins = {one.name: one for place in places for one in place.glob("logind.conf.d/*.conf")}
+    setting = "yes"
+    for file in [*files, *(drop_ins[name] for name in sorted(drop_ins))]:
+        for line in file.read_text(errors="replace").splitlines():
+            key, _, value = line.partition("=")
+            if key.strip() == "RemoveIPC":
+                setting = value.strip() or "yes"
+    return setting.lower() not in ("no", "false", "off", "0", "n", "f")
+
+
+def _user_name(user: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
+
+
+def _is_limit(value: int) -> bool:
+    return value not in (resource.RLIM_INFINITY, -1)
+
+
+def _mib(size: int) -> str:
+    return f"{size / MIB:.1f} MiB" if size < 10 * MIB else f"{size / MIB:,.0f} MiB"
