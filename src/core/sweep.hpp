@@ -10,7 +10,7 @@
 // after that. So a name that leads to this inode at the comparison leads to it until its holder unlinks it, however
 // long it sleeps in between.
 //
-// Nothing here maps a segment, takes a seat or waits for anybody. Readers that have mapped a removed segment keep it.
+// Nothing here keeps a segment mapped, takes a seat or waits for anybody. Readers that have mapped a removed segment keep it.
 #pragma once
 
 #include <cstdint>

@@ -152,7 +152,7 @@ class SegmentNotFoundError(SegmentError, FileNotFoundError):
 
 
 class SegmentExistsError(SegmentError, FileExistsError):
-    """A living queue, or something foreign, has this name."""
+    """A living queue, or something foreign, has this name; or what a dead one left there is still being removed."""
 
 
 class SegmentPermissionError(SegmentError, PermissionError):

@@ -16,6 +16,7 @@ import pytest
 from ringcast import MessageQueue, ShmRingBuffer
 from ringcast.errors import SegmentExistsError, WriterDiedError
 from ringcast.segment import segment_name, sweep
+from tests.processes.test_memory import in_small_memory, needs_namespace
 from tests.support import SHM, Background, Child, Link, eventually, parked, unique_name
 
 REMOVAL_LOCK = 1 << 34
@@ -217,6 +218,24 @@ def test_a_restarted_queue_is_never_removed_by_sweeps_that_race_with_its_start(
         assert not path.exists(), (seed, round_number)
     children[0].signal(signal.SIGCONT)
     assert sum(child.ask("end") for child in children) > 0, "no sweep was ever first"
+
+
+@needs_namespace
+def test_memory_that_the_dead_filled_is_there_for_the_next_queue() -> None:
+    in_small_memory("""
+if (pid := os.fork()) == 0:
+    queue = MessageQueue(1)
+    try:
+        while True:
+            queue.try_enqueue(bytes(1 << 18)) or os.kill(os.getpid(), 9)
+    except CapacityError:
+        os.kill(os.getpid(), 9)
+os.waitpid(pid, 0)
+with MessageQueue(1) as queue:
+    queue.enqueue(bytes(6 << 20), timeout=5)
+    queue.evict(0)
+print("done")
+""")
 
 
 def test_many_sweeps_at_once_remove_everything(start: Callable[..., Child]) -> None:
