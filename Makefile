@@ -5,12 +5,13 @@ BIN    := $(VENV)/bin
 CORE   := $(shell find src/core src/bindings -type f) CMakeLists.txt pyproject.toml
 CXX_SOURCES := $(shell find src tests benchmarks -name '*.hpp' -o -name '*.cpp' 2>/dev/null)
 
-.PHONY: demo test soak check bench format wheel clean help
+.PHONY: demo test test-faults soak check bench format wheel clean help
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    build, then broadcast the standard library to four workers and compare"
 	@echo "make test    build, then run all tests"
+	@echo "make test-faults  build with fault points, then kill, stop and delay processes in 2,000 scenarios"
 	@echo "make check   ruff, mypy --strict, the stubs, clang-format"
 	@echo "make bench   build, then measure against the peers: a table, JSON and a picture in benchmarks/results"
 	@echo "make wheel   build a wheel, check it, install it into a fresh environment and use it"
@@ -33,6 +34,18 @@ demo: $(VENV)/dev
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest
+
+# The extension with fault points, beside the installed one.
+FAULTS := build/faults
+$(FAULTS)/built: $(VENV)/dev
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(FAULTS)/installed . \
+		--config-settings=build-dir=$(FAULTS)/cmake --config-settings=cmake.define.RINGCAST_FAULT_POINTS=ON
+	@touch $@
+
+# FAULT_SEED chooses the first scenario, the next has the next seed.
+test-faults: $(FAULTS)/built
+	RINGCAST_FAULT_CORE=$$(echo $(FAULTS)/installed/ringcast/_core.*.so) $(BIN)/python -m tests.faults \
+		--scenarios $${FAULT_SCENARIOS:-2000} $${FAULT_SEED:+--seed $$FAULT_SEED}
 
 # 1.44 million messages to 1, 3 and 8 readers, checksummed.
 soak: $(VENV)/dev

@@ -21,6 +21,9 @@ NB_MODULE(_core, module) {
     ringcast::bindings::bind_segment(module);
     ringcast::bindings::bind_buffers(module);
     ringcast::bindings::bind_end(module);
+#ifdef RINGCAST_FAULT_POINTS
+    ringcast::bindings::bind_faults(module);
+#endif
 }
 #undef PyInit__core
 

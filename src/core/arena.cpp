@@ -154,6 +154,7 @@ void Arena::give_back_idle(std::int64_t now_ns) {
 }
 
 void Arena::free(std::uint32_t node, std::uint32_t row) noexcept {
+    reached(FaultPoint::block_free_begin);
     allocator_.free(node);
     rows_.push_back(row);
 }

@@ -23,7 +23,9 @@ constexpr std::uint64_t mark_of(std::uint64_t position) { return position + 1; }
 // The holder of `column` has read the block of `row` for the last time.
 template <class P>
 void mark_done(const RingView<P>& ring, std::uint32_t column, std::uint32_t row, std::uint64_t mark) noexcept {
+    P::reached(FaultPoint::mark_begin);
     ring.mark(column, row).store(mark, std::memory_order_release);  // release [mark]
+    P::reached(FaultPoint::mark_stored);
 }
 
 template <class P>

@@ -13,6 +13,7 @@
 
 #include <cstdint>
 
+#include "fault_points.hpp"
 #include "platform/futex.hpp"
 
 namespace ringcast {
@@ -21,8 +22,10 @@ namespace ringcast {
 template <class P>
 void unpark(typename P::futex_word& parked) noexcept {
     // relaxed: the fences order it. The exchange lets exactly one waker make the system call.
-    if (parked.load(std::memory_order_relaxed) != 0 && parked.exchange(0, std::memory_order_relaxed) != 0)
+    if (parked.load(std::memory_order_relaxed) != 0 && parked.exchange(0, std::memory_order_relaxed) != 0) {
+        P::reached(FaultPoint::wake_begin);
         P::futex_wake_all(parked);
+    }
 }
 
 enum class ParkResult { ready, woken, timed_out, interrupted, rescued };
@@ -32,13 +35,17 @@ enum class ParkResult { ready, woken, timed_out, interrupted, rescued };
 template <class P, class Ready>
 ParkResult park(typename P::futex_word& parked, std::uint32_t token, std::int64_t timeout_ns, Ready&& ready) noexcept {
     constexpr std::int64_t kGraceNs = 20'000'000;  // a waker may be between its store and its exchange
+    P::reached(FaultPoint::park_begin);
     parked.store(token, std::memory_order_relaxed);
+    P::reached(FaultPoint::park_stored);
     P::fence_seq_cst();  // [park]
     if (ready()) {
         parked.store(0, std::memory_order_relaxed);
         return ParkResult::ready;
     }
+    P::reached(FaultPoint::park_checked);
     const auto result = P::futex_wait(parked, token, timeout_ns);
+    P::reached(FaultPoint::park_returned);
     ParkResult outcome = ParkResult::woken;
     if (parked.load(std::memory_order_relaxed) != 0) {
         if (result == platform::FutexResult::interrupted) outcome = ParkResult::interrupted;

@@ -45,6 +45,7 @@ std::optional<Claim> try_claim(const Segment& segment, std::uint32_t rank) {
     const auto claim = [&](std::uint32_t i) -> std::optional<Claim> {
         NativeSeat& seat = ring.seats[i];
         if (!may_claim(seat, rank, i == home, i >= ranks.size()) || !locks.try_lock(seat_lock(i))) return std::nullopt;
+        reached(FaultPoint::claim_locked);
         seat.rank.store(rank, std::memory_order_relaxed);
         seat.pid.store(platform::process_id(), std::memory_order_relaxed);
         seat.pid_namespace.store(platform::pid_namespace(), std::memory_order_relaxed);
@@ -78,6 +79,7 @@ Claim claim_seat(const Segment& segment, std::optional<std::uint32_t> wanted) {
         // The rank's lock byte is held for as long as the end is open: it makes a rank unique among living readers.
         if (!segment.locks().try_lock(rank_lock(rank))) continue;
         if (const auto claim = try_claim(segment, rank)) {
+            reached(FaultPoint::claim_announced_begin);
             Endpoint::Native::fence_seq_cst();  // [signal]: a seat has been taken
             unpark<platform::Native>(segment.ring().control->writer_parked);
             return *claim;
@@ -104,9 +106,11 @@ Receiver::Receiver(std::shared_ptr<Segment> segment, const Strategy& strategy, c
 void Receiver::finish() noexcept {
     const auto& ring = segment_->ring();
     leave_seat(ring.seats[claim_.seat]);
+    reached(FaultPoint::leave_swapped);
     Native::fence_seq_cst();  // [signal]: the seat does not gate any more
     unpark<Native>(ring.control->writer_parked);
     hold_.reset();  // drops the seat's lock, unless leases keep it
+    reached(FaultPoint::leave_released);
     segment_->locks().unlock(rank_lock(claim_.rank));
     segment_->unlink_if_abandoned();
 }

@@ -43,6 +43,7 @@ public:
         NativeSlot& slot = ring_.slot();
         Descriptor d;
         std::memcpy(&d, &slot.descriptor, sizeof d);
+        reached(FaultPoint::read_described);
         const Geometry& geometry = segment_->geometry();
         const bool is_inline = d.block == kInline;
         // A block is this reader's from here on only if the descriptor was whole: see RingReader::intact.

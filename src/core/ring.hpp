@@ -44,9 +44,12 @@ public:
     void publish(const Descriptor& descriptor) noexcept {
         SlotHeader<P>& slot = ring_.slot(index_);
         P::copy(&slot.descriptor, &descriptor, sizeof descriptor);
+        P::reached(FaultPoint::publish_described);
         ++position_;
-        slot.sequence.store(position_, std::memory_order_release);        // release [publish]
+        slot.sequence.store(position_, std::memory_order_release);  // release [publish]
+        P::reached(FaultPoint::publish_sequenced);
         ring_.control->head.store(position_, std::memory_order_release);  // release [head]
+        P::reached(FaultPoint::publish_headed);
         if (++index_ == ring_.depth) index_ = 0;
         unannounced_ = true;
     }
@@ -54,8 +57,12 @@ public:
     // Wakes the readers that are parked.
     void announce() noexcept {
         P::fence_seq_cst();  // [signal] for the sequences stored; [join-scan] for the head stored
+        P::reached(FaultPoint::announce_fenced);
         unannounced_ = false;
-        for (std::uint32_t i = 0; i < ring_.n_seats; ++i) unpark<P>(ring_.seats[i].parked);
+        for (std::uint32_t i = 0; i < ring_.n_seats; ++i) {
+            P::reached(FaultPoint::announce_seat_begin);
+            unpark<P>(ring_.seats[i].parked);
+        }
     }
 
     // One look at a seat, for a writer that waits for it alone.
@@ -73,7 +80,9 @@ public:
         const bool held = seat_state(word) == SeatState::active;
         const std::uint64_t after = held ? seat_word(seat_incarnation(word), SeatState::evicted)
                                          : seat_word(seat_incarnation(word) + 1, SeatState::vacant);
+        P::reached(FaultPoint::evict_begin);
         if (!s.state.compare_exchange_strong(word, after, std::memory_order_relaxed)) return false;
+        P::reached(FaultPoint::evict_swapped);
         // fence [evict]: the state is stored before any slot is overwritten that the holder may still be copying;
         // pairs with the fence [evict] in RingReader::settle. Also [signal] for the parked reader and writer.
         P::fence_seq_cst();
@@ -87,6 +96,7 @@ private:
         if (unannounced_) announce();  // the fence [join-scan] must lie between the last head and this scan
         std::uint64_t least = position_;
         for (std::uint32_t i = 0; i < ring_.n_seats; ++i) {
+            P::reached(FaultPoint::gate_seat_begin);
             const Seat<P>& seat = ring_.seats[i];
             if (!gates(seat.state.load(std::memory_order_acquire))) continue;          // acquire [join], [leave]
             const std::uint64_t cursor = seat.cursor.load(std::memory_order_acquire);  // acquire [consume]
@@ -136,9 +146,11 @@ public:
 
     // The bytes of the current message have been copied: the writer may have its slot.
     void consume() noexcept {
+        P::reached(FaultPoint::consume_begin);
         ++cursor_;
         if (++index_ == ring_.depth) index_ = 0;
         seat_->cursor.store(cursor_, std::memory_order_release);  // release [consume]
+        P::reached(FaultPoint::consume_stored);
     }
 
     // After copies and `consume`: wakes a writer that waits for us. False if we were evicted, and then what was copied
@@ -147,6 +159,7 @@ public:
         // [signal] for the cursor stored; and [evict]: if a copied byte came from a later message, the writer's fence
         // [evict] came before ours, and the load of the state below sees EVICTED.
         P::fence_seq_cst();
+        P::reached(FaultPoint::settle_fenced);
         const std::uint32_t waited_for = ring_.control->writer_parked.load(std::memory_order_relaxed);
         if (waited_for == token_ || waited_for == kAnySeat) unpark<P>(ring_.control->writer_parked);
         return still_seated();

@@ -73,8 +73,10 @@ bool take_seat(const RingView<P>& ring, Seat<P>& seat, std::uint64_t& first) noe
     if (!was_expected) seat.cursor.store(ring.control->head.load(std::memory_order_relaxed), std::memory_order_relaxed);
     // release [join]: who sees the seat ACTIVE sees its cursor.
     const std::uint64_t taken = seat_word(seat_incarnation(word) + (was_held ? 1 : 0), SeatState::active);
+    P::reached(FaultPoint::claim_begin);
     if (!seat.state.compare_exchange_strong(word, taken, std::memory_order_release, std::memory_order_relaxed))
         return false;
+    P::reached(FaultPoint::claim_swapped);
     // fence [join-scan]: pairs with the fence between the writer's store of `head` and its next scan of the seats.
     // Either that scan finds us, or we find the head it had: from there on nothing can be overwritten without a scan
     // that does.
@@ -85,6 +87,7 @@ bool take_seat(const RingView<P>& ring, Seat<P>& seat, std::uint64_t& first) noe
         first = ring.control->head.load(std::memory_order_acquire);  // acquire [head]
         seat.cursor.store(first, std::memory_order_release);         // release [consume]: nothing before it is ours
     }
+    P::reached(FaultPoint::claim_positioned);
     seat.joined_at.store(first, std::memory_order_release);  // release [joined]
     return true;
 }
@@ -92,6 +95,7 @@ bool take_seat(const RingView<P>& ring, Seat<P>& seat, std::uint64_t& first) noe
 // Gives a seat back. The caller still holds its lock and drops it afterwards; it must not touch the ring again.
 template <class P>
 void leave_seat(Seat<P>& seat) noexcept {
+    P::reached(FaultPoint::leave_begin);
     std::uint64_t word = seat.state.load(std::memory_order_relaxed);
     while (seat_state(word) == SeatState::active || seat_state(word) == SeatState::evicted) {
         // release [leave]: our reads of slots and blocks come before the writer reuses them.

@@ -113,6 +113,7 @@ std::shared_ptr<Segment> Segment::create(const Request& request) {
     for (;;) {
         try {
             SharedFile file = SharedFile::create(request.name, geometry.total_bytes);
+            reached(FaultPoint::create_opened);
             segment->facts_ = file.facts();
             segment->linked_ = platform::named_from_creation();
             // The locks come first: from its first visible moment on the segment has a living owner.
@@ -120,13 +121,17 @@ std::shared_ptr<Segment> Segment::create(const Request& request) {
             if (!segment->locks_.try_lock(kCreatorLock))
                 throw Error(ErrorCode::segment_exists,
                             "another process is making a segment named '" + request.name + "'");
+            reached(FaultPoint::create_locked);
             if (!platform::reserve(segment->locks_.descriptor(), 0, geometry.control_bytes))
                 throw_capacity("making queue segment '" + request.name + "'", geometry.control_bytes);
+            reached(FaultPoint::create_reserved);
             segment->geometry_ = geometry;
             segment->ranks_ = request.ranks;
             segment->map(file, true, true);
             segment->initialise(request);
+            reached(FaultPoint::create_initialised);
             file.link(request.name);
+            reached(FaultPoint::create_linked);
             segment->linked_ = true;
             return segment;
         } catch (const Error& error) {
@@ -148,6 +153,7 @@ std::shared_ptr<Segment> Segment::create(const Request& request) {
 std::shared_ptr<Segment> Segment::attach(const std::string& name, Access access, const std::string& release) {
     std::shared_ptr<Segment> segment(new Segment(name, false));
     const SharedFile file = SharedFile::open(name);
+    reached(FaultPoint::attach_opened);
     const auto facts = file.facts();
     if (!facts.regular) mismatch(name, "it is not a regular file");
     if (facts.owner != platform::user_id())
@@ -179,7 +185,9 @@ std::shared_ptr<Segment> Segment::attach(const std::string& name, Access access,
     segment->geometry_ = check_header(name, segment->header_, facts, release);
     segment->facts_ = facts;
     segment->locks_.adopt(file.open_for_locks(name));
+    reached(FaultPoint::attach_locks_opened);
     segment->map(file, access != Access::observe, false);
+    reached(FaultPoint::attach_mapped);
     if (access == Access::copy && segment->data_ != nullptr)
         segment->private_data_ =
             static_cast<std::byte*>(file.map_private(segment->geometry_.control_bytes, segment->geometry_.data_bytes));
@@ -262,13 +270,16 @@ void Segment::initialise(const Request& request) {
 }
 
 bool Segment::reserve_data(std::uint64_t begin, std::uint64_t end) {
+    reached(FaultPoint::data_reserve_begin);
     if (!platform::reserve(locks_.descriptor(), geometry_.control_bytes + begin, end - begin)) return false;
+    reached(FaultPoint::data_reserved);
     ring_.control->data_committed.fetch_add(end - begin, std::memory_order_relaxed);
     return true;
 }
 
 bool Segment::release_data(std::uint64_t begin, std::uint64_t end) noexcept {
     if (!platform::give_back(locks_.descriptor(), geometry_.control_bytes + begin, end - begin)) return false;
+    reached(FaultPoint::data_punched);
     ring_.control->data_committed.fetch_sub(end - begin, std::memory_order_relaxed);
     return true;
 }
@@ -279,6 +290,7 @@ std::uint64_t Segment::committed_bytes() const noexcept {
 
 void Segment::unlink() noexcept {
     if (!is_creator_ || !linked_ || fork_generation_ != platform::fork_generation()) return;
+    reached(FaultPoint::unlink_begin);
     linked_ = false;
     if (platform::name_refers_to(name_, facts_)) platform::unlink_name(name_);
 }

@@ -37,6 +37,7 @@ bool Sender::place_block(std::uint64_t bytes, Room& room) {
         wanted_ = bytes;
         return false;
     }
+    reached(FaultPoint::block_placed);
     open_place_ = room.place;
     reserved_ = true;
     room.bytes = segment_->data() + room.place.offset;
@@ -166,14 +167,17 @@ void Sender::unlink_if_all_attached() {
 void Sender::confirm_ready() {
     const auto& ring = segment_->ring();
     ring.control->all_ready.store(1, std::memory_order_release);  // release [ready]
-    ring_.announce();                                             // [signal]
+    reached(FaultPoint::ready_stored);
+    ring_.announce();  // [signal]
     if (nameless_) unlink_if_all_attached();
     refresh_placement();
 }
 
 void Sender::finish() noexcept {
+    reached(FaultPoint::close_begin);
     segment_->ring().control->closed.store(1, std::memory_order_release);  // release [closed]: after the last message
-    ring_.announce();                                                      // [signal]
+    reached(FaultPoint::close_stored);
+    ring_.announce();  // [signal]
 }
 
 std::uint64_t Sender::undelivered_to_expected() const noexcept {

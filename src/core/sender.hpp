@@ -47,6 +47,7 @@ public:
 
     // Room for the next message. False: it must be waited for. Throws message_too_large, capacity.
     bool try_reserve(std::uint64_t bytes, Room& room) {
+        reached(FaultPoint::reserve_begin);
         const Geometry& geometry = segment_->geometry();
         if (reserved_) cancel();  // an exception came between reserving and publishing
         const std::uint64_t for_slot = ring_.needed_for_slot();
@@ -67,6 +68,7 @@ public:
     // Publishes what was written into the room; wakes readers unless `announce_later`. `loan` is not 0 if a view of
     // this process may be on the room's block for longer: see `end_loan`.
     void commit(const Room& room, Encoding encoding, bool framed, bool announce_later = false, std::uint64_t loan = 0) {
+        reached(FaultPoint::commit_begin);
         bytes_ += room.length;
         segment_->ring().control->bytes_published.store(bytes_, std::memory_order_relaxed);
         Descriptor descriptor{room.length, kInline, 0, encoding, framed, {}};
@@ -74,6 +76,7 @@ public:
             descriptor.block = room.place.offset;
             descriptor.row = room.place.row;
             arena_.publish(room.place, ring_.position(), loan);
+            reached(FaultPoint::block_unread);
             reserved_ = false;
             if (room.length > segment_->geometry().max_chunk_bytes) count_oversize();
         }

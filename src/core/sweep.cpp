@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "errors.hpp"
+#include "fault_points.hpp"
 #include "layout.hpp"
 #include "locks.hpp"
 #include "platform/process.hpp"
@@ -13,7 +14,9 @@ namespace ringcast {
 Fate remove_if_dead(const std::string& name, const platform::FileFacts& facts, const platform::LockFile& locks) {
     if (locks.is_held_by_another(kCreatorLock)) return Fate::alive;
     if (!locks.try_lock(kRemovalLock)) return Fate::removing;
+    reached(FaultPoint::removal_locked);
     const int error = platform::name_refers_to(name, facts) ? platform::unlink_name(name) : 0;
+    reached(FaultPoint::removal_unlinked);
     locks.unlock(kRemovalLock);
     if (error != 0) throw_system_error("removing the name '" + name + "'", error);
     return Fate::removed;

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "fault_points.hpp"
 #include "platform/clock.hpp"
 #include "platform/futex.hpp"
 
@@ -50,6 +51,8 @@ struct Native {
 #endif
     }
     static void yield() noexcept { sched_yield(); }
+
+    static void reached(FaultPoint point) noexcept { ringcast::reached(point); }
 };
 
 }  // namespace ringcast::platform

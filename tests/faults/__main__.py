@@ -1,0 +1,18 @@
+"""`python -m tests.faults --help`; as `python -m tests.faults lane ...` one of the processes that run scenarios."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.faults import core
+
+core.load()
+
+if sys.argv[1:2] == ["lane"]:
+    from tests.faults.lane import main as run_lane
+
+    run_lane(*map(int, sys.argv[2:]))
+else:
+    from tests.faults.driver import main
+
+    sys.exit(main())

@@ -1,0 +1,310 @@
+"""The processes of a scenario, forked from one that has imported ringcast and owns no end.
+
+Each does what its plan says, checks what it receives, and sends a Report when it has closed its ends. What it did not
+expect is a problem in the report.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any, TypeAlias
+
+from ringcast import Handle, MessageQueue, _core, segment
+from ringcast.errors import (
+    NotReadyError,
+    QueueClosedError,
+    QueueTimeoutError,
+    ReaderDiedError,
+    ReaderEvictedError,
+    SegmentNotFoundError,
+    WriterDiedError,
+)
+from tests.faults import messages
+from tests.faults.board import Board
+from tests.faults.plan import Fault, ReaderPlan, Scenario
+
+Link: TypeAlias = "Connection[Any, Any]"
+_PATIENCE_S = 0.25
+_TIGHT_BYTES = 6 << 20
+_TIGHT_LEASES = 6
+
+
+@dataclass
+class Life:
+    """One attachment of a reader. Counts are of messages; times of the monotonic clock, in ns."""
+
+    sent_before: int
+    attempted_after: int
+    first: int | None = None
+    next: int = 0
+    end: str = ""
+    attached_ns: int = 0
+    received_ns: int = 0
+    ended_ns: int = 0
+
+
+@dataclass
+class Report:
+    """What an actor says when it has closed its ends."""
+
+    lives: list[Life] = field(default_factory=list)
+    end: str = ""
+    rescued_wakes: int = 0
+    deaths_ns: list[tuple[int, int]] = field(default_factory=list)  # a reader's: (call began, error raised)
+    problems: list[str] = field(default_factory=list)
+    times_reached: dict[str, int] = field(default_factory=dict)
+
+
+Act: TypeAlias = Callable[[Link, Report], None]
+
+
+@dataclass
+class Actor:
+    """An actor as its parent sees it."""
+
+    what: str
+    rank: int | None
+    fault: Fault | None
+    pid: int
+    link: Link
+    report: Report | None = None
+    status: int | None = None  # as waitpid says it
+    ended_ns: int = 0
+    resume_ns: int | None = None
+    was_stopped: bool = False
+    killed_by_us: bool = False
+
+    @property
+    def was_killed(self) -> bool:
+        return self.status is not None and os.WIFSIGNALED(self.status) and os.WTERMSIG(self.status) == signal.SIGKILL
+
+
+def start(what: str, rank: int | None, fault: Fault | None, stderr: int, stacks: int, act: Act) -> Actor:
+    """Forks a process that runs `act(link, report)`."""
+    receiving, sending = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(sending)
+        return Actor(what, rank, fault, pid, Connection(receiving, writable=False))
+    code = 1
+    try:
+        os.dup2(stderr, 2)
+        faulthandler.register(signal.SIGUSR1, file=stacks)
+        link: Link = Connection(sending, readable=False)
+        report = Report()
+        if fault is not None:
+            action = "stop" if fault.action == "stop then kill" else fault.action
+            _core._arm_fault(fault.point, action, fault.nth, fault.delay_us)  # type: ignore[attr-defined]
+        try:
+            act(link, report)
+        except BaseException:
+            report.problems.append(traceback.format_exc())
+        report.times_reached = _core._times_reached()  # type: ignore[attr-defined]
+        link.send(report)
+        atexit._run_exitfuncs()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def write(scenario: Scenario, name: str | None, board: Board, link: Link, report: Report) -> None:
+    """The writer: makes the queue and sends its messages, in spite of readers that die."""
+    plan = scenario.writer
+    queue = MessageQueue(
+        len(scenario.readers),
+        name=name,
+        max_chunks=scenario.depth,
+        max_chunk_bytes=messages.MAX_CHUNK_BYTES,
+        max_bytes=_TIGHT_BYTES if scenario.tight else None,
+        max_leases=_TIGHT_LEASES if scenario.tight else None,
+        on_reader_death="evict" if plan.on_death == "automatic" else "raise",
+        wait=plan.wait,
+    )
+    link.send(queue.export_handle())
+    if plan.awaits_readers:
+        with suppress(NotReadyError, ReaderDiedError):
+            queue.wait_until_ready(_PATIENCE_S)
+    evictions = list(plan.evictions)
+    report.end = "sent all"
+    number = 0
+    while number < plan.messages:
+        while evictions and evictions[0][0] <= number:
+            _evict(queue, board, evictions.pop(0)[1])
+        batch = [messages.make(scenario.seed, n, scenario.mix) for n in range(number, plan.messages)[: plan.batch]]
+        board.attempted = number + len(batch)
+        sent = _send(queue, board, batch, report, plan.on_death == "stop")
+        number += sent
+        board.sent = number
+        if sent < len(batch):
+            board.attempted = number
+            report.end = "stopped"
+            break
+        if plan.pause_every and number // plan.batch % plan.pause_every == 0:
+            time.sleep(0.001)
+    report.rescued_wakes = queue.stats()["rescued_wakes"]
+    if plan.closes:
+        _evict_the_gone(queue, board)
+        with suppress(QueueTimeoutError):  # a rank was killed before it attached, only now
+            queue.close()
+
+
+def _send(queue: MessageQueue, board: Board, batch: list[Any], report: Report, stops: bool) -> int:
+    """Sends the batch; fewer than all of it only if a dead reader is to stop the writer. Returns how many."""
+    sent = 0
+    while True:
+        began = time.monotonic_ns()
+        try:
+            if len(batch) == 1:
+                queue.enqueue(batch[0], timeout=_PATIENCE_S)
+                return 1
+            return sent + queue.enqueue_many(batch[sent:], timeout=_PATIENCE_S)
+        except QueueTimeoutError as error:
+            sent += error.sent or 0
+            _evict_the_gone(queue, board)
+        except ReaderDiedError as error:
+            sent += error.sent or 0
+            report.deaths_ns.append((began, time.monotonic_ns()))
+            if stops:
+                return sent
+            for reader in queue.stats()["readers"]:
+                if reader["state"] == "active" and not reader["alive"]:
+                    _evict(queue, board, reader["rank"])
+
+
+def _evict_the_gone(queue: MessageQueue, board: Board) -> None:
+    """Those who have ended and will not come again, some without ever having attached."""
+    for rank in range(board.gone.bit_length()):
+        if board.gone >> rank & 1:
+            _evict(queue, board, rank)
+
+
+def _evict(queue: MessageQueue, board: Board, rank: int) -> None:
+    board.evicted |= 1 << rank
+    queue.evict(rank)
+
+
+def read(
+    scenario: Scenario,
+    plan: ReaderPlan,
+    name: str | None,
+    handle: Handle | None,
+    board: Board,
+    link: Link,
+    report: Report,
+) -> None:
+    """A reader: receives and checks until the end, and attaches again if it is evicted."""
+    while board.attempted < plan.joins_after and not board.writer_over:
+        time.sleep(0.0005)
+    while True:
+        sent_before = board.sent
+        queue = _attach(plan, name, handle, board)
+        if queue is None:
+            report.end = "nothing to attach to"
+            return
+        life = Life(sent_before, board.attempted, attached_ns=time.monotonic_ns())
+        report.lives.append(life)
+        kept: list[Any] = []
+        life.end = _receive_all(scenario, plan, queue, life, kept)
+        life.ended_ns = time.monotonic_ns()
+        report.rescued_wakes += queue.stats()["rescued_wakes"]
+        numbers = [messages.number_of(message) for message in kept]
+        if plan.closes or life.end == "evicted":
+            queue.close()
+        assert [messages.number_of(message) for message in kept] == numbers, "a view changed with the end's closing"
+        report.end = life.end
+        if life.end != "evicted":
+            return
+
+
+def _attach(plan: ReaderPlan, name: str | None, handle: Handle | None, board: Board) -> MessageQueue | None:
+    while True:
+        over = board.writer_over
+        try:
+            if handle is not None:
+                return MessageQueue.create_from_handle(handle, plan.rank, wait=plan.wait)
+            assert name is not None
+            return MessageQueue.attach(name, plan.rank, timeout=0.05, wait=plan.wait)
+        except SegmentNotFoundError:
+            if over or handle is not None:
+                return None
+
+
+def _receive_all(scenario: Scenario, plan: ReaderPlan, queue: MessageQueue, life: Life, kept: list[Any]) -> str:
+    """Receives until the end, whose kind it returns."""
+    try:
+        for message in _messages(scenario, plan, queue, life, kept):
+            number = messages.number_of(message)
+            if life.first is None:
+                life.first = life.next = number
+            assert number == life.next, f"message {number} came in place of {life.next}"
+            life.next += 1
+            life.received_ns = time.monotonic_ns()
+            if plan.keeps and messages.is_view(message):
+                kept.append(message)
+                if len(kept) > plan.keeps:
+                    messages.number_of(kept.pop(number % len(kept)))
+            if plan.leaves_after is not None and life.next - life.first >= plan.leaves_after:
+                return "left"
+        return "closed"
+    except QueueClosedError:
+        return "closed"
+    except WriterDiedError:
+        return "writer died"
+    except ReaderEvictedError:
+        return "evicted"
+
+
+def _messages(scenario: Scenario, plan: ReaderPlan, queue: MessageQueue, life: Life, kept: list[Any]) -> Iterator[Any]:
+    """The messages, received in the way of the plan."""
+    if scenario.tight:
+        # A writer that waits for memory gets it back: who keeps views has to let go of them in the end.
+        while True:
+            try:
+                message = queue.dequeue(timeout=0.02)
+            except QueueTimeoutError:
+                kept[:1] = []
+                continue
+            yield message
+            del message
+    elif plan.reading == "iterate":
+        for message in queue:  # not `yield from`, which would close the queue with this generator
+            yield message
+    elif plan.reading == "many":
+        while True:
+            yield from queue.dequeue_many(5)
+    elif plan.reading == "try":
+        while True:
+            message = queue.try_dequeue()
+            if message is None:
+                time.sleep(0.0002)
+            else:
+                yield message
+    else:
+        while True:
+            # The chunk of a message that travels as it is can be checked as it lies there.
+            expected = messages.make(scenario.seed, life.next, scenario.mix) if life.first is not None else None
+            if plan.reading == "acquire" and isinstance(expected, bytes):
+                with queue.acquire_read() as view:
+                    message = bytes(view)
+                yield message
+            else:
+                yield queue.dequeue()
+
+
+def clean(what: str, name: str | None, link: Link, report: Report) -> None:
+    """A process that comes later: makes the next queue, or sweeps."""
+    if what == "sweep":
+        segment.sweep()
+    else:
+        MessageQueue(1, name=name).close(0)
