@@ -144,12 +144,15 @@ nb::dict counters(End& end) {
     if (end.is_writer() && !end.endpoint().stopped()) {
         // What readers have given back shows only when the writer looks; not now, if a call is using the arena.
         if (const std::uint64_t thread = platform::thread_id(); end.endpoint().try_take_turn(thread)) {
+            struct GiveBack {
+                Endpoint& e;
+                ~GiveBack() { e.give_turn_back(); }
+            } give_back{end.endpoint()};
             Sender& sender = end.writer("stats");
             end.endpoint().look([&] {
                 sender.reclaim();
                 result["scattered"] = sender.scattered_bytes();
             });
-            end.endpoint().give_turn_back();
         }
     }
     if (!end.is_writer()) {

@@ -24,7 +24,14 @@ bool Arena::place(std::uint64_t bytes, Place& place) {
     const auto block = allocator_.allocate(bytes);
     if (!block) return refuse(Refusal::fragments);
     const std::uint64_t live = allocator_.used_bytes() - block->size;
-    if (!commit(block->offset, block->offset + bytes)) {
+    bool committed = false;
+    try {
+        committed = commit(block->offset, block->offset + bytes);
+    } catch (...) {  // not for want of memory
+        allocator_.free(block->node);
+        throw;
+    }
+    if (!committed) {
         const bool machine_full = refusal_ == Refusal::machine;
         const std::uint64_t missing = pages_.missing(block->offset, block->offset + bytes);
         allocator_.free(block->node);
@@ -72,8 +79,9 @@ void Arena::reclaim(std::uint64_t gate, bool patient) {
     const std::size_t blocks = allocator_.blocks();
     while (!unread_.empty() && unread_.front().position < gate) {
         Block block = unread_.front();
+        const bool held = is_held(block, patient);  // may throw: the block is kept track of until it is known
         unread_.pop_front();
-        if (is_held(block, patient))
+        if (held)
             held_.push_back(block);
         else
             free(block.node, block.row);
