@@ -49,9 +49,12 @@ public:
     ~Lease() {
         if (hold_ == nullptr || hold_->in_forked_child()) return;
         const Segment& segment = hold_->segment();
-        if (changed_.load(std::memory_order_relaxed))
-            platform::discard_private(segment.private_data() + block_.offset,
-                                      round_up(block_.bytes, platform::page_bytes()));
+        // Before the mark, after which the block may carry another message. Where the system refuses, this reader's next
+        // views are copies.
+        if (changed_.load(std::memory_order_relaxed) &&
+            !platform::discard_private(segment.private_data() + block_.offset,
+                                       round_up(block_.bytes, platform::page_bytes())))
+            segment.private_data_was_left_dirty();
         count(-1);
         mark_done(segment.ring(), hold_->seat(), block_.row, mark_of(block_.position));
         platform::Native::fence_seq_cst();  // [signal] for the mark
@@ -70,7 +73,8 @@ public:
     // mapping and the block has its pages to itself.
     std::byte* private_bytes() noexcept {
         std::byte* base = hold_->segment().private_data();
-        if (base == nullptr || block_.bytes < kOwnPagesBytes) return nullptr;
+        if (base == nullptr || block_.bytes < kOwnPagesBytes || !hold_->segment().private_data_is_clean())
+            return nullptr;
         changed_.store(true, std::memory_order_relaxed);
         return base + block_.offset;
     }

@@ -6,6 +6,7 @@
 // this build would have made of the same geometry, and are never read from shared memory again.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -59,6 +60,11 @@ public:
     std::byte* data() const noexcept { return data_; }
     // The data part mapped copy-on-write, for views that may be changed in place; null without Access::copy.
     std::byte* private_data() const noexcept { return private_data_; }
+    // False once it shows what a view has left there: then no further view may lie on it.
+    bool private_data_is_clean() const noexcept { return private_data_is_clean_.load(std::memory_order_relaxed); }
+    void private_data_was_left_dirty() const noexcept {
+        private_data_is_clean_.store(false, std::memory_order_relaxed);
+    }
     std::uint64_t committed_bytes() const noexcept;
 
     // Gives a range of the data part memory; false if the machine has not enough. Creator only.
@@ -88,6 +94,7 @@ private:
     std::byte* control_ = nullptr;
     std::byte* data_ = nullptr;
     std::byte* private_data_ = nullptr;
+    mutable std::atomic<bool> private_data_is_clean_{true};  // leases end in any thread
     RingView<platform::Native> ring_;
     platform::FileFacts facts_{};
 };

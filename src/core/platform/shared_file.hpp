@@ -76,8 +76,9 @@ inline bool is_listed(std::string_view name, std::string_view prefix) noexcept {
     return name.starts_with(prefix) && std::ranges::all_of(name, [](char c) { return c > ' ' && c <= '~'; });
 }
 void unmap(void* address, std::uint64_t bytes) noexcept;
-// Forgets what was written to a range of a private mapping: it shows the file's bytes again.
-void discard_private(void* address, std::uint64_t bytes) noexcept;
+// Forgets what was written to a range of a private mapping: it shows the file's bytes again. False if the system refuses,
+// as it does for memory that is locked (mlockall).
+bool discard_private(void* address, std::uint64_t bytes) noexcept;
 void exclude_from_core_dumps(void* address, std::uint64_t bytes) noexcept;
 std::uint64_t page_bytes() noexcept;
 

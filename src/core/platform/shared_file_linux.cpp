@@ -123,11 +123,28 @@ int SharedFile::open_for_locks(const std::string& name) const {
 
 int SharedFile::into_locks(const std::string&) && { return std::exchange(descriptor_, -1); }
 
+// A signal makes the kernel undo an unfinished fallocate. Smaller and smaller pieces are tried then: where signals come
+// faster than the whole can be had, the same call again would never end.
 bool reserve(int descriptor, std::uint64_t offset, std::uint64_t bytes) {
-    if (retried([&] { return fallocate(descriptor, 0, static_cast<off_t>(offset), static_cast<off_t>(bytes)); }) == 0)
-        return true;
-    if (errno == ENOSPC || errno == ENOMEM) return false;
-    throw_system_error("reserving " + std::to_string(bytes) + " bytes of shared memory");
+    std::uint64_t done = 0;
+    std::uint64_t piece = bytes;
+    while (done < bytes) {
+        const std::uint64_t size = std::min(piece, bytes - done);
+        if (fallocate(descriptor, 0, static_cast<off_t>(offset + done), static_cast<off_t>(size)) == 0) {
+            done += size;
+            continue;
+        }
+        const int error = errno;
+        if (error == EINTR) {
+            const std::uint64_t page = page_bytes();
+            piece = std::max(size / 2 / page * page, page);
+            continue;
+        }
+        if (done > 0) give_back(descriptor, offset, done);
+        if (error == ENOSPC || error == ENOMEM) return false;
+        throw_system_error("reserving " + std::to_string(bytes) + " bytes of shared memory", error);
+    }
+    return true;
 }
 
 bool give_back(int descriptor, std::uint64_t offset, std::uint64_t bytes) noexcept {
@@ -161,7 +178,7 @@ std::vector<std::string> list_names(const std::string& prefix) {
 
 void unmap(void* address, std::uint64_t bytes) noexcept { munmap(address, bytes); }
 // Dropping pages that were only read would cost their faults again, so the kernel is asked which ones were written.
-void discard_private(void* address, std::uint64_t bytes) noexcept {
+bool discard_private(void* address, std::uint64_t bytes) noexcept {
     constexpr std::uint64_t kFilePage = std::uint64_t{1} << 61;
     constexpr std::uint64_t kSwapped = std::uint64_t{1} << 62;
     constexpr std::uint64_t kPresent = std::uint64_t{1} << 63;
@@ -171,6 +188,7 @@ void discard_private(void* address, std::uint64_t bytes) noexcept {
     const int pagemap = retried([] { return ::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC); });
     std::uint64_t entries[kBatch];
     std::uint64_t known = 0;  // pages that have been looked at
+    bool done = true;
     while (pagemap != -1 && known < bytes / page) {
         const std::uint64_t count = std::min<std::uint64_t>(kBatch, bytes / page - known);
         const std::uint64_t first = reinterpret_cast<std::uintptr_t>(begin) / page + known;
@@ -181,14 +199,16 @@ void discard_private(void* address, std::uint64_t bytes) noexcept {
             while (end < count &&
                    ((entries[end] & (kPresent | kFilePage)) == kPresent || (entries[end] & kSwapped) != 0))
                 ++end;
-            if (end > i) madvise(begin + (known + i) * page, (end - i) * page, MADV_DONTNEED);
+            if (end > i) done = madvise(begin + (known + i) * page, (end - i) * page, MADV_DONTNEED) == 0 && done;
             i = end + (end == i ? 1 : 0);
         }
         known += count;
     }
     if (pagemap != -1) close(pagemap);
-    if (known < bytes / page) madvise(begin + known * page, bytes - known * page, MADV_DONTNEED);
+    if (known < bytes / page) done = madvise(begin + known * page, bytes - known * page, MADV_DONTNEED) == 0 && done;
+    return done;
 }
+
 void exclude_from_core_dumps(void* address, std::uint64_t bytes) noexcept { madvise(address, bytes, MADV_DONTDUMP); }
 std::uint64_t page_bytes() noexcept { return static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)); }
 

@@ -148,8 +148,8 @@ std::vector<std::string> list_names(const std::string& prefix) {
 }
 
 void unmap(void* address, std::uint64_t bytes) noexcept { munmap(address, bytes); }
-void discard_private(void*, std::uint64_t) noexcept {}          // there are no private mappings
-void exclude_from_core_dumps(void*, std::uint64_t) noexcept {}  // macOS has no such advice
+bool discard_private(void*, std::uint64_t) noexcept { return true; }  // there are no private mappings
+void exclude_from_core_dumps(void*, std::uint64_t) noexcept {}        // macOS has no such advice
 std::uint64_t page_bytes() noexcept { return static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)); }
 std::uint64_t free_bytes() noexcept { return UINT64_MAX; }
 const char* place() noexcept { return "the shared-memory name space"; }
