@@ -51,7 +51,7 @@ public:
         const bool lies_inside = is_inline
                                      ? d.length <= geometry.inline_bytes
                                      : d.block <= geometry.data_bytes && d.length <= geometry.data_bytes - d.block &&
-                                           d.row < geometry.max_leases;
+                                           d.length <= geometry.data_budget && d.row < geometry.max_leases;
         if (!lies_inside || d.encoding > kLastEncoding || d.framed > 1) throw_corrupt(d);
         const std::byte* bytes = is_inline ? RingView<Native>::inline_area(slot) : segment_->data() + d.block;
         return Message{bytes, d.length, d.block, d.row, d.encoding, d.framed != 0};

@@ -171,6 +171,12 @@ std::shared_ptr<Segment> Segment::attach(const std::string& name, Access access,
                     EACCES);
     }
     if (facts.bytes < kSeatsOffset) mismatch(name, "it has only " + std::to_string(facts.bytes) + " bytes");
+    // Touching a hole asks for memory, which ends in SIGBUS if there is none: what a creator has reserved has no holes.
+    const auto check_reserved = [&](std::uint64_t bytes) {
+        if (facts.committed < bytes)
+            mismatch(name, "it is sparse: only " + std::to_string(facts.committed) + " bytes of it have memory");
+    };
+    check_reserved(kSeatsOffset);
 
     {
         void* page = file.map(0, kSeatsOffset, false);
@@ -183,6 +189,7 @@ std::shared_ptr<Segment> Segment::attach(const std::string& name, Access access,
             mismatch(name, "its creator has not finished making it");
     }
     segment->geometry_ = check_header(name, segment->header_, facts, release);
+    check_reserved(segment->geometry_.control_bytes);
     segment->facts_ = facts;
     segment->locks_.adopt(file.open_for_locks(name));
     reached(FaultPoint::attach_locks_opened);

@@ -18,7 +18,7 @@ inline constexpr std::size_t kMaxNameBytes = 29;  // macOS: PSHMNAMLEN is 30 wit
 
 struct FileFacts {
     std::uint64_t bytes;      // logical size
-    std::uint64_t committed;  // memory it takes, 0 where the system does not tell
+    std::uint64_t committed;  // memory it takes; its size where the system does not tell
     std::uint64_t device;
     std::uint64_t inode;
     std::uint32_t owner;

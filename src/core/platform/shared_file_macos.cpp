@@ -77,7 +77,7 @@ FileFacts SharedFile::facts() const {
     if (fstat(descriptor_, &info) == -1) throw_system_error("looking at a segment");
     // The kernel reports sizes rounded up to pages here, and no inode: the segment's epoch tells files apart.
     return FileFacts{.bytes = static_cast<std::uint64_t>(info.st_size),
-                     .committed = 0,
+                     .committed = static_cast<std::uint64_t>(info.st_size),
                      .device = static_cast<std::uint64_t>(info.st_dev),
                      .inode = static_cast<std::uint64_t>(info.st_ino),
                      .owner = info.st_uid,
