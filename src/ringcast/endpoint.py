@@ -305,8 +305,23 @@ def _close_at_exit() -> None:
         multiprocessing_util.Finalize(None, _close_all_ends, exitpriority=0)
 
 
+def _silence_daemons() -> None:
+    """Daemon threads that still wait on an end are told that it is closed: at exit, that is no news to be printed."""
+    threading: Any = sys.modules.get("threading")
+    if threading is None or threading.active_count() == 1:
+        return
+    usual = threading.excepthook
+
+    def hook(arguments: Any) -> None:
+        if not issubclass(arguments.exc_type, QueueClosedError):
+            usual(arguments)
+
+    threading.excepthook = hook
+
+
 def _close_all_ends() -> None:
     """Nobody closed these: give their names back without waiting for anyone."""
+    _silence_daemons()
     for end in list(_open_ends):
         end.shutdown()
         end._close(0)
