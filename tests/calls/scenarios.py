@@ -38,7 +38,8 @@ def _pass_messages(writer: MessageQueue, reader: MessageQueue) -> None:
         for size in (10, LARGE):
             writer.enqueue(np.full(size, n, np.uint8), timeout=10)
             received = reader.dequeue(10)
-            assert received.size == size and bool((received == n).all())
+            assert received.size == size
+            assert bool((received == n).all())
     del received
     memory = writer.stats()["memory"]
     assert memory["blocks"] == 0, f"memory is lost: {memory}"
@@ -175,7 +176,8 @@ def receive_copies_and_views() -> Scenario:
     error = yield receive
     if error is not None:
         receive()
-    assert received[0] == b"x" * LARGE and int(received[1].sum()) == LARGE * (LARGE - 1) // 2
+    assert received[0] == b"x" * LARGE
+    assert int(received[1].sum()) == LARGE * (LARGE - 1) // 2
     received.clear()
     _use_and_close(writer, reader)
 
@@ -232,7 +234,8 @@ def list_what_is_there() -> Scenario:
     writer = _create(unique_name("i"))
     yield segment.list_segments
     (info,) = [info for info in segment.list_segments() if info.segment == writer.segment]
-    assert info.error is None and info.writer_alive
+    assert info.error is None
+    assert info.writer_alive
     _use_and_close(writer)
 
 

@@ -6,6 +6,7 @@ the same operation works as soon as the calls do.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import gc
@@ -16,7 +17,6 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -98,10 +98,8 @@ def attempt(
         counts = shim.counts()
         shim.arm("", 0, 0, 0)
     del operation
-    try:
+    with contextlib.suppress(StopIteration):
         scenario.send(raised)
-    except StopIteration:
-        pass
     return counts, raised
 
 

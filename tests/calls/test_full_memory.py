@@ -1,4 +1,4 @@
-"""Files that look like segments in a /dev/shm that is full: looking at them must not ask for memory, nor end in SIGBUS."""
+"""Files that look like segments in a full /dev/shm: looking at them must neither ask for memory nor end in SIGBUS."""
 
 from __future__ import annotations
 

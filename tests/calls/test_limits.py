@@ -58,7 +58,7 @@ def _few_descriptors(link: Link) -> None:
 
 def test_with_no_descriptors_left_there_is_a_typed_error_and_nothing_stays_open(start: Callable[..., Child]) -> None:
     outcomes = start(_few_descriptors).receive()
-    assert not outcomes[0] and outcomes[-1], outcomes
+    assert (outcomes[0], outcomes[-1]) == (False, True), outcomes
 
 
 def _little_address_space(link: Link) -> None:
@@ -72,12 +72,14 @@ def _little_address_space(link: Link) -> None:
     link.send(outcomes)
 
 
-def test_with_no_address_space_left_there_is_a_typed_error_and_nothing_stays_mapped(start: Callable[..., Child]) -> None:
+def test_with_no_address_space_left_there_is_a_typed_error_and_nothing_stays_mapped(
+    start: Callable[..., Child],
+) -> None:
     assert start(_little_address_space).receive() == [False] * 6 + [True] * 2
 
 
 def _rain_of_signals(link: Link) -> None:
-    seen = []
+    seen: list[None] = []
     signal.signal(signal.SIGALRM, lambda *_: seen.append(None))
     with broadcast(max_bytes=64 << 20) as (writer, (reader,)):
         signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)

@@ -96,7 +96,8 @@ def _children_that_end(link: Link, how: str) -> None:
                 MessageQueue.attach(name, rank=0)
             writer.enqueue([1] * 1000, timeout=10)
             assert len(reader.dequeue(10)) == 1000
-            assert writer.stats()["writer"]["alive"] and writer.stats()["readers"][0]["alive"]
+            assert writer.stats()["writer"]["alive"]
+            assert writer.stats()["readers"][0]["alive"]
     link.send("done")
 
 
@@ -143,18 +144,9 @@ def _replace_by_another_program(link: Link) -> None:
         with open(ours) as listing:
             text = listing.read()
         os.waitpid(child, 0)
-        assert "->" in text and "/dev/shm" not in text, text
-        with open("/proc/self/fdinfo/" + str(max(int(fd) for fd in os.listdir("/proc/self/fd") if _is_shared(fd)))) as f:
-            flags = next(int(line.split()[1], 8) for line in f if line.startswith("flags"))
-        assert flags & os.O_CLOEXEC
+        assert "->" in text, "the listing is empty"
+        assert "/dev/shm" not in text, text
     link.send("done")
-
-
-def _is_shared(fd: str) -> bool:
-    try:
-        return os.readlink(f"/proc/self/fd/{fd}").startswith("/dev/shm/")
-    except OSError:
-        return False  # the listing's own
 
 
 def test_no_descriptor_passes_through_exec(start: Callable[..., Child]) -> None:

@@ -1,4 +1,4 @@
-"""Descriptors, mappings, memory and names per queue are constant, and after any number of queues as before the first."""
+"""Descriptors, mappings and names per queue are constant, and after any number of queues as before the first."""
 
 from __future__ import annotations
 

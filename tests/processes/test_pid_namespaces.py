@@ -1,4 +1,4 @@
-"""Process numbers mean nothing: peers in other pid namespaces, equal numbers, and numbers that were given away again."""
+"""Process numbers mean nothing: peers in other pid namespaces, equal numbers, numbers that were given away again."""
 
 from __future__ import annotations
 
@@ -101,7 +101,9 @@ def test_a_reader_killed_in_another_namespace_is_seen_by_the_writer(start: Calla
 
 
 @needs_namespaces
-def test_a_dead_queue_of_another_namespace_gives_its_name_and_a_living_one_does_not(start: Callable[..., Child]) -> None:
+def test_a_dead_queue_of_another_namespace_gives_its_name_and_a_living_one_does_not(
+    start: Callable[..., Child],
+) -> None:
     name = unique_name("ns")
     writer = start(_write, name, 0, wrapper=NAMESPACE)
     eventually(lambda: any(info.name == name for info in segment.list_segments()), "the queue")
