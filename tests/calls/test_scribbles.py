@@ -33,14 +33,11 @@ class Layout:
     """Where things lie in a queue's segment, as its header says."""
 
     def __init__(self, memory: mmap) -> None:
-        self.slot_bytes: int
-        self.slots: int
-        (self.slot_bytes,) = struct.unpack_from("=I", memory, 76)
-        (self.slots,) = struct.unpack_from("=Q", memory, 96)
-        (self.marks, self.data) = struct.unpack_from("=QQ", memory, 104)
+        self.slot_bytes = int(struct.unpack_from("=I", memory, 76)[0])
+        self.slots, self.marks, self.data = (int(n) for n in struct.unpack_from("=QQQ", memory, 96))
 
     def descriptor(self, position: int) -> int:
-        return self.slots + position % SIZES["max_chunks"] * self.slot_bytes + 8
+        return self.slots + position % int(SIZES["max_chunks"]) * self.slot_bytes + 8
 
 
 def messages() -> list[Any]:
@@ -188,8 +185,9 @@ def _words(link: Link, whose: str) -> None:
                     lambda: pair.writer.wait_until_ready(0.005),
                     lambda: pair.reader.wait_until_ready(0.005),
                     segment.list_segments,
-                    lambda last=number == 11: last and pair.writer.evict(0),
                 ]
+                if number == 11:
+                    calls.append(lambda: pair.writer.evict(0))
                 chance.shuffle(calls)
                 for call in calls:
                     with suppress(RingcastError):
