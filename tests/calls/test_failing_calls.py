@@ -124,6 +124,8 @@ def _fail_each_call(link: Link, name: str) -> None:
                     assert raised is None or isinstance(raised, RingcastError), f"{what}: {raised!r}"
                     if isinstance(raised, SystemCallError):
                         assert raised.errno == error, f"{what}: {raised!r}"
+                        if function in ("open", "mmap", "fstat"):
+                            assert "segment 'ringcast_" in str(raised), f"{what}: {raised!r}"
                     after = resources()
                     if function not in LEAVES_NAMES:
                         assert after == before, f"{what}: {raised!r}"

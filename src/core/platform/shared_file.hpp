@@ -56,6 +56,7 @@ public:
 private:
     explicit SharedFile(int descriptor) : descriptor_(descriptor) {}
     int descriptor_ = -1;
+    std::string name_;  // for messages
 };
 
 // Reserves memory for a range, so that touching it can never fail. False if there is not enough; throws on other

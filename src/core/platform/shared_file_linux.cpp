@@ -32,9 +32,11 @@ int retried(Call call) {
 }
 }  // namespace
 
-SharedFile::SharedFile(SharedFile&& other) noexcept : descriptor_(std::exchange(other.descriptor_, -1)) {}
+SharedFile::SharedFile(SharedFile&& other) noexcept
+    : descriptor_(std::exchange(other.descriptor_, -1)), name_(std::move(other.name_)) {}
 SharedFile& SharedFile::operator=(SharedFile&& other) noexcept {
     std::swap(descriptor_, other.descriptor_);
+    name_.swap(other.name_);
     return *this;
 }
 SharedFile::~SharedFile() { close(); }
@@ -45,6 +47,7 @@ void SharedFile::close() noexcept {
 SharedFile SharedFile::create(const std::string& name, std::uint64_t bytes) {
     SharedFile file(retried([] { return ::open(kPlace, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600); }));
     if (file.descriptor_ == -1) throw_system_error("making the unnamed file for segment '" + name + "' in " + kPlace);
+    file.name_ = name;
     if (fchmod(file.descriptor_, 0600) == -1) throw_system_error("setting mode 0600 of segment '" + name + "'");
     if (retried([&] { return ftruncate(file.descriptor_, static_cast<off_t>(bytes)); }) == -1)
         throw_system_error("sizing segment '" + name + "' to " + std::to_string(bytes) + " bytes");
@@ -63,7 +66,10 @@ void SharedFile::link(const std::string& name) {
 SharedFile SharedFile::open(const std::string& name) {
     const std::string path = path_of(name);
     SharedFile file(retried([&] { return ::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK); }));
-    if (file.descriptor_ != -1) return file;
+    if (file.descriptor_ != -1) {
+        file.name_ = name;
+        return file;
+    }
     if (errno == ENOENT)
         throw Error(ErrorCode::segment_not_found, "there is no segment '" + name + "' in " + kPlace, ENOENT);
     if (errno == ELOOP)
@@ -82,7 +88,7 @@ SharedFile SharedFile::open(const std::string& name) {
 
 FileFacts SharedFile::facts() const {
     struct stat info{};
-    if (fstat(descriptor_, &info) == -1) throw_system_error("looking at a segment");
+    if (fstat(descriptor_, &info) == -1) throw_system_error("looking at segment '" + name_ + "'");
     return FileFacts{.bytes = static_cast<std::uint64_t>(info.st_size),
                      .committed = static_cast<std::uint64_t>(info.st_blocks) * 512,
                      .device = info.st_dev,
@@ -101,14 +107,16 @@ void SharedFile::read(void* to, std::size_t bytes) const {
 void* SharedFile::map(std::uint64_t offset, std::uint64_t bytes, bool writable) const {
     void* address = mmap(nullptr, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED | MAP_NORESERVE,
                          descriptor_, static_cast<off_t>(offset));
-    if (address == MAP_FAILED) throw_system_error("mapping " + std::to_string(bytes) + " bytes of a segment");
+    if (address == MAP_FAILED)
+        throw_system_error("mapping " + std::to_string(bytes) + " bytes of segment '" + name_ + "'");
     return address;
 }
 
 void* SharedFile::map_private(std::uint64_t offset, std::uint64_t bytes) const {
     void* address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, descriptor_,
                          static_cast<off_t>(offset));
-    if (address == MAP_FAILED) throw_system_error("mapping " + std::to_string(bytes) + " bytes of a segment privately");
+    if (address == MAP_FAILED)
+        throw_system_error("mapping " + std::to_string(bytes) + " bytes of segment '" + name_ + "' privately");
     exclude_from_core_dumps(address, bytes);
     return address;
 }

@@ -36,9 +36,11 @@ std::string companion_directory() {
 std::string companion_of(const std::string& name) { return companion_directory() + "/" + name; }
 }  // namespace
 
-SharedFile::SharedFile(SharedFile&& other) noexcept : descriptor_(std::exchange(other.descriptor_, -1)) {}
+SharedFile::SharedFile(SharedFile&& other) noexcept
+    : descriptor_(std::exchange(other.descriptor_, -1)), name_(std::move(other.name_)) {}
 SharedFile& SharedFile::operator=(SharedFile&& other) noexcept {
     std::swap(descriptor_, other.descriptor_);
+    name_.swap(other.name_);
     return *this;
 }
 SharedFile::~SharedFile() { close(); }
@@ -53,6 +55,7 @@ SharedFile SharedFile::create(const std::string& name, std::uint64_t bytes) {
             throw Error(ErrorCode::segment_exists, "a segment named '" + name + "' exists already", EEXIST);
         throw_system_error("making segment '" + name + "'");
     }
+    file.name_ = name;
     if (ftruncate(file.descriptor_, static_cast<off_t>(bytes)) == -1) {
         const int error = errno;
         unlink_name(name);
@@ -65,7 +68,10 @@ void SharedFile::link(const std::string&) {}  // it has had its name since `crea
 
 SharedFile SharedFile::open(const std::string& name) {
     SharedFile file(shm_open(object_of(name).c_str(), O_RDWR, 0));
-    if (file.descriptor_ != -1) return file;
+    if (file.descriptor_ != -1) {
+        file.name_ = name;
+        return file;
+    }
     if (errno == ENOENT) throw Error(ErrorCode::segment_not_found, "there is no segment '" + name + "'", ENOENT);
     if (errno == EACCES || errno == EPERM)
         throw Error(ErrorCode::segment_permission, "segment '" + name + "' belongs to another user", errno);
@@ -74,7 +80,7 @@ SharedFile SharedFile::open(const std::string& name) {
 
 FileFacts SharedFile::facts() const {
     struct stat info{};
-    if (fstat(descriptor_, &info) == -1) throw_system_error("looking at a segment");
+    if (fstat(descriptor_, &info) == -1) throw_system_error("looking at segment '" + name_ + "'");
     // The kernel reports sizes rounded up to pages here, and no inode: the segment's epoch tells files apart.
     return FileFacts{.bytes = static_cast<std::uint64_t>(info.st_size),
                      .committed = static_cast<std::uint64_t>(info.st_size),
@@ -94,7 +100,8 @@ void SharedFile::read(void* to, std::size_t bytes) const {
 void* SharedFile::map(std::uint64_t offset, std::uint64_t bytes, bool writable) const {
     void* address = mmap(nullptr, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, descriptor_,
                          static_cast<off_t>(offset));
-    if (address == MAP_FAILED) throw_system_error("mapping " + std::to_string(bytes) + " bytes of a segment");
+    if (address == MAP_FAILED)
+        throw_system_error("mapping " + std::to_string(bytes) + " bytes of segment '" + name_ + "'");
     return address;
 }
 
