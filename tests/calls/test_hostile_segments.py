@@ -1,7 +1,7 @@
 """Files under a segment's name, wrong in one way at a time: a typed error, nothing half-open, and never a signal.
 
-All of it happens in a child, whose end by SIGBUS or SIGSEGV would be seen. tests/unit/test_attach.py has what each error
-says; here are every length and every field.
+All of it happens in a child, whose end by SIGBUS or SIGSEGV would be seen. tests/unit/test_attach.py has what errors
+say; here are every length and every field.
 """
 
 from __future__ import annotations
