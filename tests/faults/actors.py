@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
+import logging
 import os
 import signal
 import time
@@ -98,6 +99,7 @@ def start(what: str, rank: int | None, fault: Fault | None, stderr: int, stacks:
     code = 1
     try:
         os.dup2(stderr, 2)
+        logging.getLogger("ringcast").addHandler(logging.NullHandler())  # evictions are planned, and no output
         faulthandler.register(signal.SIGUSR1, file=stacks)
         link: Link = Connection(sending, readable=False)
         report = Report()
