@@ -211,6 +211,27 @@ def test_a_stopped_reader_is_alive_and_said_to_be_stopped(
         assert reader.ask() == 2
 
 
+def _stall(link: Link, handle: Any) -> None:
+    import ctypes
+
+    reader = MessageQueue.create_from_handle(handle, 0)
+    link.send("attached")
+    ctypes.PyDLL(None).pause()  # holds the interpreter's lock until a signal that the test never sends
+    reader.dequeue()
+
+
+def test_a_reader_whose_interpreter_is_stalled_is_alive(start: Callable[..., Child]) -> None:
+    with MessageQueue(1, max_chunks=1, on_reader_death="evict") as writer:
+        reader = start(_stall, writer.export_handle())
+        assert reader.receive() == "attached"
+        writer.enqueue(1)
+        with pytest.raises(QueueTimeoutError, match=rf"rank 0 \(pid {reader.pid}\) to make room"):
+            writer.enqueue(2, timeout=0.3)  # several looks at its life
+        assert writer.stats()["readers"][0]["alive"] is True
+        reader.kill()
+        writer.enqueue(2, timeout=60)
+
+
 def _write(link: Link, name: str) -> None:
     writer = MessageQueue(1, name=name)
     writer.wait_until_ready(60)
