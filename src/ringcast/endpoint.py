@@ -8,15 +8,14 @@ interpreter that made it, may be used by several threads, which take turns, and 
 from __future__ import annotations
 
 import atexit
-import math
 import os
 import sys
 import weakref
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from ringcast import _core, reports, segment
-from ringcast.errors import ArgumentError, QueueClosedError, QueueTimeoutError
+from ringcast.chunks import LoanedArray, ReadChunk, WriteChunk
+from ringcast.errors import QueueClosedError, QueueTimeoutError
 from ringcast.stats import QueueStats, collect_stats
 from ringcast.waiting import PATIENT, NativePolicy, WaitSettings
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-    import numpy as np
     from numpy.typing import DTypeLike
     from typing_extensions import Self
 
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
     from ringcast.codec import Codec
 
 DEFAULT_LINGER_S = 5.0
-_INT64_MAX = (1 << 63) - 1
 
 _open_ends: weakref.WeakSet[QueueEnd] = weakref.WeakSet()
 
@@ -101,7 +98,7 @@ class QueueEnd(_core.End):
         It is published on leaving the block, without a copy, and received as `bytes` (or, without a copy, by
         `acquire_read`). An exception publishes nothing. The rules are those of `acquire_write`.
         """
-        return WriteChunk(self, segment.checked("nbytes", nbytes, 0, _INT64_MAX), timeout)
+        return WriteChunk(self, segment.checked("nbytes", nbytes, 0, segment.INT64_MAX), timeout)
 
     def loan_array(self, shape: int | Sequence[int], dtype: DTypeLike, timeout: float | None = None) -> LoanedArray:
         """A context manager that yields a writable, uninitialised NumPy array in shared memory, in C order.
@@ -210,84 +207,6 @@ class QueueEnd(_core.End):
 
     def __reduce__(self) -> Any:
         raise TypeError(f"a {type(self).__name__} belongs to its process; send its export_handle() instead")
-
-
-class WriteChunk:
-    """The context manager of `acquire_write`."""
-
-    def __init__(self, end: QueueEnd, nbytes: int | None, timeout: float | None) -> None:
-        self._end = end
-        self._nbytes = nbytes
-        self._timeout = timeout
-
-    def __enter__(self) -> memoryview:
-        self._view = self._end._open_write(self._nbytes, self._timeout)
-        return self._view
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        with suppress(BufferError):  # views of it are alive: _close_write says so
-            self._view.release()
-        self._end._close_write(kind is None, False)
-
-
-class LoanedArray:
-    """The context manager of `loan_array`."""
-
-    def __init__(self, end: QueueEnd, shape: int | Sequence[int], dtype: DTypeLike, timeout: float | None) -> None:
-        import numpy as np
-
-        from ringcast.tensors import dtype_text
-
-        self._end = end
-        self._timeout = timeout
-        extents = (shape,) if isinstance(shape, int) else tuple(shape)
-        self._shape = tuple(segment.checked("an extent of shape", extent, 0, _INT64_MAX) for extent in extents)
-        self._dtype = np.dtype(dtype)
-        text = dtype_text(self._dtype)
-        if text is None:
-            raise ArgumentError(f"an array of dtype {self._dtype!r} cannot be made in shared memory")
-        self._dtype_text = text
-
-    def __enter__(self) -> np.ndarray[Any, Any]:
-        import numpy as np
-
-        nbytes = segment.checked("the size in bytes", math.prod(self._shape) * self._dtype.itemsize, 0, _INT64_MAX >> 1)
-        view = self._end._open_array(self._dtype_text, self._shape, nbytes, self._timeout)
-        # The base of slices and of most other views is this one, not the array that the user gets; what else is made of
-        # the array refers to the array itself. So reference counts tell whether anything is left that could write.
-        self._whole: np.ndarray[Any, Any] | None = np.ndarray(self._shape, self._dtype, view)
-        self._array: np.ndarray[Any, Any] | None = self._whole[...]
-        self._references = (sys.getrefcount(self._whole), sys.getrefcount(self._array))
-        return self._array
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._array is not None
-        of_whole, of_array = self._references
-        # The user's own name for the array may live on; it becomes read-only.
-        alone = sys.getrefcount(self._whole) <= of_whole and sys.getrefcount(self._array) <= of_array + 1
-        self._array.setflags(write=False)
-        self._whole = self._array = None
-        self._end._close_write(kind is None, alone)
-
-
-class ReadChunk:
-    """The context manager of `acquire_read`."""
-
-    def __init__(self, end: QueueEnd, timeout: float | None, cancel: threading.Event | None, indefinite: bool) -> None:
-        self._end = end
-        self._arguments = (timeout, cancel, indefinite)
-
-    def __enter__(self) -> memoryview:
-        return self._end._open_read(*self._arguments)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._end._close_read()
 
 
 _exit_handler_pid = 0

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from ringcast import _core, segment
+from ringcast.chunks import ReadChunk, WriteChunk
 from ringcast.codec import codec as make_codec
-from ringcast.endpoint import QueueEnd, ReadChunk, WriteChunk
+from ringcast.endpoint import QueueEnd
 from ringcast.errors import QueueClosedError, RoleError, SegmentMismatchError, SegmentNotFoundError
 from ringcast.waiting import Wait, WaitSettings
 

@@ -19,7 +19,7 @@ from ringcast.limits import memory_headroom
 PREFIX = "ringcast_"
 _DIGEST_CHARS = 7
 _INT32_MAX = (1 << 31) - 1
-_INT64_MAX = (1 << 63) - 1
+INT64_MAX = (1 << 63) - 1
 _VALID_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -97,9 +97,9 @@ def create(
         release=__version__,
         n_reader=n_reader,
         ranks=[checked("a rank", rank, 0) for rank in ranks],
-        max_chunk_bytes=checked("max_chunk_bytes", max_chunk_bytes, most=_INT64_MAX),
+        max_chunk_bytes=checked("max_chunk_bytes", max_chunk_bytes, most=INT64_MAX),
         max_chunks=checked("max_chunks", max_chunks),
-        max_bytes=0 if max_bytes is None else checked("max_bytes", max_bytes, most=_INT64_MAX),
+        max_bytes=0 if max_bytes is None else checked("max_bytes", max_bytes, most=INT64_MAX),
         max_leases=0 if max_leases is None else checked("max_leases", max_leases),
     )
     headroom = memory_headroom()
