@@ -188,8 +188,8 @@ TEST(requests_of_one_size_get_the_block_freed_last) {
         std::vector<Block> blocks;
         for (int i = 0; i < 16; ++i) blocks.push_back(must(allocator, bytes));
         for (std::size_t i = 1; i < 16; ++i) CHECK(blocks[i].offset == blocks[i - 1].offset + blocks[i - 1].size);
-        for (const std::size_t i : {2, 8, 4, 12}) allocator.free(blocks[i].node);  // no two of them neighbours
-        for (const std::size_t i : {12, 4, 8, 2}) {
+        for (const std::size_t i : {2u, 8u, 4u, 12u}) allocator.free(blocks[i].node);  // no two of them neighbours
+        for (const std::size_t i : {12u, 4u, 8u, 2u}) {
             const Block block = must(allocator, bytes);
             CHECK(block.offset == blocks[i].offset && block.size == blocks[i].size);
             blocks[i] = block;

@@ -39,8 +39,8 @@ struct Register {
     Register(const char* name, void (*run)()) { tests().push_back({name, run}); }
 };
 
-// Sanitizers make everything several times slower; they need fewer rounds to see what they can see.
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+// Sanitizers and emulators make everything several times slower; they need fewer rounds to see what they can see.
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__) || defined(RINGCAST_EMULATED)
 inline constexpr int kScale = 1;
 // So slow are they that a waker may lose its CPU between its store and its wake-up for longer than a park waits for it.
 inline constexpr unsigned kForgivenRescues = 2;

@@ -5,7 +5,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include <atomic>
+#include <climits>
 #include <csignal>
+#include <cstdlib>
 #include <string>
 #include <thread>
 #include <vector>
@@ -17,6 +19,22 @@ using ringcast::platform::LockFile;
 
 namespace {
 
+#if defined(__APPLE__)
+// Files have names here, and /dev/fd gives the same open file once more.
+int make_file() {
+    char path[] = "/tmp/ringcast_lock_file_test_XXXXXX";
+    const int descriptor = ::mkstemp(path);
+    CHECK(descriptor != -1);
+    return descriptor;
+}
+int open_again(int descriptor) {
+    char path[PATH_MAX];
+    CHECK(::fcntl(descriptor, F_GETPATH, path) == 0);
+    const int again = ::open(path, O_RDWR | O_CLOEXEC);
+    CHECK(again != -1);
+    return again;
+}
+#else
 int make_file() {
     const int descriptor = ::open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     CHECK(descriptor != -1);
@@ -27,6 +45,7 @@ int open_again(int descriptor) {
     CHECK(again != -1);
     return again;
 }
+#endif
 int exit_code_of(pid_t child) {
     int status = 0;
     CHECK(waitpid(child, &status, 0) == child);

@@ -80,7 +80,7 @@ void run(std::uint32_t seed, std::uint64_t pages, std::uint64_t page) {
 
 TEST(the_same_runs_and_counts_as_a_bool_for_each_page) {
     for (std::uint32_t seed = 0; seed < 5u * check::kScale; ++seed) {
-        for (const std::uint64_t pages : {1, 2, 63, 64, 65, 128, 1000}) {
+        for (const std::uint64_t pages : {1u, 2u, 63u, 64u, 65u, 128u, 1000u}) {
             run(seed, pages, 4096);
             run(seed, pages, 16384);
         }

@@ -1,0 +1,45 @@
+"""Builds and runs the core's C++ tests, for this machine or another."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support import ROOT
+
+PROGRAMS = ["block_allocator", "endpoint", "geometry", "lock_file", "page_map", "parking", "ring", "stress", "turn"]
+BUILDS = ROOT / "build" / "core-tests"
+STRESS_SECONDS = float(os.environ.get("RINGCAST_STRESS_SECONDS", "1"))
+
+
+def tool(name: str) -> str | None:
+    beside_python = Path(sys.executable).with_name(name)
+    return str(beside_python) if beside_python.exists() else shutil.which(name)
+
+
+def run(command: list[str], **environment: str) -> str:
+    """Its standard output. What went wrong otherwise is in the error, with all that it printed."""
+    result = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+        timeout=280 + STRESS_SECONDS,
+    )
+    assert result.returncode == 0, f"{command[0]} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+def build(name: str, *options: str, target: str = "all") -> Path:
+    """The folder of what was built. It is kept between runs, so that only what changed is compiled."""
+    cmake, ninja = tool("cmake"), tool("ninja")
+    assert cmake is not None, "CMake is needed"
+    folder = BUILDS / name
+    generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
+    run([cmake, "-S", str(Path(__file__).parent), "-B", str(folder), *generator, *options])
+    run([cmake, "--build", str(folder), "--parallel", "--target", target])
+    return folder
