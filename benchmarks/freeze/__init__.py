@@ -1,0 +1,1 @@
+"""What a ring of flags without an order comes to. docs/freeze.md has the argument."""
