@@ -3,15 +3,18 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 CORE   := $(shell find src/core src/bindings -type f) CMakeLists.txt pyproject.toml
-CXX_SOURCES := $(shell find src tests benchmarks -name '*.hpp' -o -name '*.cpp' 2>/dev/null)
+CXX_SOURCES := $(shell find src tests benchmarks model -name '*.hpp' -o -name '*.cpp' 2>/dev/null)
 
-.PHONY: demo test test-faults soak check bench format wheel clean help
+.PHONY: demo test test-faults sanitize cross freeze soak check bench format wheel clean help
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    build, then broadcast the standard library to four workers and compare"
 	@echo "make test    build, then run all tests"
 	@echo "make test-faults  build with fault points, then kill, stop and delay processes in 2,000 scenarios"
+	@echo "make sanitize  the core's tests and its stress under ThreadSanitizer, AddressSanitizer, UndefinedBehaviorSanitizer"
+	@echo "make cross   the core for Linux on aarch64, its tests run under qemu; for macOS on arm64; and by Clang"
+	@echo "make freeze  what a ring of plain flags comes to: docs/freeze.md"
 	@echo "make check   ruff, mypy --strict, the stubs, clang-format"
 	@echo "make bench   build, then measure against the peers: a table, JSON and a picture in benchmarks/results"
 	@echo "make wheel   build a wheel, check it, install it into a fresh environment and use it"
@@ -46,6 +49,22 @@ $(FAULTS)/built: $(VENV)/dev
 test-faults: $(FAULTS)/built
 	RINGCAST_FAULT_CORE=$$(echo $(FAULTS)/installed/ringcast/_core.*.so) $(BIN)/python -m tests.faults \
 		--scenarios $${FAULT_SCENARIOS:-2000} $${FAULT_SEED:+--seed $$FAULT_SEED}
+
+# STRESS_SECONDS is how long everything happens at once, under each sanitizer.
+sanitize: $(VENV)/dev
+	RINGCAST_STRESS_SECONDS=$${STRESS_SECONDS:-15} $(BIN)/python -m pytest tests/core/test_core.py -k "thread or address" \
+		--capture=no --timeout 3600
+
+$(VENV)/cross: $(VENV)/dev
+	$(BIN)/python -m pip install --quiet ziglang==0.17.0
+	@touch $@
+
+# Needs g++-aarch64-linux-gnu and qemu-user, too.
+cross: $(VENV)/cross
+	$(BIN)/python -m tests.core.cross
+
+freeze: $(VENV)/dev
+	$(BIN)/python -m benchmarks.freeze
 
 # 1.44 million messages to 1, 3 and 8 readers, checksummed.
 soak: $(VENV)/dev
