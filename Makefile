@@ -66,9 +66,9 @@ cross: $(VENV)/cross
 freeze: $(VENV)/dev
 	$(BIN)/python -m benchmarks.freeze
 
-# 1.44 million messages to 1, 3 and 8 readers, checksummed.
+# 1.44 million messages to 1, 3 and 8 readers, checksummed; 100 million to 2 and 20 million to 8, compared.
 soak: $(VENV)/dev
-	RINGCAST_SOAK_BATCH=1000 $(BIN)/python -m pytest tests/processes/test_soak.py -s --timeout 3600
+	RINGCAST_SOAK_BATCH=1000 RINGCAST_MARATHON=1000 $(BIN)/python -m pytest tests/processes/test_soak.py -s --timeout 3600
 
 check: $(VENV)/dev
 	$(BIN)/ruff check .

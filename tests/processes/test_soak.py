@@ -2,13 +2,15 @@
 
 The reference froze at about its 492nd message and any instrumentation hid it. Here each reader computes what message
 number n has to be and compares. RINGCAST_SOAK_BATCH is the number of messages in each of the 1,440 batches: 1,000 in
-`make soak`, few in a default run.
+`make soak`, few in a default run. RINGCAST_MARATHON multiplies the messages of the marathons, which are sent as fast as
+batches go: by 1,000 in `make soak`.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import time
 import zlib
 from collections.abc import Callable
 
@@ -94,3 +96,46 @@ def test_sustained_load_on_a_short_ring_parks_on_both_ends_and_loses_no_wake_up(
         for reader in readers:
             assert reader.receive() == "attached"
             assert reader.receive(timeout=300) == (total, 0)
+
+
+MARATHON = int(os.environ.get("RINGCAST_MARATHON", "1"))
+# What is sent round and round. A prime, so that a message meets every slot; reader and writer make the same.
+_CYCLE = [_NOISE[7 * n : 7 * n + 24 + n % 80] for n in range(9973)]
+_STRETCH = 64
+
+
+def _run(link: Link, handle: Handle, rank: int) -> None:
+    reader = MessageQueue.create_from_handle(handle, rank)
+    reader.wait_until_ready(60)
+    twice = _CYCLE + _CYCLE[:_STRETCH]
+    total = position = 0
+    try:
+        while True:
+            received = reader.dequeue_many(_STRETCH)
+            # Byte for byte, which is more than a checksum says.
+            assert received == twice[position : position + len(received)], f"not what follows message {total}"
+            total += len(received)
+            position = total % len(_CYCLE)
+    except QueueClosedError:
+        pass
+    link.send((total, reader.stats()["rescued_wakes"]))
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("n_reader", "thousands"), [(2, 100), (8, 20)])
+def test_a_marathon_without_a_pause(n_reader: int, thousands: int, start: Callable[..., Child]) -> None:
+    total = 1000 * thousands * MARATHON
+    with MessageQueue(n_reader, max_chunks=1024) as writer:
+        readers = [start(_run, writer.export_handle(), rank) for rank in range(n_reader)]
+        writer.wait_until_ready(60)
+        begin = time.monotonic()
+        for _ in range(total // len(_CYCLE)):
+            writer.enqueue_many(_CYCLE, timeout=120)
+        writer.enqueue_many(_CYCLE[: total % len(_CYCLE)], timeout=120)
+        rescued = writer.stats()["rescued_wakes"]
+        writer.close()
+        assert rescued == 0
+        for reader in readers:
+            assert reader.receive(timeout=600) == (total, 0)
+        took = time.monotonic() - begin
+    print(f"\n{total:,} messages to {n_reader} readers in {took:.1f} s, {total / took / 1e6:.2f} million a second")
