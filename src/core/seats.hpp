@@ -70,7 +70,8 @@ bool take_seat(const RingView<P>& ring, Seat<P>& seat, std::uint64_t& first) noe
     const SeatState before = seat_state(word);
     const bool was_expected = before == SeatState::expected;
     const bool was_held = before == SeatState::active || before == SeatState::evicted;
-    if (!was_expected) seat.cursor.store(ring.control->head.load(std::memory_order_relaxed), std::memory_order_relaxed);
+    // release [consume]: a writer that takes this cursor for the previous holder's must know what that one has read.
+    if (!was_expected) seat.cursor.store(ring.control->head.load(std::memory_order_relaxed), std::memory_order_release);
     // release [join]: who sees the seat ACTIVE sees its cursor.
     const std::uint64_t taken = seat_word(seat_incarnation(word) + (was_held ? 1 : 0), SeatState::active);
     P::reached(FaultPoint::claim_begin);
