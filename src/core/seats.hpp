@@ -35,6 +35,15 @@ constexpr bool gates(std::uint64_t word) {
 }
 
 inline constexpr std::uint32_t kAnySeat = UINT32_MAX;  // the writer's parked word when any seat's change wakes it
+inline constexpr std::uint64_t kJoining = UINT64_MAX;  // as joined_at: the holder does not know its first message yet
+
+// Does the seat have a reader that gets all that is sent from now on?
+template <class P>
+bool is_attached(const Seat<P>& seat) noexcept {
+    // acquire [join]: the join position is not the previous holder's. acquire [joined]: nothing sent later is missed.
+    return seat_state(seat.state.load(std::memory_order_acquire)) == SeatState::active &&
+           seat.joined_at.load(std::memory_order_acquire) != kJoining;
+}
 
 // The view of a segment that the protocol needs, with sizes taken from a checked geometry.
 template <class P>
@@ -72,7 +81,8 @@ bool take_seat(const RingView<P>& ring, Seat<P>& seat, std::uint64_t& first) noe
     const bool was_held = before == SeatState::active || before == SeatState::evicted;
     // release [consume]: a writer that takes this cursor for the previous holder's must know what that one has read.
     if (!was_expected) seat.cursor.store(ring.control->head.load(std::memory_order_relaxed), std::memory_order_release);
-    // release [join]: who sees the seat ACTIVE sees its cursor.
+    seat.joined_at.store(kJoining, std::memory_order_release);  // release [joined]
+    // release [join]: who sees the seat ACTIVE sees its cursor, and that it is still joining.
     const std::uint64_t taken = seat_word(seat_incarnation(word) + (was_held ? 1 : 0), SeatState::active);
     P::reached(FaultPoint::claim_begin);
     if (!seat.state.compare_exchange_strong(word, taken, std::memory_order_release, std::memory_order_relaxed))

@@ -148,7 +148,7 @@ std::vector<std::uint32_t> Sender::missing_ranks() const {
     std::vector<std::uint32_t> missing = segment_->ranks();
     const auto& ring = segment_->ring();
     for (std::uint32_t i = 0; i < ring.n_seats; ++i) {
-        if (seat_state(ring.seats[i].state.load(std::memory_order_acquire)) != SeatState::active) continue;
+        if (!is_attached(ring.seats[i])) continue;
         std::erase(missing, ring.seats[i].rank.load(std::memory_order_relaxed));
     }
     return missing;
