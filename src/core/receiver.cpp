@@ -125,13 +125,18 @@ void Receiver::throw_corrupt(const Descriptor& descriptor) const {
 }
 
 void Receiver::check_end(bool look_at_life) const {
+    // The state is looked at after the queue's end: who was evicted before that has not read every message.
+    const bool closed = writer_closed();
     if (!ring_.still_seated()) throw_evicted();
-    if (writer_closed()) {
+    if (closed) {
         if (ring_.readable()) return;  // published before it was closed
         throw Error(ErrorCode::closed, "the writer has closed the queue and every message has been read");
     }
     // The slot is looked at after the death is certain: what was published before it comes first.
-    if (look_at_life && writer_died() && !ring_.readable()) throw_writer_died();
+    if (look_at_life && writer_died()) {
+        if (!ring_.still_seated()) throw_evicted();
+        if (!ring_.readable()) throw_writer_died();
+    }
 }
 
 void Receiver::check_writer_lives() const {
