@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 CORE   := $(shell find src/core src/bindings -type f) CMakeLists.txt pyproject.toml
 CXX_SOURCES := $(shell find src tests benchmarks model -name '*.hpp' -o -name '*.cpp' 2>/dev/null)
 
-.PHONY: demo test test-faults sanitize cross freeze soak check bench format wheel clean help
+.PHONY: demo test test-faults sanitize model cross freeze soak check bench format wheel clean help
 .DELETE_ON_ERROR:
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make sanitize  the core's tests and its stress under ThreadSanitizer, AddressSanitizer, UndefinedBehaviorSanitizer"
 	@echo "make cross   the core for Linux on aarch64, its tests run under qemu; for macOS on arm64; and by Clang"
 	@echo "make freeze  what a ring of plain flags comes to: docs/freeze.md"
+	@echo "make model   explore the protocol's interleavings and stale loads; weaken each memory order and see it break"
 	@echo "make check   ruff, mypy --strict, the stubs, clang-format"
 	@echo "make bench   build, then measure against the peers: a table, JSON and a picture in benchmarks/results"
 	@echo "make wheel   build a wheel, check it, install it into a fresh environment and use it"
@@ -65,6 +66,10 @@ cross: $(VENV)/cross
 
 freeze: $(VENV)/dev
 	$(BIN)/python -m benchmarks.freeze
+
+# Needs no virtual environment: the standard library and a compiler.
+model:
+	$(PYTHON) model/check.py
 
 # 1.44 million messages to 1, 3 and 8 readers, checksummed; 100 million to 2 and 20 million to 8, compared.
 soak: $(VENV)/dev

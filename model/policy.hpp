@@ -61,6 +61,7 @@ private:
 // Where plain bytes are shared. Bytes elsewhere are a thread's own.
 struct SharedBytes {
     static inline const std::byte* begin = nullptr;
+    static inline const std::byte* strict = nullptr;  // from here on nobody may ever race; before, evicted readers may
     static inline const std::byte* end = nullptr;
     static bool holds(const void* address) { return address >= begin && address < end; }
 };
@@ -78,11 +79,11 @@ struct Policy {
         Value value{};
         if (bytes > sizeof value) std::abort();
         if (SharedBytes::holds(from)) {
-            value = Explorer::the().read_bytes(from, site);
+            value = Explorer::the().read_bytes(from, from < SharedBytes::strict, site);
             std::memcpy(to, &value, bytes);
         } else {
             std::memcpy(&value, from, bytes);
-            Explorer::the().write_bytes(to, value, site);
+            Explorer::the().write_bytes(to, value, to < SharedBytes::strict, site);
         }
     }
 

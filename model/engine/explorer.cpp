@@ -1,6 +1,8 @@
+// The search: see explorer.hpp.
 #include "explorer.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstdio>
 
 namespace model {
@@ -28,10 +30,10 @@ std::uint32_t Explorer::add_location(std::uint64_t initial, const void* address)
 void Explorer::forget_locations() {
     initial_.clear();
     addresses_.clear();
+    uses_.fill({});
+    excuses_ = false;
     names_.clear();
 }
-
-// ---- Searching
 
 Result Explorer::explore(const Program& program, const Search& search) {
     program_ = &program;
@@ -46,6 +48,16 @@ Result Explorer::explore(const Program& program, const Search& search) {
             path_.clear();
         }
         run_once();
+        if (end_ == End::restart) {
+            const std::uint64_t steps = result_.steps;
+            const std::uint64_t seed = result_.seed;
+            result_ = {};
+            result_.steps = steps;
+            result_.seed = seed;
+            path_.clear();
+            walk = UINT64_MAX;
+            continue;
+        }
         if (end_ == End::violation) {
             tracing_ = true;
             run_once();
@@ -82,8 +94,10 @@ void Explorer::run_once() {
     memory_.reset(initial_);
     n_threads_ = static_cast<std::uint8_t>(program_->threads.size());
     locks_.fill(kNoThread);
-    died_with_.fill(kNoThread);
+    known_depth_ = path_.empty() ? 0 : path_.size() - 1;
     depth_ = steps_ = 0;
+    events_.clear();
+    fenced_ = {};
     cost_ = 0;
     limit_ = kAwake;
     end_ = End::none;
@@ -92,12 +106,14 @@ void Explorer::run_once() {
     trace_steps_ = 0;
     if (program_->at_start) program_->at_start();
     running_ = starting_ = true;
-    for (std::uint8_t i = 0; i < n_threads_; ++i) {
+    for (std::uint8_t i = 0; i < n_threads_ && end_ == End::none; ++i) {
         Running& thread = threads_[i];
         thread.next = {};
         thread.finished = thread.dead = thread.sleeping = thread.timed_out = thread.excused = false;
         thread.at_mutant = false;
         thread.timeouts = 0;
+        thread.past = {};
+        thread.events = 0;
         thread.asleep = kAwake;
         thread.fiber.reset(&Explorer::enter_thread);
         current_ = i;
@@ -106,9 +122,13 @@ void Explorer::run_once() {
     starting_ = false;
     current_ = kNoThread;
     try {
-        if (const auto first = choose_thread()) {
+        if (end_ != End::none) {
+            // A thread has left in its first steps.
+        } else if (const auto first = choose_thread()) {
             current_ = *first;
             threads_[*first].fiber.switch_from(main_);
+        } else {
+            end_ = End::complete;
         }
         current_ = kNoThread;
         if (end_ == End::complete && program_->at_end) program_->at_end();
@@ -121,10 +141,27 @@ void Explorer::run_once() {
 void Explorer::enter_thread() {
     Explorer& me = the();
     me.program_->threads[me.current_].body();
+    me.exit_process();
     me.threads_[me.current_].finished = true;
     if (me.starting_) me.main_.switch_from(me.threads_[me.current_].fiber);
     me.hand_over();
     std::abort();
+}
+
+// A process that ends drops its locks as one that is killed.
+void Explorer::exit_process() {
+    if (held_locks(current_) == 0) return;
+    take_step({.kind = Step::Kind::lock, .object = held_locks(current_), .drops = true});
+    drop_locks(current_);
+    if (tracing_) note(Site{}, "ends");
+}
+
+void Explorer::drop_locks(std::uint8_t thread) {
+    for (std::size_t i = 0; i < locks_.size(); ++i) {
+        if (locks_[i] != thread) continue;
+        locks_[i] = kNoThread;
+        memory_.leave_in_lock(thread, i);
+    }
 }
 
 void Explorer::leave(End end) {
@@ -139,16 +176,39 @@ void Explorer::fail(const std::string& what) {
     std::abort();
 }
 
+// Would this step, taken at any other time, change anything? Races on bytes are found in whichever order they come.
+bool Explorer::is_private(const Step& step) {
+    if (!step.chooses_store()) return false;
+    Use& use = uses_[step.object];
+    const Use before = use;
+    const std::uint32_t me = 1u << current_;
+    (step.kind == Step::Kind::load ? use.readers : use.writers) |= me;
+    if (step.bytes != Step::Bytes::no) return step.bytes == Step::Bytes::strict || !excuses_;
+    const auto shared = [](const Use& u) { return u.writers != 0 && std::popcount(u.readers | u.writers) > 1; };
+    // Others have touched it in the belief that nobody else would.
+    if (shared(use) && !shared(before)) leave(End::restart);
+    return !shared(use);
+}
+
+void Explorer::excuse(std::uint8_t thread) {
+    if (!std::exchange(excuses_, true)) leave(End::restart);
+    threads_[thread].excused = true;
+}
+
 void Explorer::take_step(Step step) {
     Running& me = threads_[current_];
-    me.next = step;
     me.at_mutant = std::exchange(at_mutant_, false);
-    if (starting_)
-        main_.switch_from(me.fiber);
-    else
-        hand_over();
+    if (!is_private(step)) {
+        me.next = step;
+        if (starting_)
+            main_.switch_from(me.fiber);
+        else
+            hand_over();
+    } else {
+        limit_ = kAwake;
+    }
     memory_.tick(current_);
-    if (++steps_ > kMaxSteps) fail("does not end: more than " + std::to_string(kMaxSteps) + " steps");
+    if (++steps_ > kMaxSteps && !starting_) fail("does not end: more than " + std::to_string(kMaxSteps) + " steps");
 }
 
 void Explorer::hand_over() {
@@ -162,10 +222,17 @@ void Explorer::hand_over() {
     }
 }
 
+std::uint32_t Explorer::held_locks(std::optional<std::uint8_t> by) const {
+    std::uint32_t held = 0;
+    for (std::size_t i = 0; i < locks_.size(); ++i)
+        if (by ? locks_[i] == *by : locks_[i] != kNoThread) held |= 1u << i;
+    return held;
+}
+
 bool Explorer::enabled(std::uint8_t thread) const {
     const Running& t = threads_[thread];
     return !t.finished && !t.dead && !t.sleeping &&
-           !(t.next.kind == Step::Kind::lock && !t.next.drops && locks_[t.next.object] != kNoThread);
+           !(t.next.kind == Step::Kind::lock && !t.next.drops && (t.next.object & held_locks()) != 0);
 }
 
 // Nothing can happen any more but a time-out. False: nobody waits.
@@ -188,6 +255,7 @@ bool Explorer::wake_by_timeout() {
     ++chosen->timeouts;
     chosen->sleeping = false;
     chosen->timed_out = true;
+    for (std::uint8_t i = 0; i < n_threads_; ++i) chosen->past[i] = threads_[i].events;
     memory_.see_everything(static_cast<std::uint8_t>(chosen - threads_.data()));
     return true;
 }
@@ -199,7 +267,9 @@ std::optional<std::uint8_t> Explorer::choose_thread() {
         for (std::uint8_t k = 0; k < n_threads_; ++k) {
             // The current one first: going on with it costs nothing.
             const std::uint8_t i = current_ >= n_threads_ ? k : k == 0 ? current_ : k <= current_ ? k - 1 : k;
-            if (enabled(i)) choice.thread[choice.count++] = i;
+            if (!enabled(i)) continue;
+            choice.thread[choice.count++] = i;
+            choice.enabled |= 1u << i;
         }
     } while (choice.count == 0 && wake_by_timeout());
     if (choice.count == 0) return std::nullopt;
@@ -220,7 +290,10 @@ std::optional<std::uint8_t> Explorer::choose_thread() {
                 leave(End::redundant);
                 return std::nullopt;
             }
-            choice.count = awake;
+            for (std::uint8_t k = 0; k < awake; ++k) choice.possible |= 1u << choice.thread[k];
+            choice.count = 1;
+            // Who is killed would have gone on: what it would have done is in nobody's past.
+            if (threads_[choice.thread[0]].next.kind == Step::Kind::kill) choice.count = awake;
         } else if (search_.kind == Search::Kind::random) {
             const bool goes_on = preempts && random_() % 4 != 0;
             std::swap(choice.thread[0], choice.thread[goes_on ? 0 : random_() % choice.count]);
@@ -230,8 +303,9 @@ std::optional<std::uint8_t> Explorer::choose_thread() {
         }
         path_.push_back(choice);
     }
+    const std::uint8_t thread = path_[depth_].thread[path_[depth_].taken];
+    if (search_.kind == Search::Kind::exhaustive) find_swaps(thread, depth_);
     const Choice& taken = path_[depth_++];
-    const std::uint8_t thread = taken.thread[taken.taken];
     if (preempts && thread != current_) ++cost_;
     if (search_.kind == Search::Kind::exhaustive) {
         limit_ = taken.asleep[thread];
@@ -241,34 +315,6 @@ std::optional<std::uint8_t> Explorer::choose_thread() {
                             : still_asleep(taken.asleep[i], i, threads_[i].next, thread, threads_[thread].next);
     }
     return thread;
-}
-
-// Does a thread that was put to sleep before `step` stay asleep when `other` does `taken`?
-std::uint8_t Explorer::still_asleep(std::uint8_t asleep, std::uint8_t thread, const Step& step, std::uint8_t other,
-                                    const Step& taken) {
-    using Kind = Step::Kind;
-    if (asleep == kAwake) return kAwake;
-    bool dependent = false;
-    if (taken.kind == Kind::kill)
-        dependent = taken.object == thread || step.kind == Kind::lock || step.kind == Kind::kill;
-    else if (step.kind == Kind::kill)
-        dependent = step.object == other || taken.kind == Kind::lock;
-    else if (step.kind == Kind::fence || step.kind == Kind::lock)
-        dependent = taken.kind == step.kind && taken.object == step.object;
-    else if (step.kind == Kind::wait || step.kind == Kind::wake)
-        dependent = (taken.kind == Kind::wait || taken.kind == Kind::wake) && taken.object == step.object;
-    // Stores: see `asleep`. What this thread would choose of them has been explored, unless it is new.
-    return dependent ? kAwake : asleep;
-}
-
-bool Explorer::has_choice(std::uint8_t thread) const {
-    const Running& t = threads_[thread];
-    if (t.asleep == kAwake) return true;
-    if (t.asleep == kAsleep) return false;
-    const auto& stores = memory_.location(t.next.object).stores;
-    for (std::size_t i = memory_.thread(thread).now.seen[t.next.object]; i < stores.size(); ++i)
-        if (stores[i].serial + 1 >= t.asleep) return true;
-    return false;
 }
 
 std::uint8_t Explorer::choose_among(std::uint8_t count) {
@@ -302,172 +348,6 @@ std::uint8_t Explorer::choose_store(std::uint32_t id, std::size_t from, bool wri
     }
     if (count == 0) leave(End::redundant);
     return positions[choose_among(count)];
-}
-
-// ---- What threads do
-
-std::uint64_t Explorer::load(std::uint32_t id, std::memory_order order, Site site) {
-    take_step({Step::Kind::load, id});
-    const std::uint8_t position = choose_store(id, memory_.thread(current_).now.seen[id], false, nullptr);
-    memory_.read(current_, id, position, order);
-    if (tracing_) note(site, name_of(id) + note_read(id, position));
-    return memory_.location(id).stores[position].value[0];
-}
-
-void Explorer::store(std::uint32_t id, std::uint64_t value, std::memory_order order, Site site) {
-    take_step({Step::Kind::write, id});
-    const std::uint8_t after = choose_store(id, memory_.thread(current_).now.seen[id], true, nullptr);
-    memory_.write(current_, id, after, Value{value, 0, 0}, order, false, site);
-    if (tracing_) note(site, name_of(id) + note_write(id, after + 1u));
-}
-
-std::uint64_t Explorer::exchange(std::uint32_t id, std::uint64_t value, std::memory_order order, Site site) {
-    take_step({Step::Kind::write, id});
-    const std::uint8_t position = choose_store(id, memory_.thread(current_).now.seen[id], true, nullptr);
-    const std::uint64_t before = memory_.location(id).stores[position].value[0];
-    memory_.read(current_, id, position, order);
-    memory_.write(current_, id, position, Value{value, 0, 0}, order, true, site);
-    if (tracing_) note(site, name_of(id) + ": " + std::to_string(before) + " exchanged for " + std::to_string(value));
-    return before;
-}
-
-bool Explorer::compare_exchange(std::uint32_t id, std::uint64_t& expected, std::uint64_t desired,
-                                std::memory_order success, std::memory_order failure, Site site) {
-    take_step({Step::Kind::write, id});
-    const std::uint8_t position = choose_store(id, memory_.thread(current_).now.seen[id], true, &expected);
-    const std::uint64_t found = memory_.location(id).stores[position].value[0];
-    const bool swaps = found == expected;
-    memory_.read(current_, id, position, swaps ? success : failure);
-    if (swaps) memory_.write(current_, id, position, Value{desired, 0, 0}, success, true, site);
-    if (tracing_)
-        note(site, swaps ? name_of(id) + ": " + text_of(id, Value{found, 0, 0}) + " swapped for " +
-                               text_of(id, Value{desired, 0, 0})
-                         : name_of(id) + note_read(id, position) + ", not swapped");
-    expected = found;
-    return swaps;
-}
-
-void Explorer::fence(std::memory_order order, Site site) {
-    // Other fences change only what this thread's own steps mean.
-    if (order == std::memory_order_seq_cst)
-        take_step({Step::Kind::fence, 0});
-    else
-        threads_[current_].at_mutant = std::exchange(at_mutant_, false);
-    memory_.fence(current_, order);
-    if (tracing_)
-        note(site, order == std::memory_order_relaxed   ? "no fence"
-                   : order == std::memory_order_seq_cst ? "fence, seq_cst"
-                   : order == std::memory_order_acq_rel ? "fence, acq_rel"
-                                                        : "fence, acquire or release");
-}
-
-std::uint32_t Explorer::bytes_at(const void* address) {
-    for (std::size_t i = 0; i < addresses_.size(); ++i)
-        if (addresses_[i] == address) return static_cast<std::uint32_t>(i);
-    return add_location(0, address);
-}
-
-void Explorer::report_race(std::uint32_t id, std::uint8_t other, const char* did) {
-    fail("race: " + thread_name(current_) + " " + did + " " + name_of(id) + " while " + thread_name(other) +
-         " may still be at it");
-}
-
-void Explorer::write_bytes(const void* address, const Value& value, Site site) {
-    const std::uint32_t id = bytes_at(address);
-    take_step({Step::Kind::write, id});
-    Location& bytes = memory_.location(id);
-    const std::uint8_t after = choose_store(id, bytes.stores.size() - 1, true, nullptr);
-    memory_.write(current_, id, after, value, std::memory_order_relaxed, false, site);
-    if (tracing_) note(site, name_of(id) + note_write(id, after + 1u));
-    const auto& clock = memory_.thread(current_).now.clock;
-    for (std::uint8_t i = 0; i < n_threads_; ++i)
-        if (i != current_ && bytes.read_at[i] > clock[i] && !threads_[i].excused && !threads_[i].dead)
-            report_race(id, i, "overwrites");
-    for (const Store& store : bytes.stores)
-        if (store.thread != kNoThread && store.clock > clock[store.thread] && !threads_[store.thread].dead)
-            report_race(id, store.thread, "overwrites");
-}
-
-Value Explorer::read_bytes(const void* address, Site site) {
-    const std::uint32_t id = bytes_at(address);
-    take_step({Step::Kind::load, id});
-    Location& bytes = memory_.location(id);
-    const auto& clock = memory_.thread(current_).now.clock;
-    bytes.read_at[current_] = clock[current_];
-    const auto races = [&](const Store& store) {
-        return store.thread != kNoThread && store.clock > clock[store.thread];
-    };
-    const std::uint8_t position = choose_store(id, memory_.thread(current_).now.seen[id], false, nullptr);
-    const bool torn = races(bytes.stores[position]);
-    if (tracing_) note(site, name_of(id) + (torn ? " copied while it is overwritten" : note_read(id, position)));
-    for (const Store& store : bytes.stores)
-        if (races(store) && !threads_[current_].excused) report_race(id, store.thread, "copies");
-    memory_.read(current_, id, position, std::memory_order_relaxed);
-    return torn ? Value{kPoison, kPoison, kPoison} : bytes.stores[position].value;
-}
-
-WaitResult Explorer::futex_wait(std::uint32_t id, std::uint64_t expected, Site site) {
-    take_step({Step::Kind::wait, id});
-    const std::size_t from = std::max(memory_.thread(current_).now.seen[id], memory_.known_to_kernel(id).seen[id]);
-    const std::uint8_t position = choose_store(id, from, false, nullptr);
-    memory_.read(current_, id, position, std::memory_order_relaxed);
-    Running& me = threads_[current_];
-    if (memory_.location(id).stores[position].value[0] != expected) {
-        if (tracing_) note(site, name_of(id) + note_read(id, position) + ": does not sleep");
-        return WaitResult::woken;
-    }
-    if (tracing_) note(site, "sleeps on " + name_of(id));
-    me.sleeping = true;
-    me.timed_out = false;
-    me.word = id;
-    take_step({});
-    if (tracing_) note(site, me.timed_out ? "time-out: nothing else can happen" : "woken");
-    return me.timed_out ? WaitResult::timed_out : WaitResult::woken;
-}
-
-void Explorer::futex_wake(std::uint32_t id, Site site) {
-    take_step({Step::Kind::wake, id});
-    memory_.pass_to_kernel(current_, id);
-    std::string who;
-    for (std::uint8_t i = 0; i < n_threads_; ++i) {
-        Running& t = threads_[i];
-        if (!t.sleeping || t.word != id || t.dead) continue;
-        t.sleeping = false;
-        if (tracing_) who += " " + thread_name(i);
-    }
-    if (tracing_) note(site, who.empty() ? "wakes nobody" : "wakes" + who);
-}
-
-void Explorer::lock(std::uint32_t which, Site site) {
-    take_step({Step::Kind::lock, which});
-    locks_[which] = current_;
-    if (died_with_[which] != kNoThread) memory_.order_after(current_, died_with_[which]);
-    if (tracing_) note(site, "gets lock " + std::to_string(which));
-}
-
-void Explorer::unlock(std::uint32_t which, Site site) {
-    take_step({.kind = Step::Kind::lock, .object = which, .drops = true});
-    if (locks_[which] == current_) locks_[which] = kNoThread;
-    if (tracing_) note(site, "drops lock " + std::to_string(which));
-}
-
-bool Explorer::is_locked(std::uint32_t which, Site site) {
-    take_step({.kind = Step::Kind::lock, .object = which, .drops = true});
-    if (tracing_) note(site, "lock " + std::to_string(which) + (locks_[which] == kNoThread ? " is free" : " is held"));
-    return locks_[which] != kNoThread;
-}
-
-void Explorer::kill(std::uint8_t thread, Site site) {
-    take_step({Step::Kind::kill, thread});
-    if (tracing_) note(site, thread_name(thread) + " is killed");
-    Running& t = threads_[thread];
-    if (t.finished) return;
-    t.dead = true;
-    for (std::size_t i = 0; i < locks_.size(); ++i) {
-        if (locks_[i] != thread) continue;
-        locks_[i] = kNoThread;
-        died_with_[i] = thread;
-    }
 }
 
 }  // namespace model

@@ -3,9 +3,10 @@
 // An execution is run from its start each time, following a path of recorded choices and then extending it. Two kinds
 // of choice: which thread takes the next step, and which store its step reads or comes after. Three ways to search:
 //
-//     exhaustive   depth first, with sleep sets: steps that commute are tried in one order only. A load and a store to
-//                  the same location count as commuting unless the load reads that very store, so a thread asleep
-//                  before a load (or store) stays asleep for all stores that it could have chosen before
+//     exhaustive   depth first. Another order is tried only where two steps must be swapped for it: a store before an
+//                  earlier load, since the load could not have read it; two seq_cst fences; a sleep and a wake-up; two
+//                  uses of a lock (dynamic partial-order reduction). With sleep sets against doing it twice: a thread
+//                  asleep before a load or store stays so for all stores that it could have chosen before
 //     cheapest     every execution that costs at most so much, where a preemption and a choice of any but the newest
 //                  store cost one each; with rising bounds it finds the simplest violation first
 //     random       walks from recorded seeds, for what is too large
@@ -82,21 +83,24 @@ public:
     bool compare_exchange(std::uint32_t id, std::uint64_t& expected, std::uint64_t desired, std::memory_order success,
                           std::memory_order failure, Site site);
     void fence(std::memory_order order, Site site);
-    void write_bytes(const void* address, const Value& value, Site site);
-    Value read_bytes(const void* address, Site site);
+    // Plain bytes. If `forgiving`, an excused thread (see `excuse`) may race for them.
+    void write_bytes(const void* address, const Value& value, bool forgiving, Site site);
+    Value read_bytes(const void* address, bool forgiving, Site site);
     WaitResult futex_wait(std::uint32_t id, std::uint64_t expected, Site site);
     void futex_wake(std::uint32_t id, Site site);
-    // A lock of the kernel's, dropped by who dies. Who gets it after a death comes after all that the dead did; a lock
-    // that a living holder drops orders nothing here, since the core must not rely on it.
+    // A lock of the kernel's, dropped by who dies. Who gets it, or finds it free, comes after all that its last holder
+    // did.
     void lock(std::uint32_t which, Site site);
+    void hold(std::uint32_t which, std::uint8_t thread) { locks_[which] = thread; }  // from the start
     void unlock(std::uint32_t which, Site site);
     bool is_locked(std::uint32_t which, Site site);
     // The thread stops for ever, wherever it is.
     void kill(std::uint8_t thread, Site site);
 
+    bool any_killed() const;
     std::uint8_t self() const { return current_; }
-    // From now on, bytes that this thread has copied or copies in a race are its own loss: it gets poison.
-    void excuse(std::uint8_t thread) { threads_[thread].excused = true; }
+    // From now on, forgiving bytes that this thread has copied or copies in a race are its own loss: it gets poison.
+    void excuse(std::uint8_t thread);
     static constexpr std::uint64_t kPoison = 0xdead'dead'dead'dead;
     // The property `what` does not hold. Ends the execution.
     [[noreturn]] void fail(const std::string& what);
@@ -124,12 +128,27 @@ private:
 
     struct Step {
         enum class Kind : std::uint8_t { local, load, write, fence, wait, wake, lock, kill } kind = Kind::local;
-        std::uint32_t object = 0;  // a location, lock or thread
+        std::uint32_t object = 0;  // a location or a thread; of locks, one bit each
         bool drops = false;        // of a lock: needs it not to be free
+        bool reads = false;        // of a write: it is a read-modify-write
+        enum class Bytes : std::uint8_t { no, strict, forgiving } bytes = Bytes::no;
+        bool looks() const { return kind == Kind::load || kind == Kind::wait || reads; }
         bool chooses_store() const { return kind == Kind::load || kind == Kind::write || kind == Kind::wait; }
+    };
+    // What has been done in this execution. `past` says how many of each thread's events come before it in every
+    // execution that is equivalent to this one.
+    using Past = std::array<std::uint8_t, kMaxThreads>;
+    struct Event {
+        std::uint8_t thread;
+        std::uint8_t number;  // of this thread's events, from 1
+        Step step;
+        std::size_t choice;  // where in the path it was chosen
+        Past past;
     };
     struct Running {
         Fiber fiber;
+        Past past{};
+        std::uint8_t events = 0;
         Step next;
         bool finished = false, dead = false, sleeping = false, timed_out = false, excused = false;
         bool at_mutant = false;
@@ -142,13 +161,22 @@ private:
         bool of_thread = false;
         std::uint8_t taken = 0;
         std::uint8_t count = 0;
-        std::array<std::uint8_t, kMaxThreads> thread{};    // in the order of trying
+        std::array<std::uint8_t, kMaxThreads> thread{};    // to be tried, in this order: `count` of them
+        std::uint32_t enabled = 0;                         // threads, one bit each
+        std::uint32_t possible = 0;                        // those of them that are not asleep
         std::array<std::uint8_t, kMaxThreads> asleep{};    // threads, as of this choice
         std::array<std::uint8_t, kMaxThreads> explored{};  // for each thread: its `asleep` once it has been explored
         int cost = 0;                                      // of the path up to here
     };
-    enum class End { none, complete, redundant, violation };
+    enum class End { none, complete, redundant, violation, restart };
+    // Who has ever touched a location, in any execution of this program. What only one thread touches, or nobody
+    // changes, is no reason to look at other orders: see `is_private`.
+    struct Use {
+        std::uint32_t readers = 0;  // one bit for each thread
+        std::uint32_t writers = 0;
+    };
 
+    bool is_private(const Step& step);
     static void enter_thread();
     void run_once();
     bool next_path();
@@ -162,7 +190,14 @@ private:
     bool wake_by_timeout();
     static std::uint8_t still_asleep(std::uint8_t asleep, std::uint8_t thread, const Step& step, std::uint8_t other,
                                      const Step& taken);
+    static bool must_swap(const Event& earlier, std::uint8_t thread, const Step& step);
+    void find_swaps(std::uint8_t thread, std::size_t choice);
+    void add_swap(const Event& earlier, std::uint8_t thread);
+    void come_after(std::uint8_t thread, const Past& past);
     void leave(End end);
+    void exit_process();
+    std::uint32_t held_locks(std::optional<std::uint8_t> by = std::nullopt) const;
+    void drop_locks(std::uint8_t thread);
     std::uint32_t bytes_at(const void* address);
     [[noreturn]] void report_race(std::uint32_t id, std::uint8_t other, const char* did);
 
@@ -177,6 +212,8 @@ private:
     Memory memory_;
     std::vector<Value> initial_;
     std::vector<const void*> addresses_;
+    std::array<Use, kMaxLocations> uses_{};
+    bool excuses_ = false;  // does the program excuse any thread?
     std::vector<std::pair<const void*, std::string>> names_;
     std::function<std::string(const std::string&, std::uint64_t)> describe_;
 
@@ -186,14 +223,16 @@ private:
     std::mt19937_64 random_;
     Fiber main_;
     std::array<Running, kMaxThreads> threads_;
-    std::array<std::uint8_t, 4> locks_{};
-    std::array<std::uint8_t, 4> died_with_{};  // who died holding it
+    std::array<std::uint8_t, kMaxLocks> locks_{};
     std::uint8_t n_threads_ = 0;
     std::uint8_t current_ = kNoThread;
     bool running_ = false, starting_ = false, tracing_ = false;
     End end_ = End::none;
     std::vector<Choice> path_;
     std::size_t depth_ = 0;
+    std::size_t known_depth_ = 0;  // the path up to here was looked at for swaps in an earlier execution
+    std::vector<Event> events_;
+    Past fenced_{};  // before the next seq_cst fence
     std::size_t steps_ = 0;
     int cost_ = 0;
     std::uint8_t limit_ = kAwake;  // the `asleep` of the thread whose step this is

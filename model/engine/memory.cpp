@@ -9,6 +9,7 @@ namespace model {
 void Memory::reset(const std::vector<Value>& initial) {
     used_ = 0;
     for (const Value& value : initial) add(value);
+    in_locks_ = {};
     threads_ = {};
     fences_ = {};
 }
@@ -57,6 +58,7 @@ Store& Memory::write(std::uint8_t thread, std::uint32_t id, std::uint8_t positio
             shift(views.acquire);
             shift(views.release);
         }
+        for (View& view : in_locks_) shift(view);
         shift(fences_);
     }
     ThreadViews& views = threads_[thread];
@@ -90,9 +92,9 @@ void Memory::see_everything(std::uint8_t thread) {
         views.now.seen[i] = views.acquire.seen[i] = static_cast<std::uint8_t>(locations_[i].stores.size() - 1);
 }
 
-void Memory::order_after(std::uint8_t to, std::uint8_t from) {
-    threads_[to].now.join(threads_[from].now);
-    threads_[to].acquire.join(threads_[from].now);
+void Memory::order_after_lock(std::uint8_t thread, std::size_t which) {
+    threads_[thread].now.join(in_locks_[which]);
+    threads_[thread].acquire.join(in_locks_[which]);
 }
 
 }  // namespace model

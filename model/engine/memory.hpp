@@ -22,6 +22,7 @@ namespace model {
 
 inline constexpr std::size_t kMaxThreads = 8;
 inline constexpr std::size_t kMaxLocations = 56;
+inline constexpr std::size_t kMaxLocks = 4;
 inline constexpr std::uint8_t kNoThread = 255;
 
 using Site = std::source_location;
@@ -92,12 +93,14 @@ public:
     const View& known_to_kernel(std::uint32_t id) const { return in_kernel_[id]; }
     // Time has passed: every store has become visible.
     void see_everything(std::uint8_t thread);
-    // All that `from` did happened before what `to` will do.
-    void order_after(std::uint8_t to, std::uint8_t from);
+    // The kernel's side of a lock: all that its last holder did happens before what a thread does from now on.
+    void leave_in_lock(std::uint8_t thread, std::size_t which) { in_locks_[which] = threads_[thread].now; }
+    void order_after_lock(std::uint8_t thread, std::size_t which);
 
 private:
     std::array<Location, kMaxLocations> locations_;
     std::array<View, kMaxLocations> in_kernel_;
+    std::array<View, kMaxLocks> in_locks_;
     std::array<ThreadViews, kMaxThreads> threads_;
     View fences_;  // what the seq_cst fences share
     std::size_t used_ = 0;

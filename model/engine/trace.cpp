@@ -18,7 +18,9 @@ std::string file_of(const Site& site) {
     return path.substr(path.rfind('/') + 1);
 }
 
-std::string place_of(const Site& site) { return file_of(site) + ":" + std::to_string(site.line()); }
+std::string place_of(const Site& site) {
+    return site.line() == 0 ? "" : file_of(site) + ":" + std::to_string(site.line());
+}
 
 std::string source_of(const Site& site) {
     static std::map<std::string, std::vector<std::string>> files;

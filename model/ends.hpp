@@ -1,0 +1,147 @@
+// The two ends of a queue as modelled threads: what Sender, Arena, Receiver and Lease do, without what is not the
+// protocol's (sizes, errors, statistics, Python). Waits park at once; a time-out comes only when nothing else can happen.
+//
+// Checked here: each message is whole, the next one, and none is missing at the end; nothing torn is ever believed; no
+// park is ended by its time-out alone although its condition is true. Races on bytes are the explorer's to find.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <new>
+#include <string>
+
+#include "marks.hpp"
+#include "policy.hpp"
+#include "ring.hpp"
+
+namespace model {
+
+using Ring = ringcast::RingView<Policy>;
+using Seat = ringcast::Seat<Policy>;
+using ringcast::Descriptor;
+using ringcast::SeatState;
+
+struct Shape {
+    std::uint32_t seats = 1;
+    std::uint32_t depth = 1;
+    SeatState state = SeatState::expected;  // of all seats at the start
+    std::uint32_t blocks = 0;               // and rows of marks
+};
+
+// A queue's memory. It is made once for a program; its locations start anew in each execution.
+class World {
+public:
+    static constexpr std::uint32_t kWriterLock = 3;  // the others are the seats'
+    static constexpr std::size_t kBlockBytes = 64;
+
+    explicit World(const Shape& shape);
+
+    Ring ring;
+    std::uint32_t blocks;
+    bool attached;                         // from the start
+    std::array<std::uint8_t, 3> holder{};  // the thread that took the seat last
+    std::uint64_t published = 0;           // as of now, known to nobody in the program
+
+    std::byte* block(std::uint64_t index) const { return data_ + index * kBlockBytes; }
+    std::uint64_t index_of(std::uint64_t offset) const { return offset / kBlockBytes; }
+    // Thread 0 is the writer, and thread i + 1 has seat i if it is taken at the start.
+    void start();
+
+private:
+    struct Free {
+        void operator()(std::byte* bytes) const { ::operator delete[](bytes, std::align_val_t{ringcast::kLinePair}); }
+    };
+    std::unique_ptr<std::byte, Free> memory_;
+    std::byte* data_ = nullptr;
+};
+
+constexpr std::uint64_t content(std::uint64_t position) { return 100 + position; }
+
+// Parks. True if only time has ended it; a wake-up that was lost is a violation.
+template <class Ready>
+bool sleep(Policy::futex_word& parked, std::uint32_t token, Ready&& ready) {
+    const auto result = ringcast::park<Policy>(parked, token, INT64_MAX, ready);
+    // Who was killed between a store and its wake-up wakes nobody: that is what the bound on every park is for.
+    if (result == ringcast::ParkResult::rescued && !Explorer::the().any_killed())
+        Explorer::the().fail("lost wake-up: what it waits for is true, and nobody will wake it");
+    return result == ringcast::ParkResult::timed_out;
+}
+
+class Writer {
+public:
+    explicit Writer(World& world) : world_(world), ring_(world.ring), n_free_(world.blocks) {
+        for (std::uint32_t i = 0; i < n_free_; ++i) free_[i] = i;
+    }
+
+    enum class Announce { now, later };
+    // Waits for room and publishes one message, in its slot or in a block.
+    void send(Announce announce = Announce::now);
+    void send_block();
+    void close();
+    void announce() { ring_.announce(); }
+    // As the policy for slow readers does, or a user.
+    bool evict(std::uint32_t seat) {
+        return evict(seat, world_.ring.seats[seat].state.load(std::memory_order_relaxed));
+    }
+    // Waits until the reader of each seat has attached.
+    void await_readers();
+
+private:
+    struct Block {
+        std::uint64_t position;
+        std::uint32_t row;  // and the block's number
+    };
+
+    bool evict(std::uint32_t seat, std::uint64_t word);
+    void publish(const Descriptor& descriptor);
+    void await_slot();
+    bool take_block(std::uint32_t& row);
+    void reclaim(std::uint64_t gate, bool ask_kernel);
+    bool is_held(const Block& block, bool ask_kernel);
+    bool may_have_block();
+    bool drop_dead(std::uint32_t seat);
+
+    World& world_;
+    ringcast::RingWriter<Policy> ring_;
+    // The arena's book-keeping: small, and without memory of its own (see fiber.hpp).
+    std::array<std::uint32_t, 4> free_{};
+    std::array<Block, 4> unread_{}, held_{};
+    std::uint32_t n_free_, n_unread_ = 0, n_held_ = 0;
+};
+
+enum class Ended { closed, enough, evicted, writer_died, no_seat };
+
+class Reader {
+public:
+    Reader(World& world, std::uint32_t seat) : world_(world), index_(seat) {}
+
+    // Waits for the seat's lock and takes the seat.
+    bool attach();
+    // Reads at most so many messages, copying each; or leasing each, to be read and given back by `end_lease`.
+    Ended read(std::uint64_t most, bool lease = false);
+    // Reads the leased block once more and marks it.
+    void end_lease();
+    // Leaves without having consumed what it copied: an exception came between.
+    void look_and_leave();
+    // Gives the seat back; a lease keeps its lock.
+    void leave();
+    void unlock() { Explorer::the().unlock(index_, Site::current()); }
+
+    std::uint64_t first() const { return first_; }
+
+private:
+    bool receive(ringcast::RingReader<Policy>& ring, bool lease);
+    Ended await_message(ringcast::RingReader<Policy>& ring);
+
+    World& world_;
+    std::uint32_t index_;
+    std::uint64_t first_ = 0;
+    std::uint64_t next_ = 0;
+    struct Leased {
+        std::uint64_t position;
+        std::uint64_t block;
+        std::uint32_t row;
+    } leased_{};
+};
+
+}  // namespace model

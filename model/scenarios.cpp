@@ -1,0 +1,237 @@
+#include "scenarios.hpp"
+
+namespace model {
+
+namespace {
+
+Thread writer(World& world, void (*does)(Writer&)) {
+    return {"writer", [&world, does] {
+                Writer self(world);
+                does(self);
+            }};
+}
+
+// A reader of the seat that stays for so many messages, and then leaves.
+Thread reader(World& world, std::uint32_t seat, std::uint64_t most, const char* name = "reader") {
+    return {name, [&world, seat, most] {
+                Reader self(world, seat);
+                if (!self.attach()) return;
+                self.read(most);
+                self.leave();
+                self.unlock();
+            }};
+}
+
+constexpr std::uint64_t kAll = UINT64_MAX;
+
+// Reads one message with a lease, and reads the lease's block when it has left its seat.
+Thread leasing_reader(World& world, std::uint32_t seat) {
+    return {"reader", [&world, seat] {
+                Reader self(world, seat);
+                if (!self.attach()) return;
+                const bool has_one = self.read(1, true) == Ended::enough;
+                self.leave();
+                if (has_one) self.end_lease();
+                self.unlock();
+            }};
+}
+
+// Stops the thread with that number for ever, at any moment.
+Thread killer(std::uint8_t thread) {
+    return {"killer", [thread] { Explorer::the().kill(thread, Site::current()); }};
+}
+
+void send_2(Writer& self) { self.send(), self.send(); }
+void send_3(Writer& self) { self.send(), self.send(), self.send(); }
+void send_3_and_close(Writer& self) { send_3(self), self.close(); }
+void send_2_blocks(Writer& self) { self.send_block(), self.send_block(); }
+void send_2_blocks_and_close(Writer& self) { send_2_blocks(self), self.close(); }
+
+}  // namespace
+
+const std::vector<Scenario>& scenarios() {
+    static const std::vector<Scenario> all{
+        {"a message",
+         "the reader parks for it",
+         {.state = SeatState::active},
+         [](World& w) { return std::vector{writer(w, [](Writer& self) { self.send(); }), reader(w, 0, 1)}; }},
+        {"room",
+         "the writer parks for it",
+         {.state = SeatState::active},
+         [](World& w) { return std::vector{writer(w, send_2), reader(w, 0, 2)}; }},
+        {"the end",
+         "the reader parks for it",
+         {.state = SeatState::active},
+         [](World& w) {
+             return std::vector{writer(w, [](Writer& self) { self.send(), self.close(); }), reader(w, 0, kAll)};
+         }},
+        {"two slots",
+         "the writer is ahead of the reader",
+         {.depth = 2, .state = SeatState::active},
+         [](World& w) { return std::vector{writer(w, send_3), reader(w, 0, 3)}; }},
+        {"a batch",
+         "two messages, announced once",
+         {.depth = 2, .state = SeatState::active},
+         [](World& w) {
+             return std::vector{writer(w,
+                                       [](Writer& self) {
+                                           self.send(Writer::Announce::later), self.send(Writer::Announce::later);
+                                           self.announce();
+                                       }),
+                                reader(w, 0, 2)};
+         }},
+        {"two readers",
+         "each gates the writer",
+         {.seats = 2, .state = SeatState::active},
+         [](World& w) {
+             return std::vector{writer(w, send_2), reader(w, 0, 1, "reader 0"), reader(w, 1, 1, "reader 1")};
+         },
+         100'000},
+        {"expected",
+         "a reader comes late to its seat",
+         {},
+         [](World& w) { return std::vector{writer(w, send_2), reader(w, 0, 2)}; }},
+        {"joining",
+         "a reader takes a vacant seat while the writer runs",
+         {.state = SeatState::vacant},
+         [](World& w) { return std::vector{writer(w, send_3_and_close), reader(w, 0, 1)}; }},
+        {"joining two slots",
+         "the same, with the writer a lap ahead",
+         {.depth = 2, .state = SeatState::vacant},
+         [](World& w) { return std::vector{writer(w, send_3_and_close), reader(w, 0, 1)}; }},
+        {"leaving",
+         "a reader leaves, and the writer uses its slot again",
+         {.state = SeatState::active},
+         [](World& w) { return std::vector{writer(w, send_3), reader(w, 0, 1)}; }},
+        {"leaving unread",
+         "a message that was copied and not consumed",
+         {.state = SeatState::active},
+         [](World& w) {
+             return std::vector{writer(w, send_2), Thread{"reader", [&w] {
+                                                              Reader self(w, 0);
+                                                              self.attach();
+                                                              self.look_and_leave();
+                                                          }}};
+         }},
+        {"joining a batch",
+         "that is announced when a slot is needed again",
+         {.state = SeatState::vacant},
+         [](World& w) {
+             return std::vector{writer(w,
+                                       [](Writer& self) {
+                                           for (int i = 0; i < 3; ++i) self.send(Writer::Announce::later);
+                                           self.close();
+                                       }),
+                                reader(w, 0, 1)};
+         }},
+        {"a seat's next reader",
+         "one leaves, the next takes the seat",
+         {},
+         [](World& w) { return std::vector{writer(w, send_2), reader(w, 0, 1, "reader"), reader(w, 0, 0, "next")}; }},
+        {"evicted",
+         "while the reader copies",
+         {.state = SeatState::active},
+         [](World& w) {
+             return std::vector{writer(w, [](Writer& self) { self.send(), self.evict(0), self.send(); }),
+                                reader(w, 0, 2)};
+         }},
+        {"evicted while it waits",
+         "and is woken to hear of it",
+         {.state = SeatState::active},
+         [](World& w) { return std::vector{writer(w, [](Writer& self) { self.evict(0); }), reader(w, 0, kAll)}; }},
+        {"given up",
+         "an expected reader that comes just then",
+         {},
+         [](World& w) {
+             return std::vector{writer(w, [](Writer& self) { self.send(), self.evict(0), self.send(), self.close(); }),
+                                reader(w, 0, 1)};
+         }},
+        {"killed",
+         "a reader, at any moment; its rank is taken again",
+         {},
+         [](World& w) {
+             return std::vector{writer(w, send_2), reader(w, 0, 1, "reader"), killer(1), reader(w, 0, 0, "restarted")};
+         },
+         100'000},
+        {"a joiner killed",
+         "at any moment; the writer finds out",
+         {.state = SeatState::vacant},
+         [](World& w) { return std::vector{writer(w, send_2), reader(w, 0, 1), killer(1)}; }},
+        {"the writer killed",
+         "at any moment; what was published is read",
+         {.depth = 2, .state = SeatState::active},
+         [](World& w) { return std::vector{writer(w, send_2), reader(w, 0, kAll), killer(0)}; }},
+        {"one block",
+         "used again for each message",
+         {.depth = 2, .state = SeatState::active, .blocks = 1},
+         [](World& w) { return std::vector{writer(w, send_2_blocks), reader(w, 0, 2)}; }},
+        {"a lease",
+         "that ends after its reader has left",
+         {.depth = 2, .state = SeatState::active, .blocks = 1},
+         [](World& w) { return std::vector{writer(w, send_2_blocks), leasing_reader(w, 0)}; },
+         100'000},
+        {"evicted with a block",
+         "which nobody may overwrite",
+         {.state = SeatState::active, .blocks = 1},
+         [](World& w) {
+             return std::vector{writer(w, [](Writer& self) { self.send_block(), self.evict(0), self.send_block(); }),
+                                reader(w, 0, 2)};
+         }},
+        {"evicted with two blocks",
+         "and the next message's descriptor",
+         {.state = SeatState::active, .blocks = 2},
+         [](World& w) {
+             return std::vector{writer(w, [](Writer& self) { self.send_block(), self.evict(0), self.send_block(); }),
+                                reader(w, 0, 2)};
+         }},
+        {"a row used again",
+         "whose mark is an earlier message's",
+         {.depth = 2, .state = SeatState::active, .blocks = 1},
+         [](World& w) {
+             return std::vector{writer(w, [](Writer& self) { send_2_blocks(self), self.send_block(); }),
+                                Thread{"reader", [&w] {
+                                           Reader self(w, 0);
+                                           self.attach();
+                                           self.read(1);
+                                           self.read(1, true);
+                                           self.end_lease();
+                                           self.leave();
+                                       }}};
+         },
+         100'000},
+        {"a lease and the seat's next reader",
+         "who joins behind the leased message",
+         {.depth = 2, .state = SeatState::active, .blocks = 1},
+         [](World& w) {
+             return std::vector{writer(w, send_2_blocks), leasing_reader(w, 0), Thread{"next", [&w] {
+                                                                                           Reader self(w, 0);
+                                                                                           if (self.attach())
+                                                                                               self.leave();
+                                                                                       }}};
+         },
+         100'000},
+        {"joining with blocks",
+         "a reader may hold a block it joined at",
+         {.depth = 2, .state = SeatState::vacant, .blocks = 1},
+         [](World& w) { return std::vector{writer(w, send_2_blocks_and_close), reader(w, 0, 1)}; }},
+        {"ready",
+         "a reader that the writer has waited for misses nothing",
+         {.state = SeatState::vacant},
+         [](World& w) {
+             return std::vector{
+                 writer(w, [](Writer& self) { self.await_readers(), self.send(), self.close(); }),
+                 Thread{"reader", [&w] {
+                            Reader self(w, 0);
+                            if (self.attach()) {
+                                Explorer::the().expect(
+                                    self.first() == 0,
+                                    "a message that was sent when the reader had attached is not for it");
+                                self.read(1);
+                            }
+                        }}};
+         }},
+    };
+    return all;
+}
+
+}  // namespace model
