@@ -186,7 +186,7 @@ void bind_segment(nb::module_& module) {
                                              s.creator_alive());
                      })
         .def_prop_ro("created_at_ns", [](const Segment& s) { return s.header().created_at_ns; })
-        .def_prop_ro("head", [](const Segment& s) { return s.ring().control->head.load(std::memory_order_acquire); })
+        .def_prop_ro("head", [](const Segment& s) { return s.ring().control->head.load(std::memory_order_relaxed); })
         .def_prop_ro("bytes_published",
                      [](const Segment& s) { return s.ring().control->bytes_published.load(std::memory_order_relaxed); })
         .def_prop_ro("closed",

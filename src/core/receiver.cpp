@@ -153,7 +153,7 @@ void Receiver::throw_writer_died() const {
 
 std::uint64_t Receiver::backlog() const noexcept {
     const auto& ring = segment_->ring();
-    const std::uint64_t head = ring.control->head.load(std::memory_order_acquire);
+    const std::uint64_t head = ring.control->head.load(std::memory_order_relaxed);
     const std::uint64_t cursor = ring.seats[claim_.seat].cursor.load(std::memory_order_relaxed);
     return head > cursor ? head - cursor : 0;
 }

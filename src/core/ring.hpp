@@ -48,7 +48,8 @@ public:
         ++position_;
         slot.sequence.store(position_, std::memory_order_release);  // release [publish]
         P::reached(FaultPoint::publish_sequenced);
-        ring_.control->head.store(position_, std::memory_order_release);  // release [head]
+        // relaxed: the sequences pass the messages on; when a joiner must see this head is the fences' doing.
+        ring_.control->head.store(position_, std::memory_order_relaxed);
         P::reached(FaultPoint::publish_headed);
         if (++index_ == ring_.depth) index_ = 0;
         unannounced_ = true;
@@ -65,11 +66,12 @@ public:
         }
     }
 
-    // One look at a seat, for a writer that waits for it alone.
+    // One look at a seat, for a writer that waits for it alone. relaxed: it only ends the wait; what the writer then does
+    // rests on a scan.
     bool seat_passed(std::uint32_t seat, std::uint64_t count) const noexcept {
         const Seat<P>& s = ring_.seats[seat];
-        if (!gates(s.state.load(std::memory_order_acquire))) return true;  // acquire [leave]
-        return s.cursor.load(std::memory_order_acquire) >= count;          // acquire [consume]
+        if (!gates(s.state.load(std::memory_order_relaxed))) return true;
+        return s.cursor.load(std::memory_order_relaxed) >= count;
     }
 
     // Stops waiting for a seat whose state was `word`; false if it has changed since, or did not gate. Its holder, if

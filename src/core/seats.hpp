@@ -95,11 +95,13 @@ bool take_seat(const RingView<P>& ring, Seat<P>& seat, std::uint64_t& first) noe
     if (was_expected) {
         first = seat.cursor.load(std::memory_order_relaxed);
     } else {
-        first = ring.control->head.load(std::memory_order_acquire);  // acquire [head]
-        seat.cursor.store(first, std::memory_order_release);         // release [consume]: nothing before it is ours
+        first = ring.control->head.load(std::memory_order_relaxed);
+        // relaxed: nothing has been read since the fence, which passes the rest on with this store.
+        seat.cursor.store(first, std::memory_order_relaxed);
     }
     P::reached(FaultPoint::claim_positioned);
-    seat.joined_at.store(first, std::memory_order_release);  // release [joined]
+    // release [joined]: the head was read before a writer that sees this publishes more.
+    seat.joined_at.store(first, std::memory_order_release);
     return true;
 }
 
