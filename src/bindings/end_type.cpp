@@ -27,8 +27,7 @@ std::vector<std::uint32_t> await_ready(nb::handle self, End& end, nb::handle tim
         std::vector<std::uint32_t> ranks = end.endpoint().segment().ranks();
         const auto& ring = end.endpoint().segment().ring();
         for (std::uint32_t i = 0; i < ring.n_seats; ++i)
-            if (is_attached(ring.seats[i]))
-                std::erase(ranks, ring.seats[i].rank.load(std::memory_order_relaxed));
+            if (is_attached(ring.seats[i])) std::erase(ranks, ring.seats[i].rank.load(std::memory_order_relaxed));
         return ranks;
     };
     try {
