@@ -7,8 +7,10 @@ futex wake after idleness, a memcpy, and the ring's own rate. Where it cannot be
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +76,12 @@ class Floor:
 
 
 def _built(build: Path) -> Path:
-    if shutil.which("cmake") is None:
+    cmake = shutil.which("cmake", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    if cmake is None:
         raise FloorError("cmake is not installed")
     for command in (
-        ["cmake", "-S", str(SOURCE), "-B", str(build), "-DCMAKE_BUILD_TYPE=Release"],
-        ["cmake", "--build", str(build)],
+        [cmake, "-S", str(SOURCE), "-B", str(build), "-DCMAKE_BUILD_TYPE=Release"],
+        [cmake, "--build", str(build)],
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:

@@ -93,7 +93,7 @@ double ring_rate(int writer_cpu, const std::vector<int>& reader_cpus, std::uint6
     for (std::uint32_t rank = 0; rank < n_readers; ++rank) {
         request.ranks.push_back(rank);
     }
-    ringcast::Sender sender(ringcast::Segment::create(request), ringcast::Strategy::adaptive_default());
+    ringcast::Sender sender(ringcast::Segment::create(request), ringcast::Strategy::adaptive_default(), {});
     board->made.store(1, std::memory_order_release);
     while (!sender.await_readers(ringcast::kForever)) {
     }
@@ -107,7 +107,7 @@ double ring_rate(int writer_cpu, const std::vector<int>& reader_cpus, std::uint6
             sender.begin_wait();
             if (!sender.await_room_briefly()) {
                 while (!sender.await_room(ringcast::kForever)) {
-                    sender.check_room();
+                    sender.check_room(0);  // throws if a reader died
                 }
             }
             sender.waiter().finish();
