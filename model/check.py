@@ -27,6 +27,7 @@ EXPLAINED = ROOT / "model" / "explained.md"
 ENGINE = [f"model/engine/{name}.cpp" for name in ("explorer", "memory", "reduction", "steps", "trace")]
 SOURCES = ["model/main.cpp", "model/scenarios.cpp", "model/ends.cpp"]
 LITMUS = "model/litmus.cpp"
+FREEZE = "model/freeze.cpp"
 WORKERS = os.cpu_count() or 1
 MOST = 50_000_000  # a scenario with more executions than this has to be made smaller
 BOUND_OF_LARGE = 2  # large scenarios: every execution of this cost
@@ -102,12 +103,13 @@ def build(target: Path) -> list[Mutant]:
         subprocess.run([compiler, *flags, *extra, "-Isrc/core", "-c", source, "-o", output], cwd=ROOT, check=True)
         return output
 
-    sources = [*SOURCES, *ENGINE, LITMUS]
+    sources = [*SOURCES, *ENGINE, LITMUS, FREEZE]
     with ThreadPoolExecutor(WORKERS) as pool:
         objects = dict(zip(sources, pool.map(compile_one, sources), strict=True))
     engine = [objects[source] for source in ENGINE]
     subprocess.run([compiler, *(objects[source] for source in SOURCES), *engine, "-o", target / "model"], check=True)
-    subprocess.run([compiler, objects[LITMUS], *engine, "-o", target / "litmus"], check=True)
+    for alone in (LITMUS, FREEZE):
+        subprocess.run([compiler, objects[alone], *engine, "-o", target / Path(alone).stem], check=True)
     return mutants
 
 
@@ -219,6 +221,9 @@ def main() -> int:
     mutants = build(target)
     print(f"built in {time.monotonic() - started:.0f} s", flush=True)
     if subprocess.run([target / "litmus"], check=False).returncode != 0:
+        return 1
+    if subprocess.run([target / "freeze"], check=False, stdout=subprocess.DEVNULL).returncode != 0:
+        print("WRONG: the ring of flags does not fail as docs/freeze.md says")
         return 1
     # A violation of the code as it is would be found in every mutant, too.
     fine = check_protocol(target / "model") and check_mutants(
