@@ -13,6 +13,7 @@
 #include "codec.hpp"
 #include "receiver.hpp"
 #include "sender.hpp"
+#include "unlocked.hpp"
 
 namespace ringcast::bindings {
 
@@ -110,7 +111,7 @@ bool take_turn(Endpoint& endpoint, std::uint64_t thread, std::int64_t deadline_n
         if (now >= deadline_ns) return false;
         if (now >= starving_from) turn.starve(thread);
         {
-            nb::gil_scoped_release release_gil;
+            const Unlocked unlocked;
             turn.await(seen, std::min(deadline_ns - now, now < starving_from ? kStarvingNs : kCancelPollNs));
         }
         check();
@@ -162,7 +163,7 @@ void End::wait(const WaitOptions& options, std::int64_t& deadline_ns, PyObject* 
     if (!ready) e.note_waiting(started);
     while (!ready) {
         {
-            nb::gil_scoped_release release_gil;
+            const Unlocked unlocked;
             ready = slice(options.cancel == nullptr || options.cancel == Py_None
                               ? deadline_ns
                               : std::min(deadline_ns, platform::monotonic_ns() + kCancelPollNs));

@@ -89,7 +89,7 @@ std::uint64_t linger(End& end, nb::handle timeout) {
     sender.waiter().begin();
     while (undelivered != 0 && platform::monotonic_ns() < deadline) {
         {
-            nb::gil_scoped_release release_gil;
+            const Unlocked unlocked;
             sender.await_expected(deadline);
         }
         if (PyErr_CheckSignals() != 0) throw nb::python_error();

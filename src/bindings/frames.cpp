@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "py_errors.hpp"
+#include "unlocked.hpp"
 
 namespace ringcast::bindings {
 
@@ -15,7 +16,7 @@ void copy_bytes(void* to, const void* from, std::uint64_t bytes) {
         platform::Native::copy(to, from, bytes);
         return;
     }
-    nb::gil_scoped_release release_gil;
+    const Unlocked unlocked;
     platform::Native::copy(to, from, bytes);
 }
 

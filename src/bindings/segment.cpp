@@ -10,6 +10,7 @@
 #include "platform/probe.hpp"
 #include "platform/process.hpp"
 #include "sweep.hpp"
+#include "unlocked.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -108,7 +109,7 @@ const char* fate_name(Fate fate) {
 nb::list swept(const std::string& prefix, const std::string& suffix, bool dry_run) {
     std::vector<Remains> found;
     {
-        nb::gil_scoped_release release_gil;
+        const Unlocked unlocked;
         found = sweep(prefix, suffix, dry_run);
     }
     nb::list result;
@@ -142,7 +143,7 @@ void bind_segment(nb::module_& module) {
                     .geometry = plan_geometry(n_reader, static_cast<std::uint32_t>(ranks.size()), max_chunk_bytes,
                                               max_chunks, max_bytes, max_leases, platform::page_bytes()),
                     .ranks = std::move(ranks)};
-                nb::gil_scoped_release release_gil;
+                const Unlocked unlocked;
                 return Segment::create(request);
             },
             "name"_a, "user_name"_a, "release"_a, "n_reader"_a, "ranks"_a, "max_chunk_bytes"_a, "max_chunks"_a,
@@ -150,7 +151,7 @@ void bind_segment(nb::module_& module) {
         .def_static(
             "attach",
             [](const std::string& name, const std::string& release, bool observe, bool zero_copy) {
-                nb::gil_scoped_release release_gil;
+                const Unlocked unlocked;
                 const Access access = observe ? Access::observe : zero_copy ? Access::copy : Access::read;
                 return Segment::attach(name, access, release);
             },

@@ -26,7 +26,7 @@ void reserve(End& end, Sender& sender, std::uint64_t bytes, Sender::Room& room, 
              std::int64_t& deadline_ns, PyObject* self) {
     const auto try_reserve = [&] {
         if (bytes < kUnlockedCopyBytes) return sender.try_reserve(bytes, room);
-        nb::gil_scoped_release release_gil;  // it may have to ask the system for memory
+        const Unlocked unlocked;  // it may have to ask the system for memory
         return sender.try_reserve(bytes, room);
     };
     std::int64_t refused_ns = 0;
