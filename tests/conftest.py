@@ -1,11 +1,10 @@
-"""Every test leaves no segment, no child process and no thread behind; `start` runs functions in real processes."""
+"""Every test runs in a /dev/shm of the run's own and leaves no segment and no child process; `start` makes processes."""
 
 from __future__ import annotations
 
 import gc
 import os
 import signal
-import struct
 import sys
 from collections.abc import Callable, Iterator
 from multiprocessing import active_children, resource_tracker
@@ -14,35 +13,40 @@ from typing import Any
 
 import pytest
 
-from tests.support import SHM, Child, segments, started_pids
-
-CREATOR_PID_OFFSET = 128
+from tests import own_shm
+from tests.support import SHM, Child, creator_of, segments, started_pids
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs so, and every program that a test starts would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _is_ours(name: str) -> bool:
-    """Was it left by this process or one that a test started? Other programs of this machine may use ringcast, too.
+_shared_because: str | None = "pytest has not been configured"
+"""Why /dev/shm is not the tests' own; None if it is."""
 
-    A process that a child of ours started is not known here; where the machine is the tests' own (CI), every segment
-    whose creator is dead counts. The living ones of others never do.
-    """
-    try:
-        with open(SHM / name, "rb") as file:
-            header = file.read(CREATOR_PID_OFFSET + 4)
-    except OSError:
-        return False
-    if len(header) < CREATOR_PID_OFFSET + 4:
-        return f"{os.getpid()}-" in name  # made by a test, damaged on purpose
-    (creator,) = struct.unpack_from("=I", header, CREATOR_PID_OFFSET)
-    if creator == os.getpid() or creator in started_pids:
+
+def pytest_configure() -> None:
+    global _shared_because
+    _shared_because = own_shm.enter()
+    if _shared_because is not None and os.environ.get("CI"):
+        raise pytest.UsageError(f"the tests need a /dev/shm of their own: {_shared_because}")
+
+
+def _is_ours(name: str) -> bool:
+    """Was it left by this process or one that a test started? Of a /dev/shm of our own everything is."""
+    if _shared_because is None:
         return True
-    return bool(os.environ.get("CI")) and not Path(f"/proc/{creator}").exists()
+    try:
+        return creator_of(SHM / name) in {os.getpid(), *started_pids}
+    except (OSError, ValueError):
+        return f"{os.getpid()}-" in name  # made by a test, damaged on purpose
 
 
 def _children() -> set[int]:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return set()  # as nearly always, and much sooner known than by looking at every process
     found = set()
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -55,18 +59,13 @@ def _children() -> set[int]:
     return found - {tracker._resource_tracker._pid}
 
 
-def pytest_collection_finish() -> None:
-    """What was loaded before the first test is not looked at again by the collection after each: that takes 0.3 s."""
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.fixture(autouse=True)
 def _leaves_nothing_behind() -> Iterator[None]:
     segments_before = segments()
     children_before = _children()
     yield
     gc.collect()
+    gc.freeze()  # what is left is no test's garbage; looking through it again after each would take most of the time
     active_children()  # reaps those of multiprocessing that have ended
     assert _children() - children_before == set(), "child processes are left"
     left = {name for name in segments() - segments_before if _is_ours(name)}
@@ -92,4 +91,7 @@ def start() -> Iterator[Callable[..., Child]]:
 def pytest_report_header() -> str:
     import ringcast
 
-    return f"ringcast {ringcast.__version__} from {Path(ringcast.__file__).parent}, {sys.implementation.cache_tag}"
+    alone = _shared_because is None
+    shm = "of this run alone" if alone else f"shared with this machine's other programs: {_shared_because}"
+    package = f"ringcast {ringcast.__version__} from {Path(ringcast.__file__).parent}, {sys.implementation.cache_tag}"
+    return f"{package}\n{SHM} is {shm}"

@@ -25,11 +25,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ringcast import MessageQueue
+from tests import own_shm
 
 Link: TypeAlias = "Connection[Any, Any]"
 
+SHM = own_shm.SHM
 ROOT = Path(__file__).resolve().parent.parent
-SHM = Path("/dev/shm")
+CREATOR_PID_OFFSET = 128
 DEADLINE_S = 60.0
 """How long a test waits for something that has to happen; not a statement about speed."""
 
@@ -206,6 +208,15 @@ def run_python(source: str, *arguments: str, **options: Any) -> subprocess.Compl
 def segments() -> set[str]:
     """The names of all ringcast segments of this machine."""
     return {path.name for path in SHM.glob("ringcast_*")}
+
+
+def creator_of(path: Path) -> int:
+    """The process that made this segment, as its header says."""
+    with path.open("rb") as file:
+        header = file.read(CREATOR_PID_OFFSET + 4)
+    if len(header) < CREATOR_PID_OFFSET + 4:
+        raise ValueError(f"{path} is too short for a segment")
+    return int.from_bytes(header[CREATOR_PID_OFFSET:], sys.byteorder)
 
 
 @contextmanager

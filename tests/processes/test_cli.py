@@ -324,8 +324,6 @@ def test_ls_shows_a_live_queue(ringcast: Ringcast, name: str) -> None:
 
 
 def test_ls_says_so_when_there_is_none(ringcast: Ringcast) -> None:
-    if list_segments():
-        pytest.skip("this machine has queues of others")
     assert outcome(ringcast("ls")) == (0, b"No queues here.\n", "")
     assert outcome(ringcast("ls", "--json")) == (0, b"[]\n", "")
 

@@ -17,7 +17,7 @@ from ringcast import MessageQueue, ShmRingBuffer
 from ringcast.errors import SegmentExistsError, WriterDiedError
 from ringcast.segment import segment_name, sweep
 from tests.processes.test_memory import in_small_memory, needs_namespace
-from tests.support import SHM, Background, Child, Link, eventually, parked, unique_name
+from tests.support import SHM, Background, Child, Link, creator_of, eventually, parked, segments, unique_name
 
 REMOVAL_LOCK = 1 << 34
 F_OFD_SETLK = 37
@@ -87,17 +87,9 @@ def test_creators_killed_at_any_moment_leave_nothing_that_a_sweep_does_not_find(
         mine = [one for one in sweep() if one.writer_pid == pid]
         assert {one.fate for one in mine} <= {"removed"}, (seed, mine)
         found += len(mine)
-        left = [one for one in os.listdir(SHM) if one.startswith("ringcast_") and _creator(SHM / one) == pid]
+        left = [one for one in segments() if creator_of(SHM / one) == pid]
         assert left == [], seed
     assert found > 0, "none was killed while it had a queue"
-
-
-def _creator(path: Path) -> int:
-    try:
-        with open(path, "rb") as file:
-            return int.from_bytes(file.read(132)[128:], "little")
-    except OSError:
-        return 0
 
 
 def _write(link: Link, name: str, messages: int) -> None:
