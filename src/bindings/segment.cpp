@@ -110,7 +110,7 @@ nb::list swept(const std::string& prefix, const std::string& suffix, bool dry_ru
     std::vector<Remains> found;
     {
         const Unlocked unlocked;
-        found = sweep(prefix, suffix, dry_run);
+        found = sweep(kQueueArea, prefix, suffix, dry_run);
     }
     nb::list result;
     for (const auto& one : found)

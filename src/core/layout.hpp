@@ -16,6 +16,7 @@
 #include <cstring>
 #include <string>
 
+#include "area_kind.hpp"
 #include "platform/policy.hpp"
 
 namespace ringcast {
@@ -23,18 +24,17 @@ namespace ringcast {
 inline constexpr std::size_t kLinePair = 128;
 inline constexpr std::uint64_t kMagic = 0x3154'5341'4347'4e52;  // "RNGCAST1" in memory order on little-endian machines
 inline constexpr std::uint32_t kLayoutVersion = 2;
-inline constexpr std::uint32_t kByteOrder = 0x0102'0304;
 inline constexpr std::size_t kReleaseBytes = 24;
 inline constexpr std::size_t kUserNameBytes = 128;
 inline constexpr std::uint32_t kSpareSeats = 8;
 inline constexpr std::size_t kCpuWords = 16;
 
 struct Header {
-    std::uint64_t magic;
+    std::uint64_t magic;  // as far as `epoch` an AreaHeader
     std::uint32_t layout_version;
     std::uint32_t byte_order;
     std::uint64_t total_bytes;
-    std::uint64_t epoch;  // random: tells this segment from any other that had the name
+    std::uint64_t epoch;
     std::uint32_t n_reader;
     std::uint32_t n_local;  // ranks that read through this segment
     std::uint32_t n_seats;
@@ -136,7 +136,10 @@ inline constexpr std::uint64_t kSeatsOffset = kControlOffset + sizeof(NativeCont
 
 // Two builds that disagree on any of this must differ in kLayoutVersion.
 static_assert(sizeof(Header) <= kControlOffset);
-static_assert(offsetof(Header, total_bytes) == 16 && offsetof(Header, epoch) == 24);
+static_assert(offsetof(Header, layout_version) == offsetof(AreaHeader, layout_version));
+static_assert(offsetof(Header, byte_order) == offsetof(AreaHeader, byte_order));
+static_assert(offsetof(Header, total_bytes) == 16 && offsetof(AreaHeader, total_bytes) == 16);
+static_assert(offsetof(Header, epoch) == 24 && offsetof(AreaHeader, epoch) == 24);
 static_assert(offsetof(Header, max_chunk_bytes) == 48 && offsetof(Header, seats_offset) == 80);
 static_assert(offsetof(Header, marks_offset) == 104 && offsetof(Header, max_leases) == 120);
 static_assert(offsetof(Header, creator_pid) == 128 && offsetof(Header, release) == 152 && sizeof(Header) == 304);

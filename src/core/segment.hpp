@@ -1,9 +1,8 @@
-// A queue's segment: made, found, checked, mapped and unlinked.
+// A queue's segment: the header and the memory of a queue, in an area.
 //
 // One file holds all: the control part, which every end maps writable, and behind it the sparse data part, which only
-// the writer maps writable. One name, one descriptor (for locks), and a segment is either there whole or not at all.
-// Attaching believes nothing: owner, mode, magic, version, byte order, sizes and every offset are compared with what
-// this build would have made of the same geometry, and are never read from shared memory again.
+// the writer maps writable. Attaching believes nothing: sizes and every offset are compared with what this build would
+// have made of the same geometry, and are never read from shared memory again.
 #pragma once
 
 #include <atomic>
@@ -13,11 +12,9 @@
 #include <string>
 #include <vector>
 
+#include "area.hpp"
 #include "geometry.hpp"
 #include "layout.hpp"
-#include "locks.hpp"
-#include "platform/lock_file.hpp"
-#include "platform/shared_file.hpp"
 #include "seats.hpp"
 
 namespace ringcast {
@@ -38,24 +35,21 @@ public:
         std::vector<std::uint32_t> ranks;  // n_local of them
     };
 
-    // Throws segment_exists if the name belongs to a living creator, or is being removed and is not gone within 1 s; a
-    // dead creator's segment is replaced.
     static std::shared_ptr<Segment> create(const Request& request);
-    // segment_not_found, segment_permission, segment_mismatch
     static std::shared_ptr<Segment> attach(const std::string& name, Access access, const std::string& release);
     ~Segment();
     Segment(const Segment&) = delete;
     Segment& operator=(const Segment&) = delete;
 
-    const std::string& name() const noexcept { return name_; }
+    const std::string& name() const noexcept { return area_->name(); }
     const Header& header() const noexcept { return header_; }
     const Geometry& geometry() const noexcept { return geometry_; }
     const std::vector<std::uint32_t>& ranks() const noexcept { return ranks_; }
-    bool is_creator() const noexcept { return is_creator_; }
+    bool is_creator() const noexcept { return area_->is_creator(); }
     bool named() const noexcept { return header_.named != 0; }
     std::string user_name() const;  // empty if not named
     std::string label() const;      // for messages: "queue 'sched'", or "queue segment 'ringcast_~0x.0'"
-    const platform::LockFile& locks() const noexcept { return locks_; }
+    const platform::LockFile& locks() const noexcept { return area_->locks(); }
     const RingView<platform::Native>& ring() const noexcept { return ring_; }
     std::byte* data() const noexcept { return data_; }
     // The data part mapped copy-on-write, for views that may be changed in place; null without Access::copy.
@@ -71,37 +65,28 @@ public:
     bool reserve_data(std::uint64_t begin, std::uint64_t end);
     // Gives its memory back; false where the system cannot do that. Nobody may be using the range.
     bool release_data(std::uint64_t begin, std::uint64_t end) noexcept;
-    // Removes the name; those who have mapped the segment keep it. Creator only, once, not in a forked child.
-    void unlink() noexcept;
-    // What a survivor does for a creator that died.
-    void unlink_if_abandoned() noexcept;
-    // Is the creator's process alive, or this one the creator's?
-    bool creator_alive() const;
+    void unlink() noexcept { area_->unlink(); }
+    void unlink_if_abandoned() const noexcept { area_->unlink_if_abandoned(); }
+    bool creator_alive() const { return area_->creator_alive(); }
 
 private:
-    Segment(std::string name, bool is_creator) : name_(std::move(name)), is_creator_(is_creator) {}
+    Segment() = default;
     void map(const platform::SharedFile& file, bool control_writable, bool data_writable);
+    void unmap() noexcept;
     void initialise(const Request& request);
 
-    std::string name_;
-    bool is_creator_;
-    bool linked_ = false;
+    std::unique_ptr<Area> area_;  // null until it is made
     std::uint32_t fork_generation_ = platform::fork_generation();
     Header header_{};
     Geometry geometry_;
     std::vector<std::uint32_t> ranks_;
-    platform::LockFile locks_;
     std::byte* control_ = nullptr;
     std::byte* data_ = nullptr;
     std::byte* private_data_ = nullptr;
     mutable std::atomic<bool> private_data_is_clean_{true};  // leases end in any thread
     RingView<platform::Native> ring_;
-    platform::FileFacts facts_{};
 };
 
-std::string in_units(std::uint64_t bytes);  // "1.5 MiB", "300 bytes"
-
-// "needed 3.0 MiB, free 1.2 MiB ..." with the remedy; `what` says what was being done.
-[[noreturn]] void throw_capacity(const std::string& what, std::uint64_t needed);
+extern const AreaKind kQueueArea;
 
 }  // namespace ringcast

@@ -5,7 +5,6 @@
 
 #include "errors.hpp"
 #include "fault_points.hpp"
-#include "layout.hpp"
 #include "locks.hpp"
 #include "platform/process.hpp"
 
@@ -22,26 +21,32 @@ Fate remove_if_dead(const std::string& name, const platform::FileFacts& facts, c
     return Fate::removed;
 }
 
-std::optional<Remains> sweep_name(const std::string& name, bool dry_run) {
+std::optional<Remains> sweep_name(const AreaKind& kind, const std::string& name, bool dry_run) {
     Remains remains{
         .name = name, .user_name = {}, .creator_pid = 0, .committed_bytes = 0, .fate = Fate::skipped, .reason = {}};
     try {
         auto file = platform::SharedFile::open(name);
         const auto facts = file.facts();
         remains.committed_bytes = facts.committed;
-        Header header{};
+        std::vector<std::byte> bytes(kind.header_bytes);
+        AreaHeader header{};
         if (!facts.regular)
             remains.reason = "it is not a regular file";
         else if (facts.owner != platform::user_id())
             remains.reason = "it belongs to uid " + std::to_string(facts.owner);
-        else if (facts.bytes < sizeof header)
+        else if (facts.bytes < bytes.size())
             remains.reason = "it has only " + std::to_string(facts.bytes) + " bytes";
-        else if (file.read(&header, sizeof header); header.magic != kMagic)
-            remains.reason = "it does not start with ringcast's magic number";
+        else {
+            file.read(bytes.data(), bytes.size());
+            std::memcpy(&header, bytes.data(), sizeof header);
+            if (header.magic != kind.magic) remains.reason = "it does not start with ringcast's magic number";
+        }
         if (!remains.reason.empty()) return remains;
-        if (header.layout_version == kLayoutVersion) {  // the lock's meaning goes with the magic, the rest with this
-            remains.creator_pid = header.creator_pid;
-            if (header.named == 1) remains.user_name = text_of(header.user_name, sizeof header.user_name);
+        // The locks' meaning goes with the magic, the rest of the header with the version.
+        if (header.layout_version == kind.layout_version) {
+            Origin origin = kind.origin(bytes.data());
+            remains.creator_pid = origin.creator_pid;
+            remains.user_name = std::move(origin.user_name);
         }
         const platform::LockFile locks(std::move(file).into_locks(name));
         if (dry_run)
@@ -55,11 +60,11 @@ std::optional<Remains> sweep_name(const std::string& name, bool dry_run) {
     return remains;
 }
 
-std::vector<Remains> sweep(const std::string& prefix, const std::string& suffix, bool dry_run) {
+std::vector<Remains> sweep(const AreaKind& kind, const std::string& prefix, const std::string& suffix, bool dry_run) {
     std::vector<Remains> found;
     for (const auto& name : platform::list_names(prefix))
         if (name.ends_with(suffix))
-            if (auto remains = sweep_name(name, dry_run)) found.push_back(std::move(*remains));
+            if (auto remains = sweep_name(kind, name, dry_run)) found.push_back(std::move(*remains));
     return found;
 }
 

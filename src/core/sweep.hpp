@@ -1,16 +1,16 @@
 // What dead processes left under a name, and its removal.
 //
-// A segment's magic is written under its creator's lock, and that lock is never taken a second time. So magic under a
+// An area's magic is written under its creator's lock, and that lock is never taken a second time. So magic under a
 // free creator's byte means for ever that the creator is dead or has closed: proof enough to remove the name. The right
 // to do it is another byte, kRemovalLock. Were it the creator's own, a remover that is stopped half-way would look like
 // a living writer to every reader that waits for a dead one.
 //
 // Why nothing alive is removed: the holder of a segment's removal byte compares inodes and then unlinks. Only its
-// creator, which is dead, and the holder of this very byte may unlink this inode, and a new segment can be linked only
+// creator, which is dead, and the holder of this very byte may unlink this inode, and a new area can be linked only
 // after that. So a name that leads to this inode at the comparison leads to it until its holder unlinks it, however
 // long it sleeps in between.
 //
-// Nothing here keeps a segment mapped, takes a seat or waits for anybody. Readers that have mapped a removed segment keep it.
+// Nothing here keeps an area mapped, takes a seat or waits for anybody. Those who have mapped a removed area keep it.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "area_kind.hpp"
 #include "platform/lock_file.hpp"
 #include "platform/shared_file.hpp"
 
@@ -40,14 +41,14 @@ struct Remains {
     std::string reason;
 };
 
-// Looks at one name and, unless `dry_run`, removes it if its creator is dead. Empty if nothing has this name (any more).
-std::optional<Remains> sweep_name(const std::string& name, bool dry_run);
+// Looks at one name and, unless `dry_run`, removes an area of this kind if its creator is dead. Empty if nothing has this name (any more).
+std::optional<Remains> sweep_name(const AreaKind& kind, const std::string& name, bool dry_run);
 
 // The same for every name that begins and ends like this, each by itself: what fails for one is its `reason`. Throws
 // only if the names cannot be listed.
-std::vector<Remains> sweep(const std::string& prefix, const std::string& suffix, bool dry_run);
+std::vector<Remains> sweep(const AreaKind& kind, const std::string& prefix, const std::string& suffix, bool dry_run);
 
-// `locks` and `facts` are those of a segment that had `name`: removes the name if its creator is dead. Throws if the
+// `locks` and `facts` are those of an area that had `name`: removes the name if its creator is dead. Throws if the
 // system refuses to say.
 Fate remove_if_dead(const std::string& name, const platform::FileFacts& facts, const platform::LockFile& locks);
 

@@ -1,0 +1,77 @@
+// An area: a named file of shared memory, of whatever kind, whose creator's life the kernel vouches for.
+//
+// It is made whole or not at all: without a name, its creator's lock byte taken, its memory reserved, filled, and only
+// then linked. Attaching believes nothing: type, owner, mode, size, holes, magic, version and byte order are checked
+// before any of it is used. What dead creators leave is swept (sweep.hpp). In a forked child an area is its ancestor's:
+// nothing is unlinked, unlocked or closed there.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "area_kind.hpp"
+#include "locks.hpp"
+#include "platform/lock_file.hpp"
+#include "platform/shared_file.hpp"
+
+namespace ringcast {
+
+class Area {
+public:
+    // Maps the file. At a creation it fills it as well, and is called again, with another file, if the name is taken
+    // over from a dead creator in the meantime.
+    using Use = std::function<void(const platform::SharedFile&)>;
+    // Looks at the first `head_bytes` of an area whose AreaHeader is as it should be, throws segment_mismatch if the
+    // rest is not, and says how many bytes its creator has reserved.
+    using Check = std::function<std::uint64_t(const std::byte* head)>;
+
+    // Makes a file of `bytes` bytes, the first `reserved` of them with memory. Throws segment_exists if the name belongs
+    // to a living creator, or is being removed and is not gone within 1 s; a dead creator's area is replaced.
+    static std::unique_ptr<Area> create(const AreaKind& kind, const std::string& name, std::uint64_t bytes,
+                                        std::uint64_t reserved, const Use& fill);
+    // segment_not_found, segment_permission, segment_mismatch. `release` is this process's, for messages.
+    static std::unique_ptr<Area> attach(const AreaKind& kind, const std::string& name, const std::string& release,
+                                        const Check& check, const Use& map);
+    ~Area();
+    Area(const Area&) = delete;
+    Area& operator=(const Area&) = delete;
+
+    const std::string& name() const noexcept { return name_; }
+    bool is_creator() const noexcept { return is_creator_; }
+    bool in_forked_child() const noexcept { return fork_generation_ != platform::fork_generation(); }
+    const platform::LockFile& locks() const noexcept { return locks_; }
+
+    // Gives a range memory; false if the machine has not enough.
+    bool reserve(std::uint64_t offset, std::uint64_t bytes) const;
+    // Gives its memory back; false where the system cannot do that. Nobody may be using the range.
+    bool give_back(std::uint64_t offset, std::uint64_t bytes) const noexcept;
+    // Removes the name; those who have mapped the area keep it. Creator only, once, not in a forked child.
+    void unlink() noexcept;
+    // What a survivor does for a creator that died.
+    void unlink_if_abandoned() const noexcept;
+    // Is the creator's process alive, or this one the creator's?
+    bool creator_alive() const { return is_creator_ || locks_.is_held_by_another(kCreatorLock); }
+
+private:
+    Area(std::string name, bool is_creator) : name_(std::move(name)), is_creator_(is_creator) {}
+    void make(const AreaKind& kind, std::uint64_t bytes, std::uint64_t reserved, const Use& fill);
+
+    std::string name_;
+    bool is_creator_;
+    bool linked_ = false;
+    std::uint32_t fork_generation_ = platform::fork_generation();
+    platform::LockFile locks_;
+    platform::FileFacts facts_{};
+};
+
+[[noreturn]] void throw_mismatch(const std::string& name, const std::string& what);
+
+std::string in_units(std::uint64_t bytes);  // "1.5 MiB", "300 bytes"
+
+// "needed 3.0 MiB, free 1.2 MiB ..." with the remedy; `what` says what was being done.
+[[noreturn]] void throw_capacity(const std::string& what, std::uint64_t needed);
+
+}  // namespace ringcast
