@@ -34,6 +34,7 @@ const char* state_name(SeatState state) {
 }
 
 const char* process_name(std::uint32_t pid, std::uint64_t pid_namespace, bool alive) {
+    if (pid == 0) return "absent";  // nobody has come yet
     if (!alive) return "gone";
     switch (platform::process_state(pid, pid_namespace)) {
         case platform::ProcessState::running:
@@ -59,7 +60,7 @@ nb::list seats(const Segment& segment) {
         // A lock that this very process holds through another descriptor counts, as it should.
         const bool alive = state != SeatState::expected && segment.locks().is_held_by_another(seat_lock(i));
         if (state == SeatState::vacant && !alive) continue;  // its holder died with views, which count no more
-        const std::uint32_t pid = seat.pid.load(std::memory_order_relaxed);
+        const std::uint32_t pid = state == SeatState::expected ? 0 : seat.pid.load(std::memory_order_relaxed);
         const auto* process = process_name(pid, seat.pid_namespace.load(std::memory_order_relaxed), alive);
         result.append(nb::make_tuple(i, seat.rank.load(std::memory_order_relaxed), pid, state_name(state), alive,
                                      process, seat.cursor.load(std::memory_order_acquire), leased,
@@ -161,6 +162,7 @@ void bind_segment(nb::module_& module) {
                      [](const Segment& s) -> std::optional<std::string> {
                          return s.named() ? std::optional(s.user_name()) : std::nullopt;
                      })
+        .def_prop_ro("label", &Segment::label)
         .def_prop_ro("epoch", [](const Segment& s) { return s.header().epoch; })
         .def_prop_ro("n_reader", [](const Segment& s) { return s.geometry().n_reader; })
         .def_prop_ro("ranks", &Segment::ranks)
@@ -199,6 +201,7 @@ void bind_segment(nb::module_& module) {
     module.def("sweep", &swept, "prefix"_a, "suffix"_a, "dry_run"_a);
     module.def("probe_features", &probe_features, "name"_a);
     module.def("cpu_quota", &platform::cpu_quota);
+    module.def("queue_label", &queue_label, "user_name"_a, "segment_name"_a);
     module.def("user_id", &platform::user_id);
     module.def("random_u64", &platform::random_u64);
 }

@@ -37,6 +37,10 @@ std::string holder_of(const AreaKind& kind, const std::optional<Remains>& holder
         return "for a second other processes have been making and removing segments of this name; choose another name";
     const std::string process =
         holder->creator_pid == 0 ? "another process" : "process " + std::to_string(holder->creator_pid);
+    if (holder->fate == Fate::alive && platform::is_this_process(holder->creator_pid, holder->creator_pid_namespace))
+        return "a living " + noun + " of this process (pid " + std::to_string(holder->creator_pid) +
+               ") has it; call close() on it first, wherever it is kept (a variable, a notebook's output, a "
+               "traceback), or choose another name";
     if (holder->fate == Fate::alive)
         return "a living " + noun + " of " + process + " has it; close that " + noun + " first or choose another name";
     if (holder->fate == Fate::removing)
@@ -155,7 +159,10 @@ std::unique_ptr<Area> Area::create(const AreaKind& kind, const std::string& name
             if (!free) nap();
             continue;
         }
-        throw Error(ErrorCode::segment_exists, "the name '" + name + "' is taken: " + holder_of(kind, holder), EEXIST);
+        std::optional<Peer> peer;
+        if (holder && holder->fate == Fate::alive) peer = Peer{std::nullopt, holder->creator_pid};
+        throw Error(ErrorCode::segment_exists, "the name '" + name + "' is taken: " + holder_of(kind, holder), peer,
+                    EEXIST);
     }
 }
 

@@ -24,6 +24,7 @@ struct Origin {
     std::string user_name;  // empty if the user gave none
     std::string release;
     std::uint32_t creator_pid;
+    std::uint64_t creator_pid_namespace;
 };
 
 struct AreaKind {

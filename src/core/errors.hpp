@@ -31,7 +31,7 @@ enum class ErrorCode {
 
 // Whom an error is about.
 struct Peer {
-    std::optional<std::uint32_t> rank;  // none: the writer
+    std::optional<std::uint32_t> rank;  // none: the writer, or no certain one
     std::uint32_t pid;
 };
 
@@ -39,8 +39,8 @@ class Error : public std::runtime_error {
 public:
     Error(ErrorCode code, const std::string& message, int system_errno = 0)
         : std::runtime_error(message), code_(code), errno_(system_errno) {}
-    Error(ErrorCode code, const std::string& message, const Peer& peer)
-        : std::runtime_error(message), code_(code), peer_(peer) {}
+    Error(ErrorCode code, const std::string& message, const std::optional<Peer>& peer, int system_errno = 0)
+        : std::runtime_error(message), code_(code), errno_(system_errno), peer_(peer) {}
     ErrorCode code() const noexcept { return code_; }
     int system_errno() const noexcept { return errno_; }
     const std::optional<Peer>& peer() const noexcept { return peer_; }

@@ -22,7 +22,8 @@ Origin origin_of(const std::byte* bytes) {
     std::memcpy(&header, bytes, sizeof header);
     return Origin{.user_name = header.named == 1 ? text_of(header.user_name, sizeof header.user_name) : std::string(),
                   .release = text_of(header.release, sizeof header.release),
-                  .creator_pid = header.creator_pid};
+                  .creator_pid = header.creator_pid,
+                  .creator_pid_namespace = header.creator_pid_namespace};
 }
 
 // What this build would have made of the header's geometry, if the header agrees with it.
@@ -60,6 +61,10 @@ const AreaKind kQueueArea{.noun = "queue",
                           .head_bytes = kSeatsOffset,
                           .finished_word = kControlOffset + offsetof(NativeControl, initialised),
                           .origin = &origin_of};
+
+std::string queue_label(const std::string& user_name, const std::string& segment_name) {
+    return user_name.empty() ? "queue segment '" + segment_name + "'" : "queue '" + user_name + "'";
+}
 
 std::shared_ptr<Segment> Segment::create(const Request& request) {
     std::shared_ptr<Segment> segment(new Segment);
@@ -131,7 +136,7 @@ void Segment::initialise(const Request& request) {
     header.layout_version = kLayoutVersion;
     header.byte_order = kByteOrder;
     header.total_bytes = geometry_.total_bytes;
-    header.epoch = platform::random_u64();
+    header.epoch = platform::random_u64() >> 11;  // 53 bits: a handle may travel as JSON, whose numbers are doubles
     header.n_reader = geometry_.n_reader;
     header.n_local = geometry_.n_local;
     header.n_seats = geometry_.n_seats;
@@ -192,8 +197,6 @@ std::uint64_t Segment::committed_bytes() const noexcept {
 
 std::string Segment::user_name() const { return text_of(header_.user_name, sizeof header_.user_name); }
 
-std::string Segment::label() const {
-    return named() ? "queue '" + user_name() + "'" : "queue segment '" + name() + "'";
-}
+std::string Segment::label() const { return queue_label(named() ? user_name() : std::string(), name()); }
 
 }  // namespace ringcast

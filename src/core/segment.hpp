@@ -48,7 +48,7 @@ public:
     bool is_creator() const noexcept { return area_->is_creator(); }
     bool named() const noexcept { return header_.named != 0; }
     std::string user_name() const;  // empty if not named
-    std::string label() const;      // for messages: "queue 'sched'", or "queue segment 'ringcast_~0x.0'"
+    std::string label() const;      // its queue_label
     const platform::LockFile& locks() const noexcept { return area_->locks(); }
     const RingView<platform::Native>& ring() const noexcept { return ring_; }
     std::byte* data() const noexcept { return data_; }
@@ -88,5 +88,8 @@ private:
 };
 
 extern const AreaKind kQueueArea;
+
+// What every message calls a queue: "queue 'sched'", or "queue segment 'ringcast_~0x.0'" if its user gave it no name.
+std::string queue_label(const std::string& user_name, const std::string& segment_name);
 
 }  // namespace ringcast

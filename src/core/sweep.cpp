@@ -46,6 +46,7 @@ std::optional<Remains> sweep_name(const AreaKind& kind, const std::string& name,
         if (header.layout_version == kind.layout_version) {
             Origin origin = kind.origin(bytes.data());
             remains.creator_pid = origin.creator_pid;
+            remains.creator_pid_namespace = origin.creator_pid_namespace;
             remains.user_name = std::move(origin.user_name);
         }
         const platform::LockFile locks(std::move(file).into_locks(name));

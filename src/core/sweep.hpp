@@ -39,6 +39,7 @@ struct Remains {
     std::uint64_t committed_bytes;  // memory it takes
     Fate fate;
     std::string reason;
+    std::uint64_t creator_pid_namespace = 0;
 };
 
 // Looks at one name and, unless `dry_run`, removes an area of this kind if its creator is dead. Empty if nothing has this name (any more).

@@ -187,7 +187,7 @@ def test_the_name_of_a_foreign_file_is_refused_for_a_new_queue_and_the_file_stay
 
 
 def test_a_name_is_refused_while_its_queue_lives(queue: MessageQueue) -> None:
-    with pytest.raises(SegmentExistsError, match=f"a living queue of process {os.getpid()}"):
+    with pytest.raises(SegmentExistsError, match=rf"living queue of this process \(pid {os.getpid()}\) .*close"):
         MessageQueue(1, name=queue.name)
     queue.enqueue(b"undisturbed")
 

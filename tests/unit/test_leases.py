@@ -128,7 +128,7 @@ def test_with_all_leases_taken_the_writer_times_out_and_names_who_holds_them() -
             first.dequeue(10)
         size = leased(writer)[1][1]
         assert 600_000 <= size < MIB
-        who = rf"rank 1 \(pid {os.getpid()}\) holds views of 3 messages, {size} bytes"
+        who = rf"rank 1 \(pid {os.getpid()}, this process\) holds views of 3 messages, {size} bytes"
         expected = rf"all 3 leases \(max_leases\).*{who}"
         for attempt in (lambda: writer.enqueue(array(9), timeout=0.02), writer.loan(5000, 0.02).__enter__):
             with pytest.raises(QueueTimeoutError, match=expected) as caught:
@@ -149,7 +149,7 @@ def test_with_the_budget_spent_the_writer_times_out_and_names_who_holds_it() -> 
         while writer.try_enqueue(array(len(kept), MIB // 8)):
             kept.append(reader.dequeue(10))
         assert 5 <= len(kept) <= 7
-        who = rf"max_bytes.*rank 0 \(pid {os.getpid()}\) holds views of {len(kept)} messages, \d+\.\d MiB"
+        who = rf"max_bytes.*rank 0 \(pid {os.getpid()}, this process\) holds views of {len(kept)} messages, \d+\.\d MiB"
         with pytest.raises(QueueTimeoutError, match=who):
             writer.enqueue(array(9, MIB // 8), timeout=0.02)
         assert committed_bytes(writer.segment) <= 8 * MIB

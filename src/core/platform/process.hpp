@@ -15,10 +15,14 @@ std::uint64_t pid_namespace() noexcept;
 // a system that does not tell, is unknown.
 enum class ProcessState { unknown, running, stopped };
 ProcessState process_state(std::uint32_t pid, std::uint64_t pid_namespace_of_pid) noexcept;
-// "pid 7", or "pid 7, stopped".
+inline bool is_this_process(std::uint32_t pid, std::uint64_t pid_namespace_of_pid) noexcept {
+    return pid == process_id() && pid_namespace_of_pid == pid_namespace();
+}
+// "pid 7", "pid 7, stopped" or "pid 7, this process".
 inline std::string describe_process(std::uint32_t pid, std::uint64_t pid_namespace_of_pid) {
-    const bool stopped = process_state(pid, pid_namespace_of_pid) == ProcessState::stopped;
-    return "pid " + std::to_string(pid) + (stopped ? ", stopped" : "");
+    const std::string text = "pid " + std::to_string(pid);
+    if (is_this_process(pid, pid_namespace_of_pid)) return text + ", this process";
+    return text + (process_state(pid, pid_namespace_of_pid) == ProcessState::stopped ? ", stopped" : "");
 }
 // Never 0, unique among the living threads of this process.
 inline std::uint64_t thread_id() noexcept { return reinterpret_cast<std::uint64_t>(__builtin_thread_pointer()); }
