@@ -7,6 +7,14 @@
 
 namespace ringcast::bindings {
 
+namespace {
+std::string in_seconds(std::int64_t ns) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.3f", static_cast<double>(ns) / 1e9);
+    return text;
+}
+}  // namespace
+
 End::End(std::shared_ptr<Segment> segment, bool writer, std::optional<std::uint32_t> rank, const Strategy& strategy,
          const ReaderPolicy& policy, const nb::object& codec_object, nb::object reporter,
          std::int64_t report_interval_ns)
@@ -28,9 +36,19 @@ End::End(std::shared_ptr<Segment> segment, bool writer, std::optional<std::uint3
     owner_ += ", pid " + std::to_string(platform::process_id());
 }
 
+std::atomic<bool> End::exiting_{false};
+
 std::string End::context() const { return label_ + " (" + owner_ + ")"; }
 
+std::string End::awaited() const {
+    if (is_writer()) return sender_->explain_wait();
+    const Header& header = receiver_->segment().header();
+    return "a message from the writer (" +
+           platform::describe_process(header.creator_pid, header.creator_pid_namespace) + ")";
+}
+
 void End::raise_role(const char* method) const {
+    check_not_forked();
     raise("RoleError", context() + ": " + method +
                            (is_writer() ? " is for readers; this is the writer's end"
                                         : " is for the writer; this is a reader's end"));
@@ -40,8 +58,12 @@ void End::raise_unusable() const {
     if (endpoint_->in_forked_child())
         raise("ForkedError",
               context() + ": this end belongs to a parent process and cannot be used in a forked child (pid " +
-                  std::to_string(platform::process_id()) + "); attach in the child, or pass it a handle");
-    raise("QueueClosedError", context() + ": this end has been shut down");
+                  std::to_string(platform::process_id()) +
+                  "); pass the child the queue's export_handle() and make an end there with create_from_handle, or "
+                  "attach by name");
+    raise("QueueClosedError", context() + (exiting_.load(std::memory_order_relaxed)
+                                               ? ": this end has been shut down, because the interpreter is exiting"
+                                               : ": this end has been shut down"));
 }
 
 void End::after_slice(const WaitOptions& options, PyObject* self, std::int64_t& next_report_ns) {
@@ -64,14 +86,14 @@ void End::report_eviction(PyObject* self, const Eviction& eviction, std::int64_t
 
 void End::check_cancel(const WaitOptions& options) const {
     if (options.cancel == nullptr || options.cancel == Py_None) return;
-    if (parse_flag(nb::object(nb::handle(options.cancel).attr("is_set")()).ptr()))
-        raise("WaitCancelledError", context() + ": the wait was cancelled by its `cancel` event");
+    const nb::object set = nb::handle(options.cancel).attr("is_set")();
+    const int truth = PyObject_IsTrue(set.ptr());
+    if (truth < 0) throw nb::python_error();
+    if (truth != 0) raise("WaitCancelledError", context() + ": the wait was cancelled by its `cancel` event");
 }
 
 void End::raise_timeout(const WaitOptions& options, const std::string& waited_for) const {
-    char seconds[32];
-    std::snprintf(seconds, sizeof seconds, "%.3f", static_cast<double>(options.timeout_ns) / 1e9);
-    raise("QueueTimeoutError", context() + ": waited " + seconds + " s for " + waited_for);
+    raise("QueueTimeoutError", context() + ": waited " + in_seconds(options.timeout_ns) + " s for " + waited_for);
 }
 
 void End::check_nesting() const {
@@ -92,7 +114,8 @@ void Call::wait_for_turn(const WaitOptions& options) {
         end_.check_cancel(options);
     });
     if (!held_)
-        raise("QueueTimeoutError", end_.context() + ": another thread was using this end for the whole time-out");
+        raise("QueueTimeoutError", end_.context() + ": waited " + in_seconds(options.timeout_ns) +
+                                       " s, but another thread was using this end all the time");
     if (!end_.endpoint().stopped()) return;
     held_ = false;  // this constructor's object will not be destroyed
     end_.endpoint().give_turn_back();

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <nanobind/nanobind.h>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -54,8 +55,12 @@ public:
     }
     void check_nesting() const;                           // raises BusyError if this thread has the turn
     void check_cancel(const WaitOptions& options) const;  // raises WaitCancelledError
-    // "queue 'sched' (reader, rank 1, pid 77)"
+    // "queue 'sched' (reader, rank 1, pid 77)": what every message about this end begins with.
     std::string context() const;
+    // For whom a call of this end waits, if it has to.
+    std::string awaited() const;
+    // From here on, an end that is closed is so because the interpreter exits.
+    static void note_exit() noexcept { exiting_.store(true, std::memory_order_relaxed); }
 
     void report_eviction(PyObject* self, const Eviction& eviction, std::int64_t waited_ns) const;
 
@@ -80,6 +85,8 @@ private:
     [[noreturn]] void raise_role(const char* method) const;
     [[noreturn]] void raise_unusable() const;
     [[noreturn]] void raise_timeout(const WaitOptions& options, const std::string& waited_for) const;
+
+    static std::atomic<bool> exiting_;
 
     std::unique_ptr<Sender> sender_;
     std::unique_ptr<Receiver> receiver_;

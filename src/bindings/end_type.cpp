@@ -81,7 +81,7 @@ std::vector<std::uint32_t> await_ready(nb::handle self, End& end, nb::handle tim
 
 // Waits until no promised reader is missing that still has messages to get; how many messages stay undelivered.
 std::uint64_t linger(End& end, nb::handle timeout) {
-    const WaitOptions options = wait_options(timeout);
+    const WaitOptions options{.timeout_ns = parse_seconds("linger", timeout.ptr())};
     Sender& sender = end.writer("linger");
     const std::int64_t started = platform::monotonic_ns();
     const std::int64_t deadline = options.timeout_ns >= kForever - started ? kForever : started + options.timeout_ns;
@@ -123,12 +123,28 @@ std::uint64_t close(End& end, nb::handle linger_timeout) {
     return release.has_turn && open && end.is_writer() ? linger(end, linger_timeout) : 0;
 }
 
-std::uint64_t backlog(End& end) {
-    std::uint64_t count = 0;
-    end.check_usable();
-    end.endpoint().look(
-        [&] { count = end.is_writer() ? end.writer("qsize").backlog() : end.reader("qsize").backlog(); });
-    return count;
+PyObject* qsize(PyObject* self, PyObject*) {
+    return guarded(self, [&] {
+        End& end = end_of(self);
+        std::uint64_t count = 0;
+        end.check_usable();
+        end.endpoint().look(
+            [&] { count = end.is_writer() ? end.writer("qsize").backlog() : end.reader("qsize").backlog(); });
+        return PyLong_FromUnsignedLongLong(count);
+    });
+}
+
+PyObject* evict(PyObject* self, Arguments arguments, Py_ssize_t positional, PyObject* keywords) {
+    return guarded(self, [&] {
+        const auto [rank] = parse<1>("evict", {"rank"}, 1, arguments, positional, keywords);
+        End& end = end_of(self);
+        Sender& sender = end.writer("evict");
+        const auto wanted = static_cast<std::uint32_t>(parse_int("rank", rank, 0, INT32_MAX));
+        end.check_usable();
+        bool any = false;
+        end.endpoint().look([&] { any = sender.evict(wanted); });
+        return PyBool_FromLong(any ? 1 : 0);
+    });
 }
 
 nb::dict counters(End& end) {
@@ -166,6 +182,14 @@ nb::dict counters(End& end) {
 }  // namespace
 
 void bind_end(nb::module_& module) {
+    static PyMethodDef methods[] = {
+        {"evict", as_c_function(&evict), kFastCall,
+         "evict($self, rank)\n--\n\n"
+         "Go on without the reader of this rank, which finds out by ReaderEvictedError. False if there is none."},
+        {"qsize", &qsize, METH_NOARGS,
+         "qsize($self)\n--\n\n"
+         "On a reader, the messages that it has not read; on the writer, those that the slowest reader has not."},
+    };
     PyType_Slot slots[] = {{Py_tp_iternext, reinterpret_cast<void*>(&end_iternext)}, {0, nullptr}};
     nb::object type =
         nb::class_<End>(module, "End", nb::type_slots(slots), nb::is_weak_referenceable(), "One end of a queue.")
@@ -187,23 +211,17 @@ void bind_end(nb::module_& module) {
             .def_prop_ro("closed", [](End& end) { return end.endpoint().stopped(); })
             .def_prop_ro("_rank", [](End& end) { return end.reader("rank").rank(); })
             .def("shutdown", [](End& end) { end.endpoint().shut_down(); })
-            .def(
-                "evict",
-                [](End& end, std::uint32_t rank) {
-                    Sender& sender = end.writer("evict");
-                    end.check_usable();
-                    bool any = false;
-                    end.endpoint().look([&] { any = sender.evict(rank); });
-                    return any;
-                },
-                "rank"_a)
-            .def("qsize", &backlog)
+            .def_prop_ro("_context", &End::context)
+            .def("_awaited", &End::awaited)
+            .def("_check_usable", &End::check_usable)
             .def(
                 "_await_ready",
                 [](nb::handle self, nb::handle timeout) { return await_ready(self, nb::cast<End&>(self), timeout); },
                 "timeout"_a.none())
             .def("_close", &close, "linger"_a.none())
             .def("_counters", &counters);
+    module.def("note_exit", &End::note_exit);
+    add_methods(type, methods, std::size(methods));
     add_send_methods(type);
     add_receive_methods(type);
 }

@@ -56,7 +56,7 @@ void set_error(const char* type, const std::string& message, int system_errno,
     const nb::object exception = exception_type(message);
     if (system_errno != 0 && PyObject_HasAttrString(exception.ptr(), "errno")) exception.attr("errno") = system_errno;
     if (peer) {
-        exception.attr("rank") = peer->rank;
+        if (PyObject_HasAttrString(exception.ptr(), "rank")) exception.attr("rank") = peer->rank;
         exception.attr("pid") = peer->pid;
     }
     PyErr_SetObject(exception_type.ptr(), exception.ptr());

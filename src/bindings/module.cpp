@@ -17,6 +17,7 @@ NB_MODULE(_core, module) {
     module.attr("MAX_SEGMENT_NAME_BYTES") = ringcast::platform::kMaxNameBytes;
     module.attr("MAX_USER_NAME_BYTES") = ringcast::kUserNameBytes - 1;
     ringcast::bindings::bind_errors(module);
+    ringcast::bindings::bind_arguments(module);
     ringcast::bindings::bind_waiting(module);
     ringcast::bindings::bind_segment(module);
     ringcast::bindings::bind_buffers(module);

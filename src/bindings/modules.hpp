@@ -6,6 +6,7 @@
 namespace ringcast::bindings {
 
 void bind_errors(nanobind::module_& module);
+void bind_arguments(nanobind::module_& module);
 void bind_waiting(nanobind::module_& module);
 void bind_segment(nanobind::module_& module);
 void bind_buffers(nanobind::module_& module);

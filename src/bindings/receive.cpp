@@ -10,6 +10,10 @@ namespace ringcast::bindings {
 
 namespace {
 
+WaitOptions wait_options(PyObject* timeout, PyObject* cancel, PyObject* indefinite) {
+    return WaitOptions{parse_timeout(timeout), parse_cancel(cancel), parse_flag("indefinite", indefinite)};
+}
+
 constexpr auto kNoFurtherCheck = [] {};
 
 // `further_check` runs between parks and may throw.
@@ -27,11 +31,7 @@ void await_message(End& end, Receiver& receiver, const WaitOptions& options, std
                 further_check();
                 return false;
             },
-            [&] {
-                const Header& header = receiver.segment().header();
-                return "a message from the writer (" +
-                       platform::describe_process(header.creator_pid, header.creator_pid_namespace) + ")";
-            });
+            [&] { return end.awaited(); });
     }
 }
 
@@ -104,7 +104,7 @@ PyObject* dequeue(PyObject* self, Arguments arguments, Py_ssize_t positional, Py
             parse<3>("dequeue", {"timeout", "cancel", "indefinite"}, 0, arguments, positional, keywords);
         End& end = end_of(self);
         Receiver& receiver = end.reader("dequeue");
-        return receive(self, end, receiver, WaitOptions{parse_timeout(timeout), cancel, parse_flag(indefinite)});
+        return receive(self, end, receiver, wait_options(timeout, cancel, indefinite));
     });
 }
 
@@ -146,7 +146,7 @@ PyObject* dequeue_many(PyObject* self, Arguments arguments, Py_ssize_t positiona
         End& end = end_of(self);
         Receiver& receiver = end.reader("dequeue_many");
         const std::uint64_t most = parse_count("max_n", max_n);
-        const WaitOptions options{parse_timeout(timeout), cancel, parse_flag(indefinite)};
+        const WaitOptions options = wait_options(timeout, cancel, indefinite);
         Call call(end, options);
         raise_deferred(end);
         await_message(end, receiver, options, call.deadline_ns, self);
@@ -176,7 +176,7 @@ PyObject* open_read(PyObject* self, Arguments arguments, Py_ssize_t positional, 
             parse<3>("_open_read", {"timeout", "cancel", "indefinite"}, 3, arguments, positional, keywords);
         End& end = end_of(self);
         Receiver& receiver = end.reader("acquire_read");
-        const WaitOptions options{parse_timeout(timeout), cancel, parse_flag(indefinite)};
+        const WaitOptions options = wait_options(timeout, cancel, indefinite);
         Call call(end, options);
         raise_deferred(end);
         await_message(end, receiver, options, call.deadline_ns, self);

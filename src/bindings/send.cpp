@@ -39,7 +39,7 @@ void reserve(End& end, Sender& sender, std::uint64_t bytes, Sender::Room& room, 
             options, deadline_ns, self, [&] { return sender.await_room_briefly(); },
             [&](std::int64_t until) { return sender.await_room(std::min(until, patience_end)); },
             [&](std::int64_t) { return make_room(end, sender, platform::monotonic_ns() - refused_ns, self); },
-            [&] { return sender.explain_wait(); });
+            [&] { return end.awaited(); });
     }
 }
 
@@ -151,9 +151,9 @@ PyObject* enqueue_many(PyObject* self, Arguments arguments, Py_ssize_t positiona
         end.check_usable();
         std::uint64_t sent = 0;
         try {
-            nb::object sequence = nb::borrow(objects);
             const bool fixed = PyList_CheckExact(objects) || PyTuple_CheckExact(objects);
-            if (fixed) sequence = owned(PySequence_Tuple(objects));  // another thread may change a list
+            const nb::object sequence = fixed ? owned(PySequence_Tuple(objects))  // another thread may change a list
+                                              : parse_iterable("objs", objects);
             if (fixed && all_bytes(nb::borrow<nb::tuple>(sequence))) {
                 Call call(end, options);
                 struct Announce {
@@ -242,8 +242,8 @@ PyObject* close_write(PyObject* self, Arguments arguments, Py_ssize_t positional
         const nb::object object = std::move(end.chunk);
         Chunk& chunk = *nb::inst_ptr<Chunk>(object);
         const bool views_alive = has_views(object);
-        const bool wanted = parse_flag(publish);
-        const bool publishes = wanted && (!views_alive || parse_flag(views_may_live));
+        const bool wanted = parse_flag("publish", publish);
+        const bool publishes = wanted && (!views_alive || parse_flag("views_may_live", views_may_live));
         const std::uint64_t loan = end.room.in_block && views_alive ? sender.new_loan() : 0;
         if (publishes && !end.room.in_block) copy_bytes(end.room.bytes, chunk.payload, end.room.length);
         if (publishes)

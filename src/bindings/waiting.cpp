@@ -3,6 +3,7 @@
 
 #include "modules.hpp"
 #include "platform/policy.hpp"
+#include "py_errors.hpp"
 #include "waiting.hpp"
 
 namespace nb = nanobind;
@@ -10,8 +11,15 @@ namespace nb = nanobind;
 namespace ringcast::bindings {
 
 void bind_waiting(nb::module_& module) {
-    module.def("memory_fence", &platform::Native::fence_seq_cst,
-               "A full fence of the hardware: no load or store of this thread moves across it.");
+    static PyMethodDef fence{"memory_fence",
+                             [](PyObject*, PyObject*) {
+                                 platform::Native::fence_seq_cst();
+                                 return Py_NewRef(Py_None);
+                             },
+                             METH_NOARGS,
+                             "memory_fence()\n--\n\n"
+                             "A full fence of the hardware: no load or store of this thread moves across it."};
+    module.attr("memory_fence") = owned(PyCFunction_New(&fence, nullptr));
 
     const auto as_tuple = [](const Strategy& s) {
         return nb::make_tuple(s.spin_ns, s.yield_ns, s.park_ns, s.adaptive);

@@ -1,7 +1,9 @@
 """Every error that ringcast raises, under one root, each also the built-in it resembles.
 
     RingcastError
-    ├── ArgumentError (ValueError)             a size, count or time-out that makes no sense
+    ├── ArgumentError (ValueError)             an argument that makes no sense: a size, a count, a time-out, a handle
+    │   ├── ArgumentTypeError (TypeError)      one of a type that cannot be meant
+    │   └── RankError                          not a rank of this queue
     ├── QueueTimeoutError (TimeoutError)       the time-out passed
     │   ├── NotReadyError                      wait_until_ready: some ranks are not there
     │   └── QueueFullError                     on_full="raise": the queue stayed full for full_deadline
@@ -10,7 +12,6 @@
     ├── RoleError (RuntimeError)               a reader's call on the writer's end, or the reverse
     ├── BusyError (RuntimeError)               nested use of one end by one thread
     ├── ForkedError (RuntimeError)             a parent's end used in a forked child
-    ├── RankError (ValueError)                 not a rank of this queue
     ├── RankTakenError (RuntimeError)          another living reader has the rank
     ├── PeerError (ConnectionError)
     │   ├── WriterDiedError                    the writer's process died; all it had published has been read
@@ -47,7 +48,15 @@ class RingcastError(Exception):
 
 
 class ArgumentError(RingcastError, ValueError):
-    """A size, count or time-out is out of range."""
+    """An argument makes no sense. The message names it, what it must be and what it was."""
+
+
+class ArgumentTypeError(ArgumentError, TypeError):
+    """An argument is of a type that cannot be meant: text where a number is wanted, or True where a count is."""
+
+
+class RankError(ArgumentError):
+    """The rank is not one of the queue's local ranks."""
 
 
 class QueueTimeoutError(RingcastError, TimeoutError):
@@ -84,10 +93,6 @@ class BusyError(RingcastError, RuntimeError):
 
 class ForkedError(RingcastError, RuntimeError):
     """An end belongs to the process that made it, and is useless in a child forked from that process."""
-
-
-class RankError(RingcastError, ValueError):
-    """The rank is not one of the queue's local ranks."""
 
 
 class RankTakenError(RingcastError, RuntimeError):
@@ -153,6 +158,9 @@ class SegmentNotFoundError(SegmentError, FileNotFoundError):
 
 class SegmentExistsError(SegmentError, FileExistsError):
     """A living queue, or something foreign, has this name; or what a dead one left there is still being removed."""
+
+    pid: int | None = None
+    """The process whose living queue has it."""
 
 
 class SegmentPermissionError(SegmentError, PermissionError):

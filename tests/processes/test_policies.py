@@ -109,7 +109,8 @@ def test_a_full_queue_raises_at_once_if_it_is_told_so() -> None:
     with broadcast(2, max_chunks=2, on_full="raise", full_deadline=0) as (writer, (fast, slow)):
         writer.enqueue_many([1, 2])
         assert fast.dequeue_many(2) == [1, 2]
-        with pytest.raises(QueueFullError, match=rf"rank 1 \(pid {os.getpid()}, this process\) to make room; messages unread: 2"):
+        who = rf"rank 1 \(pid {os.getpid()}, this process\)"
+        with pytest.raises(QueueFullError, match=rf"{who} to make room; messages unread: 2"):
             writer.enqueue(3)
         with pytest.raises(QueueFullError) as caught:
             writer.enqueue_many([b"3", b"4"])

@@ -12,6 +12,7 @@ from ringcast import errors
 
 BUILT_INS: dict[str, tuple[type[BaseException], ...]] = {
     "ArgumentError": (ValueError,),
+    "ArgumentTypeError": (ValueError, TypeError),
     "QueueTimeoutError": (TimeoutError,),
     "NotReadyError": (TimeoutError,),
     "QueueFullError": (TimeoutError,),
