@@ -28,12 +28,12 @@ bool is_array(PyObject* object) {
     return reinterpret_cast<PyObject*>(Py_TYPE(object)) == array_type;
 }
 
-// The cached value for `key`, or what ringcast.tensors.<function> gives for it.
+// The cached value for `key`, or what ringcast.codec.arrays.<function> gives for it.
 nb::object looked_up(PyObject*& cache, nb::handle key, const char* function) {
     PyObject* known = PyDict_GetItemWithError(kept(cache, PyDict_New), key.ptr());
     if (known != nullptr) return nb::borrow(known);
     if (PyErr_Occurred() != nullptr) throw nb::python_error();
-    nb::object found = nb::module_::import_("ringcast.tensors").attr(function)(key);
+    nb::object found = nb::module_::import_("ringcast.codec.arrays").attr(function)(key);
     if (PyDict_SetItem(cache, key.ptr(), found.ptr()) != 0) throw nb::python_error();
     return found;
 }

@@ -47,7 +47,7 @@ class LoanedArray:
     def __init__(self, end: QueueEnd, shape: int | Sequence[int], dtype: DTypeLike, timeout: float | None) -> None:
         import numpy as np
 
-        from ringcast.tensors import dtype_text
+        from ringcast.codec.arrays import dtype_text
 
         self._end = end
         self._timeout = timeout

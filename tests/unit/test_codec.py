@@ -18,8 +18,8 @@ from hypothesis.extra import numpy as npst
 
 from ringcast import _core
 from ringcast.codec import ENVIRONMENT, MSGPACK, PICKLE, RAW, Codec, codec
+from ringcast.codec.msgpack import ARRAY_CODE
 from ringcast.errors import ArgumentError, DecodeError, EncodeError, PickleRefusedError
-from ringcast.msgpack import ARRAY_CODE
 from tests.support import run_python
 
 SMALL = 64
@@ -323,7 +323,7 @@ def test_without_cloudpickle_a_function_is_refused_with_a_hint(monkeypatch: pyte
 
 def test_nothing_foreign_is_imported_unless_needed() -> None:
     result = run_python(
-        "import sys\nfrom ringcast import codec, tensors, msgpack\n"
+        "import sys\nfrom ringcast import codec\nfrom ringcast.codec import arrays, msgpack, objects, tensors\n"
         "made = codec.codec('pickle'); made.decode(2, made.encode([1, 'a']), []); codec.codec('raw').encode(b'x')\n"
         "print([name for name in ('numpy', 'torch', 'msgspec', 'cloudpickle') if name in sys.modules])"
     )

@@ -16,8 +16,8 @@ from hypothesis.extra import numpy as npst
 
 from ringcast import _core
 from ringcast.codec import PICKLE, codec
+from ringcast.codec.arrays import dtype_of, dtype_text
 from ringcast.errors import EncodeError
-from ringcast.tensors import dtype_of, dtype_text
 
 torch: Any = pytest.importorskip("torch")
 

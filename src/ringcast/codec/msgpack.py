@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, get_origin
 
+from ringcast.codec.arrays import dtype_of, dtype_text
 from ringcast.errors import EncodeError
-from ringcast.tensors import dtype_of, dtype_text
 
 ARRAY_CODE = 78
 """The extension type of an array: msgpack of [dtype text, shape, "C" or "F", index of its frame or nil if empty]."""

@@ -1,6 +1,6 @@
-"""NumPy dtypes as text, and PyTorch tensors as spans of their storages' memory.
+"""What a PyTorch tensor is on the wire: a view of a span of its storage's memory.
 
-A dtype's text makes an equal dtype and cannot execute anything. A tensor is pickled as a view of a span: the bytes
+A tensor is pickled as a view of a span: the bytes
 between the first and the last one that any view of its storage in the same message touches. One storage is one buffer,
 and on arrival one storage again, so views that shared memory at the sender share memory at the receiver.
 
@@ -9,70 +9,20 @@ on a copy-on-write mapping for a reader that asked for zero copies. Other kinds 
 on devices, subclasses, with attributes) are pickled as PyTorch does it. Plain contiguous tensors that are a message by
 themselves never come here: src/bindings/tensors.cpp.
 
-NumPy and PyTorch are imported only when one of these functions needs them.
+PyTorch is imported only when one of these functions needs it.
 """
 
 from __future__ import annotations
 
-import ast
-import re
 import sys
 from array import array
 from collections.abc import Callable
 from pickle import PickleBuffer
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ringcast import _core
 
-if TYPE_CHECKING:
-    import numpy
-
-MAX_DTYPE_TEXT = 16_384
-"""Longer texts are not made and not parsed: a bound on what damaged input can cost."""
-
-_FIRST_USER_TYPE = 256  # NPY_USERDEF
-
-_SIMPLE = re.compile(r"[<>|=][biufcmMSUV]\d+(\[\d*[a-zA-Z]+\])?")
-
 Buffer = bytes | memoryview
-
-
-def dtype_text(dtype: numpy.dtype[Any]) -> str | None:
-    """The text from which `dtype_of` makes an equal dtype, or None: for objects, extension types, odd field layouts."""
-    try:
-        text = _simple_text(dtype)
-        if len(text) > MAX_DTYPE_TEXT:
-            return None
-        # An extension type may claim to equal the built-in of its size; its number does not lie.
-        return text if dtype.num < _FIRST_USER_TYPE and dtype_of(text) == dtype else None
-    except (ValueError, TypeError, AttributeError):
-        return None
-
-
-def _simple_text(dtype: numpy.dtype[Any]) -> str:
-    if dtype.subdtype is not None:
-        base, shape = dtype.subdtype
-        inner = base.descr if base.names is not None else base.str
-        return repr((inner, shape))
-    return dtype.str if dtype.names is None else repr(dtype.descr)
-
-
-def dtype_of(text: str) -> numpy.dtype[Any]:
-    """The dtype of a text made by `dtype_text`. Raises ValueError for anything else."""
-    import numpy
-
-    try:
-        if _SIMPLE.fullmatch(text):
-            made = numpy.dtype(text)
-        elif len(text) <= MAX_DTYPE_TEXT and text[:1] in ("[", "("):
-            made = numpy.lib.format.descr_to_dtype(ast.literal_eval(text))
-        else:
-            raise ValueError("neither a type code nor a list of fields")
-    except (ValueError, TypeError, KeyError, IndexError, SyntaxError, RecursionError, MemoryError) as error:
-        raise ValueError(f"{text[:100]!r} is not the text of a dtype ({error})") from error
-    if made.hasobject:
-        raise ValueError(f"{text[:100]!r} holds Python objects, which cannot be sent as bytes")
-    return made
 
 
 class _Begins:
