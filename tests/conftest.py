@@ -1,4 +1,4 @@
-"""Every test runs in a /dev/shm of the run's own and leaves no segment and no child process; `start` makes processes."""
+"""Every test runs in a /dev/shm of the run's own and leaves no segment and no process; `start` makes processes."""
 
 from __future__ import annotations
 

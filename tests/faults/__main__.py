@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from tests import own_shm
 from tests.faults import core
 
 core.load()
@@ -11,6 +12,7 @@ core.load()
 if sys.argv[1:2] == ["lane"]:
     from tests.faults.lane import main as run_lane
 
+    own_shm.enter()
     run_lane(*map(int, sys.argv[2:]))
 else:
     from tests.faults.driver import main

@@ -17,24 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from ringcast import _core
+from tests import own_shm
 from tests.faults import core
 from tests.faults.plan import ALL_POINTS
 
 ROOT = Path(__file__).resolve().parents[2]
-_MOUNT = 'mount -t tmpfs -o size=4G tmpfs /dev/shm && exec "$@"'
 _SILENCE_S = 120.0  # longer than any scenario's watchdogs
-
-
-def own_shm() -> list[str] | None:
-    """A command prefix that gives a process a /dev/shm of its own; None where the system does not let us."""
-    for namespaces in (["-m"], ["-rm"]):
-        prefix = ["unshare", *namespaces, "sh", "-c", _MOUNT, "--"]
-        try:
-            if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0:
-                return prefix
-        except FileNotFoundError:
-            return None
-    return None
 
 
 class Totals:
@@ -105,8 +93,11 @@ def main() -> int:
         print("the plan and the core do not know the same fault points", file=sys.stderr)
         return 2
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 40)
-    prefix = own_shm()
-    count = min(options.lanes if prefix is not None else 1, options.scenarios)
+    shared = own_shm.enter()  # what the lanes do, too; here it tells whether they can
+    if shared is not None and os.environ.get("CI"):
+        print(f"each lane needs a /dev/shm of its own: {shared}", file=sys.stderr)
+        return 2
+    count = min(options.lanes if shared is None else 1, options.scenarios)
     print(f"seed {seed}: {options.scenarios} scenarios, {count} at a time", flush=True)
     started = time.monotonic()
     said: queue.Queue[str | None] = queue.Queue()
@@ -116,9 +107,7 @@ def main() -> int:
         command = [sys.executable, "-m", "tests.faults", "lane", str(seed + number), str(share), str(count)]
         # A thread in the process that forks would not be in its children.
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        lane = subprocess.Popen(
-            [*(prefix or []), *command], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
-        )
+        lane = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
         lanes.append(lane)
         threading.Thread(target=_listen, args=(lane, said), daemon=True).start()
     totals = Totals()

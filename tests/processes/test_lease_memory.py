@@ -187,7 +187,7 @@ def test_a_queue_with_views_of_random_sizes_never_takes_more_than_max_bytes(budg
     with broadcast(max_bytes=budget, max_chunk_bytes=MIB, name=unique_name()) as (writer, (reader,)):
         held: list[tuple[int, Any]] = []
         refused = 0
-        for n in range(2000):
+        for n in range(600):
             while not writer.try_enqueue(np.full(chance.randrange(200, budget // 24), n)):
                 refused += 1
                 assert held, "nothing is held, and yet there is no room"

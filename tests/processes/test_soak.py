@@ -21,7 +21,7 @@ from ringcast.errors import QueueClosedError
 from tests.support import Child, Link
 
 BATCHES = 1440
-BATCH = int(os.environ.get("RINGCAST_SOAK_BATCH", "100"))
+BATCH = int(os.environ.get("RINGCAST_SOAK_BATCH", "40"))
 TOTAL = BATCHES * BATCH
 
 _NOISE = random.Random(1).randbytes((1 << 20) + 4096)
