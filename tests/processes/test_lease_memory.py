@@ -65,7 +65,7 @@ for round in range(5):
     assert memory["control"] + memory["data_committed"] <= limit * MIB
     figures = f"{memory['data_committed'] / MIB:.1f} MiB of the budget of 256.0 MiB could be had, and "
     figures += f"{memory['data_used'] / MIB:.1f} MiB of 256.0 MiB are in use"
-    views = f"rank 0 (pid {os.getpid()}) holds views of {len(held)} messages, "
+    views = f"rank 0 (pid {os.getpid()}, this process) holds views of {len(held)} messages, "
     for part in ("a message of 1.0 MiB finds no memory in /dev/shm", figures, views):
         assert part in text, (part, text)
     for n, array in enumerate(held):
