@@ -5,7 +5,8 @@
 
 namespace ringcast::bindings {
 
-// Other threads run Python while this object lives.
+// Other threads run Python while this object lives. A thread that the interpreter does not let back in, because it goes
+// away, sleeps in the destructor until the process ends (thread_end.cpp).
 class Unlocked {
 public:
     Unlocked() noexcept : state_(PyEval_SaveThread()) {}
