@@ -14,6 +14,7 @@
 #include "codec.hpp"
 #include "receiver.hpp"
 #include "sender.hpp"
+#include "taken.hpp"
 #include "unlocked.hpp"
 
 namespace ringcast::bindings {
@@ -75,10 +76,9 @@ public:
     Sender::Room room{};
     bool in_chunk = false;
     Encoding chunk_encoding{};
-    std::uint64_t chunk_length = 0;
-    nb::object chunk;  // the buffer over `room`
-    // What dequeue_many met behind messages that it handed out: the next call raises it. Guarded by the turn.
-    nb::object deferred_error;
+    std::optional<std::uint64_t> chunk_length;  // of a message that is still in the ring
+    nb::object chunk;                           // the buffer over `room`
+    LeftOvers left_over;
 
 private:
     void after_slice(const WaitOptions& options, PyObject* self, std::int64_t& next_report_ns);

@@ -130,7 +130,7 @@ PyObject* qsize(PyObject* self, PyObject*) {
         end.check_usable();
         end.endpoint().look(
             [&] { count = end.is_writer() ? end.writer("qsize").backlog() : end.reader("qsize").backlog(); });
-        return PyLong_FromUnsignedLongLong(count);
+        return PyLong_FromUnsignedLongLong(count + end.left_over.count());
     });
 }
 

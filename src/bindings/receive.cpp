@@ -1,9 +1,12 @@
 // The calls of a reader: dequeue and its relatives.
+#include <algorithm>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "arguments.hpp"
 #include "buffers.hpp"
+#include "courtesy.hpp"
 #include "methods.hpp"
 
 namespace ringcast::bindings {
@@ -16,11 +19,11 @@ WaitOptions wait_options(PyObject* timeout, PyObject* cancel, PyObject* indefini
 
 constexpr auto kNoFurtherCheck = [] {};
 
-// `further_check` runs between parks and may throw.
+// Until there is a message, in the ring or left over. `further_check` runs between parks and may throw.
 template <class Check = decltype(kNoFurtherCheck)>
 void await_message(End& end, Receiver& receiver, const WaitOptions& options, std::int64_t& deadline_ns, PyObject* self,
                    const Check& further_check = kNoFurtherCheck) {
-    while (!receiver.readable()) {
+    while (!receiver.readable() && !end.left_over.any()) {
         receiver.check_end(false);
         if (receiver.readable()) return;
         end.wait(
@@ -29,29 +32,11 @@ void await_message(End& end, Receiver& receiver, const WaitOptions& options, std
             [&](std::int64_t) {
                 receiver.check_end(true);
                 further_check();
-                return false;
+                return end.left_over.any();  // another thread's call was interrupted
             },
             [&] { return end.awaited(); });
     }
 }
-
-// What dequeue_many left to be raised.
-[[noreturn, gnu::noinline, gnu::cold]] void raise_deferred_error(End& end) {
-    const nb::object error = std::move(end.deferred_error);
-    PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.ptr())), error.ptr());
-    throw nb::python_error();
-}
-void raise_deferred(End& end) {
-    if (end.deferred_error.is_valid()) raise_deferred_error(end);
-}
-
-// A message taken out of the ring: a copy of its bytes, or a lease on its block.
-struct Taken {
-    nb::object buffer;
-    const std::byte* bytes;
-    Receiver::Message message;
-    bool leased;
-};
 
 nb::object copy_payload(const Receiver::Message& message) {
     nb::object payload = owned(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(message.length)));
@@ -62,22 +47,49 @@ nb::object copy_payload(const Receiver::Message& message) {
 // Raw messages become bytes objects, which own theirs. Does not settle.
 Taken take_message(Receiver& receiver) {
     const Receiver::Message message = receiver.current();
+    const std::uint64_t position = receiver.position();
     if (message.in_block() && message.encoding != Encoding::raw)
-        return Taken{make_lease(receiver.consume_leased(message)), message.bytes, message, true};
+        return Taken{make_lease(receiver.consume_leased(message)), message.bytes, message, true, position};
     nb::object payload = copy_payload(message);
     receiver.consume(message);
     const auto* bytes = reinterpret_cast<const std::byte*>(PyBytes_AS_STRING(payload.ptr()));
-    return Taken{std::move(payload), bytes, message, false};
+    return Taken{std::move(payload), bytes, message, false, position};
 }
 
-nb::object object_of(const End& end, Taken taken) {
+nb::object object_of(const End& end, const Taken& taken) {
     const Receiver::Message& m = taken.message;
-    if (m.encoding == Encoding::raw) return std::move(taken.buffer);
+    if (m.encoding == Encoding::raw) return taken.buffer;
     return end.codec.decode(taken.buffer, taken.bytes, m.length, m.encoding, m.framed, taken.leased);
 }
 
-// The next message, which is readable; the turn is given back before it is decoded.
+// Without the turn. A message whose rebuilding is interrupted is the next to be handed out; one that cannot be rebuilt is
+// consumed.
+nb::object rebuilt(End& end, Taken taken) {
+    try {
+        return object_of(end, taken);
+    } catch (nb::python_error& error) {
+        if (!error.matches(PyExc_Exception)) end.left_over.put(std::move(taken));
+        throw;
+    }
+}
+
+[[noreturn]] void raise_left_over(const nb::object& error) {
+    PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.ptr())), error.ptr());
+    throw nb::python_error();
+}
+
+// The next message of those that were left over, of which there are some.
+[[gnu::noinline, gnu::cold]] PyObject* take_left_over(End& end, std::optional<Call>& call) {
+    std::optional<LeftOver> left = end.left_over.next();
+    call.reset();
+    if (left->error.is_valid()) raise_left_over(left->error);
+    return rebuilt(end, std::move(left->taken)).release().ptr();
+}
+
+// The next message, which is there; the turn is given back before it is decoded.
 PyObject* take(End& end, Receiver& receiver, std::optional<Call>& call) {
+    if (end.left_over.any()) [[unlikely]]
+        return take_left_over(end, call);
     if (const Receiver::Message message = receiver.current(); message.encoding == Encoding::raw) [[likely]] {
         nb::object payload = copy_payload(message);  // the shortest way for the smallest messages
         receiver.consume(message);
@@ -88,12 +100,11 @@ PyObject* take(End& end, Receiver& receiver, std::optional<Call>& call) {
     Taken taken = take_message(receiver);
     receiver.settle();
     call.reset();
-    return object_of(end, std::move(taken)).release().ptr();
+    return rebuilt(end, std::move(taken)).release().ptr();
 }
 
 PyObject* receive(PyObject* self, End& end, Receiver& receiver, const WaitOptions& options) {
     std::optional<Call> call(std::in_place, end, options);
-    raise_deferred(end);
     if (!receiver.readable()) await_message(end, receiver, options, call->deadline_ns, self);
     return take(end, receiver, call);
 }
@@ -114,8 +125,7 @@ PyObject* try_dequeue(PyObject* self, Arguments arguments, Py_ssize_t positional
         End& end = end_of(self);
         Receiver& receiver = end.reader("try_dequeue");
         std::optional<Call> call = Call::without_waiting(end);
-        if (call) raise_deferred(end);
-        if (call && !receiver.readable()) {
+        if (call && !receiver.readable() && !end.left_over.any()) {
             receiver.check_end(true);
             if (!receiver.readable()) call.reset();
         }
@@ -133,10 +143,93 @@ PyObject* await_readable(PyObject* self, Arguments arguments, Py_ssize_t positio
         Receiver& receiver = end.reader("aget");
         const WaitOptions options{.cancel = cancel};
         Call call(end, options);
-        if (!end.deferred_error.is_valid())
-            await_message(end, receiver, WaitOptions{}, call.deadline_ns, self, [&] { end.check_cancel(options); });
+        await_message(end, receiver, WaitOptions{}, call.deadline_ns, self, [&] { end.check_cancel(options); });
         return Py_NewRef(Py_None);
     });
+}
+
+constexpr std::uint64_t kSettleEvery = 32;  // messages that a waiting writer may be told of together
+
+bool settles(Receiver& receiver) {
+    try {
+        receiver.settle();
+        return true;
+    } catch (const Error&) {  // evicted: the next call says it
+        return false;
+    }
+}
+
+void keep(End& end, std::vector<Taken>& batch, std::size_t from) {
+    for (std::size_t i = from; i < batch.size(); ++i) end.left_over.put(std::move(batch[i]));
+}
+
+// What is there now, at most so many: what was left over, then what the ring has. With the turn.
+void take_batch(End& end, Receiver& receiver, std::uint64_t most, std::vector<Taken>& batch) {
+    while (end.left_over.any() && batch.size() < most) {
+        std::optional<LeftOver> left = end.left_over.next();
+        if (!left->error.is_valid()) {
+            batch.push_back(std::move(left->taken));
+            continue;
+        }
+        if (batch.empty()) raise_left_over(left->error);
+        end.left_over.put(std::move(left->taken), std::move(left->error));
+        return;
+    }
+    if (!receiver.readable()) return;
+    const std::uint64_t there = std::max<std::uint64_t>(receiver.backlog(), 1);
+    const std::uint64_t count = std::min(there, most - batch.size());
+    batch.reserve(batch.size() + count);
+    std::size_t settled = batch.size();
+    Courtesy courtesy(16);
+    const auto settle = [&] {
+        if (settles(receiver)) settled = batch.size();
+        batch.erase(batch.begin() + static_cast<std::ptrdiff_t>(settled), batch.end());  // torn, perhaps
+    };
+    try {
+        for (std::uint64_t n = 0; n < count && !receiver.stopped() && receiver.readable(); ++n) {
+            batch.push_back(take_message(receiver));
+            if (n % kSettleEvery == kSettleEvery - 1) {
+                receiver.settle();
+                settled = batch.size();
+            }
+            if (courtesy.is_due()) courtesy.pause();
+        }
+        receiver.settle();
+    } catch (const Error&) {  // the next call meets it again, after what came before it has been handed out
+        settle();
+        if (batch.empty()) throw;
+    } catch (...) {
+        settle();
+        keep(end, batch, 0);
+        throw;
+    }
+}
+
+// Without the turn. If it is interrupted, all of the batch is left over; what cannot be rebuilt is consumed, and raised by
+// the next call if anything comes before it.
+nb::list rebuilt_batch(End& end, std::vector<Taken>& batch) {
+    nb::list messages;
+    Courtesy courtesy(batch.empty() || batch[0].message.encoding == Encoding::raw ? 16 : 1);
+    std::size_t left_from = 0;
+    try {
+        for (std::size_t i = 0; i < batch.size(); ++i) {
+            if (courtesy.is_due()) courtesy.pause();
+            try {
+                messages.append(object_of(end, batch[i]));
+            } catch (nb::python_error& error) {
+                if (!error.matches(PyExc_Exception)) throw;
+                left_from = i + 1;
+                if (i == 0) throw;
+                end.left_over.put(std::move(batch[i]), nb::borrow(error.value()));
+                keep(end, batch, i + 1);
+                break;
+            }
+        }
+    } catch (...) {
+        keep(end, batch, left_from);
+        throw;
+    }
+    return messages;
 }
 
 PyObject* dequeue_many(PyObject* self, Arguments arguments, Py_ssize_t positional, PyObject* keywords) {
@@ -147,26 +240,12 @@ PyObject* dequeue_many(PyObject* self, Arguments arguments, Py_ssize_t positiona
         Receiver& receiver = end.reader("dequeue_many");
         const std::uint64_t most = parse_count("max_n", max_n);
         const WaitOptions options = wait_options(timeout, cancel, indefinite);
-        Call call(end, options);
-        raise_deferred(end);
-        await_message(end, receiver, options, call.deadline_ns, self);
-        nb::list messages;
-        bool unsettled = false;
-        do {
-            Taken taken = take_message(receiver);
-            unsettled = taken.message.encoding == Encoding::raw;
-            if (!unsettled) receiver.settle();
-            try {
-                messages.append(object_of(end, std::move(taken)));
-            } catch (nb::python_error& error) {
-                // What came before it is handed out first; the next call raises it.
-                if (messages.size() == 0 || !error.matches(PyExc_Exception)) throw;
-                end.deferred_error = nb::borrow(error.value());
-                break;
-            }
-        } while (messages.size() < most && !receiver.stopped() && receiver.readable());
-        if (unsettled) receiver.settle();
-        return messages.release().ptr();
+        std::optional<Call> call(std::in_place, end, options);
+        await_message(end, receiver, options, call->deadline_ns, self);
+        std::vector<Taken> batch;
+        take_batch(end, receiver, most, batch);
+        call.reset();
+        return rebuilt_batch(end, batch).release().ptr();
     });
 }
 
@@ -178,17 +257,20 @@ PyObject* open_read(PyObject* self, Arguments arguments, Py_ssize_t positional, 
         Receiver& receiver = end.reader("acquire_read");
         const WaitOptions options = wait_options(timeout, cancel, indefinite);
         Call call(end, options);
-        raise_deferred(end);
         await_message(end, receiver, options, call.deadline_ns, self);
-        const Receiver::Message message = receiver.current();
         nb::object buffer;
-        if (message.in_block())
-            buffer = make_lease(receiver.peek_leased(message));
-        else
-            buffer = copy_payload(message);
-        receiver.settle();
+        end.chunk_length.reset();
+        if (end.left_over.any()) {
+            std::optional<LeftOver> left = end.left_over.next();
+            if (left->error.is_valid()) raise_left_over(left->error);
+            buffer = std::move(left->taken.buffer);
+        } else {
+            const Receiver::Message message = receiver.current();
+            buffer = message.in_block() ? make_lease(receiver.peek_leased(message)) : copy_payload(message);
+            receiver.settle();
+            end.chunk_length = message.length;
+        }
         nb::object view = owned(PyMemoryView_FromObject(buffer.ptr()));
-        end.chunk_length = message.length;
         end.in_chunk = true;
         call.keep();
         return view.release().ptr();
@@ -201,7 +283,7 @@ PyObject* close_read(PyObject* self, PyObject*) {
         Receiver& receiver = end.reader("acquire_read");
         if (end.endpoint().in_forked_child()) end.check_usable();
         check_open_chunk(end, "acquire_read");
-        receiver.advance(end.chunk_length);
+        if (end.chunk_length) receiver.advance(*end.chunk_length);
         end.in_chunk = false;
         // Evicted meanwhile? The bytes were checked when they were taken; the next call says it.
         try {
@@ -226,7 +308,8 @@ PyMethodDef methods[] = {
      "try_dequeue($self, default=None)\n--\n\nReceive the next message if there is one, else return default."},
     {"dequeue_many", as_c_function(&dequeue_many), kFastCall,
      "dequeue_many($self, max_n, timeout=None, cancel=None, indefinite=False)\n--\n\n"
-     "Wait for a message, then take all that are there, at most max_n. Returns a list."},
+     "Wait for a message, then take all that are there, at most max_n. Returns a list.\n\n"
+     "A call that a signal's exception ends has handed out nothing, and the next one begins with what it had taken."},
     {"_await_readable", as_c_function(&await_readable), kFastCall, nullptr},
     {"_open_read", as_c_function(&open_read), kFastCall, nullptr},
     {"_close_read", as_c_function(&close_read), METH_NOARGS, nullptr},

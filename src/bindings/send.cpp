@@ -6,6 +6,7 @@
 #include "arguments.hpp"
 #include "arrays.hpp"
 #include "buffers.hpp"
+#include "courtesy.hpp"
 #include "methods.hpp"
 #include "tensors.hpp"
 
@@ -154,26 +155,41 @@ PyObject* enqueue_many(PyObject* self, Arguments arguments, Py_ssize_t positiona
             const bool fixed = PyList_CheckExact(objects) || PyTuple_CheckExact(objects);
             const nb::object sequence = fixed ? owned(PySequence_Tuple(objects))  // another thread may change a list
                                               : parse_iterable("objs", objects);
+            const std::int64_t started = platform::monotonic_ns();
+            const auto rest = [&] {
+                WaitOptions left = options;
+                if (options.timeout_ns != kForever && options.timeout_ns != 0)
+                    left.timeout_ns =
+                        std::max<std::int64_t>(0, options.timeout_ns - (platform::monotonic_ns() - started));
+                return left;
+            };
             if (fixed && all_bytes(nb::borrow<nb::tuple>(sequence))) {
-                Call call(end, options);
-                struct Announce {
-                    Sender& sender;
-                    ~Announce() { sender.announce(); }
-                } announce_at_end{sender};
-                for (nb::handle item : nb::borrow<nb::tuple>(sequence)) {
-                    send_bytes(end, sender, item.ptr(), options, call.deadline_ns, self,
-                               (sent + 1) % kAnnounceEvery != 0);
-                    ++sent;
+                // The turn is kept for several messages, but not for longer than other threads can wait.
+                Courtesy courtesy(16);
+                const auto count = static_cast<std::uint64_t>(PyTuple_GET_SIZE(sequence.ptr()));
+                while (sent < count) {
+                    {
+                        const WaitOptions left = rest();
+                        Call call(end, left);
+                        struct Announce {
+                            Sender& sender;
+                            ~Announce() { sender.announce(); }
+                        } announce_at_end{sender};
+                        do {
+                            end.check_usable();
+                            send_bytes(end, sender, PyTuple_GET_ITEM(sequence.ptr(), static_cast<Py_ssize_t>(sent)),
+                                       left, call.deadline_ns, self, (sent + 1) % kAnnounceEvery != 0);
+                            ++sent;
+                        } while (sent < count && !courtesy.is_due());
+                    }
+                    if (sent < count) courtesy.pause();
                 }
             } else {
-                const std::int64_t started = platform::monotonic_ns();
+                Courtesy courtesy(1);
                 for (nb::handle item : sequence) {
-                    WaitOptions rest = options;
-                    if (options.timeout_ns != kForever && options.timeout_ns != 0)
-                        rest.timeout_ns =
-                            std::max<std::int64_t>(0, options.timeout_ns - (platform::monotonic_ns() - started));
-                    send(end, sender, item.ptr(), rest, self);
+                    send(end, sender, item.ptr(), rest(), self);
                     ++sent;
+                    if (courtesy.is_due()) courtesy.pause();
                 }
             }
         } catch (...) {

@@ -38,6 +38,7 @@ public:
     };
 
     bool readable() const noexcept { return ring_.readable(); }
+    std::uint64_t position() const noexcept { return ring_.cursor(); }  // of the next message
     // Only if readable; throws corrupt, reader_evicted. The descriptor is read once, checked, and not looked at again.
     Message current() const {
         NativeSlot& slot = ring_.slot();

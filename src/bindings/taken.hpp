@@ -1,0 +1,60 @@
+// Messages that a reader's end has taken out of the ring and not handed out.
+//
+// Objects are rebuilt after the turn has been given back, since that runs users' code. A call that is interrupted
+// meanwhile, by a signal's exception, leaves what it took with the end, and the next calls of any thread begin there.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <optional>
+
+#include "receiver.hpp"
+
+namespace ringcast::bindings {
+
+namespace nb = nanobind;
+
+// A message taken out of the ring: a copy of its bytes, or a lease on its block.
+struct Taken {
+    nb::object buffer;
+    const std::byte* bytes;
+    Receiver::Message message;
+    bool leased;
+    std::uint64_t position;
+};
+
+// A message, or in its place the exception that its rebuilding raised behind others that were handed out.
+struct LeftOver {
+    Taken taken;
+    nb::object error;
+};
+
+class LeftOvers {
+public:
+    bool any() const noexcept { return count() != 0; }
+    std::uint64_t count() const noexcept { return count_.load(std::memory_order_relaxed); }
+    void put(Taken taken, nb::object error = {}) {
+        const std::uint64_t position = taken.position;
+        const std::lock_guard guard(lock_);
+        messages_.emplace(position, LeftOver{std::move(taken), std::move(error)});
+        count_.store(messages_.size(), std::memory_order_relaxed);
+    }
+    // The oldest.
+    std::optional<LeftOver> next() {
+        const std::lock_guard guard(lock_);
+        if (messages_.empty()) return std::nullopt;
+        auto node = messages_.extract(messages_.begin());
+        count_.store(messages_.size(), std::memory_order_relaxed);
+        return std::move(node.mapped());
+    }
+
+private:
+    std::mutex lock_;  // held for moments; no Python runs meanwhile
+    std::map<std::uint64_t, LeftOver> messages_;
+    std::atomic<std::uint64_t> count_{0};
+};
+
+}  // namespace ringcast::bindings
