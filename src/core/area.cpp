@@ -127,7 +127,7 @@ void Area::make(const AreaKind& kind, std::uint64_t bytes, std::uint64_t reserve
     facts_ = file.facts();
     linked_ = platform::named_from_creation();
     // The locks come first: from its first visible moment on the area has a living owner.
-    locks_.adopt(file.open_for_locks(name_));
+    locks_.adopt(file.open_for_locks(name_), name_);
     if (!locks_.try_lock(kCreatorLock))
         throw Error(ErrorCode::segment_exists, "another process is making a segment named '" + name_ + "'");
     reached(FaultPoint::create_locked);
@@ -182,7 +182,7 @@ std::unique_ptr<Area> Area::attach(const AreaKind& kind, const std::string& name
         check_head(kind, name, facts, release, bytes);
         check_reserved(name, facts, check(bytes));
     }
-    area->locks_.adopt(file.open_for_locks(name));
+    area->locks_.adopt(file.open_for_locks(name), name);
     reached(FaultPoint::attach_locks_opened);
     map(file);
     reached(FaultPoint::attach_mapped);
@@ -196,7 +196,8 @@ bool Area::reserve(std::uint64_t offset, std::uint64_t bytes) const {
 }
 
 bool Area::give_back(std::uint64_t offset, std::uint64_t bytes) const noexcept {
-    return platform::give_back(locks_.descriptor(), offset, bytes);
+    const int descriptor = locks_.descriptor_if_ours();
+    return descriptor != -1 && platform::give_back(descriptor, offset, bytes);
 }
 
 void Area::unlink() noexcept {

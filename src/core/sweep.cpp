@@ -49,7 +49,7 @@ std::optional<Remains> sweep_name(const AreaKind& kind, const std::string& name,
             remains.creator_pid_namespace = origin.creator_pid_namespace;
             remains.user_name = std::move(origin.user_name);
         }
-        const platform::LockFile locks(std::move(file).into_locks(name));
+        const platform::LockFile locks(std::move(file).into_locks(name), name);
         if (dry_run)
             remains.fate = locks.is_held_by_another(kCreatorLock) ? Fate::alive : Fate::dead;
         else

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "errors.hpp"
 
 using ringcast::platform::fork_generation;
 using ringcast::platform::LockFile;
@@ -83,7 +84,7 @@ TEST(a_forked_child_neither_holds_nor_releases_its_parent_s_locks) {
     const std::uint32_t generation = fork_generation();
     const pid_t child = fork();
     if (child == 0) {
-        const bool closed = a.descriptor() == -1 && b.descriptor() == -1;
+        const bool closed = a.descriptor_if_ours() == -1 && b.descriptor_if_ours() == -1;
         a.close();
         _exit(closed && fork_generation() == generation + 1 ? 0 : 1);
     }
@@ -144,6 +145,58 @@ TEST(a_killed_process_holds_nothing) {
     ::close(file);
 }
 
+TEST(a_descriptor_that_others_closed_is_not_used_when_its_number_leads_to_their_file) {
+    const int file = make_file();
+    const int theirs = make_file();
+    LockFile a(open_again(file));
+    LockFile b(open_again(file));
+    CHECK(a.try_lock(3));
+    const int number = a.descriptor();
+    CHECK(::dup2(theirs, number) == number);  // closes ours first
+    LockFile other(open_again(theirs));
+    struct flock lock{};
+    lock.l_type = F_WRLCK;
+    lock.l_start = 3;
+    lock.l_len = 1;
+    CHECK(::fcntl(number, F_OFD_SETLK, &lock) == 0);
+    CHECK(!b.is_held_by_another(3));  // what was ours is lost
+    CHECK_THROWS(a.try_lock(4), system);
+    CHECK_THROWS(a.is_held_by_another(3), system);
+    CHECK_THROWS(a.descriptor(), system);
+    a.unlock(3);
+    CHECK(other.is_held_by_another(3));
+    CHECK(!other.is_held_by_another(4));
+    const pid_t child = fork();
+    if (child == 0) _exit(::fcntl(number, F_GETFD) == -1 ? 1 : 0);
+    CHECK(exit_code_of(child) == 0);
+    a.close();
+    CHECK(::fcntl(number, F_GETFD) != -1);
+    CHECK(other.is_held_by_another(3));
+    ::close(number);
+    ::close(theirs);
+    ::close(file);
+}
+
+TEST(a_number_that_another_lock_file_got_is_not_its_former_owner_s_although_it_leads_to_the_same_file) {
+    const int file = make_file();
+    const int spare = open_again(file);
+    LockFile a(open_again(file));
+    CHECK(a.try_lock(1));
+    const int number = a.descriptor();
+    CHECK(::dup2(spare, number) == number);
+    LockFile b(number);
+    LockFile c(open_again(file));
+    CHECK(b.try_lock(1));
+    CHECK_THROWS(a.is_held_by_another(1), system);
+    a.unlock(1);
+    a.close();
+    CHECK(c.is_held_by_another(1));
+    b.close();
+    ::close(spare);  // the same open file
+    CHECK(!c.is_held_by_another(1));
+    ::close(file);
+}
+
 TEST(forking_while_other_threads_open_and_close_lock_files_finds_the_list_whole) {
     const int file = make_file();
     LockFile kept(open_again(file));
@@ -160,7 +213,7 @@ TEST(forking_while_other_threads_open_and_close_lock_files_finds_the_list_whole)
         });
     for (int n = 0; n < 20 * check::kScale; ++n) {
         const pid_t child = fork();
-        if (child == 0) _exit(kept.descriptor() == -1 ? 0 : 1);
+        if (child == 0) _exit(kept.descriptor_if_ours() == -1 ? 0 : 1);
         CHECK(exit_code_of(child) == 0);
     }
     stop = true;

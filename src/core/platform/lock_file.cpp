@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <cerrno>
 #include <string>
@@ -16,16 +17,20 @@
 namespace ringcast::platform {
 
 namespace {
+constexpr int kNone = -1;
+constexpr int kLost = -2;  // closed by somebody else
+
 pthread_mutex_t registry_mutex = PTHREAD_MUTEX_INITIALIZER;
 
-struct flock byte_lock(std::uint64_t byte) noexcept {
+struct flock range_lock(std::uint64_t first, std::uint64_t last) noexcept {
     struct flock lock{};
     lock.l_type = F_WRLCK;
     lock.l_whence = SEEK_SET;
-    lock.l_start = static_cast<off_t>(byte);
-    lock.l_len = 1;
+    lock.l_start = static_cast<off_t>(first);
+    lock.l_len = static_cast<off_t>(last - first);
     return lock;
 }
+struct flock byte_lock(std::uint64_t byte) noexcept { return range_lock(byte, byte + 1); }
 
 int control(int descriptor, int command, struct flock& lock) noexcept {
     int result = 0;
@@ -41,6 +46,12 @@ struct LockRegistry {
 
     static void add(LockFile& file) noexcept {
         pthread_mutex_lock(&registry_mutex);
+        // A number that the kernel has given away again was closed under its former owner, who must not believe that it
+        // is his still because it leads to the same file.
+        const int descriptor = file.descriptor_.load(std::memory_order_relaxed);
+        for (LockFile* other = first; other != nullptr; other = other->next_)
+            if (other->descriptor_.load(std::memory_order_relaxed) == descriptor)
+                other->descriptor_.store(kLost, std::memory_order_relaxed);
         file.next_ = first;
         if (first != nullptr) first->previous_ = &file;
         first = &file;
@@ -59,8 +70,8 @@ struct LockRegistry {
     static void after_fork_in_child() noexcept {
         for (LockFile* file = first; file != nullptr;) {
             LockFile* next = file->next_;
-            ::close(file->descriptor_);
-            file->descriptor_ = -1;
+            if (const int descriptor = file->descriptor_if_ours(); descriptor != -1) ::close(descriptor);
+            file->descriptor_.store(kNone, std::memory_order_relaxed);
             file->next_ = file->previous_ = nullptr;
             file = next;
         }
@@ -75,8 +86,17 @@ struct LockRegistry {
     }
 };
 
-void LockFile::adopt(int descriptor) {
-    descriptor_ = descriptor;
+void LockFile::adopt(int descriptor, const std::string& name) {
+    struct stat info{};
+    if (fstat(descriptor, &info) == -1) {
+        const int error = errno;
+        ::close(descriptor);
+        throw_system_error("looking at the locks of segment '" + name + "'", error);
+    }
+    name_ = name;
+    device_ = static_cast<std::uint64_t>(info.st_dev);
+    inode_ = static_cast<std::uint64_t>(info.st_ino);
+    descriptor_.store(descriptor, std::memory_order_relaxed);
     LockRegistry::install();
     LockRegistry::add(*this);
 }
@@ -84,29 +104,64 @@ void LockFile::adopt(int descriptor) {
 LockFile::~LockFile() { close(); }
 
 void LockFile::close() noexcept {
-    if (descriptor_ == -1) return;
+    if (descriptor_.load(std::memory_order_relaxed) == kNone) return;
     LockRegistry::remove(*this);
-    ::close(descriptor_);
-    descriptor_ = -1;
+    if (const int descriptor = descriptor_if_ours(); descriptor != -1) ::close(descriptor);
+    descriptor_.store(kNone, std::memory_order_relaxed);
 }
 
-bool LockFile::try_lock(std::uint64_t byte) const {
-    struct flock lock = byte_lock(byte);
-    if (control(descriptor_, F_OFD_SETLK, lock) == 0) return true;
+int LockFile::look() const noexcept {
+    const int descriptor = descriptor_.load(std::memory_order_relaxed);
+    if (descriptor < 0) return EBADF;
+    struct stat info{};
+    if (fstat(descriptor, &info) == -1) return errno;
+    const bool ours =
+        static_cast<std::uint64_t>(info.st_dev) == device_ && static_cast<std::uint64_t>(info.st_ino) == inode_;
+    return ours ? 0 : EBADF;
+}
+
+int LockFile::descriptor_if_ours() const noexcept {
+    return look() == EBADF ? -1 : descriptor_.load(std::memory_order_relaxed);  // other errors say nothing against it
+}
+
+int LockFile::descriptor() const {
+    const int error = look();
+    if (error == 0) return descriptor_.load(std::memory_order_relaxed);
+    const std::string whose = "segment '" + name_ + "'";
+    if (error != EBADF) throw_system_error("looking at the locks of " + whose, error);
+    if (descriptor_.load(std::memory_order_relaxed) == kNone)
+        throw Error(ErrorCode::system,
+                    whose + " is closed, or was opened by a parent process and not by this forked child: attach here",
+                    EBADF);
+    throw Error(ErrorCode::system,
+                "the descriptor of " + whose +
+                    " was closed by other code of this process, such as a daemonizer's os.closerange, and its locks are "
+                    "lost with it: others take this end for dead. Daemonize, and close what was inherited, before making "
+                    "or attaching to queues; then make or attach again",
+                EBADF);
+}
+
+bool LockFile::try_lock(std::uint64_t byte) const { return try_lock(byte, byte + 1); }
+
+bool LockFile::try_lock(std::uint64_t first, std::uint64_t last) const {
+    struct flock lock = range_lock(first, last);
+    if (control(descriptor(), F_OFD_SETLK, lock) == 0) return true;
     if (errno == EAGAIN || errno == EACCES) return false;
-    throw_system_error("locking byte " + std::to_string(byte) + " of a segment");
+    throw_system_error("locking byte " + std::to_string(first) + " of segment '" + name_ + "'");
 }
 
 void LockFile::unlock(std::uint64_t byte) const noexcept {
+    const int ours = descriptor_if_ours();
+    if (ours == -1) return;  // the lock went with the descriptor
     struct flock lock = byte_lock(byte);
     lock.l_type = F_UNLCK;
-    control(descriptor_, F_OFD_SETLK, lock);  // fails only for a bad descriptor
+    control(ours, F_OFD_SETLK, lock);  // cannot fail
 }
 
 bool LockFile::is_held_by_another(std::uint64_t byte) const {
     struct flock lock = byte_lock(byte);
-    if (control(descriptor_, F_OFD_GETLK, lock) == 0) return lock.l_type != F_UNLCK;
-    throw_system_error("asking who holds byte " + std::to_string(byte) + " of a segment");
+    if (control(descriptor(), F_OFD_GETLK, lock) == 0) return lock.l_type != F_UNLCK;
+    throw_system_error("asking who holds byte " + std::to_string(byte) + " of segment '" + name_ + "'");
 }
 
 }  // namespace ringcast::platform
