@@ -137,13 +137,16 @@ void bind_segment(nb::module_& module) {
             [](std::string name, std::string user_name, std::string release, std::uint32_t n_reader,
                std::vector<std::uint32_t> ranks, std::uint64_t max_chunk_bytes, std::uint32_t max_chunks,
                std::uint64_t max_bytes, std::uint32_t max_leases) {
-                Segment::Request request{
-                    .name = std::move(name),
-                    .user_name = std::move(user_name),
-                    .release = std::move(release),
-                    .geometry = plan_geometry(n_reader, static_cast<std::uint32_t>(ranks.size()), max_chunk_bytes,
-                                              max_chunks, max_bytes, max_leases, platform::page_bytes()),
-                    .ranks = std::move(ranks)};
+                const auto n_local = static_cast<std::uint32_t>(ranks.size());
+                const std::uint64_t page = platform::page_bytes();
+                if (max_chunk_bytes == 0)
+                    max_chunk_bytes = default_chunk_bytes(n_reader, n_local, max_chunks, max_bytes, max_leases, page);
+                Segment::Request request{.name = std::move(name),
+                                         .user_name = std::move(user_name),
+                                         .release = std::move(release),
+                                         .geometry = plan_geometry(n_reader, n_local, max_chunk_bytes, max_chunks,
+                                                                   max_bytes, max_leases, page),
+                                         .ranks = std::move(ranks)};
                 const Unlocked unlocked;
                 return Segment::create(request);
             },

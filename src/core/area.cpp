@@ -102,15 +102,6 @@ void throw_mismatch(const std::string& name, const std::string& what) {
     throw Error(ErrorCode::segment_mismatch, "segment '" + name + "' cannot be used: " + what);
 }
 
-std::string in_units(std::uint64_t bytes) {
-    char text[32];
-    if (bytes >= (std::uint64_t{1} << 20))
-        std::snprintf(text, sizeof text, "%.1f MiB", static_cast<double>(bytes) / (1 << 20));
-    else
-        std::snprintf(text, sizeof text, "%llu bytes", static_cast<unsigned long long>(bytes));
-    return text;
-}
-
 void throw_capacity(const std::string& what, std::uint64_t needed) {
     const std::uint64_t free = platform::free_bytes();
     throw Error(ErrorCode::capacity,

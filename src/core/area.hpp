@@ -16,6 +16,7 @@
 #include "locks.hpp"
 #include "platform/lock_file.hpp"
 #include "platform/shared_file.hpp"
+#include "units.hpp"
 
 namespace ringcast {
 
@@ -68,8 +69,6 @@ private:
 };
 
 [[noreturn]] void throw_mismatch(const std::string& name, const std::string& what);
-
-std::string in_units(std::uint64_t bytes);  // "1.5 MiB", "300 bytes"
 
 // "needed 3.0 MiB, free 1.2 MiB ..." with the remedy; `what` says what was being done.
 [[noreturn]] void throw_capacity(const std::string& what, std::uint64_t needed);

@@ -17,6 +17,7 @@ inline constexpr std::uint64_t kMaxChunkBytes = std::uint64_t{1} << 40;
 inline constexpr std::uint64_t kMaxTotalBytes = std::uint64_t{1} << 44;
 inline constexpr std::uint64_t kInlineBytes =
     9 * kLinePair - sizeof(NativeSlot);  // 1,120: about 1 KiB, odd in line pairs
+inline constexpr std::uint64_t kDefaultChunkBytes = std::uint64_t{24} << 20;
 inline constexpr std::uint64_t kDefaultDataBudget = std::uint64_t{256} << 20;
 inline constexpr std::uint64_t kAddressFactor = 4;  // address space for the budget: fragments need not be waited for
 inline constexpr std::uint32_t kMaxLeases = (1u << 24) + 1024;
@@ -70,13 +71,14 @@ inline void derive_data(Geometry& plan, std::uint64_t page) {
     plan.total_bytes = plan.control_bytes + plan.data_bytes;
 }
 
-// How many blocks may be unread or leased at a time, if the user does not say: what the ring can hold, and as many
-// again for readers that keep views, fewer where there are very many seats.
-inline std::uint32_t default_leases(std::uint32_t max_chunks, std::uint32_t n_reader) {
-    return max_chunks + std::clamp(32768 / (n_reader + kSpareSeats), 64u, 1024u);
+// How many blocks readers' views may keep beside those that the ring can hold, if the user does not say: fewer where
+// there are very many seats.
+inline std::uint32_t default_kept(std::uint32_t n_reader) {
+    return std::clamp(32768 / (n_reader + kSpareSeats), 64u, 1024u);
 }
 
-// `max_bytes` is the budget for all the memory the queue may ever take; 0 chooses a default, as for `max_leases`.
+// `max_bytes` is the budget for all the memory the queue may ever take; 0 chooses a default, as for `max_leases`. A
+// default makes room for what was asked for.
 inline Geometry plan_geometry(std::uint32_t n_reader, std::uint32_t n_local, std::uint64_t max_chunk_bytes,
                               std::uint32_t max_chunks, std::uint64_t max_bytes, std::uint32_t max_leases,
                               std::uint64_t page) {
@@ -92,10 +94,16 @@ inline Geometry plan_geometry(std::uint32_t n_reader, std::uint32_t n_local, std
     plan.n_local = n_local;
     plan.max_chunks = max_chunks;
     plan.max_chunk_bytes = max_chunk_bytes;
-    plan.max_leases = max_leases != 0 ? max_leases : default_leases(max_chunks, n_reader);
+    std::uint32_t kept = default_kept(n_reader);
+    plan.max_leases = max_leases != 0 ? max_leases : max_chunks + kept;
     derive(plan, page);
 
     const std::uint64_t largest_chunk = max_chunk_bytes > plan.inline_bytes ? round_up(max_chunk_bytes, page) : 0;
+    while (max_leases == 0 && max_bytes != 0 && max_bytes < plan.control_bytes + largest_chunk && kept > 0) {
+        kept /= 2;
+        plan.max_leases = max_chunks + kept;
+        derive(plan, page);
+    }
     if (max_bytes == 0) {
         plan.data_budget = std::max(kDefaultDataBudget, 2 * largest_chunk);
     } else {
@@ -109,6 +117,13 @@ inline Geometry plan_geometry(std::uint32_t n_reader, std::uint32_t n_local, std
     }
     derive_data(plan, page);
     return plan;
+}
+
+// The usual largest message, if the user does not say: what the budget has room for, if it is less than the default.
+inline std::uint64_t default_chunk_bytes(std::uint32_t n_reader, std::uint32_t n_local, std::uint32_t max_chunks,
+                                         std::uint64_t max_bytes, std::uint32_t max_leases, std::uint64_t page) {
+    const Geometry ring = plan_geometry(n_reader, n_local, kInlineBytes, max_chunks, max_bytes, max_leases, page);
+    return std::clamp(ring.data_budget, kInlineBytes, kDefaultChunkBytes);
 }
 
 }  // namespace ringcast

@@ -119,10 +119,10 @@ def features() -> Iterator[Check]:
 
 
 def queue() -> Iterator[Check]:
-    from ringcast.queue import DEFAULT_MAX_CHUNK_BYTES, DEFAULT_MAX_CHUNKS
+    from ringcast.queue import DEFAULT_MAX_CHUNKS
 
     try:
-        made = create(None, 1, [0], DEFAULT_MAX_CHUNK_BYTES, DEFAULT_MAX_CHUNKS, tidy=False)
+        made = create(None, 1, [0], None, DEFAULT_MAX_CHUNKS, tidy=False)
         attach(made.name, zero_copy=True)
     except RingcastError as error:
         yield Check("queue", "problem", f"a queue cannot be made: {error}", "see the other problems")

@@ -25,7 +25,6 @@ from ringcast.endpoint import QueueEnd
 from ringcast.errors import ArgumentError, NotReadyError, QueueClosedError, SegmentNotFoundError
 from ringcast.waiting import OnFull, OnReaderDeath, Wait, WaitSettings, reader_policy
 
-DEFAULT_MAX_CHUNK_BYTES = 24 << 20
 DEFAULT_MAX_CHUNKS = 10
 DEFAULT_ATTACH_TIMEOUT_S = 10.0
 DEFAULT_FULL_DEADLINE_S = 1.0
@@ -54,7 +53,8 @@ class MessageQueue(QueueEnd):
         n_local_reader: how many of them are on this machine; default all. Others are not supported yet.
         local_reader_ranks: the ranks of those; default 0 .. n_local_reader - 1.
         max_chunk_bytes: the largest usual message, in bytes as encoded: what acquire_write gives if not asked for a
-            size. Larger ones travel just as well, as long as they fit max_bytes; statistics count them.
+            size. Larger ones travel just as well, as long as they fit max_bytes; statistics count them. Default 24 MiB,
+            or what max_bytes has room for.
         max_chunks: how many messages may be unread by the slowest reader before the writer waits.
         connect_ip: the address that remote readers connect to; must be None for now.
         name: a name by which readers find the queue, unique among this user's queues.
@@ -62,7 +62,7 @@ class MessageQueue(QueueEnd):
             256 MiB for large messages, or twice max_chunk_bytes if that is more. What is not used is not committed,
             and given back after a burst.
         max_leases: how many messages that do not fit inline (about 1 KiB) may be unread or held by readers' views at a
-            time before the writer waits; default max_chunks and up to 1,024 more.
+            time before the writer waits; default max_chunks and up to 1,024 more, fewer if max_bytes is very small.
         codec: how objects other than `bytes` travel: "pickle" (default); "msgpack", which runs no code when it is
             read; or "raw", bytes-like objects only. NumPy arrays by themselves travel as they are, except with "raw".
         on_reader_death: what a call does that has to wait for a reader whose process died: "raise" ReaderDiedError
@@ -82,7 +82,7 @@ class MessageQueue(QueueEnd):
         n_reader: int,
         n_local_reader: int | None = None,
         local_reader_ranks: Sequence[int] | None = None,
-        max_chunk_bytes: int = DEFAULT_MAX_CHUNK_BYTES,
+        max_chunk_bytes: int | None = None,
         max_chunks: int = DEFAULT_MAX_CHUNKS,
         connect_ip: str | None = None,
         *,

@@ -53,9 +53,9 @@ class ShmRingBuffer:
         self._segment: _core.Segment | None = None
         self.is_writer = name is None
         if name is None:
-            self._segment = segment.create(
-                None, n_reader, list(range(segment.checked_readers(n_reader))), max_chunk_bytes, max_chunks
-            )
+            ranks = list(range(segment.checked_readers(n_reader)))
+            chunk = segment.checked("max_chunk_bytes", max_chunk_bytes, most=segment.INT64_MAX)
+            self._segment = segment.create(None, n_reader, ranks, chunk, max_chunks)
             self.name = self._segment.name
             self._end = QueueEnd.open(self._segment, writer=True, rank=None, waits=self._waits, codec=make_codec("raw"))
             return

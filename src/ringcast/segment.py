@@ -76,14 +76,14 @@ def create(
     user_name: str | None,
     n_reader: int,
     ranks: list[int],
-    max_chunk_bytes: int,
+    max_chunk_bytes: int | None,
     max_chunks: int,
     max_bytes: int | None = None,
     max_leases: int | None = None,
     *,
     tidy: bool = True,
 ) -> _core.Segment:
-    """Make a queue's segment. Sizes in bytes; None chooses a budget, and a number of leases.
+    """Make a queue's segment. Sizes in bytes; None chooses a size of chunks, a budget, and a number of leases.
 
     What dead processes of this user have left is removed first, so that its memory can be had again; `tidy=False` lets
     it lie. Raises ArgumentError, SegmentExistsError, CapacityError.
@@ -97,7 +97,7 @@ def create(
         release=__version__,
         n_reader=n_reader,
         ranks=[checked("a rank", rank, 0) for rank in ranks],
-        max_chunk_bytes=checked("max_chunk_bytes", max_chunk_bytes, most=INT64_MAX),
+        max_chunk_bytes=0 if max_chunk_bytes is None else checked("max_chunk_bytes", max_chunk_bytes, most=INT64_MAX),
         max_chunks=checked("max_chunks", max_chunks),
         max_bytes=0 if max_bytes is None else checked("max_bytes", max_bytes, most=INT64_MAX),
         max_leases=0 if max_leases is None else checked("max_leases", max_leases),

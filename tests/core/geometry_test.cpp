@@ -85,3 +85,27 @@ TEST(a_default_queue_is_small_until_it_is_used) {
     CHECK(plan.control_bytes <= std::uint64_t{1} << 20);
     CHECK(plan.data_budget == ringcast::kDefaultDataBudget);
 }
+
+TEST(defaults_make_room_for_a_budget_that_was_asked_for) {
+    constexpr std::uint64_t kMiB = 1 << 20;
+    const auto chosen = [](std::uint64_t max_bytes) {
+        const std::uint64_t chunk = ringcast::default_chunk_bytes(1, 1, 10, max_bytes, 0, kPage);
+        const Geometry plan = plan_geometry(1, 1, chunk, 10, max_bytes, 0, kPage);
+        check_plan(plan, kPage);
+        CHECK(max_bytes == 0 || plan.control_bytes + plan.data_budget <= max_bytes);
+        return plan;
+    };
+    CHECK(chosen(0).max_chunk_bytes == 24 * kMiB);
+    CHECK(chosen(64 * kMiB).max_chunk_bytes == 24 * kMiB);
+    CHECK(chosen(8 * kMiB).max_chunk_bytes == 8 * kMiB - chosen(8 * kMiB).control_bytes);
+    CHECK(chosen(8 * kMiB).max_leases == chosen(0).max_leases);
+    const std::uint64_t least = plan_geometry(1, 1, ringcast::kInlineBytes, 10, 0, 10, kPage).control_bytes;
+    for (std::uint64_t max_bytes = least; max_bytes < kMiB; max_bytes += kPage) {
+        const Geometry plan = chosen(max_bytes);
+        CHECK(plan.max_leases >= 10 && plan.max_leases <= chosen(0).max_leases);
+    }
+    CHECK_THROWS(chosen(least - kPage), invalid_argument);
+    // What was asked for by name does not.
+    CHECK_THROWS(plan_geometry(1, 1, 24 * kMiB, 10, 8 * kMiB, 0, kPage), invalid_argument);
+    CHECK_THROWS(plan_geometry(1, 1, 1000, 10, kMiB / 16, 1000, kPage), invalid_argument);
+}

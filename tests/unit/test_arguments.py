@@ -30,12 +30,23 @@ NOT_TIMES: list[tuple[Any, type[Exception]]] = [
 def test_a_size_that_makes_no_sense_is_refused_and_leaves_nothing(argument: str, size: Any) -> None:
     before = segments()
     sizes: dict[str, Any] = {"n_reader": 1, argument: size}
-    with pytest.raises(ArgumentError, match=argument):
-        MessageQueue(**sizes)
+    if (argument, size) != ("max_chunk_bytes", None):  # its default
+        with pytest.raises(ArgumentError, match=argument):
+            MessageQueue(**sizes)
     ring: dict[str, Any] = {"n_reader": 1, "max_chunk_bytes": 100, "max_chunks": 4, argument: size}
     with pytest.raises(ArgumentError, match=argument):
         ShmRingBuffer(**ring)
     assert segments() == before
+
+
+def test_the_default_size_of_a_chunk_gives_way_to_max_bytes_and_one_that_was_asked_for_does_not() -> None:
+    with MessageQueue(1, max_bytes=8 << 20) as queue:
+        memory = queue.stats()["memory"]
+        assert queue.stats()["max_chunk_bytes"] == memory["data_budget"] == (8 << 20) - memory["control"]
+    with MessageQueue(1) as queue:
+        assert queue.stats()["max_chunk_bytes"] == 24 << 20
+    with pytest.raises(ArgumentError, match="max_bytes"):
+        MessageQueue(1, max_chunk_bytes=24 << 20, max_bytes=8 << 20)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +58,7 @@ def test_a_size_beyond_reason_is_refused_and_the_limit_is_named(argument: str, s
         MessageQueue(**sizes)
 
 
-@pytest.mark.parametrize("budget", [-1, True, 1.5, "1", 1, 1 << 16, 1 << 60], ids=repr)
+@pytest.mark.parametrize("budget", [-1, True, 1.5, "1", 1, 1 << 14, 1 << 60], ids=repr)
 def test_a_budget_that_cannot_hold_one_message_is_refused(budget: Any) -> None:
     with pytest.raises(ArgumentError, match="max_bytes"):
         MessageQueue(1, max_bytes=budget)

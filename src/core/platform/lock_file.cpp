@@ -9,6 +9,7 @@
 #include <string>
 
 #include "errors.hpp"
+#include "platform/refusals.hpp"
 
 #if !defined(F_OFD_SETLK)
 #error "ringcast needs open file description locks (F_OFD_SETLK) on this system"
@@ -133,12 +134,13 @@ int LockFile::descriptor() const {
         throw Error(ErrorCode::system,
                     whose + " is closed, or was opened by a parent process and not by this forked child: attach here",
                     EBADF);
-    throw Error(ErrorCode::system,
-                "the descriptor of " + whose +
-                    " was closed by other code of this process, such as a daemonizer's os.closerange, and its locks are "
-                    "lost with it: others take this end for dead. Daemonize, and close what was inherited, before making "
-                    "or attaching to queues; then make or attach again",
-                EBADF);
+    throw Error(
+        ErrorCode::system,
+        "the descriptor of " + whose +
+            " was closed by other code of this process, such as a daemonizer's os.closerange, and its locks are "
+            "lost with it: others take this end for dead. Daemonize, and close what was inherited, before making "
+            "or attaching to queues; then make or attach again",
+        EBADF);
 }
 
 bool LockFile::try_lock(std::uint64_t byte) const { return try_lock(byte, byte + 1); }
@@ -147,7 +149,7 @@ bool LockFile::try_lock(std::uint64_t first, std::uint64_t last) const {
     struct flock lock = range_lock(first, last);
     if (control(descriptor(), F_OFD_SETLK, lock) == 0) return true;
     if (errno == EAGAIN || errno == EACCES) return false;
-    throw_system_error("locking byte " + std::to_string(first) + " of segment '" + name_ + "'");
+    throw_refused(Asked::lock, "locking byte " + std::to_string(first) + " of segment '" + name_ + "'");
 }
 
 void LockFile::unlock(std::uint64_t byte) const noexcept {
@@ -161,7 +163,7 @@ void LockFile::unlock(std::uint64_t byte) const noexcept {
 bool LockFile::is_held_by_another(std::uint64_t byte) const {
     struct flock lock = byte_lock(byte);
     if (control(descriptor(), F_OFD_GETLK, lock) == 0) return lock.l_type != F_UNLCK;
-    throw_system_error("asking who holds byte " + std::to_string(byte) + " of segment '" + name_ + "'");
+    throw_refused(Asked::lock, "asking who holds byte " + std::to_string(byte) + " of segment '" + name_ + "'");
 }
 
 }  // namespace ringcast::platform

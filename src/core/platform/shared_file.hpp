@@ -87,5 +87,7 @@ std::uint64_t page_bytes() noexcept;
 std::uint64_t free_bytes() noexcept;
 // Where people find it: "/dev/shm" on Linux.
 const char* place() noexcept;
+// For messages: ", and is one of another kind (ramfs)" if the place is not a tmpfs; else empty.
+std::string described_place();
 
 }  // namespace ringcast::platform

@@ -7,13 +7,16 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <utility>
 
 #include "errors.hpp"
+#include "platform/refusals.hpp"
 
 namespace ringcast::platform {
 
@@ -30,7 +33,48 @@ int retried(Call call) {
     while (result == -1 && errno == EINTR);
     return result;
 }
+
+bool has_place() noexcept {
+    struct stat info{};
+    return stat(kPlace, &info) != 0 ? errno != ENOENT && errno != ENOTDIR : S_ISDIR(info.st_mode);
+}
+
+// The file systems that people mount there, by their magic numbers.
+const char* name_of_file_system(std::uint64_t magic) noexcept {
+    switch (magic) {
+        case 0x858458f6:
+            return "ramfs";
+        case 0x794c7630:
+            return "overlayfs";
+        case 0xef53:
+            return "ext file system";
+        case 0x58465342:
+            return "XFS";
+        case 0x9123683e:
+            return "Btrfs";
+        case 0x6969:
+            return "NFS";
+        case 0x65735546:
+            return "FUSE file system";
+        case 0x01021997:
+            return "9p file system";
+        default:
+            return nullptr;
+    }
+}
 }  // namespace
+
+std::string described_place() {
+    constexpr std::uint64_t kTmpfs = 0x01021994;
+    struct statfs info{};
+    if (statfs(kPlace, &info) != 0) return "";
+    const auto magic = static_cast<std::uint64_t>(info.f_type) & 0xffff'ffff;
+    if (magic == kTmpfs) return "";
+    const char* name = name_of_file_system(magic);
+    char number[40];
+    std::snprintf(number, sizeof number, "file system of type 0x%llx", static_cast<unsigned long long>(magic));
+    return std::string(", and is one of another kind (") + (name != nullptr ? name : number) + ")";
+}
 
 SharedFile::SharedFile(SharedFile&& other) noexcept
     : descriptor_(std::exchange(other.descriptor_, -1)), name_(std::move(other.name_)) {}
@@ -46,11 +90,14 @@ void SharedFile::close() noexcept {
 
 SharedFile SharedFile::create(const std::string& name, std::uint64_t bytes) {
     SharedFile file(retried([] { return ::open(kPlace, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600); }));
-    if (file.descriptor_ == -1) throw_system_error("making the unnamed file for segment '" + name + "' in " + kPlace);
+    if (file.descriptor_ == -1)
+        throw_refused(Asked::file, "making the unnamed file for segment '" + name + "' in " + kPlace);
     file.name_ = name;
-    if (fchmod(file.descriptor_, 0600) == -1) throw_system_error("setting mode 0600 of segment '" + name + "'");
-    if (retried([&] { return ftruncate(file.descriptor_, static_cast<off_t>(bytes)); }) == -1)
-        throw_system_error("sizing segment '" + name + "' to " + std::to_string(bytes) + " bytes");
+    if (fchmod(file.descriptor_, 0600) == -1) throw_refused(Asked::size, "setting mode 0600 of segment '" + name + "'");
+    const bool forbidden = exceeds_file_size_limit(bytes);  // else SIGXFSZ, where it is not ignored
+    if (forbidden || retried([&] { return ftruncate(file.descriptor_, static_cast<off_t>(bytes)); }) == -1)
+        throw_refused(Asked::size, "sizing segment '" + name + "' to " + std::to_string(bytes) + " bytes",
+                      forbidden ? EFBIG : errno);
     return file;
 }
 
@@ -60,7 +107,7 @@ void SharedFile::link(const std::string& name) {
     if (linkat(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), AT_SYMLINK_FOLLOW) == 0) return;
     if (errno == EEXIST)
         throw Error(ErrorCode::segment_exists, "a segment named '" + name + "' exists already", EEXIST);
-    throw_system_error("giving a segment its name '" + to + "' (this needs /proc)");
+    throw_refused(Asked::name, "giving a segment its name '" + to + "'");
 }
 
 SharedFile SharedFile::open(const std::string& name) {
@@ -70,20 +117,26 @@ SharedFile SharedFile::open(const std::string& name) {
         file.name_ = name;
         return file;
     }
-    if (errno == ENOENT)
+    const int error = errno;
+    if (error == ENOENT && has_place())
         throw Error(ErrorCode::segment_not_found, "there is no segment '" + name + "' in " + kPlace, ENOENT);
-    if (errno == ELOOP)
+    if (error == ELOOP)
         throw Error(ErrorCode::segment_permission, "segment '" + name + "' is a symbolic link, which is not followed",
                     ELOOP);
-    if (errno == EACCES || errno == EPERM) {
+    if (error == EACCES || error == EPERM) {
         struct stat info{};
-        const std::string owner = lstat(path.c_str(), &info) == 0
-                                      ? " (it belongs to uid " + std::to_string(info.st_uid) + ")"
-                                      : std::string();
-        throw Error(ErrorCode::segment_permission,
-                    "segment '" + name + "' may not be opened by uid " + std::to_string(geteuid()) + owner, errno);
+        const bool known = lstat(path.c_str(), &info) == 0;
+        const std::string owner = known ? " (it belongs to uid " + std::to_string(info.st_uid) + ")" : std::string();
+        const bool foreign = known && info.st_uid != geteuid();
+        throw Error(
+            ErrorCode::segment_permission,
+            "segment '" + name + "' may not be opened by uid " + std::to_string(geteuid()) + owner +
+                (foreign ? ": only a queue's own user may attach; a process that changes its user (setuid) has to "
+                           "attach before that, or the queue to be made after it"
+                         : ": its mode, that of " + std::string(kPlace) + ", or a sandbox forbids it"),
+            error);
     }
-    throw_system_error("opening segment '" + name + "'");
+    throw_refused(Asked::open, "opening segment '" + name + "'", error);
 }
 
 FileFacts SharedFile::facts() const {
@@ -108,7 +161,7 @@ void* SharedFile::map(std::uint64_t offset, std::uint64_t bytes, bool writable) 
     void* address = mmap(nullptr, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED | MAP_NORESERVE,
                          descriptor_, static_cast<off_t>(offset));
     if (address == MAP_FAILED)
-        throw_system_error("mapping " + std::to_string(bytes) + " bytes of segment '" + name_ + "'");
+        throw_refused(Asked::mapping, "mapping " + std::to_string(bytes) + " bytes of segment '" + name_ + "'");
     return address;
 }
 
@@ -116,7 +169,8 @@ void* SharedFile::map_private(std::uint64_t offset, std::uint64_t bytes) const {
     void* address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, descriptor_,
                          static_cast<off_t>(offset));
     if (address == MAP_FAILED)
-        throw_system_error("mapping " + std::to_string(bytes) + " bytes of segment '" + name_ + "' privately");
+        throw_refused(Asked::mapping,
+                      "mapping " + std::to_string(bytes) + " bytes of segment '" + name_ + "' privately (zero_copy)");
     exclude_from_core_dumps(address, bytes);
     return address;
 }
@@ -124,8 +178,7 @@ void* SharedFile::map_private(std::uint64_t offset, std::uint64_t bytes) const {
 int SharedFile::open_for_locks(const std::string& name) const {
     const std::string path = path_of(descriptor_);
     const int descriptor = retried([&] { return ::open(path.c_str(), O_RDWR | O_CLOEXEC); });
-    if (descriptor == -1)
-        throw_system_error("opening segment '" + name + "' a second time for its locks (this needs /proc)");
+    if (descriptor == -1) throw_refused(Asked::second, "opening segment '" + name + "' a second time for its locks");
     return descriptor;
 }
 
@@ -150,7 +203,7 @@ bool reserve(int descriptor, std::uint64_t offset, std::uint64_t bytes) {
         }
         if (done > 0) give_back(descriptor, offset, done);
         if (error == ENOSPC || error == ENOMEM) return false;
-        throw_system_error("reserving " + std::to_string(bytes) + " bytes of shared memory", error);
+        throw_refused(Asked::memory, "reserving " + std::to_string(bytes) + " bytes of shared memory", error);
     }
     return true;
 }
@@ -176,7 +229,7 @@ bool name_refers_to(const std::string& name, const FileFacts& facts) noexcept {
 std::vector<std::string> list_names(const std::string& prefix) {
     std::vector<std::string> names;
     DIR* directory = opendir(kPlace);
-    if (directory == nullptr) throw_system_error(std::string("listing ") + kPlace);
+    if (directory == nullptr) throw_refused(Asked::open, std::string("listing ") + kPlace);
     while (const dirent* entry = readdir(directory))
         if (is_listed(entry->d_name, prefix)) names.emplace_back(entry->d_name);
     closedir(directory);

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "errors.hpp"
+#include "platform/refusals.hpp"
 
 namespace ringcast::platform {
 
@@ -53,13 +54,14 @@ SharedFile SharedFile::create(const std::string& name, std::uint64_t bytes) {
     if (file.descriptor_ == -1) {
         if (errno == EEXIST)
             throw Error(ErrorCode::segment_exists, "a segment named '" + name + "' exists already", EEXIST);
-        throw_system_error("making segment '" + name + "'");
+        throw_refused(Asked::file, "making segment '" + name + "'");
     }
     file.name_ = name;
-    if (ftruncate(file.descriptor_, static_cast<off_t>(bytes)) == -1) {
-        const int error = errno;
+    const bool forbidden = exceeds_file_size_limit(bytes);
+    if (forbidden || ftruncate(file.descriptor_, static_cast<off_t>(bytes)) == -1) {
+        const int error = forbidden ? EFBIG : errno;
         unlink_name(name);
-        throw_system_error("sizing segment '" + name + "' to " + std::to_string(bytes) + " bytes", error);
+        throw_refused(Asked::size, "sizing segment '" + name + "' to " + std::to_string(bytes) + " bytes", error);
     }
     return file;
 }
@@ -75,7 +77,7 @@ SharedFile SharedFile::open(const std::string& name) {
     if (errno == ENOENT) throw Error(ErrorCode::segment_not_found, "there is no segment '" + name + "'", ENOENT);
     if (errno == EACCES || errno == EPERM)
         throw Error(ErrorCode::segment_permission, "segment '" + name + "' belongs to another user", errno);
-    throw_system_error("opening segment '" + name + "'");
+    throw_refused(Asked::open, "opening segment '" + name + "'");
 }
 
 FileFacts SharedFile::facts() const {
@@ -101,7 +103,7 @@ void* SharedFile::map(std::uint64_t offset, std::uint64_t bytes, bool writable) 
     void* address = mmap(nullptr, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, descriptor_,
                          static_cast<off_t>(offset));
     if (address == MAP_FAILED)
-        throw_system_error("mapping " + std::to_string(bytes) + " bytes of segment '" + name_ + "'");
+        throw_refused(Asked::mapping, "mapping " + std::to_string(bytes) + " bytes of segment '" + name_ + "'");
     return address;
 }
 
@@ -111,7 +113,7 @@ void* SharedFile::map_private(std::uint64_t, std::uint64_t) const { return nullp
 int SharedFile::open_for_locks(const std::string& name) const {
     const std::string path = companion_of(name);
     const int descriptor = ::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (descriptor == -1) throw_system_error("opening the lock file " + path);
+    if (descriptor == -1) throw_refused(Asked::second, "opening the lock file " + path + " of segment '" + name + "'");
     return descriptor;
 }
 
@@ -146,7 +148,7 @@ std::vector<std::string> list_names(const std::string& prefix) {
     std::vector<std::string> names;
     const std::string place = companion_directory();
     DIR* directory = opendir(place.c_str());
-    if (directory == nullptr) throw_system_error("listing " + place);
+    if (directory == nullptr) throw_refused(Asked::open, "listing " + place);
     while (const dirent* entry = readdir(directory))
         if (is_listed(entry->d_name, prefix)) names.emplace_back(entry->d_name);
     closedir(directory);
@@ -160,5 +162,6 @@ void exclude_from_core_dumps(void*, std::uint64_t) noexcept {}        // macOS h
 std::uint64_t page_bytes() noexcept { return static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)); }
 std::uint64_t free_bytes() noexcept { return UINT64_MAX; }
 const char* place() noexcept { return "the shared-memory name space"; }
+std::string described_place() { return ""; }
 
 }  // namespace ringcast::platform

@@ -1,0 +1,149 @@
+#include "platform/refusals.hpp"
+
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <cstring>
+
+#include "errors.hpp"
+#include "platform/process.hpp"
+#include "platform/shared_file.hpp"
+#include "units.hpp"
+
+namespace ringcast::platform {
+
+namespace {
+
+constexpr const char* kMount = "mount -t tmpfs -o mode=1777 tmpfs ";
+constexpr const char* kSmaller = "give the queue a smaller max_bytes: it takes four times that in addresses";
+
+// UINT64_MAX: none.
+template <class Resource>
+std::uint64_t limit_of(Resource resource) noexcept {
+    struct rlimit limit{};
+    if (getrlimit(resource, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return UINT64_MAX;
+    return static_cast<std::uint64_t>(limit.rlim_cur);
+}
+
+std::string too_many_files() {
+    const std::uint64_t limit = limit_of(RLIMIT_NOFILE);
+    return (limit == UINT64_MAX ? "this process has too many open files"
+                                : "this process may have " + std::to_string(limit) + " open files (RLIMIT_NOFILE)") +
+           "; each end of a queue keeps one: raise the limit (ulimit -n) or close ends that are not needed";
+}
+
+std::string too_large() {
+    const std::uint64_t limit = limit_of(RLIMIT_FSIZE);
+    if (limit != UINT64_MAX)
+        return "files of this process are limited to " + in_units(limit) +
+               " (RLIMIT_FSIZE), and a queue's is sparse, but large: raise the limit (ulimit -f unlimited), or give "
+               "the "
+               "queue a smaller max_bytes: its file has four times that";
+    return std::string(place()) + " takes no such large file: " + kMount + place() +
+           ", or give the queue a smaller max_bytes";
+}
+
+std::string no_addresses() {
+    const std::uint64_t limit = limit_of(RLIMIT_AS);
+    if (limit != UINT64_MAX)
+        return "the address space of this process is limited to " + in_units(limit) +
+               " (RLIMIT_AS): raise the limit (ulimit -v unlimited), or " + kSmaller;
+    return std::string("this process has no room for another mapping (vm.max_map_count, vm.overcommit_memory=2, a ") +
+           "sandbox): raise what limits it, or " + kSmaller;
+}
+
+std::string no_locked_memory() {
+    const std::uint64_t limit = limit_of(RLIMIT_MEMLOCK);
+    return "this process locks what it maps (mlockall), and locked memory is limited" +
+           (limit == UINT64_MAX ? std::string() : " to " + in_units(limit)) +
+           " (RLIMIT_MEMLOCK): make or attach to queues before mlockall(MCL_FUTURE), raise the limit (ulimit -l), or " +
+           kSmaller;
+}
+
+std::string no_place() {
+    struct stat info{};
+    if (lstat(place(), &info) == 0 && !S_ISDIR(info.st_mode))
+        return std::string(place()) +
+               " is not a directory: remove it, make a directory and mount shared memory there: " + kMount + place();
+    return std::string("there is no ") + place() + ": make the directory and mount shared memory there: " + kMount +
+           place();
+}
+
+std::string not_permitted() {
+    return "uid " + std::to_string(user_id()) + " may not make files in " + place() +
+           ", or a sandbox forbids the call: it has to be writable for everybody: mount -o remount,mode=1777 " +
+           place();
+}
+
+std::string unable() {
+    return std::string(place()) + " has to be a tmpfs" + described_place() + ": " + kMount + place() +
+           "; or a sandbox forbids the call";
+}
+
+std::string no_proc() { return "this needs /proc, which is not mounted: mount -t proc proc /proc"; }
+
+// What is wrong with a directory that holds shared memory, on systems that have one.
+std::string remedy_of_place(Asked asked, int error) {
+    if (place()[0] != '/') return "";
+    switch (error) {
+        case EROFS:
+            return std::string(place()) + " is mounted read-only: mount -o remount,rw " + place();
+        case EDQUOT:
+            return "the quota of uid " + std::to_string(user_id()) + " in " + place() +
+                   " is used up: remove files there";
+        case ENOTDIR:
+            return no_place();
+        case ENOSPC:
+            return std::string(place()) +
+                   " has no room or no inode left for another file: remove files there, or raise " +
+                   "its limits (mount -o remount,size=...,nr_inodes=...)";
+        case ENOENT:
+            if (asked == Asked::second || asked == Asked::name) return no_proc();
+            return no_place();
+        case EISDIR:  // what kernels and file systems say that know no O_TMPFILE
+        case ENOTSUP:
+#if EOPNOTSUPP != ENOTSUP
+        case EOPNOTSUPP:
+#endif
+        case EINVAL:
+        case ENOSYS:
+            return unable();
+        case ENOLCK:
+            return std::string(place()) + " must keep locks of open file descriptions, as a tmpfs does" +
+                   described_place() + ": " + kMount + place();
+        case EACCES:
+        case EPERM:
+            if (asked == Asked::file || asked == Asked::open) return not_permitted();
+            return "a sandbox (seccomp, AppArmor) forbids it: allow the call, or run outside it";
+        default:
+            return "";
+    }
+}
+
+std::string remedy(Asked asked, int error) {
+    switch (error) {
+        case EMFILE:
+            return too_many_files();
+        case ENFILE:
+            return "the machine has too many open files: raise the limit (sysctl fs.file-max)";
+        case EFBIG:
+            return too_large();
+        case EAGAIN:
+            return asked == Asked::mapping ? no_locked_memory() : "";
+        case ENOMEM:
+            return asked == Asked::mapping ? no_addresses() : "the kernel has no memory left for it";
+        default:
+            return remedy_of_place(asked, error);
+    }
+}
+
+}  // namespace
+
+void throw_refused(Asked asked, const std::string& what, int error) {
+    const std::string known = remedy(asked, error);
+    throw Error(ErrorCode::system, what + ": " + std::strerror(error) + (known.empty() ? "" : "; ") + known, error);
+}
+
+bool exceeds_file_size_limit(std::uint64_t bytes) noexcept { return bytes > limit_of(RLIMIT_FSIZE); }
+
+}  // namespace ringcast::platform

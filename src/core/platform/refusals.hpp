@@ -1,0 +1,29 @@
+// What a refusal of the system means for shared memory: the one place that knows which limit, mount or sandbox is behind
+// an errno, and what to do about it.
+#pragma once
+
+#include <cerrno>
+#include <cstdint>
+#include <string>
+
+namespace ringcast::platform {
+
+// What was asked of the system.
+enum class Asked {
+    file,     // a new file in the place of shared memory
+    open,     // an existing one, or the place itself
+    size,     // to have a file so large
+    memory,   // to reserve some for a file
+    mapping,  // addresses
+    second,   // to open a file by its descriptor
+    name,     // to give a file its name
+    lock,
+};
+
+// Throws `system`: what was tried, the errno's text, the cause as far as it can be told, and the remedy.
+[[noreturn]] void throw_refused(Asked asked, const std::string& what, int error = errno);
+
+// Asked before a file is sized: who exceeds the limit is killed by SIGXFSZ unless he ignores it.
+bool exceeds_file_size_limit(std::uint64_t bytes) noexcept;
+
+}  // namespace ringcast::platform
