@@ -40,6 +40,10 @@ std::atomic<bool> End::exiting_{false};
 
 std::string End::context() const { return label_ + " (" + owner_ + ")"; }
 
+std::string End::why_closed() {
+    return exiting_.load(std::memory_order_relaxed) ? ", because the interpreter is exiting" : "";
+}
+
 std::string End::awaited() const {
     if (is_writer()) return sender_->explain_wait();
     const Header& header = receiver_->segment().header();
@@ -61,9 +65,7 @@ void End::raise_unusable() const {
                   std::to_string(platform::process_id()) +
                   "); pass the child the queue's export_handle() and make an end there with create_from_handle, or "
                   "attach by name");
-    raise("QueueClosedError", context() + (exiting_.load(std::memory_order_relaxed)
-                                               ? ": this end has been shut down, because the interpreter is exiting"
-                                               : ": this end has been shut down"));
+    raise("QueueClosedError", context() + ": this end has been shut down" + why_closed());
 }
 
 void End::after_slice(const WaitOptions& options, PyObject* self, std::int64_t& next_report_ns) {

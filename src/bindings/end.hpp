@@ -60,7 +60,8 @@ public:
     std::string context() const;
     // For whom a call of this end waits, if it has to.
     std::string awaited() const;
-    // From here on, an end that is closed is so because the interpreter exits.
+    // What is said after "shut down" once `note_exit` has been called: it was not the user who did that.
+    static std::string why_closed();
     static void note_exit() noexcept { exiting_.store(true, std::memory_order_relaxed); }
 
     void report_eviction(PyObject* self, const Eviction& eviction, std::int64_t waited_ns) const;

@@ -213,7 +213,8 @@ void bind_end(nb::module_& module) {
             .def("shutdown", [](End& end) { end.endpoint().shut_down(); })
             .def_prop_ro("_context", &End::context)
             .def("_awaited", &End::awaited)
-            .def("_check_usable", &End::check_usable)
+            .def_prop_ro("_why_closed", [](const End&) { return End::why_closed(); })
+            .def("_check_not_forked", &End::check_not_forked)
             .def(
                 "_await_ready",
                 [](nb::handle self, nb::handle timeout) { return await_ready(self, nb::cast<End&>(self), timeout); },

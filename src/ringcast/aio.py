@@ -19,7 +19,8 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ringcast.errors import ArgumentError, QueueTimeoutError, RoleError, WaitCancelledError
+from ringcast.arguments import seconds
+from ringcast.errors import QueueTimeoutError, RoleError, WaitCancelledError
 
 if TYPE_CHECKING:
     from ringcast.endpoint import QueueEnd
@@ -67,7 +68,8 @@ class AsyncReader:
 
     def __init__(self, end: QueueEnd) -> None:
         if end.role != "reader":
-            raise RoleError(f"queue {end.name or end.segment}: aget is for readers; this is the writer's end")
+            end._check_not_forked()
+            raise RoleError(f"{end._context}: aget is for readers; this is the writer's end")
         self._requests: queue.SimpleQueue[None] = queue.SimpleQueue()
         wake_up = self._requests.put
         self._end = weakref.ref(end, lambda _: wake_up(None))
@@ -78,8 +80,7 @@ class AsyncReader:
         self._thread: threading.Thread | None = None
 
     async def get(self, end: QueueEnd, timeout: float | None) -> Any:
-        if timeout is not None and not timeout >= 0:
-            raise ArgumentError(f"timeout must be zero or more seconds, or None to wait without limit, not {timeout}")
+        timeout = seconds("timeout", timeout)
         loop = asyncio.get_running_loop()
         line = self._lines.get(loop)
         if line is None:
@@ -191,9 +192,4 @@ class AsyncReader:
         return not end.closed, error
 
     def _timed_out(self, end: QueueEnd, timeout: float | None) -> QueueTimeoutError:
-        segment = end._segment
-        writer = "the writer" if segment is None else f"the writer (pid {segment.creator_pid})"
-        return QueueTimeoutError(
-            f"queue {end.name or end.segment} (reader, rank {end.rank}): waited {timeout:.3f} s for a message from "
-            f"{writer}"
-        )
+        return QueueTimeoutError(f"{end._context}: waited {timeout:.3f} s for {end._awaited()}")

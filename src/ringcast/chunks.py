@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ringcast import segment
+from ringcast import arguments
 from ringcast.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -51,9 +51,11 @@ class LoanedArray:
 
         self._end = end
         self._timeout = timeout
-        extents = (shape,) if isinstance(shape, int) else tuple(shape)
-        self._shape = tuple(segment.checked("an extent of shape", extent, 0, segment.INT64_MAX) for extent in extents)
-        self._dtype = np.dtype(dtype)
+        self._shape = arguments.extents("shape", shape)
+        try:
+            self._dtype = np.dtype(dtype)
+        except TypeError as error:
+            raise arguments.refuse("dtype", "what NumPy takes for one", dtype, f" ({error})") from error
         text = dtype_text(self._dtype)
         if text is None:
             raise ArgumentError(f"an array of dtype {self._dtype!r} cannot be made in shared memory")
@@ -62,8 +64,8 @@ class LoanedArray:
     def __enter__(self) -> np.ndarray[Any, Any]:
         import numpy as np
 
-        nbytes = segment.checked(
-            "the size in bytes", math.prod(self._shape) * self._dtype.itemsize, 0, segment.INT64_MAX >> 1
+        nbytes = arguments.checked(
+            "the size in bytes", math.prod(self._shape) * self._dtype.itemsize, 0, arguments.INT64_MAX >> 1
         )
         view = self._end._open_array(self._dtype_text, self._shape, nbytes, self._timeout)
         # The base of slices and of most other views is this one, not the array that the user gets; what else is made of

@@ -13,9 +13,9 @@ import sys
 import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
-from ringcast import _core, reports, segment
+from ringcast import _core, arguments, reports
 from ringcast.chunks import LoanedArray, ReadChunk, WriteChunk
-from ringcast.errors import QueueClosedError, QueueTimeoutError
+from ringcast.errors import QueueClosedError, QueueTimeoutError, RoleError
 from ringcast.stats import QueueStats, collect_stats
 from ringcast.waiting import PATIENT, NativePolicy, WaitSettings
 
@@ -58,6 +58,8 @@ class QueueEnd(_core.End):
         codec: Codec,
         policy: NativePolicy = PATIENT,
     ) -> None:
+        if "_segment" in vars(self):
+            raise RoleError(f"{self._context}: this object is an end already; make another one instead")
         super().__init__(
             segment,
             writer=writer,
@@ -98,7 +100,7 @@ class QueueEnd(_core.End):
         It is published on leaving the block, without a copy, and received as `bytes` (or, without a copy, by
         `acquire_read`). An exception publishes nothing. The rules are those of `acquire_write`.
         """
-        return WriteChunk(self, segment.checked("nbytes", nbytes, 0, segment.INT64_MAX), timeout)
+        return WriteChunk(self, arguments.checked("nbytes", nbytes, 0, arguments.INT64_MAX), timeout)
 
     def loan_array(self, shape: int | Sequence[int], dtype: DTypeLike, timeout: float | None = None) -> LoanedArray:
         """A context manager that yields a writable, uninitialised NumPy array in shared memory, in C order.
@@ -151,15 +153,19 @@ class QueueEnd(_core.End):
         there are messages for them; readers that have attached keep what was published. Raises QueueTimeoutError, with
         everything closed, if some never came and so missed messages.
         """
+        arguments.seconds("linger", linger)
+        memory = self._segment
         try:
             self.shutdown()
             undelivered = self._close(linger)
         finally:
             self._segment = None
         if undelivered:
+            absent = [] if memory is None else [seat[1] for seat in memory.seats() if seat[3] == "expected"]
             raise QueueTimeoutError(
-                f"queue {self.name or self.segment} is closed, but {undelivered} messages did not reach readers that "
-                f"had not attached within {linger} s; call wait_until_ready() before sending, or close(linger=...)"
+                f"{self._context} is closed, but {undelivered} messages did not reach readers that had not attached "
+                f"within {linger} s (rank {', '.join(map(str, absent))}); call wait_until_ready() before sending, or "
+                "close(linger=...)"
             )
 
     def stats(self) -> QueueStats:
@@ -167,7 +173,7 @@ class QueueEnd(_core.End):
         segment = self._segment
         if segment is None:
             raise QueueClosedError(
-                f"queue {self.name or self.segment}: this end is closed and has no statistics any more"
+                f"{self._context}: this end is closed{self._why_closed} and has no statistics any more"
             )
         return collect_stats(segment, self.rank, self._counters(), self.closed)
 
@@ -200,13 +206,17 @@ class QueueEnd(_core.End):
             raise StopAsyncIteration from None
 
     def __repr__(self) -> str:
-        who = "writer" if self.rank is None else f"reader rank={self.rank}"
+        if "_segment" not in vars(self):
+            return f"<{type(self).__name__} not initialised>"
         state = "closed" if self._segment is None else ("shut down" if self.closed else "open")
-        name = "" if self.name is None else f"name={self.name!r} "
-        return f"<{type(self).__name__} {who} {name}segment={self.segment!r} {state}>"
+        where = "" if self.name is None else f", segment={self.segment!r}"
+        return f"<{type(self).__name__}: {self._context}{where}, {state}>"
 
     def __reduce__(self) -> Any:
-        raise TypeError(f"a {type(self).__name__} belongs to its process; send its export_handle() instead")
+        raise TypeError(
+            f"a {type(self).__name__} belongs to its process and cannot be pickled or copied; send its export_handle() "
+            "instead, and make a reader of that handle with create_from_handle"
+        )
 
 
 _exit_handler_pid = 0
@@ -240,6 +250,7 @@ def _silence_daemons() -> None:
 
 def _close_all_ends() -> None:
     """Nobody closed these: give their names back without waiting for anyone."""
+    _core.note_exit()
     _silence_daemons()
     for end in list(_open_ends):
         end.shutdown()

@@ -96,7 +96,12 @@ class ForkedError(RingcastError, RuntimeError):
 
 
 class RankTakenError(RingcastError, RuntimeError):
-    """A living reader holds the rank, or all of them are held."""
+    """A living reader holds the rank, or all of them are held, and did not leave within the time-out."""
+
+    rank: int | None = None
+    """The rank that was asked for, if one was."""
+    pid: int | None = None
+    """The process of a reader that holds it."""
 
 
 class PeerError(RingcastError, ConnectionError):

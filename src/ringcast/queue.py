@@ -15,38 +15,39 @@ gets what is sent after it has attached; `wait_until_ready` on the writer waits 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from ringcast import segment
+from ringcast import arguments, segment
+from ringcast.attributes import own_attributes, travelling
+from ringcast.codec import Codec
 from ringcast.codec import codec as make_codec
 from ringcast.endpoint import QueueEnd
 from ringcast.errors import ArgumentError, NotReadyError, QueueClosedError, SegmentNotFoundError
+from ringcast.handle import Handle, checked_handle
+from ringcast.joining import Patience, find_living, take_rank
 from ringcast.waiting import OnFull, OnReaderDeath, Wait, WaitSettings, reader_policy
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from ringcast import _core
 
 DEFAULT_MAX_CHUNKS = 10
 DEFAULT_ATTACH_TIMEOUT_S = 10.0
 DEFAULT_FULL_DEADLINE_S = 1.0
-_LONGEST_ATTACH_NAP_S = 0.02
+DEFAULT_RANK_TIMEOUT_S = 1.0
 
 CodecName: TypeAlias = Literal["pickle", "msgpack", "raw"]
 
-
-class Handle(NamedTuple):
-    """All that a reader needs to find its queue. Picklable; valid while the writer lives and the name exists."""
-
-    segment: str
-    epoch: int
-    local_reader_ranks: tuple[int, ...]
-    ring: tuple[int, int, int, str]
-    """The ring's own handle: (n_reader, max_chunk_bytes, max_chunks, segment name)."""
-    remote_address: str | None = None
-    remote_address_is_ipv6: bool = False
+__all__ = ["Handle", "MessageQueue"]
 
 
 class MessageQueue(QueueEnd):
     """One end of a broadcast queue. Calling the class makes the queue and is the writer's end.
+
+    Subclasses may have an `__init__` of their own, which makes the writer's end. Readers are made without it; what they
+    get instead is told at `reader_attributes`.
 
     Args:
         n_reader: readers in all, at least 1.
@@ -97,9 +98,9 @@ class MessageQueue(QueueEnd):
     ) -> None:
         policy = reader_policy(on_reader_death, on_full, full_deadline)
         waits = WaitSettings.of(wait)
-        chosen = make_codec(codec)
+        chosen = make_codec(arguments.choice("codec", codec, ("pickle", "msgpack", "raw")))
         n_reader = segment.checked_readers(n_reader)
-        n_local_reader = n_reader if n_local_reader is None else segment.checked("n_local_reader", n_local_reader, 0)
+        n_local_reader = n_reader if n_local_reader is None else arguments.checked("n_local_reader", n_local_reader, 0)
         if n_local_reader > n_reader:
             raise ArgumentError(f"n_local_reader={n_local_reader} is more than n_reader={n_reader}")
         if n_reader > n_local_reader or connect_ip is not None:
@@ -108,8 +109,10 @@ class MessageQueue(QueueEnd):
                 f"readers on other machines are not supported yet: n_reader={n_reader}, "
                 f"n_local_reader={n_local_reader}, connect_ip={connect_ip!r}"
             )
-        ranks = list(range(n_local_reader)) if local_reader_ranks is None else list(local_reader_ranks)
-        if len(ranks) != n_local_reader or len(set(ranks)) != len(ranks):
+        ranks = list(range(n_local_reader))
+        if local_reader_ranks is not None:
+            ranks = arguments.ranks("local_reader_ranks", local_reader_ranks)
+        if len(ranks) != n_local_reader:
             raise ArgumentError(f"local_reader_ranks must be {n_local_reader} different ranks, not {ranks}")
         made = segment.create(name, n_reader, ranks, max_chunk_bytes, max_chunks, max_bytes, max_leases)
         self._open(made, writer=True, rank=None, waits=waits, codec=chosen, policy=policy)
@@ -118,9 +121,19 @@ class MessageQueue(QueueEnd):
         """What `create_from_handle` needs in another process. Raises QueueClosedError once this end is closed."""
         memory = self._segment
         if memory is None or self.closed:
-            raise QueueClosedError(f"queue {self.name or self.segment} is closed: a handle of it would lead nowhere")
+            raise QueueClosedError(f"{self._context} is closed{self._why_closed}: a handle of it would lead nowhere")
         ring = (memory.n_reader, memory.max_chunk_bytes, memory.max_chunks, memory.name)
-        return Handle(memory.name, memory.epoch, tuple(memory.ranks), ring)
+        attributes = () if type(self) is MessageQueue else travelling(self, self.reader_attributes())
+        return Handle(memory.name, memory.epoch, tuple(memory.ranks), ring, attributes=attributes)
+
+    def reader_attributes(self) -> Mapping[str, Any]:
+        """For subclasses: what a reader gets as attributes, by name, that is made from a handle of this end.
+
+        `create_from_handle` does not run the subclass's `__init__`, which makes a queue. By default the attributes of
+        this object itself travel in the handle, as they are when it is exported; those that cannot be pickled, or only
+        to more than a MiB, stay behind, which is logged. Override it to choose. A reader made by `attach` gets none.
+        """
+        return own_attributes(self)
 
     @classmethod
     def create_from_handle(
@@ -128,37 +141,53 @@ class MessageQueue(QueueEnd):
         handle: Handle,
         rank: int,
         *,
+        timeout: float | None = DEFAULT_RANK_TIMEOUT_S,
         zero_copy: bool = False,
         allow_pickle: bool | None = None,
         message_type: Any = None,
         wait: Wait = None,
-    ) -> MessageQueue:
+    ) -> Self:
         """A reader's end, for `rank`.
 
         Args:
+            handle: what `export_handle` returned, also after a way through JSON.
+            timeout: how many seconds to wait for a reader that still has the rank: one that is about to leave.
             zero_copy: torch tensors of 64 KiB and more are not copied: they lie in a copy-on-write mapping of the
                 shared memory, so that changing one in place is seen by nobody else. NumPy arrays need no such thing.
             allow_pickle: False refuses pickled messages with PickleRefusedError and goes on to the next. Default
                 the environment variable RINGCAST_ALLOW_PICKLE, 1 or 0, else True.
             message_type: the msgspec Struct, or other type, that MessagePack messages are converted to.
 
-        Raises SegmentNotFoundError (the queue was closed, or all its readers had attached), RankError, RankTakenError.
+        Raises ArgumentError, SegmentNotFoundError (the queue was closed, or all its readers had attached), RankError,
+        RankTakenError.
         """
+        handle = checked_handle(handle)
+        rank = _checked_rank(rank)
+        patience = Patience(arguments.seconds("timeout", timeout))
         waits = WaitSettings.of(wait)
-        codec = make_codec("pickle", allow_pickle=allow_pickle, message_type=message_type)
+        codec = _reader_codec(allow_pickle, message_type)
+        zero_copy = arguments.flag("zero_copy", zero_copy)
         try:
             memory = segment.attach(handle.segment, zero_copy=zero_copy)
         except SegmentNotFoundError as error:
             raise SegmentNotFoundError(
-                f"the handle's queue {handle.segment!r} does not exist: its writer has closed it or died, or all of "
-                "its readers had attached, after which an unnamed queue takes no more"
+                f"{segment.label(handle.segment)} of this handle does not exist: its writer has closed it or died, or "
+                "its MessageQueue object was garbage collected because nothing referred to it any more (keep that "
+                "object, not only the handle, for as long as readers may come), or all of its readers had attached, "
+                "after which an unnamed queue takes no more"
             ) from error
         if memory.epoch != handle.epoch:
             raise SegmentNotFoundError(
-                f"the handle's queue {handle.segment!r} was closed; another queue has its name now (epoch "
-                f"{memory.epoch:#x}, not {handle.epoch:#x})"
+                f"{memory.label} of this handle was closed; another queue has its name now (epoch {memory.epoch:#x}, "
+                f"not {handle.epoch:#x})"
             )
-        return cls.open(memory, writer=False, rank=rank, waits=waits, codec=codec)
+        end = take_rank(
+            lambda it: cls.open(it, writer=False, rank=rank, waits=waits, codec=codec), memory, rank, patience
+        )
+        assert end is not None
+        if cls is not MessageQueue:
+            vars(end).update(handle.attributes)
+        return end
 
     @classmethod
     def attach(
@@ -171,38 +200,31 @@ class MessageQueue(QueueEnd):
         allow_pickle: bool | None = None,
         message_type: Any = None,
         wait: Wait = None,
-    ) -> MessageQueue:
-        """A reader's end of the queue with this name; waits at most `timeout` seconds for it to be made.
+    ) -> Self:
+        """A reader's end of the queue with this name; waits at most `timeout` seconds for it to be made, and for the
+        rank to be free.
 
         Takes the lowest free rank if none is given; the other arguments are those of `create_from_handle`.
-        Raises SegmentNotFoundError, RankError, RankTakenError.
+        Raises ArgumentError, SegmentNotFoundError, RankError, RankTakenError.
         """
-        waits = WaitSettings.of(wait)
-        codec = make_codec("pickle", allow_pickle=allow_pickle, message_type=message_type)
         real_name = segment.segment_name(name)
-        if timeout is not None and not timeout >= 0:
-            raise ArgumentError(f"timeout must be zero or more seconds, or None to wait without limit, not {timeout}")
-        deadline = None if timeout is None else time.monotonic() + timeout
-        nap = 0.0005
+        rank = None if rank is None else _checked_rank(rank)
+        patience = Patience(arguments.seconds("timeout", timeout))
+        waits = WaitSettings.of(wait)
+        codec = _reader_codec(allow_pickle, message_type)
+        zero_copy = arguments.flag("zero_copy", zero_copy)
+
+        def look() -> _core.Segment:
+            return segment.attach(real_name, zero_copy=zero_copy)
+
         while True:
-            try:
-                memory = segment.attach(real_name, zero_copy=zero_copy)
-                # A closed queue's name is about to go, a dead writer's to be taken over: wait for a living one.
-                if not memory.closed and memory.creator_alive:
-                    break
-                found = f"queue {name!r} has ended: its writer (pid {memory.creator_pid}) closed it or died"
-            except SegmentNotFoundError:
-                found = f"no queue has the name {name!r} (segment {real_name!r})"
-            left = float("inf") if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                raise SegmentNotFoundError(f"waited {timeout} s to attach, but {found}; is its writer running?")
-            time.sleep(min(nap, left))  # there is nothing to wait on before the name exists
-            nap = min(nap * 2, _LONGEST_ATTACH_NAP_S)
-        if memory.user_name != name:
-            raise SegmentNotFoundError(
-                f"segment {real_name!r} belongs to a queue named {memory.user_name!r}, not {name!r}"
-            )
-        return cls.open(memory, writer=False, rank=rank, waits=waits, codec=codec)
+            memory = find_living(name, real_name, look, patience)
+            end = take_rank(
+                lambda it: cls.open(it, writer=False, rank=rank, waits=waits, codec=codec),
+                memory, rank, patience, only_living=True,
+            )  # fmt: skip
+            if end is not None:
+                return end
 
     def wait_until_ready(self, timeout: float | None = None) -> None:
         """Collective: returns on every side once all readers have attached and the writer has confirmed it.
@@ -211,9 +233,10 @@ class MessageQueue(QueueEnd):
         """
         missing = tuple(self._await_ready(timeout))
         if missing:
+            who = ", ".join(map(str, missing))
             raise NotReadyError(
-                f"queue {self.name or self.segment}: after {timeout} s ranks {', '.join(map(str, missing))} "
-                "have not attached",
+                f"{self._context}: waited {timeout} s, but "
+                + (f"rank {who} has not attached" if len(missing) == 1 else f"ranks {who} have not attached"),
                 missing,
             )
 
@@ -223,3 +246,13 @@ class MessageQueue(QueueEnd):
             self.enqueue(obj)
             return obj
         return self.dequeue()
+
+
+def _checked_rank(rank: Any) -> int:
+    """Any int: whether the queue has it, it is asked."""
+    return arguments.checked("rank", rank, -arguments.INT32_MAX, arguments.INT32_MAX)
+
+
+def _reader_codec(allow_pickle: Any, message_type: Any) -> Codec:
+    allowed = None if allow_pickle is None else arguments.flag("allow_pickle", allow_pickle)
+    return make_codec("pickle", allow_pickle=allowed, message_type=message_type)

@@ -21,6 +21,15 @@ _CAUSES = {
 }
 
 
+_LIVES = {
+    "absent": "absent",
+    "gone": "dead",
+    "unknown": "alive",
+    "running": "alive, running",
+    "stopped": "alive, but stopped",
+}
+
+
 def long_wait(end: QueueEnd, waited_s: float) -> None:
     """Log who has waited, for whom, and what that one is doing."""
     stats = end.stats()
@@ -33,8 +42,8 @@ def long_wait(end: QueueEnd, waited_s: float) -> None:
     else:
         writer = stats["writer"]
         facts["waiting_for"] = [writer]
-        awaited = f"the writer (pid {writer['pid']}, {_life(writer['process'])})"
-    _log("%s has waited %.0f s for %s", _who(end, stats), waited_s, awaited, facts=facts)
+        awaited = f"the writer (pid {writer['pid']}, {_LIVES[writer['process']]})"
+    _log("%s has waited %.0f s for %s", end._context, waited_s, awaited, facts=facts)
 
 
 def eviction(end: QueueEnd, rank: int, pid: int, cause: str, behind: int, waited_s: float) -> None:
@@ -45,7 +54,7 @@ def eviction(end: QueueEnd, rank: int, pid: int, cause: str, behind: int, waited
     process = f" (pid {pid})" if pid else ""
     _log(
         "%s has evicted the reader of rank %d%s, %d messages behind: %s",
-        _who(end, stats), rank, process, behind, _CAUSES[cause], facts=facts,
+        end._context, rank, process, behind, _CAUSES[cause], facts=facts,
     )  # fmt: skip
 
 
@@ -61,11 +70,6 @@ def _facts(end: QueueEnd, stats: QueueStats, waited_s: float) -> dict[str, Any]:
     }
 
 
-def _who(end: QueueEnd, stats: QueueStats) -> str:
-    role = "writer" if stats["role"] == "writer" else f"reader of rank {stats['rank']}"
-    return f"{type(end).__name__} {stats['name'] or stats['segment']} ({role}, pid {stats['pid']})"
-
-
 def _in_the_way(reader: ReaderStats) -> bool:
     return reader["leased_blocks"] > 0 or (reader["behind"] > 0 and reader["state"] in ("active", "expected"))
 
@@ -75,13 +79,19 @@ def _described(reader: ReaderStats) -> str:
     if reader["state"] == "expected":
         return f"rank {reader['rank']} (has not attached, {reader['behind']} messages behind)"
     return (
-        f"rank {reader['rank']} (pid {reader['pid']}, {_life(reader['process'])}, "
+        f"rank {reader['rank']} (pid {reader['pid']}, {_LIVES[reader['process']]}, "
         f"{reader['behind']} messages behind{held})"
     )
 
 
 def _life(process: str) -> str:
-    return {"gone": "dead", "unknown": "alive", "running": "alive, running", "stopped": "alive, but stopped"}[process]
+    return {
+        "absent": "absent",
+        "gone": "dead",
+        "unknown": "alive",
+        "running": "alive, running",
+        "stopped": "alive, but stopped",
+    }[process]
 
 
 def _log(message: str, *arguments: Any, facts: dict[str, Any]) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from ringcast import _core, segment
+from ringcast import _core, arguments, segment
 from ringcast.chunks import ReadChunk, WriteChunk
 from ringcast.codec import codec as make_codec
 from ringcast.endpoint import QueueEnd
 from ringcast.errors import QueueClosedError, RoleError, SegmentMismatchError, SegmentNotFoundError
+from ringcast.joining import Patience, take_rank
 from ringcast.waiting import Wait, WaitSettings
 
 if TYPE_CHECKING:
@@ -45,17 +46,21 @@ class ShmRingBuffer:
         rank: int | None = None,
         wait: Wait = None,
     ) -> None:
-        self._sizes = (n_reader, max_chunk_bytes, max_chunks)
-        self._rank = rank
+        self._sizes = (
+            segment.checked_readers(n_reader),
+            arguments.checked("max_chunk_bytes", max_chunk_bytes, most=arguments.INT64_MAX),
+            arguments.checked("max_chunks", max_chunks),
+        )
+        self._rank = None if rank is None else arguments.checked("rank", rank, 0)
+        if name is not None and not isinstance(name, str):
+            raise arguments.refuse("name", "the name of a ring's shared memory, or None to make one", name)
         self._waits = WaitSettings.of(wait)
         self._end: QueueEnd | None = None
         self._shut_down = False
         self._segment: _core.Segment | None = None
         self.is_writer = name is None
         if name is None:
-            ranks = list(range(segment.checked_readers(n_reader)))
-            chunk = segment.checked("max_chunk_bytes", max_chunk_bytes, most=segment.INT64_MAX)
-            self._segment = segment.create(None, n_reader, ranks, chunk, max_chunks)
+            self._segment = segment.create(None, self._sizes[0], list(range(self._sizes[0])), *self._sizes[1:])
             self.name = self._segment.name
             self._end = QueueEnd.open(self._segment, writer=True, rank=None, waits=self._waits, codec=make_codec("raw"))
             return
@@ -64,7 +69,7 @@ class ShmRingBuffer:
         sizes = (found.n_reader, found.max_chunk_bytes, found.max_chunks)
         if sizes != self._sizes:
             raise SegmentMismatchError(
-                f"segment {name!r} has (n_reader, max_chunk_bytes, max_chunks) = {sizes}, not {self._sizes}"
+                f"{found.label} has (n_reader, max_chunk_bytes, max_chunks) = {sizes}, not {self._sizes}"
             )
         self._segment = found
 
@@ -75,9 +80,11 @@ class ShmRingBuffer:
     def acquire_write(self, timeout: float | None = None, *, nbytes: int | None = None) -> WriteChunk:
         """The next chunk, to be filled in place; see MessageQueue.acquire_write."""
         if not self.is_writer:
-            raise RoleError(f"ring segment {self.name!r}: acquire_write is for its creator; this is a reader's end")
+            if self._end is not None:
+                self._end._check_not_forked()
+            raise RoleError(f"{segment.label(self.name)}: acquire_write is for its creator; this is a reader's end")
         if self._end is None:
-            raise QueueClosedError(f"ring segment {self.name!r}: this end has been closed")
+            raise QueueClosedError(f"{segment.label(self.name)}: this end has been closed")
         return self._end.acquire_write(timeout, nbytes=nbytes)
 
     def acquire_read(
@@ -85,18 +92,22 @@ class ShmRingBuffer:
     ) -> ReadChunk:
         """The next chunk's bytes; see MessageQueue.acquire_read. The first call takes this reader's seat."""
         if self._shut_down:
-            raise QueueClosedError(f"ring segment {self.name!r}: this end has been shut down")
+            raise QueueClosedError(f"{segment.label(self.name)}: this end has been shut down")
         if self._end is None:
-            self._end = QueueEnd.open(
-                self._attached(), writer=False, rank=self._rank, waits=self._waits, codec=make_codec("raw")
-            )
+            patience = Patience(arguments.seconds("timeout", timeout))
+            self._end = take_rank(self._open_reader, self._attached(), self._rank, patience)
+            assert self._end is not None
         return self._end.acquire_read(timeout, cancel, indefinite)
+
+    def _open_reader(self, memory: _core.Segment) -> QueueEnd:
+        return QueueEnd.open(memory, writer=False, rank=self._rank, waits=self._waits, codec=make_codec("raw"))
 
     def slot_state(self, index: int) -> ChunkState:
         """The state of chunk `index`: "empty", "written", "read_by_some" or "read_by_all".
 
         "empty" and "read_by_all" chunks are writable; "read_by_some" ones are readable by the others.
         """
+        index = arguments.checked("index", index, 0, (1 << 32) - 1)
         state: ChunkState = self._attached().slot_state(index)[0]
         return state
 
@@ -116,7 +127,7 @@ class ShmRingBuffer:
     def _attached(self) -> _core.Segment:
         if self._segment is None:
             raise SegmentNotFoundError(
-                f"ring segment {self.name!r} is not attached: it does not exist on this machine, or this end was closed"
+                f"{segment.label(self.name)} is not attached: it does not exist on this machine, or this end was closed"
             )
         return self._segment
 

@@ -7,19 +7,20 @@ beginning and end in a digest; the full name is in the segment and compared.
 
 from __future__ import annotations
 
+import gc
+import os
 import re
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ringcast import _core
 from ringcast._version import __version__
-from ringcast.errors import ArgumentError, RingcastError, SegmentNotFoundError
+from ringcast.arguments import INT64_MAX, checked, flag, refuse
+from ringcast.errors import ArgumentError, RingcastError, SegmentExistsError, SegmentNotFoundError
 from ringcast.limits import memory_headroom
 
 PREFIX = "ringcast_"
 _DIGEST_CHARS = 7
-_INT32_MAX = (1 << 31) - 1
-INT64_MAX = (1 << 63) - 1
 _VALID_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -43,11 +44,11 @@ def segment_name(user_name: str | None) -> str:
     room = _core.MAX_SEGMENT_NAME_BYTES - len(PREFIX) - len(suffix)
     if user_name is None:
         return PREFIX + "~" + _base36(_core.random_u64()).rjust(13, "0")[: room - 1] + suffix
-    if not isinstance(user_name, str) or not _VALID_NAME.match(user_name) or len(user_name) > _core.MAX_USER_NAME_BYTES:
-        raise ArgumentError(
-            f"a queue's name must be 1 to {_core.MAX_USER_NAME_BYTES} of the characters A-Z a-z 0-9 . _ - "
-            f"and start with a letter or digit, not {user_name!r}"
-        )
+    expected = f"1 to {_core.MAX_USER_NAME_BYTES} of the characters A-Z a-z 0-9 . _ - and start with a letter or digit"
+    if not isinstance(user_name, str):
+        raise refuse("a queue's name", expected, user_name)
+    if not _VALID_NAME.match(user_name) or len(user_name) > _core.MAX_USER_NAME_BYTES:
+        raise ArgumentError(f"a queue's name must be {expected}, not {user_name!r}")
     if len(user_name) > room:
         import hashlib
 
@@ -57,14 +58,9 @@ def segment_name(user_name: str | None) -> str:
     return PREFIX + user_name + suffix
 
 
-def checked(what: str, value: Any, least: int = 1, most: int = _INT32_MAX) -> int:
-    """`value` as an int from `least` to `most`. Raises ArgumentError that names `what`."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ArgumentError(f"{what} must be an int, not {value!r}")
-    number = int(value.__index__())
-    if not least <= number <= most:
-        raise ArgumentError(f"{what} must be from {least} to {most}, not {number}")
-    return number
+def label(name: str) -> str:
+    """What messages call the queue of this segment, if they know no other name."""
+    return _core.queue_label("", name)
 
 
 def checked_readers(n_reader: Any) -> int:
@@ -91,17 +87,31 @@ def create(
     if tidy:
         with suppress(RingcastError):  # what cannot be removed now is not in the way of this queue
             _core.sweep(PREFIX, _suffix(), dry_run=False)
-    segment = _core.Segment.create(
-        name=segment_name(user_name),
-        user_name=user_name or "",
-        release=__version__,
-        n_reader=n_reader,
-        ranks=[checked("a rank", rank, 0) for rank in ranks],
-        max_chunk_bytes=0 if max_chunk_bytes is None else checked("max_chunk_bytes", max_chunk_bytes, most=INT64_MAX),
-        max_chunks=checked("max_chunks", max_chunks),
-        max_bytes=0 if max_bytes is None else checked("max_bytes", max_bytes, most=INT64_MAX),
-        max_leases=0 if max_leases is None else checked("max_leases", max_leases),
-    )
+    request: dict[str, Any] = {
+        "name": segment_name(user_name),
+        "user_name": user_name or "",
+        "release": __version__,
+        "n_reader": n_reader,
+        "ranks": [checked("a rank", rank, 0) for rank in ranks],
+        "max_chunk_bytes": 0
+        if max_chunk_bytes is None
+        else checked("max_chunk_bytes", max_chunk_bytes, most=INT64_MAX),
+        "max_chunks": checked("max_chunks", max_chunks),
+        "max_bytes": 0 if max_bytes is None else checked("max_bytes", max_bytes, most=INT64_MAX),
+        "max_leases": 0 if max_leases is None else checked("max_leases", max_leases),
+    }
+    try:
+        try:
+            segment = _core.Segment.create(**request)
+        except SegmentExistsError as error:
+            if error.pid != os.getpid():
+                raise
+            gc.collect()  # a queue of this process that nobody refers to any more, but in a cycle
+            segment = _core.Segment.create(**request)
+    except SegmentExistsError as error:
+        taken = SegmentExistsError(f"{_core.queue_label(user_name or '', request['name'])}: {error}")
+        taken.errno, taken.pid = error.errno, error.pid
+        raise taken from None
     headroom = memory_headroom()
     budget = segment.control_bytes + segment.data_budget
     if headroom is not None and budget > headroom:
@@ -148,7 +158,7 @@ def sweep(dry_run: bool = False) -> list[SweptSegment]:
     """
     return [
         SweptSegment(segment, user_name or None, pid, size, fate, reason)
-        for segment, user_name, pid, size, fate, reason in _core.sweep(PREFIX, _suffix(), dry_run)
+        for segment, user_name, pid, size, fate, reason in _core.sweep(PREFIX, _suffix(), flag("dry_run", dry_run))
     ]
 
 
@@ -157,7 +167,7 @@ GATING_STATES = ("active", "expected")
 
 
 class ReaderInfo(NamedTuple):
-    """One seat of a queue."""
+    """One seat of a queue; see ReaderStats for `alive` and `process`."""
 
     rank: int
     pid: int

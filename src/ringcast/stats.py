@@ -12,8 +12,9 @@ from ringcast.segment import GATING_STATES, readers_of
 class ReaderStats(TypedDict):
     """One seat, as the writer sees it.
 
-    `alive` is the kernel's word. `process` says more: "running", "stopped" (by a signal or a debugger), "gone", or
-    "unknown", where the process is in another pid namespace.
+    `alive` is the kernel's word. `process` says more: "running", "stopped" (by a signal or a debugger), "gone",
+    "absent" (nobody has come yet to a seat that is kept for its rank: `pid` is 0, `alive` False), or "unknown", where
+    the process is in another pid namespace.
     """
 
     rank: int

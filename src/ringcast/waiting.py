@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from ringcast import _core
 from ringcast._core import memory_fence
+from ringcast.arguments import choice, number
 from ringcast.errors import ArgumentError
 
 __all__ = ["SpinSleepTimer", "SpinTimer", "Wait", "WaitSettings", "memory_fence"]
@@ -42,6 +43,7 @@ class SpinSleepTimer(SpinTimer):
     """
 
     def __init__(self, busy_loop_s: float = 3.0, wait_sleep_s: float = 0.1) -> None:
+        busy_loop_s, wait_sleep_s = number("busy_loop_s", busy_loop_s), number("wait_sleep_s", wait_sleep_s)
         if not busy_loop_s >= 0 or not wait_sleep_s > 0:
             raise ArgumentError(
                 f"SpinSleepTimer needs busy_loop_s >= 0 and wait_sleep_s > 0, not {busy_loop_s} and {wait_sleep_s}"
@@ -97,9 +99,9 @@ def reader_policy(on_reader_death: str, on_full: str, full_deadline: float) -> N
         ("on_reader_death", on_reader_death, _ON_READER_DEATH),
         ("on_full", on_full, _ON_FULL),
     ):
-        if value not in choices:
-            raise ArgumentError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
-    if isinstance(full_deadline, bool) or not isinstance(full_deadline, int | float) or not full_deadline >= 0:
+        choice(name, value, choices)
+    full_deadline = number("full_deadline", full_deadline)
+    if not full_deadline >= 0:
         raise ArgumentError(f"full_deadline must be zero or more seconds, not {full_deadline!r}")
     return (_ON_READER_DEATH.index(on_reader_death), _ON_FULL.index(on_full), _nanoseconds(full_deadline))
 
@@ -115,7 +117,7 @@ def strategy(wait: Wait) -> NativeStrategy:
         return (0, _nanoseconds(wait.busy_loop_s), max(park_ns, 1), False)
     if isinstance(wait, SpinTimer):
         wait = "yield"
-    if wait not in _core.STRATEGIES:
+    if not isinstance(wait, str) or wait not in _core.STRATEGIES:
         names = ", ".join(_core.STRATEGIES)
         raise ArgumentError(f"{source} is {wait!r}; it must be one of {names}, or a SpinTimer or SpinSleepTimer")
     return _core.STRATEGIES[wait]

@@ -93,7 +93,7 @@ def _children_that_end(link: Link, how: str) -> None:
             with pytest.raises(SegmentExistsError):
                 MessageQueue(1, name=name)
             with pytest.raises(RankTakenError):
-                MessageQueue.attach(name, rank=0)
+                MessageQueue.attach(name, rank=0, timeout=0)
             writer.enqueue([1] * 1000, timeout=10)
             assert len(reader.dequeue(10)) == 1000
             assert writer.stats()["writer"]["alive"]

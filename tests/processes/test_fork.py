@@ -35,7 +35,7 @@ class Family:
         with pytest.raises(SegmentExistsError, match=rf"living queue of this process \(pid {os.getpid()}\) .*close"):
             MessageQueue(1, name=self.name)  # the creator's lock is held
         with pytest.raises(RankTakenError):
-            MessageQueue.attach(self.name, rank=0)  # and so is the rank's
+            MessageQueue.attach(self.name, rank=0, timeout=0)  # and so is the rank's
         stats = self.writer.stats()
         assert [(r["rank"], r["state"], r["alive"]) for r in stats["readers"]] == [(0, "active", True)]
         assert stats["writer"]["alive"]

@@ -200,12 +200,14 @@ def test_a_missing_segment_is_a_missing_file() -> None:
 def test_a_rank_is_taken_once(queue: MessageQueue) -> None:
     assert queue.name is not None
     with MessageQueue.attach(queue.name, rank=1):
-        with pytest.raises(RankTakenError, match=f"rank 1 .*taken by process {os.getpid()}"):
-            MessageQueue.attach(queue.name, rank=1)
+        here = rf"rank 1 in this process {os.getpid()}"
+        with pytest.raises(RankTakenError, match=f"rank 1 is taken .*{here}.*close that reader, wait longer") as caught:
+            MessageQueue.attach(queue.name, rank=1, timeout=0)
+        assert (caught.value.rank, caught.value.pid) == (1, os.getpid())
         with MessageQueue.attach(queue.name) as other:
             assert other.rank == 0
-            with pytest.raises(RankTakenError, match=r"all ranks .*taken: 0, 1"):
-                MessageQueue.attach(queue.name)
+            with pytest.raises(RankTakenError, match=rf"all ranks .*taken: 0, 1.*{here}"):
+                MessageQueue.attach(queue.name, timeout=0)
     with MessageQueue.attach(queue.name, rank=1) as again:
         assert again.rank == 1
 

@@ -239,17 +239,19 @@ def test_statistics_show_promised_readers_that_have_not_come() -> None:
 
 def test_repr_tells_the_role_the_name_and_the_state() -> None:
     name = unique_name()
-    writer = MessageQueue(1, name=name)
-    reader = MessageQueue.attach(name)
-    assert repr(writer) == f"<MessageQueue writer name={name!r} segment={writer.segment!r} open>"
-    assert repr(reader) == f"<MessageQueue reader rank=0 name={name!r} segment={writer.segment!r} open>"
-    reader.shutdown()
-    assert repr(reader).endswith(" shut down>")
-    for end in (reader, writer):
-        end.close()
-        assert repr(end).endswith(" closed>")
+    pid = os.getpid()
+    with MessageQueue(1, name=name) as writer, MessageQueue.attach(name) as reader:
+        where = f"segment={writer.segment!r}"
+        assert repr(writer) == f"<MessageQueue: queue {name!r} (writer, pid {pid}), {where}, open>"
+        assert repr(reader) == f"<MessageQueue: queue {name!r} (reader, rank 0, pid {pid}), {where}, open>"
+        reader.shutdown()
+        assert repr(reader).endswith(" shut down>")
+        for end in (reader, writer):
+            end.close()
+            assert repr(end).endswith(" closed>")
     with MessageQueue(1) as unnamed:
-        assert repr(unnamed) == f"<MessageQueue writer segment={unnamed.segment!r} open>"
+        assert repr(unnamed) == f"<MessageQueue: queue segment {unnamed.segment!r} (writer, pid {pid}), open>"
+    assert repr(MessageQueue.__new__(MessageQueue)) == "<MessageQueue not initialised>"
 
 
 def test_a_handle_survives_pickling_and_tells_the_ring() -> None:

@@ -120,7 +120,7 @@ def test_a_long_wait_of_a_reader_is_logged_with_all_that_matters(
                 reader.dequeue(timeout=0.2)
             assert reader.stats()["long_waits"] >= 1
     (text, *_) = [record.getMessage() for record in caplog.records]
-    for part in (f"MessageQueue {writer.name} ", "reader of rank 0", f"pid {os.getpid()}", "has waited", "alive"):
+    for part in (f"queue '{writer.name}' (reader, rank 0, ", f"pid {os.getpid()}", "has waited", "alive"):
         assert part in text
     assert all(record.name == "ringcast" and record.levelno == logging.WARNING for record in caplog.records)
 

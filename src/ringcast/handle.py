@@ -1,0 +1,94 @@
+"""A queue's handle: what a reader in another process needs to find its queue.
+
+It travels as a pickle, or as JSON, which makes lists of its tuples and, in some languages, floats of its ints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ringcast import _core
+from ringcast.arguments import INT32_MAX, INT64_MAX, checked, flag, refuse
+from ringcast.errors import ArgumentError
+
+_EXPECTED = "what export_handle() returned, or the list that JSON makes of it"
+_MOST_EPOCH = (1 << 53) - 1  # what a double holds exactly
+
+
+class Handle(NamedTuple):
+    """All that a reader needs to find its queue. Picklable; valid while the writer lives and the name exists."""
+
+    segment: str
+    epoch: int
+    local_reader_ranks: tuple[int, ...]
+    ring: tuple[int, int, int, str]
+    """The ring's own handle: (n_reader, max_chunk_bytes, max_chunks, segment name)."""
+    remote_address: str | None = None
+    remote_address_is_ipv6: bool = False
+    attributes: tuple[tuple[str, Any], ...] = ()
+    """What a subclass's writer gives its readers; see MessageQueue.reader_attributes."""
+
+
+def checked_handle(value: Any) -> Handle:
+    """`value` as a handle: one, or what became of one on its way. Raises ArgumentError."""
+    fields: tuple[Any, ...]
+    if isinstance(value, Mapping):
+        unknown = [key for key in value if key not in Handle._fields]
+        missing = [key for key in Handle._fields[:4] if key not in value]
+        if unknown or missing:
+            raise refuse("handle", _EXPECTED, value, f": it lacks {missing} and has {unknown}")
+        fields = tuple(Handle(**{str(key): item for key, item in value.items()}))
+    elif isinstance(value, list | tuple):
+        fields = tuple(value)
+    else:
+        raise refuse("handle", _EXPECTED, value, _advice(value))
+    if not 4 <= len(fields) <= len(Handle._fields):
+        raise ArgumentError(f"handle must be {_EXPECTED}, with {len(Handle._fields)} fields, not {value!r}")
+    segment, epoch, ranks, ring, address, is_ipv6, attributes = Handle(*fields)
+    if not isinstance(segment, str) or not segment:
+        raise refuse("handle", _EXPECTED, value, ": its field `segment` is no name of shared memory")
+    if not isinstance(ring, list | tuple) or len(ring) != 4:
+        raise refuse("handle", _EXPECTED, value, ": its field `ring` has not four items")
+    if not isinstance(ranks, list | tuple):
+        raise refuse("handle", _EXPECTED, value, ": its field `local_reader_ranks` is no list of ranks")
+    if address is not None and not isinstance(address, str):
+        raise refuse("handle", _EXPECTED, value, ": its field `remote_address` is no address")
+    return Handle(
+        segment,
+        checked("the handle's epoch", _whole(epoch), 0, _MOST_EPOCH),
+        tuple(checked("a rank of the handle", _whole(rank), 0) for rank in ranks),
+        (
+            checked("the handle's n_reader", _whole(ring[0])),
+            checked("the handle's max_chunk_bytes", _whole(ring[1]), most=INT64_MAX),
+            checked("the handle's max_chunks", _whole(ring[2]), most=INT32_MAX),
+            str(ring[3]),
+        ),
+        address,
+        flag("the handle's remote_address_is_ipv6", is_ipv6),
+        _pairs(attributes, value),
+    )
+
+
+def _whole(value: Any) -> Any:
+    """Where all numbers are floats, a whole one is an int."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _pairs(attributes: Any, value: Any) -> tuple[tuple[str, Any], ...]:
+    pairs = [tuple(pair) if isinstance(pair, list | tuple) else () for pair in attributes or ()]
+    if not all(len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
+        raise refuse("handle", _EXPECTED, value, ": its field `attributes` is no list of names and values")
+    return tuple((name, item) for name, item in pairs)
+
+
+def _advice(value: Any) -> str:
+    if isinstance(value, _core.End):
+        return "; a queue belongs to its process: pass what its export_handle() returns"
+    if callable(value):
+        return "; call it: export_handle()"
+    if isinstance(value, str):
+        return "; text from JSON has to go through json.loads(), and a queue's name belongs to attach(name)"
+    if isinstance(value, bytes | bytearray | memoryview):
+        return "; bytes have to go through pickle.loads()"
+    return ""
