@@ -42,7 +42,8 @@ def seconds(what: str, value: Any) -> float | None:
 
 def number(what: str, value: Any) -> float:
     """A real number, for which infinity will do."""
-    if value is not None and not isinstance(value, bool | str | bytes):
+    is_truth = isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")  # NumPy's
+    if value is not None and not is_truth and not isinstance(value, str | bytes):
         try:
             return float(value)
         except (TypeError, ValueError, OverflowError):

@@ -207,6 +207,8 @@ class MessageQueue(QueueEnd):
         Takes the lowest free rank if none is given; the other arguments are those of `create_from_handle`.
         Raises ArgumentError, SegmentNotFoundError, RankError, RankTakenError.
         """
+        if name is None:
+            raise arguments.refuse("name", "a queue's name", name)
         real_name = segment.segment_name(name)
         rank = None if rank is None else _checked_rank(rank)
         patience = Patience(arguments.seconds("timeout", timeout))
