@@ -1,4 +1,4 @@
-"""Processes that are killed, stopped and delayed at every step of every protocol: `make test-faults`.
+"""Processes that are killed, stopped, delayed and ended at every step of every protocol: `make test-faults`.
 
     plan      a scenario made of a seed: who takes part, who is hit where, who cleans up
     messages  what is sent, each message with its number and a checksum

@@ -11,6 +11,8 @@ import faulthandler
 import logging
 import os
 import signal
+import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -19,6 +21,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from ringcast import Handle, MessageQueue, _core, segment
 from ringcast.errors import (
     NotReadyError,
@@ -26,15 +30,17 @@ from ringcast.errors import (
     QueueTimeoutError,
     ReaderDiedError,
     ReaderEvictedError,
+    RingcastError,
     SegmentNotFoundError,
     WriterDiedError,
 )
 from tests.faults import messages
 from tests.faults.board import Board
-from tests.faults.plan import Fault, ReaderPlan, Scenario
+from tests.faults.plan import Beside, Fault, ReaderPlan, Scenario
 
 Link: TypeAlias = "Connection[Any, Any]"
 _PATIENCE_S = 0.25
+_EXIT_CODES = {"return": 0, "sys.exit": 7, "exception": 1}
 _TIGHT_BYTES = 6 << 20
 _TIGHT_LEASES = 6
 
@@ -85,6 +91,10 @@ class Actor:
     killed_by_us: bool = False
 
     @property
+    def planned_code(self) -> int:
+        return _EXIT_CODES[self.fault.ends] if self.fault is not None and self.fault.action == "exit" else 0
+
+    @property
     def was_killed(self) -> bool:
         return self.status is not None and os.WIFSIGNALED(self.status) and os.WTERMSIG(self.status) == signal.SIGKILL
 
@@ -97,6 +107,7 @@ def start(what: str, rank: int | None, fault: Fault | None, stderr: int, stacks:
         os.close(sending)
         return Actor(what, rank, fault, pid, Connection(receiving, writable=False))
     code = 1
+    exits = False
     try:
         os.dup2(stderr, 2)
         logging.getLogger("ringcast").addHandler(logging.NullHandler())  # evictions are planned, and no output
@@ -104,20 +115,70 @@ def start(what: str, rank: int | None, fault: Fault | None, stderr: int, stacks:
         link: Link = Connection(sending, readable=False)
         report = Report()
         if fault is not None:
-            action = "stop" if fault.action == "stop then kill" else fault.action
+            action = {"stop then kill": "stop", "exit": "delay"}.get(fault.action, fault.action)
             _core._arm_fault(fault.point, action, fault.nth, fault.delay_us)  # type: ignore[attr-defined]
-        try:
-            act(link, report)
-        except BaseException:
-            report.problems.append(traceback.format_exc())
+        if fault is not None and fault.action == "exit":
+            _act_until(fault, act, link, report)
+            exits = True
+        else:
+            _act(act, link, report)
         report.times_reached = _core._times_reached()  # type: ignore[attr-defined]
         link.send(report)
-        atexit._run_exitfuncs()
+        if not exits:
+            atexit._run_exitfuncs()
         code = 0
     except BaseException:
+        exits = False
         traceback.print_exc()
     finally:
-        os._exit(code)
+        if not exits:
+            os._exit(code)
+    assert fault is not None
+    if fault.ends == "exception":
+        sys.excepthook = lambda *_: None
+        raise _PlannedError
+    sys.exit(_EXIT_CODES[fault.ends])  # through the lane's frames to the interpreter's own end
+
+
+class _PlannedError(BaseException):
+    """Ends a process as an error that nobody handles."""
+
+
+def _act(act: Act, link: Link, report: Report) -> None:
+    try:
+        act(link, report)
+    except BaseException:
+        report.problems.append(traceback.format_exc())
+
+
+def _act_until(fault: Fault, act: Act, link: Link, report: Report) -> None:
+    """Acts in a daemon thread, beside others, until one is at the fault's point or the act is over."""
+    acting = threading.Thread(target=_act, args=(act, link, report), daemon=True)
+    acting.start()
+    for what in fault.beside:
+        threading.Thread(target=_be_busy, args=(what,), daemon=True).start()
+    while acting.is_alive() and _core._times_reached()[fault.point] < fault.nth:  # type: ignore[attr-defined]
+        time.sleep(0.0005)
+
+
+def _be_busy(what: Beside) -> None:
+    """Native calls without end, on queues of its own."""
+    with suppress(RingcastError):  # from the exit on
+        if what == "large":
+            with MessageQueue(1) as writer, MessageQueue.create_from_handle(writer.export_handle(), 0) as reader:
+                while True:
+                    writer.enqueue(np.zeros(1 << 20, np.uint8))
+                    reader.dequeue()
+        while True:
+            if what == "create":
+                MessageQueue(1).close(0)
+            elif what == "sweep":
+                segment.sweep()
+            elif what == "list":
+                segment.list_segments()
+            else:
+                with suppress(SegmentNotFoundError):
+                    MessageQueue.attach("nobody", timeout=0.001)
 
 
 def write(scenario: Scenario, name: str | None, board: Board, link: Link, report: Report) -> None:
@@ -138,14 +199,13 @@ def write(scenario: Scenario, name: str | None, board: Board, link: Link, report
         with suppress(NotReadyError, ReaderDiedError):
             queue.wait_until_ready(_PATIENCE_S)
     evictions = list(plan.evictions)
-    report.end = "sent all"
     number = 0
     while number < plan.messages:
         while evictions and evictions[0][0] <= number:
             _evict(queue, board, evictions.pop(0)[1])
         batch = [messages.make(scenario.seed, n, scenario.mix) for n in range(number, plan.messages)[: plan.batch]]
         board.attempted = number + len(batch)
-        sent = _send(queue, board, batch, report, plan.on_death == "stop")
+        sent = _send(queue, scenario, board, batch, report)
         number += sent
         board.sent = number
         if sent < len(batch):
@@ -154,6 +214,8 @@ def write(scenario: Scenario, name: str | None, board: Board, link: Link, report
             break
         if plan.pause_every and number // plan.batch % plan.pause_every == 0:
             time.sleep(0.001)
+    else:
+        report.end = "sent all"
     report.rescued_wakes = queue.stats()["rescued_wakes"]
     if plan.closes:
         _evict_the_gone(queue, board)
@@ -161,14 +223,14 @@ def write(scenario: Scenario, name: str | None, board: Board, link: Link, report
             queue.close()
 
 
-def _send(queue: MessageQueue, board: Board, batch: list[Any], report: Report, stops: bool) -> int:
+def _send(queue: MessageQueue, scenario: Scenario, board: Board, batch: list[Any], report: Report) -> int:
     """Sends the batch; fewer than all of it only if a dead reader is to stop the writer. Returns how many."""
     sent = 0
     while True:
         began = time.monotonic_ns()
         try:
             if len(batch) == 1:
-                queue.enqueue(batch[0], timeout=_PATIENCE_S)
+                (_lend if scenario.writer.lends else MessageQueue.enqueue)(queue, batch[0], _PATIENCE_S)
                 return 1
             return sent + queue.enqueue_many(batch[sent:], timeout=_PATIENCE_S)
         except QueueTimeoutError as error:
@@ -177,11 +239,23 @@ def _send(queue: MessageQueue, board: Board, batch: list[Any], report: Report, s
         except ReaderDiedError as error:
             sent += error.sent or 0
             report.deaths_ns.append((began, time.monotonic_ns()))
-            if stops:
+            if scenario.writer.on_death == "stop":
                 return sent
             for reader in queue.stats()["readers"]:
                 if reader["state"] == "active" and not reader["alive"]:
                     _evict(queue, board, reader["rank"])
+
+
+def _lend(queue: MessageQueue, message: Any, timeout: float) -> None:
+    """Sends it by a loan, if it can be."""
+    if isinstance(message, bytes):
+        with queue.loan(len(message), timeout) as view:
+            view[:] = message
+    elif isinstance(message, np.ndarray):
+        with queue.loan_array(message.shape, message.dtype, timeout) as array:
+            array[:] = message
+    else:
+        queue.enqueue(message, timeout)
 
 
 def _evict_the_gone(queue: MessageQueue, board: Board) -> None:
@@ -233,10 +307,11 @@ def _attach(plan: ReaderPlan, name: str | None, handle: Handle | None, board: Bo
     while True:
         over = board.writer_over
         try:
+            options: dict[str, Any] = {"wait": plan.wait, "zero_copy": plan.zero_copy}
             if handle is not None:
-                return MessageQueue.create_from_handle(handle, plan.rank, wait=plan.wait)
+                return MessageQueue.create_from_handle(handle, plan.rank, **options)
             assert name is not None
-            return MessageQueue.attach(name, plan.rank, timeout=0.05, wait=plan.wait)
+            return MessageQueue.attach(name, plan.rank, timeout=0.05, **options)
         except SegmentNotFoundError:
             if over or handle is not None:
                 return None
@@ -255,7 +330,7 @@ def _receive_all(scenario: Scenario, plan: ReaderPlan, queue: MessageQueue, life
             if plan.keeps and messages.is_view(message):
                 kept.append(message)
                 if len(kept) > plan.keeps:
-                    messages.number_of(kept.pop(number % len(kept)))
+                    messages.spoil(kept.pop(number % len(kept)))
             if plan.leaves_after is not None and life.next - life.first >= plan.leaves_after:
                 return "left"
         return "closed"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tests.faults.actors import Actor, Life
 from tests.faults.board import Board
-from tests.faults.plan import WAKE_POINTS, Scenario
+from tests.faults.plan import ATTACH_POINTS, CLAIM_POINTS, CREATE_POINTS, WAKE_POINTS, Scenario
 
 LONGEST_IGNORANCE_MS = 3000.0
 """How late survivors may learn of a death: the promise is 1 s, the rest is for a machine with more to do than CPUs."""
@@ -42,6 +42,12 @@ class Story:
     @property
     def writer_was_killed(self) -> bool:
         return self.writer.was_killed
+
+    @property
+    def may_leave(self) -> bool:
+        """Could somebody end after a name was made and before its end was known to the exit's handler?"""
+        exits = [a.fault for a in self.actors if a.fault is not None and a.fault.action == "exit"]
+        return any(one.point in CREATE_POINTS or {"create", "large"} & {*one.beside} for one in exits)
 
     @property
     def has_survivor(self) -> bool:
@@ -85,7 +91,7 @@ def _of_process(story: Story, actor: Actor) -> Iterator[str]:
         expected = actor.killed_by_us or (actor.fault is not None and actor.fault.deadly)
         if not actor.was_killed or not expected:
             yield f"{who} died of signal {os.WTERMSIG(actor.status)}"
-    elif actor.status != 0:
+    elif os.WEXITSTATUS(actor.status) != actor.planned_code:
         yield f"{who} ended with exit code {os.WEXITSTATUS(actor.status)}"
     elif actor.report is None:
         yield f"{who} ended without a report"
@@ -98,7 +104,9 @@ def _is_promised_all(story: Story, actor: Actor) -> bool:
 
 
 def _had_to_attach(story: Story, actor: Actor) -> bool:
-    undisturbed = actor.fault is None and not story.writer_was_killed and story.scenario.writer.closes
+    writer = story.scenario.writer
+    closes = writer.closes and (writer.fault is None or writer.fault.action != "exit")
+    undisturbed = actor.fault is None and not story.writer_was_killed and closes
     return _is_promised_all(story, actor) and undisturbed and story.scenario.readers[actor.rank or 0].joins_after == 0
 
 
@@ -117,6 +125,9 @@ def _of_life(story: Story, actor: Actor, life: Life, is_first: bool) -> Iterator
         if life.next > board.attempted:
             yield f"it got more than the {board.attempted} messages that were made"
     if life.end == "writer died":
+        fault = story.writer.fault
+        if fault is not None and fault.action == "exit" and fault.point in CREATE_POINTS:
+            return  # the queue was there only after the exit's handler had run
         if not story.writer_was_killed:
             yield "the writer was not killed"
         elif not story.was_hit(actor):
@@ -138,7 +149,7 @@ def _of_writer(story: Story) -> Iterator[str]:
         return
     if report.end == "sent all" and story.board.sent != story.scenario.writer.messages:
         yield f"the writer sent {story.board.sent} of {story.scenario.writer.messages} messages"
-    deaths = [a.ended_ns for a in story.actors if a.what == "reader" and a.was_killed]
+    deaths = [a.ended_ns for a in story.actors if a.what == "reader" and (a.was_killed or _exited_attaching(a))]
     if report.deaths_ns and not deaths:
         yield "the writer was told of a reader's death, but none had died"
     if story.was_hit(story.writer):
@@ -151,10 +162,17 @@ def _of_writer(story: Story) -> Iterator[str]:
             yield f"the writer knew of a reader's death only after {late_ms:.0f} ms"
 
 
+def _exited_attaching(actor: Actor) -> bool:
+    """It may have got its seat after the exit's handler had run: then it is dead, and has not left."""
+    fault = actor.fault
+    return fault is not None and fault.action == "exit" and fault.point in (*ATTACH_POINTS, *CLAIM_POINTS)
+
+
 def _of_wake_ups(story: Story) -> Iterator[str]:
     """Nobody whose waker was not killed, stopped or held up may have been woken by the time-out alone."""
     for actor in story.actors:
-        held_up = actor.fault is not None and actor.fault.point in WAKE_POINTS and story.was_hit(actor)
+        fault = actor.fault
+        held_up = fault is not None and (fault.point in WAKE_POINTS or fault.action == "exit") and story.was_hit(actor)
         if actor.was_killed or actor.was_stopped or held_up:
             return
     rescued = sum(actor.report.rescued_wakes for actor in story.actors if actor.report is not None)

@@ -215,7 +215,9 @@ def _clean_up(lane: Lane, story: Story) -> str:
     left = lane.left()
     if not left:
         return "survivors" if story.writer_was_killed else "nobody had to"
-    if not story.writer_was_killed:
+    if story.may_leave:
+        pass
+    elif not story.writer_was_killed:
         lane.problems.append(f"nobody's writer was killed, but {left} is left in {SHM}")
     elif story.has_survivor:
         lane.problems.append(f"the last survivor has closed, but {left} is left in {SHM}")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-Action: TypeAlias = Literal["kill", "stop", "stop then kill", "delay", "yield"]
+Action: TypeAlias = Literal["kill", "stop", "stop then kill", "delay", "yield", "exit"]
 Mix: TypeAlias = Literal["small", "arrays", "mixed", "oversize"]
 Reading: TypeAlias = Literal["dequeue", "many", "try", "iterate", "acquire"]
 Cleanup: TypeAlias = Literal["create", "sweep"]
+HowToEnd: TypeAlias = Literal["return", "sys.exit", "exception"]
+Beside: TypeAlias = Literal["create", "attach", "sweep", "list", "large"]
 
 CREATE_POINTS = ("create_opened", "create_locked", "create_reserved", "create_initialised", "create_linked")
 REMOVAL_POINTS = ("removal_locked", "removal_unlinked")
@@ -38,13 +40,19 @@ ALL_POINTS = frozenset(point for group in (*WRITER_GROUPS, *READER_GROUPS) for p
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to a process, the nth time it comes to a point; `pause_s` is how long it stays stopped."""
+    """What happens to a process, the nth time it comes to a point; `pause_s` is how long it stays stopped.
+
+    An exit is the interpreter's, in the way of `ends`, while a daemon thread is at the point, where it is delayed, and
+    others do what `beside` says.
+    """
 
     point: str
     action: Action
     nth: int
     delay_us: int = 0
     pause_s: float = 0.0
+    ends: HowToEnd = "return"
+    beside: tuple[Beside, ...] = ()
 
     @property
     def deadly(self) -> bool:
@@ -60,6 +68,7 @@ class WriterPlan:
     on_death: Literal["evict", "stop", "automatic"]
     evictions: tuple[tuple[int, int], ...]  # (before which message, rank)
     closes: bool  # else it is left to the interpreter's exit
+    lends: bool  # single messages are made where they will lie
     wait: str
     fault: Fault | None
 
@@ -72,6 +81,7 @@ class ReaderPlan:
     leaves_after: int | None  # messages received
     keeps: int  # views at a time
     closes: bool
+    zero_copy: bool
     restarts: bool  # killed, it is started again
     wait: str
     fault: Fault | None
@@ -103,6 +113,15 @@ def _fault(rng: random.Random, groups: tuple[tuple[str, ...], ...], messages: in
     return Fault(point, action, nth, rng.choice((20, 200, 2000)), pause_s)
 
 
+def _exit(rng: random.Random, groups: tuple[tuple[str, ...], ...], messages: int) -> Fault:
+    point = rng.choice(rng.choice(groups))
+    nth = 1 if point in RARE_POINTS else min(messages, int(rng.expovariate(1 / 8)) + 1)
+    ends: tuple[HowToEnd, ...] = ("return", "sys.exit", "exception")
+    beside: tuple[Beside, ...] = ("create", "attach", "sweep", "list", "large")
+    others = tuple(rng.sample(beside, rng.choice((0, 0, 1, 2))))
+    return Fault(point, "exit", nth, rng.choice((2_000, 20_000, 100_000)), ends=rng.choice(ends), beside=others)
+
+
 def plan(seed: int) -> Scenario:
     """The scenario of this seed."""
     rng = random.Random(seed)
@@ -130,6 +149,7 @@ def plan(seed: int) -> Scenario:
             sorted((rng.randrange(messages), rng.randrange(count)) for _ in range(rng.choice((0, 0, 0, 1, 3))))
         ),
         closes=rng.random() < 0.8,
+        lends=False,
         wait=rng.choice(waits),
         fault=_fault(rng, WRITER_GROUPS, messages) if hit in ("writer", "several") else None,
     )
@@ -148,6 +168,7 @@ def plan(seed: int) -> Scenario:
                 leaves_after=rng.randint(1, messages) if rng.random() < 0.15 else None,
                 keeps=rng.randint(0, 8 if tight else 20),
                 closes=rng.random() < 0.8,
+                zero_copy=False,
                 restarts=rng.random() < 0.5,
                 wait=rng.choice(waits),
                 fault=fault,
@@ -156,7 +177,7 @@ def plan(seed: int) -> Scenario:
     cleanup_fault = None
     if rng.random() < 0.5:
         cleanup_fault = Fault(rng.choice((*REMOVAL_POINTS, *CREATE_POINTS)), "kill", 1)
-    return Scenario(
+    scenario = Scenario(
         seed=seed,
         named=named,
         depth=depth,
@@ -169,3 +190,17 @@ def plan(seed: int) -> Scenario:
         cleanup=rng.choice(("create", "sweep")),
         cleanup_fault=cleanup_fault,
     )
+    return _varied(scenario, random.Random(f"{seed}, varied"))
+
+
+def _varied(scenario: Scenario, rng: random.Random) -> Scenario:
+    """With loans and private mappings; some with an exit."""
+    writer = replace(scenario.writer, lends=rng.random() < 0.4)
+    readers = [replace(reader, zero_copy=rng.random() < 0.3) for reader in scenario.readers]
+    what = rng.random()
+    if what < 0.15:
+        writer = replace(writer, fault=_exit(rng, WRITER_GROUPS, writer.messages))
+    elif what < 0.3:
+        victim = rng.randrange(len(readers))
+        readers[victim] = replace(readers[victim], fault=_exit(rng, READER_GROUPS, writer.messages))
+    return replace(scenario, writer=writer, readers=tuple(readers))

@@ -199,5 +199,6 @@ def test_a_long_batch_of_bytes_hears_of_a_shutdown_and_lets_other_threads_send()
         writer.shutdown()
         with pytest.raises(QueueClosedError) as raised:
             sending.result()
+        assert raised.value.sent is not None
         assert 100 < raised.value.sent < 20_000_000
         draining.result()
