@@ -184,6 +184,7 @@ void bind_segment(nb::module_& module) {
             "oversize_messages",
             [](const Segment& s) { return s.ring().control->oversize_messages.load(std::memory_order_relaxed); })
         .def_prop_ro("committed_bytes", &Segment::committed_bytes)
+        .def_prop_ro("name_is_left", &Segment::name_is_left)
         .def_prop_ro("creator_pid", [](const Segment& s) { return s.header().creator_pid; })
         .def_prop_ro("creator_alive", &Segment::creator_alive)
         .def_prop_ro("creator_process",

@@ -194,14 +194,25 @@ bool Area::give_back(std::uint64_t offset, std::uint64_t bytes) const noexcept {
 void Area::unlink() noexcept {
     if (!is_creator_ || !linked_ || in_forked_child()) return;
     reached(FaultPoint::unlink_begin);
-    linked_ = false;
-    if (platform::name_refers_to(name_, facts_)) platform::unlink_name(name_);
+    refused_ = platform::name_refers_to(name_, facts_) && platform::unlink_name(name_) != 0;
+    linked_ = refused_;
 }
 
-void Area::unlink_if_abandoned() const noexcept {
+void Area::unlink_if_abandoned() noexcept {
     try {
         if (!is_creator_) remove_if_dead(name_, facts_, locks_);
     } catch (const Error&) {  // the kernel would not say, or not do it: the next sweep tries again
+        refused_ = true;
+    }
+}
+
+void Area::give_back_what_is_left(std::uint64_t offset, std::uint64_t bytes) const noexcept {
+    if (!name_is_left()) return;
+    try {
+        // All that say that somebody uses it, at once: nobody takes one any more until this process lets go of the file,
+        // and afterwards its holes are seen by who attaches. In doubt about the creator it is left alone.
+        if (creator_alive() == is_creator_ && locks_.try_lock(kCreatorLock + 1, kRemovalLock)) give_back(offset, bytes);
+    } catch (const Error&) {  // the locks are lost
     }
 }
 

@@ -52,7 +52,12 @@ public:
     // Removes the name; those who have mapped the area keep it. Creator only, once, not in a forked child.
     void unlink() noexcept;
     // What a survivor does for a creator that died.
-    void unlink_if_abandoned() const noexcept;
+    void unlink_if_abandoned() noexcept;
+    // Has the system refused to remove the name? So it does to a process that has changed its user since.
+    bool name_is_left() const noexcept { return refused_ && !in_forked_child(); }
+    // Gives back a range that nobody can be using any more, if the name is left and nobody but this process's creator
+    // holds a lock: as much as can be done for memory that only its owner's next sweep removes.
+    void give_back_what_is_left(std::uint64_t offset, std::uint64_t bytes) const noexcept;
     // Is the creator's process alive, or this one the creator's?
     bool creator_alive() const { return is_creator_ || locks_.is_held_by_another(kCreatorLock); }
 
@@ -63,6 +68,7 @@ private:
     std::string name_;
     bool is_creator_;
     bool linked_ = false;
+    bool refused_ = false;
     std::uint32_t fork_generation_ = platform::fork_generation();
     platform::LockFile locks_;
     platform::FileFacts facts_{};

@@ -102,7 +102,13 @@ std::shared_ptr<Segment> Segment::attach(const std::string& name, Access access,
 Segment::~Segment() {
     // In a forked child the segment is its ancestor's: nothing is unmapped there.
     if (fork_generation_ != platform::fork_generation()) return;
-    area_.reset();
+    if (area_ != nullptr) {
+        area_->unlink();
+        // Who looks on maps header and seats; slots, marks and data are for those who hold a seat.
+        const std::uint64_t used = round_up(geometry_.slots_offset, platform::page_bytes());
+        area_->give_back_what_is_left(used, geometry_.total_bytes - used);
+        area_.reset();
+    }
     unmap();
 }
 

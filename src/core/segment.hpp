@@ -66,7 +66,8 @@ public:
     // Gives its memory back; false where the system cannot do that. Nobody may be using the range.
     bool release_data(std::uint64_t begin, std::uint64_t end) noexcept;
     void unlink() noexcept { area_->unlink(); }
-    void unlink_if_abandoned() const noexcept { area_->unlink_if_abandoned(); }
+    void unlink_if_abandoned() noexcept { area_->unlink_if_abandoned(); }
+    bool name_is_left() const noexcept { return area_->name_is_left(); }
     bool creator_alive() const { return area_->creator_alive(); }
 
 private:

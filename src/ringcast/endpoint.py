@@ -160,8 +160,11 @@ class QueueEnd(_core.End):
             undelivered = self._close(linger)
         finally:
             self._segment = None
+        if memory is not None and self.role == "writer" and memory.name_is_left:
+            reports.name_left(self)
+        absent = [seat[1] for seat in memory.seats() if seat[3] == "expected"] if undelivered and memory else []
+        del memory  # else it would live as long as an error's traceback
         if undelivered:
-            absent = [] if memory is None else [seat[1] for seat in memory.seats() if seat[3] == "expected"]
             raise QueueTimeoutError(
                 f"{self._context} is closed, but {undelivered} messages did not reach readers that had not attached "
                 f"within {linger} s (rank {', '.join(map(str, absent))}); call wait_until_ready() before sending, or "

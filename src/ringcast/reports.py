@@ -6,7 +6,10 @@ native end calls these functions; they decide nothing.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+from ringcast import _core
 
 if TYPE_CHECKING:
     from ringcast.endpoint import QueueEnd
@@ -56,6 +59,19 @@ def eviction(end: QueueEnd, rank: int, pid: int, cause: str, behind: int, waited
         "%s has evicted the reader of rank %d%s, %d messages behind: %s",
         end._context, rank, process, behind, _CAUSES[cause], facts=facts,
     )  # fmt: skip
+
+
+def name_left(end: QueueEnd) -> None:
+    """Log that a writer has closed, but may not remove its queue's name."""
+    user = _core.user_id()
+    facts = {"queue": end.name, "segment": end.segment, "user": user}
+    with suppress(ImportError):  # a process without its privileges may not be able to read the library, nor to log
+        _log(
+            "%s %s is closed, but uid %d may not remove the name of segment %s. Its memory is given back once no "
+            "reader uses it; the next queue of the user who made it, or `ringcast clean`, removes the name. "
+            "Make queues after changing users.",
+            type(end).__name__, end.name or end.segment, user, end.segment, facts=facts,
+        )  # fmt: skip
 
 
 def _facts(end: QueueEnd, stats: QueueStats, waited_s: float) -> dict[str, Any]:
