@@ -9,13 +9,15 @@ using ringcast::kInline;
 namespace {
 
 std::string word_text(std::uint64_t word) {
-    static constexpr std::array<const char*, 4> kNames{"VACANT", "EXPECTED", "ACTIVE", "EVICTED"};
-    return kNames[word & 3] + ("(" + std::to_string(ringcast::seat_incarnation(word))) + ")";
+    static constexpr std::array<const char*, 8> kNames{"VACANT", "EXPECTED", "ACTIVE",  "EVICTED",
+                                                       "FAILED", "LAPSED",   "FORGONE", "?"};
+    return kNames[word & 7] + ("(" + std::to_string(ringcast::seat_incarnation(word))) + ")";
 }
 
 }  // namespace
 
-World::World(const Shape& shape) : blocks(shape.blocks), attached(shape.state == SeatState::active) {
+World::World(const Shape& shape)
+    : blocks(shape.blocks), attached(shape.state == SeatState::active), expected(shape.state == SeatState::expected) {
     const auto rounded = [](std::size_t bytes) {
         return (bytes + ringcast::kLinePair - 1) / ringcast::kLinePair * ringcast::kLinePair;
     };
@@ -46,14 +48,17 @@ World::World(const Shape& shape) : blocks(shape.blocks), attached(shape.state ==
     explorer.name(&ring.control->head, "head");
     explorer.name(&ring.control->writer_parked, "writer's parked word");
     explorer.name(&ring.control->closed, "closed");
+    explorer.name(&ring.control->departures, "departures");
     for (std::uint32_t i = 0; i < shape.seats; ++i) {
         Seat& seat = *new (&ring.seats[i]) Seat{};
         seat.state.store(ringcast::seat_word(0, shape.state), std::memory_order_relaxed);
+        seat.rank.store(i, std::memory_order_relaxed);
         const std::string of = "seat " + std::to_string(i) + "'s ";
         explorer.name(&seat.state, of + "state");
         explorer.name(&seat.joined_at, of + "join position");
         explorer.name(&seat.cursor, of + "cursor");
         explorer.name(&seat.parked, of + "parked word");
+        explorer.name(&seat.touching, of + "touched message");
         for (std::uint32_t row = 0; row < shape.blocks; ++row) {
             auto& mark = ring.mark(i, row);
             new (&mark) Policy::atomic<std::uint64_t>{};
@@ -78,6 +83,8 @@ World::World(const Shape& shape) : blocks(shape.blocks), attached(shape.state ==
 
 void World::start() {
     published = 0;
+    read = {};
+    kept.fill(attached || expected);
     Explorer::the().hold(kWriterLock, 0);
     for (std::uint8_t i = 0; attached && i < ring.n_seats; ++i) {
         holder[i] = static_cast<std::uint8_t>(i + 1);
@@ -100,13 +107,11 @@ void Writer::send(Announce announce) {
     if (announce == Announce::now) ring_.announce();
 }
 
-void Writer::close() {
-    world_.ring.control->closed.store(1, std::memory_order_release);
-    ring_.announce();
-}
+void Writer::close() { ringcast::end_queue(world_.ring, ring_); }
 
 bool Writer::evict(std::uint32_t seat, std::uint64_t word) {
-    const bool held = ringcast::seat_state(word) == SeatState::active;
+    const bool held = ringcast::is_held(word);
+    world_.kept[seat] = false;
     const bool evicted = ring_.evict(seat, word);
     // From here on the writer may overwrite what the holder is copying.
     if (evicted && held) Explorer::the().excuse(world_.holder[seat]);
@@ -114,33 +119,63 @@ bool Writer::evict(std::uint32_t seat, std::uint64_t word) {
 }
 
 void Writer::await_slot() {
-    const std::uint64_t needed = ring_.needed_for_slot();
-    while (!ring_.passed(needed)) {
-        const std::uint32_t laggard = ring_.laggard();
-        if (sleep(world_.ring.control->writer_parked, laggard + 1,
-                  [&] { return ring_.seat_passed(laggard, needed); }) &&
-            !drop_dead(laggard))
-            Explorer::the().expect(Explorer::the().any_killed() || !ring_.passed(needed),
-                                   "lost wake-up: there is room, and nobody has woken the writer");
-    }
+    while (!ring_.passed(ring_.needed_for_slot())) await_slot_once();
 }
 
-// As Sender::check_room with on_reader_death="evict".
+void Writer::await_slot_once() {
+    const std::uint64_t needed = ring_.needed_for_slot();
+    if (ring_.passed(needed)) return;
+    const std::uint32_t laggard = ring_.laggard();
+    if (sleep(world_.ring.control->writer_parked, laggard + 1, [&] { return ring_.seat_passed(laggard, needed); }) &&
+        !drop_dead(laggard))
+        Explorer::the().expect(Explorer::the().any_killed() || !ring_.passed(needed),
+                               "lost wake-up: there is room, and nobody has woken the writer");
+}
+
+void Writer::prepare_and_confirm() {
+    const std::uint64_t bytes = content(0);
+    Policy::copy(world_.block(0), &bytes, sizeof bytes);
+    ringcast::confirm_ready(world_.ring, ring_);
+}
+
+// As ReaderWatch::drop_gone.
 bool Writer::drop_dead(std::uint32_t seat) {
     Seat& s = world_.ring.seats[seat];
     const std::uint64_t word = s.state.load(std::memory_order_acquire);
-    if (ringcast::seat_state(word) != SeatState::active || Explorer::the().is_locked(seat, Site::current()))
+    const SeatState state = ringcast::seat_state(word);
+    if (state == SeatState::active &&
+        (Explorer::the().is_locked(seat, Site::current()) || s.state.load(std::memory_order_acquire) != word))
         return false;
-    return s.state.load(std::memory_order_acquire) == word && evict(seat, word);
+    if (!ringcast::is_held(word)) return false;
+    if (dead == Dead::evict) return evict(seat, word);
+    if (dead == Dead::tell && state != SeatState::lapsed) {
+        world_.kept[seat] = false;
+        ring_.lapse(seat, word);
+    }
+    return true;
 }
 
 void Writer::await_readers() {
-    const auto all = [&] {
-        for (std::uint32_t i = 0; i < world_.ring.n_seats; ++i)
-            if (!ringcast::is_attached(world_.ring.seats[i])) return false;
-        return true;
-    };
+    const std::array<std::uint32_t, 1> ranks{0};
+    const auto all = [&] { return ringcast::all_have_readers(world_.ring, ranks); };
     while (!all()) sleep(world_.ring.control->writer_parked, ringcast::kAnySeat, all);
+}
+
+void Writer::expect(World& world, std::uint32_t seat) {
+    Explorer::the().lock(seat, Site::current());
+    if (ringcast::expect_reader(world.ring, world.ring.seats[seat])) {
+        world.kept[seat] = true;
+        world.read[seat] = world.ring.seats[seat].cursor.load(std::memory_order_relaxed);
+        Explorer::the().expect(world.read[seat] <= world.published, "a reader is expected behind what was sent");
+    }
+    Explorer::the().unlock(seat, Site::current());
+}
+
+void Writer::look_for_departures() {
+    if (ringcast::readers_that_left(world_.ring) == 0) return;
+    Explorer::the().expect(
+        world_.ring.seats[0].state.load(std::memory_order_relaxed) != ringcast::seat_word(0, SeatState::active),
+        "a reader that is counted as gone is seen in its seat");
 }
 
 // As Arena::is_held, reclaim, and Sender::place_block.
@@ -202,17 +237,21 @@ void Writer::send_block() {
 
 // ---- The reader
 
-bool Reader::attach() {
+bool Reader::attach(Start start) {
     if (world_.attached && world_.holder[index_] == Explorer::the().self()) return true;
     Explorer::the().lock(index_, Site::current());
     world_.holder[index_] = Explorer::the().self();
-    if (!ringcast::take_seat(world_.ring, world_.ring.seats[index_], first_)) {
+    ringcast::Claimed taken{};
+    if (!ringcast::take_seat(world_.ring, world_.ring.seats[index_], start, taken)) {
         unlock();
         return false;
     }
-    next_ = first_;
-    Policy::fence_seq_cst();  // [signal]: a seat has been taken
-    ringcast::unpark<Policy>(world_.ring.control->writer_parked);
+    first_ = next_ = taken.first;
+    if (start == Start::promised && world_.kept[index_])
+        Explorer::the().expect(first_ == world_.read[index_],
+                               "a rank's next reader does not go on where the last one was");
+    world_.kept[index_] = true;
+    world_.read[index_] = first_;
     return true;
 }
 
@@ -248,13 +287,19 @@ bool Reader::receive(ringcast::RingReader<Policy>& ring, bool lease) {
         Policy::copy(&bytes, Ring::inline_area(ring.slot()), sizeof bytes);
         ring.consume();
     } else {
-        if (!ring.intact()) return false;
+        // As Receiver::current and throw_corrupt.
+        if (descriptor.row >= world_.blocks || world_.index_of(descriptor.block) >= world_.blocks) {
+            explorer.expect(!ring.intact(), "a descriptor that is torn was taken for a stranger's");
+            return false;
+        }
+        if (!ring.touch_block(descriptor.row)) return false;
         explorer.expect(descriptor.length == content(position), "a descriptor that is not the message's was believed");
         leased_ = {position, world_.index_of(descriptor.block), descriptor.row};
         Policy::copy(&bytes, world_.block(leased_.block), sizeof bytes);
         if (!lease) ringcast::mark_done(world_.ring, index_, leased_.row, ringcast::mark_of(position));
         ring.consume();
     }
+    world_.read[index_] = position + 1;
     if (!ring.settle()) return false;
     explorer.expect(position == next_, "a message was read twice or left out");
     explorer.expect(descriptor.length == content(position) && bytes == content(position),
@@ -286,6 +331,13 @@ void Reader::look_and_leave() {
     leave();
 }
 
+void Reader::await_ready() {
+    const auto ready = [&] { return world_.ring.control->all_ready.load(std::memory_order_acquire) == 1; };
+    while (!ready()) sleep(world_.ring.seats[index_].parked, 1, ready);
+    std::uint64_t bytes = 0;
+    Policy::copy(&bytes, world_.block(0), sizeof bytes);
+}
+
 void Reader::end_lease() {
     std::uint64_t bytes = 0;
     Policy::copy(&bytes, world_.block(leased_.block), sizeof bytes);
@@ -296,10 +348,9 @@ void Reader::end_lease() {
     if (parked.load(std::memory_order_relaxed) == ringcast::kAnySeat) ringcast::unpark<Policy>(parked);
 }
 
-void Reader::leave() {
-    ringcast::leave_seat(world_.ring.seats[index_]);
-    Policy::fence_seq_cst();  // [signal]: the seat does not gate any more
-    ringcast::unpark<Policy>(world_.ring.control->writer_parked);
+void Reader::leave(bool in_order) {
+    if (in_order) world_.kept[index_] = false;
+    ringcast::leave_seat(world_.ring, world_.ring.seats[index_], in_order);
 }
 
 }  // namespace model

@@ -12,6 +12,7 @@
 
 #include "marks.hpp"
 #include "policy.hpp"
+#include "readiness.hpp"
 #include "ring.hpp"
 
 namespace model {
@@ -20,6 +21,7 @@ using Ring = ringcast::RingView<Policy>;
 using Seat = ringcast::Seat<Policy>;
 using ringcast::Descriptor;
 using ringcast::SeatState;
+using ringcast::Start;
 
 struct Shape {
     std::uint32_t seats = 1;
@@ -39,8 +41,11 @@ public:
     Ring ring;
     std::uint32_t blocks;
     bool attached;                         // from the start
+    bool expected;                         // the same
     std::array<std::uint8_t, 3> holder{};  // the thread that took the seat last
     std::uint64_t published = 0;           // as of now, known to nobody in the program
+    std::array<std::uint64_t, 3> read{};   // by whoever had the seat last: the messages before this one
+    std::array<bool, 3> kept{};            // is it certain that what the seat's readers have not read is kept?
 
     std::byte* block(std::uint64_t index) const { return data_ + index * kBlockBytes; }
     std::uint64_t index_of(std::uint64_t offset) const { return offset / kBlockBytes; }
@@ -74,6 +79,9 @@ public:
     }
 
     enum class Announce { now, later };
+    // What it does about a reader that died.
+    enum class Dead { evict, tell, wait };
+    Dead dead = Dead::evict;
     // Waits for room and publishes one message, in its slot or in a block.
     void send(Announce announce = Announce::now);
     void send_block();
@@ -85,6 +93,14 @@ public:
     }
     // Waits until the reader of each seat has attached.
     void await_readers();
+    // Promises what is sent from now on to the seat's rank; in any thread.
+    static void expect(World& world, std::uint32_t seat);
+    // Waits once for room for a message.
+    void await_slot_once();
+    // Writes a block, then says that all are ready.
+    void prepare_and_confirm();
+    // If a reader has left, its seat is seen left.
+    void look_for_departures();
 
 private:
     struct Block {
@@ -116,15 +132,17 @@ public:
     Reader(World& world, std::uint32_t seat) : world_(world), index_(seat) {}
 
     // Waits for the seat's lock and takes the seat.
-    bool attach();
+    bool attach(Start start = Start::promised);
     // Reads at most so many messages, copying each; or leasing each, to be read and given back by `end_lease`.
     Ended read(std::uint64_t most, bool lease = false);
     // Reads the leased block once more and marks it.
     void end_lease();
     // Leaves without having consumed what it copied: an exception came between.
     void look_and_leave();
-    // Gives the seat back; a lease keeps its lock.
-    void leave();
+    // Waits until all are ready, and reads what the writer had prepared.
+    void await_ready();
+    // Gives the seat back, in order or as if it had been killed; a lease keeps its lock.
+    void leave(bool in_order = true);
     void unlock() { Explorer::the().unlock(index_, Site::current()); }
 
     std::uint64_t first() const { return first_; }

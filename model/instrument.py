@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-HEADERS = ["ring.hpp", "seats.hpp", "parking.hpp", "marks.hpp"]
+HEADERS = ["ring.hpp", "seats.hpp", "parking.hpp", "marks.hpp", "readiness.hpp"]
 WEAKER_ORDER = {"acquire": ["relaxed"], "release": ["relaxed"], "acq_rel": ["acquire", "release"]}
 WEAKER_FENCE = {"seq_cst": ["acq_rel", "none"], "acquire": ["none"]}
 PLACE = re.compile(r"(?<!::order\()std::memory_order_(\w+)|P::fence_(seq_cst|acquire)\(\)")
@@ -58,7 +58,9 @@ EDITS = [
     Edit("ring.hpp", "void scan()", "if (unannounced_)", "", "a scan does not announce first"),
     Edit("ring.hpp", "void announce()", "unpark<P>", "", "readers are not woken"),
     Edit("ring.hpp", "bool evict(", "unpark<P>", "", "an evicted reader is not woken"),
-    Edit("ring.hpp", "bool intact()", "return still_seated();", "return true;", "a descriptor is believed unseen"),
+    Edit("ring.hpp", "bool touch_block(", "return still_seated();", "return true;", "a descriptor is believed unseen"),
+    Edit("ring.hpp", "bool touch_block(", "if (mark.load(", "", "a dead predecessor's mark is left"),
+    Edit("ring.hpp", "bool touch_block(", "seat_->touching.store(", "", "a reader does not say which block it touches"),
     Edit("ring.hpp", "bool settle()", "return still_seated();", "return true;", "a copy is believed unseen"),
     Edit("ring.hpp", "bool settle()", "if (waited_for", "", "the writer is not woken by a cursor"),
     Edit("ring.hpp", "bool seat_passed(", "if (!gates", "", "the writer waits for a seat that was left"),
@@ -72,10 +74,20 @@ EDITS = [
     Edit(
         "seats.hpp",
         "bool take_seat(",
-        "first = ring.control->head",
-        "first = seat.cursor.load(std::memory_order_relaxed);",
+        "taken.first = ring.control->head",
+        "taken.first = seat.cursor.load(std::memory_order_relaxed);",
         "a joiner does not read the head again",
     ),
+    Edit(
+        "seats.hpp",
+        "bool take_seat(",
+        "taken.first = taken.since;",
+        "taken.first = ring.control->head.load(std::memory_order_relaxed);",
+        "what was kept for a rank is skipped",
+    ),
+    Edit("seats.hpp", "bool take_seat(", "unpark<P>", "", "the writer is not woken by a claim"),
+    Edit("seats.hpp", "bool expect_reader(", "unpark<P>", "", "the writer is not woken by what is kept"),
+    Edit("seats.hpp", "void leave_seat(", "unpark<P>", "", "the writer is not woken by a seat that is left"),
     Edit("parking.hpp", "ParkResult park(", "if (ready())", "", "a sleeper does not look again"),
     Edit(
         "marks.hpp",
@@ -87,8 +99,8 @@ EDITS = [
     Edit(
         "marks.hpp",
         "bool may_read(",
-        "if (seat_state(word)",
-        "if (position >= cursor) return false;",
+        "if (position == cursor) {",
+        "if (position == cursor) return false;",
         "an evicted reader's current block is not kept",
     ),
 ]

@@ -47,6 +47,13 @@ public:
         return compare_exchange_strong(expected, desired, success, failure, site);
     }
 
+    T fetch_add(T by, std::memory_order order, Site site = Site::current()) {
+        T value = load(std::memory_order_relaxed, site);
+        while (!compare_exchange_strong(value, static_cast<T>(value + by), order, std::memory_order_relaxed, site)) {
+        }
+        return value;
+    }
+
     std::uint32_t id() const {
         if (id_ == kNone) id_ = Explorer::the().add_location(initial_, this);
         return id_;

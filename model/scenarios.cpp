@@ -36,6 +36,22 @@ Thread leasing_reader(World& world, std::uint32_t seat) {
             }};
 }
 
+// A reader that goes on where the seat's last one was, if that has been kept, to the end.
+Thread next_reader(World& world, std::uint32_t seat) {
+    return {"next", [&world, seat] {
+                Reader self(world, seat);
+                if (!self.attach()) return;
+                self.read(UINT64_MAX);
+                self.leave();
+                self.unlock();
+            }};
+}
+
+// Promises the seat's rank what is sent from now on.
+Thread exporter(World& world, std::uint32_t seat) {
+    return {"exporter", [&world, seat] { Writer::expect(world, seat); }};
+}
+
 // Stops the thread with that number for ever, at any moment.
 Thread killer(std::uint8_t thread) {
     return {"killer", [thread] { Explorer::the().kill(thread, Site::current()); }};
@@ -44,6 +60,7 @@ Thread killer(std::uint8_t thread) {
 void send_2(Writer& self) { self.send(), self.send(); }
 void send_3(Writer& self) { self.send(), self.send(), self.send(); }
 void send_3_and_close(Writer& self) { send_3(self), self.close(); }
+void send_2_and_close(Writer& self) { send_2(self), self.close(); }
 void send_2_blocks(Writer& self) { self.send_block(), self.send_block(); }
 void send_2_blocks_and_close(Writer& self) { send_2_blocks(self), self.close(); }
 
@@ -153,6 +170,53 @@ const std::vector<Scenario>& scenarios() {
              return std::vector{writer(w, send_2), reader(w, 0, 1, "reader"), killer(1), reader(w, 0, 0, "restarted")};
          },
          100'000},
+        {"killed and followed",
+         "its rank's next reader goes on where it was",
+         {},
+         [](World& w) {
+             return std::vector{writer(w, [](Writer& self) { self.dead = Writer::Dead::wait, send_2_and_close(self); }),
+                                reader(w, 0, kAll), killer(1), next_reader(w, 0)};
+         },
+         100'000},
+        {"killed, told and followed",
+         "a death that the writer's user knows of",
+         {},
+         [](World& w) {
+             return std::vector{writer(w, [](Writer& self) { self.dead = Writer::Dead::tell, send_2_and_close(self); }),
+                                reader(w, 0, kAll), killer(1), next_reader(w, 0)};
+         },
+         100'000},
+        {"failed",
+         "a reader that gives up; its rank's next one goes on",
+         {},
+         [](World& w) {
+             return std::vector{writer(w, [](Writer& self) { self.dead = Writer::Dead::wait, send_2_and_close(self); }),
+                                Thread{"reader",
+                                       [&w] {
+                                           Reader self(w, 0);
+                                           if (!self.attach()) return;
+                                           self.read(1);
+                                           self.leave(false);
+                                           self.unlock();
+                                       }},
+                                next_reader(w, 0)};
+         },
+         100'000},
+        {"killed with a block",
+         "that it had marked; the next reader leases it",
+         {.depth = 2, .state = SeatState::active, .blocks = 1},
+         [](World& w) {
+             return std::vector{writer(w, [](Writer& self) { self.dead = Writer::Dead::wait, send_2_blocks(self); }),
+                                reader(w, 0, 1), killer(1), Thread{"next", [&w] {
+                                                                       Reader self(w, 0);
+                                                                       if (!self.attach()) return;
+                                                                       if (self.read(1, true) == Ended::enough)
+                                                                           self.end_lease();
+                                                                       self.leave();
+                                                                       self.unlock();
+                                                                   }}};
+         },
+         100'000},
         {"a joiner killed",
          "at any moment; the writer finds out",
          {.state = SeatState::vacant},
@@ -214,6 +278,53 @@ const std::vector<Scenario>& scenarios() {
          "a reader may hold a block it joined at",
          {.depth = 2, .state = SeatState::vacant, .blocks = 1},
          [](World& w) { return std::vector{writer(w, send_2_blocks_and_close), reader(w, 0, 1)}; }},
+        {"expected from now on",
+         "by another thread than the one that sends",
+         {.state = SeatState::vacant},
+         [](World& w) { return std::vector{writer(w, send_2_and_close), exporter(w, 0), next_reader(w, 0)}; },
+         100'000},
+        {"expected after a reader",
+         "that has left, or comes only then",
+         {.state = SeatState::vacant},
+         [](World& w) {
+             return std::vector{writer(w, [](Writer& self) { self.send(), self.await_slot_once(); }), reader(w, 0, 1),
+                                exporter(w, 0)};
+         },
+         100'000},
+        {"expected after a lease",
+         "whose block is used again",
+         {.depth = 2, .state = SeatState::active, .blocks = 1},
+         [](World& w) {
+             return std::vector{writer(w, send_2_blocks), leasing_reader(w, 0), Thread{"exporter", [&w] {
+                                                                                           Writer::expect(w, 0);
+                                                                                           Reader self(w, 0);
+                                                                                           if (self.attach())
+                                                                                               self.leave();
+                                                                                       }}};
+         },
+         100'000},
+        {"expected while the writer waits",
+         "for a cursor that is just being set",
+         {.state = SeatState::vacant},
+         [](World& w) {
+             return std::vector{writer(w, [](Writer& self) { self.send(), self.await_slot_once(); }), exporter(w, 0)};
+         }},
+        {"all ready",
+         "what was done before is seen by who hears of it",
+         {.state = SeatState::active, .blocks = 1},
+         [](World& w) {
+             return std::vector{writer(w, [](Writer& self) { self.prepare_and_confirm(); }),
+                                Thread{"reader", [&w] {
+                                           Reader self(w, 0);
+                                           if (self.attach()) self.await_ready();
+                                       }}};
+         }},
+        {"a departure",
+         "that the writer looks for",
+         {.state = SeatState::active},
+         [](World& w) {
+             return std::vector{writer(w, [](Writer& self) { self.look_for_departures(); }), reader(w, 0, 0)};
+         }},
         {"ready",
          "a reader that the writer has waited for misses nothing",
          {.state = SeatState::vacant},

@@ -95,7 +95,7 @@ double ring_rate(int writer_cpu, const std::vector<int>& reader_cpus, std::uint6
     }
     ringcast::Sender sender(ringcast::Segment::create(request), ringcast::Strategy::adaptive_default(), {});
     board->made.store(1, std::memory_order_release);
-    while (!sender.await_readers(ringcast::kForever)) {
+    while (!sender.await_ready(ringcast::kForever)) {
     }
     sender.confirm_ready();
 

@@ -1,5 +1,6 @@
 #include "end.hpp"
 
+#include <nanobind/stl/string.h>
 #include <cstdio>
 
 #include "methods.hpp"
@@ -25,15 +26,53 @@ End::End(std::shared_ptr<Segment> segment, bool writer, std::optional<std::uint3
     owner_ = writer ? "writer" : "reader";
     if (writer) {
         if (!segment->is_creator()) raise("RoleError", label_ + ": only the process that made a queue writes to it");
+        owner_ += ", pid " + std::to_string(platform::process_id());
         sender_ = std::make_unique<Sender>(std::move(segment), strategy, policy);
         endpoint_ = sender_.get();
     } else {
         const Claim claim = claim_seat(*segment, rank);
+        owner_ += ", rank " + std::to_string(claim.rank) + ", pid " + std::to_string(platform::process_id());
         receiver_ = std::make_unique<Receiver>(std::move(segment), strategy, claim);
+        // In the place of the last message that it has missed.
+        if (claim.evicted && claim.first > 0)
+            left_over.put(Taken{nb::object(), nullptr, {}, false, claim.first - 1}, evicted_before_it_came(claim));
+        skipped = claim.skipped;
         endpoint_ = receiver_.get();
-        owner_ += ", rank " + std::to_string(claim.rank);
     }
-    owner_ += ", pid " + std::to_string(platform::process_id());
+}
+
+namespace {
+
+// Is an exception on its way that makes whoever does not catch it fail?
+bool fails() {
+    if (PyErr_Occurred() == nullptr || PyErr_ExceptionMatches(PyExc_GeneratorExit) != 0 ||
+        PyErr_ExceptionMatches(PyExc_StopIteration) != 0)
+        return false;
+    if (PyErr_ExceptionMatches(PyExc_SystemExit) == 0) return true;
+    nb::python_error exit;  // takes the exception
+    const nb::object code = nb::getattr(exit.value(), "code", nb::none());
+    const bool failed = !code.is_none() && !code.equal(nb::int_(0));
+    exit.restore();
+    return failed;
+}
+
+}  // namespace
+
+End::~End() {
+    // A reader that is collected because an exception leaves the code that used it has not read what it was to read.
+    if (receiver_ != nullptr && !receiver_->stopped() && fails()) receiver_->fail();
+}
+
+// For the first call that receives: what was sent until now is lost to this rank, and it goes on from here.
+nb::object End::evicted_before_it_came(const Claim& claim) const {
+    const nb::object error = nb::module_::import_("ringcast.errors")
+                                 .attr("ReaderEvictedError")(
+                                     context() + ": the writer gave up waiting for rank " + std::to_string(claim.rank) +
+                                     " before it attached; it has missed the messages before " +
+                                     std::to_string(claim.first) + ", and the next call goes on from there");
+    error.attr("rank") = claim.rank;
+    error.attr("pid") = platform::process_id();
+    return error;
 }
 
 std::atomic<bool> End::exiting_{false};
@@ -84,6 +123,13 @@ void End::report_eviction(PyObject* self, const Eviction& eviction, std::int64_t
     reporter_.attr("eviction")(nb::handle(self), eviction.rank, eviction.pid,
                                causes[static_cast<std::size_t>(eviction.cause)], eviction.behind,
                                static_cast<double>(waited_ns) / 1e9);
+}
+
+void End::report_losses(PyObject* self, const std::vector<Loss>& losses) const {
+    const char* const causes[] = {"left", "died"};
+    for (const Loss& loss : losses)
+        reporter_.attr("loss")(nb::handle(self), loss.rank, loss.pid, causes[static_cast<std::size_t>(loss.cause)],
+                               loss.first, loss.count, loss.absent);
 }
 
 void End::check_cancel(const WaitOptions& options) const {

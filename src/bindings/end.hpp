@@ -33,9 +33,13 @@ class End {
 public:
     // `codec` is a ringcast.codec.Codec. `reporter` hears of what people should know, without a say in it:
     // `long_wait(end, seconds)` whenever a wait has gone on for another `report_interval_ns`, and
-    // `eviction(end, rank, pid, cause, behind, seconds)`.
+    // `eviction(end, rank, pid, cause, behind, seconds)`, and `loss(end, rank, pid, cause, first, count, absent)`.
     End(std::shared_ptr<Segment> segment, bool writer, std::optional<std::uint32_t> rank, const Strategy& strategy,
         const ReaderPolicy& policy, const nb::object& codec, nb::object reporter, std::int64_t report_interval_ns);
+
+    ~End();
+    End(const End&) = delete;
+    End& operator=(const End&) = delete;
 
     Sender& writer(const char* method) {
         if (sender_ == nullptr) raise_role(method);
@@ -65,6 +69,7 @@ public:
     static void note_exit() noexcept { exiting_.store(true, std::memory_order_relaxed); }
 
     void report_eviction(PyObject* self, const Eviction& eviction, std::int64_t waited_ns) const;
+    void report_losses(PyObject* self, const std::vector<Loss>& losses) const;
 
     // Waits, in slices, without the interpreter's lock. `briefly()` and `slice(until)` say whether it is worth trying
     // again, and so does `check(waited_ns)`, or it throws why it never will be; `waited_for()` says what did not come.
@@ -80,9 +85,11 @@ public:
     std::optional<std::uint64_t> chunk_length;  // of a message that is still in the ring
     nb::object chunk;                           // the buffer over `room`
     LeftOvers left_over;
+    std::uint64_t skipped = 0;  // messages that were kept for the reader's rank, which it did not ask for
 
 private:
     void after_slice(const WaitOptions& options, PyObject* self, std::int64_t& next_report_ns);
+    nb::object evicted_before_it_came(const Claim& claim) const;
     [[noreturn]] void raise_role(const char* method) const;
     [[noreturn]] void raise_unusable() const;
     [[noreturn]] void raise_timeout(const WaitOptions& options, const std::string& waited_for) const;

@@ -4,6 +4,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
+#include <ctime>
 
 #include "end.hpp"
 #include "methods.hpp"
@@ -26,8 +27,7 @@ std::vector<std::uint32_t> await_ready(nb::handle self, End& end, nb::handle tim
     const auto missing = [&] {
         std::vector<std::uint32_t> ranks = end.endpoint().segment().ranks();
         const auto& ring = end.endpoint().segment().ring();
-        for (std::uint32_t i = 0; i < ring.n_seats; ++i)
-            if (is_attached(ring.seats[i])) std::erase(ranks, ring.seats[i].rank.load(std::memory_order_relaxed));
+        std::erase_if(ranks, [&](std::uint32_t rank) { return has_reader(ring, rank); });
         return ranks;
     };
     try {
@@ -35,15 +35,15 @@ std::vector<std::uint32_t> await_ready(nb::handle self, End& end, nb::handle tim
             Sender& sender = end.writer("wait_until_ready");
             // A reader that attached and died is missing again: a restarted one may take its rank.
             const auto drop_dead = [&](std::int64_t waited_ns) {
-                while (const auto eviction = sender.check_attached())
+                while (const auto eviction = sender.readers().check_all())
                     end.report_eviction(self.ptr(), *eviction, waited_ns);
                 return false;
             };
             drop_dead(0);
-            while (!sender.missing_ranks().empty())
+            while (!sender.ready())
                 end.wait(
                     options, call.deadline_ns, self.ptr(), [] { return false; },
-                    [&](std::int64_t until) { return sender.await_readers(until); }, drop_dead,
+                    [&](std::int64_t until) { return sender.await_ready(until); }, drop_dead,
                     [] { return std::string("readers"); });
             sender.confirm_ready();
         } else {
@@ -79,28 +79,29 @@ std::vector<std::uint32_t> await_ready(nb::handle self, End& end, nb::handle tim
     }
 }
 
-// Waits until no promised reader is missing that still has messages to get; how many messages stay undelivered.
-std::uint64_t linger(End& end, nb::handle timeout) {
+// Waits until no promised reader is missing that still has messages to get, and says which ranks will never get theirs;
+// how many messages stay undelivered to a rank that has not come.
+std::uint64_t linger(nb::handle self, End& end, nb::handle timeout) {
     const WaitOptions options{.timeout_ns = parse_seconds("linger", timeout.ptr())};
     Sender& sender = end.writer("linger");
     const std::int64_t started = platform::monotonic_ns();
     const std::int64_t deadline = options.timeout_ns >= kForever - started ? kForever : started + options.timeout_ns;
-    std::uint64_t undelivered = sender.undelivered_to_expected();
     sender.waiter().begin();
-    while (undelivered != 0 && platform::monotonic_ns() < deadline) {
+    while (sender.undelivered() != 0 && platform::monotonic_ns() < deadline) {
         {
             const Unlocked unlocked;
-            sender.await_expected(deadline);
+            sender.await_delivery(deadline);
         }
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
-        undelivered = sender.undelivered_to_expected();
     }
-    return undelivered;
+    end.report_losses(self.ptr(), sender.readers().final_losses());
+    return sender.undelivered();
 }
 
 // Shuts the end down, which ends the waits of other threads, and lets go of the memory. Where the turn stays taken, by
 // an open chunk of another thread or by a call further up this thread's stack, that happens when it is given back.
-std::uint64_t close(End& end, nb::handle linger_timeout) {
+std::uint64_t close(nb::handle self, nb::handle linger_timeout) {
+    End& end = nb::cast<End&>(self);
     constexpr std::int64_t kPatienceNs = 1'000'000'000;
     Endpoint& e = end.endpoint();
     if (e.in_forked_child()) return 0;
@@ -120,7 +121,33 @@ std::uint64_t close(End& end, nb::handle linger_timeout) {
             if (PyErr_CheckSignals() != 0) throw nb::python_error();
         });
     const bool open = e.look([] {});
-    return release.has_turn && open && end.is_writer() ? linger(end, linger_timeout) : 0;
+    return release.has_turn && open && end.is_writer() ? linger(self, end, linger_timeout) : 0;
+}
+
+// Promises the ranks every message from now on, if a handle has not done so before.
+void promise(End& end) {
+    constexpr std::int64_t kPatienceNs = 1'000'000'000;  // with readers that are just attaching or leaving
+    constexpr timespec kNap{.tv_sec = 0, .tv_nsec = 1'000'000};
+    Sender& sender = end.writer("export_handle");
+    // In a forked child a handle is as good as in its parent, if the parent has exported one before.
+    if (end.endpoint().in_forked_child() && end.endpoint().segment().is_promised()) return;
+    end.check_usable();
+    const std::int64_t deadline = platform::monotonic_ns() + kPatienceNs;
+    bool done = false;
+    while (end.endpoint().look([&] { done = sender.readers().promise(); }) && !done &&
+           platform::monotonic_ns() < deadline) {
+        const Unlocked unlocked;
+        nanosleep(&kNap, nullptr);
+    }
+}
+
+// Shuts the end down as a process that is killed would, if it is a reader's: its promise stands, and the writer hears of
+// it when it has to wait.
+void abandon(End& end) {
+    if (end.endpoint().in_forked_child()) return;
+    if (!end.is_writer()) end.reader("close").fail();
+    end.endpoint().shut_down();
+    end.endpoint().release();
 }
 
 PyObject* qsize(PyObject* self, PyObject*) {
@@ -142,7 +169,7 @@ PyObject* evict(PyObject* self, Arguments arguments, Py_ssize_t positional, PyOb
         const auto wanted = static_cast<std::uint32_t>(parse_int("rank", rank, 0, INT32_MAX));
         end.check_usable();
         bool any = false;
-        end.endpoint().look([&] { any = sender.evict(wanted); });
+        end.endpoint().look([&] { any = sender.readers().evict(wanted); });
         return PyBool_FromLong(any ? 1 : 0);
     });
 }
@@ -197,14 +224,15 @@ void bind_end(nb::module_& module) {
                 "__init__",
                 [](End* self, std::shared_ptr<Segment> segment, bool writer, std::optional<std::uint32_t> rank,
                    std::tuple<std::int64_t, std::int64_t, std::int64_t, bool> strategy,
-                   std::tuple<int, int, std::int64_t> policy, nb::object codec, nb::object reporter,
+                   std::tuple<int, int, int, std::int64_t> policy, nb::object codec, nb::object reporter,
                    std::int64_t report_interval_ns) {
                     const auto [spin_ns, yield_ns, park_ns, adaptive] = strategy;
-                    const auto [dead, slow, patience_ns] = policy;
-                    new (self) End(std::move(segment), writer, rank, Strategy{spin_ns, yield_ns, park_ns, adaptive},
-                                   ReaderPolicy{static_cast<ReaderPolicy::Dead>(dead),
-                                                static_cast<ReaderPolicy::Slow>(slow), patience_ns},
-                                   codec, std::move(reporter), report_interval_ns);
+                    const auto [dead, slow, left, patience_ns] = policy;
+                    new (self)
+                        End(std::move(segment), writer, rank, Strategy{spin_ns, yield_ns, park_ns, adaptive},
+                            ReaderPolicy{static_cast<ReaderPolicy::Dead>(dead), static_cast<ReaderPolicy::Slow>(slow),
+                                         static_cast<ReaderPolicy::Left>(left), patience_ns},
+                            codec, std::move(reporter), report_interval_ns);
                 },
                 "segment"_a, "writer"_a, "rank"_a.none(), "strategy"_a, "policy"_a, "codec"_a, "reporter"_a,
                 "report_interval_ns"_a)
@@ -215,6 +243,9 @@ void bind_end(nb::module_& module) {
             .def("_awaited", &End::awaited)
             .def_prop_ro("_why_closed", [](const End&) { return End::why_closed(); })
             .def("_check_not_forked", &End::check_not_forked)
+            .def_ro("_skipped", &End::skipped)
+            .def("_promise", &promise)
+            .def("_abandon", &abandon)
             .def(
                 "_await_ready",
                 [](nb::handle self, nb::handle timeout) { return await_ready(self, nb::cast<End&>(self), timeout); },

@@ -42,6 +42,8 @@ const char* type_of(ErrorCode code) {
             return "WriterDiedError";
         case ErrorCode::reader_died:
             return "ReaderDiedError";
+        case ErrorCode::reader_left:
+            return "ReaderLeftError";
         case ErrorCode::queue_full:
             return "QueueFullError";
         case ErrorCode::system:

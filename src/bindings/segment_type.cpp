@@ -9,6 +9,7 @@
 #include "modules.hpp"
 #include "platform/probe.hpp"
 #include "platform/process.hpp"
+#include "ranks.hpp"
 #include "sweep.hpp"
 #include "unlocked.hpp"
 
@@ -28,7 +29,11 @@ const char* state_name(SeatState state) {
         case SeatState::active:
             return "active";
         case SeatState::evicted:
+        case SeatState::forgone:
             return "evicted";
+        case SeatState::failed:
+        case SeatState::lapsed:
+            return "failed";
     }
     return "unknown";
 }
@@ -59,13 +64,25 @@ nb::list seats(const Segment& segment) {
         if (state == SeatState::vacant && leased == 0) continue;
         // A lock that this very process holds through another descriptor counts, as it should.
         const bool alive = state != SeatState::expected && segment.locks().is_held_by_another(seat_lock(i));
-        if (state == SeatState::vacant && !alive) continue;  // its holder died with views, which count no more
+        if ((state == SeatState::vacant || state == SeatState::forgone) && !alive)
+            continue;  // its holder died with views, which count no more
         const std::uint32_t pid = state == SeatState::expected ? 0 : seat.pid.load(std::memory_order_relaxed);
         const auto* process = process_name(pid, seat.pid_namespace.load(std::memory_order_relaxed), alive);
         result.append(nb::make_tuple(i, seat.rank.load(std::memory_order_relaxed), pid, state_name(state), alive,
                                      process, seat.cursor.load(std::memory_order_acquire), leased,
                                      seat.leased_bytes.load(std::memory_order_relaxed)));
     }
+    return result;
+}
+
+// (rank, messages that nobody has read for it) of each rank that a handle promised messages to.
+nb::list missed(const Segment& segment) {
+    nb::list result;
+    const auto& ring = segment.ring();
+    if (!segment.is_promised()) return result;
+    const std::uint64_t head = ring.control->head.load(std::memory_order_relaxed);
+    for (std::uint32_t i = 0; i < segment.ranks().size(); ++i)
+        result.append(nb::make_tuple(segment.ranks()[i], missed_before(ring.seats[i], head)));
     return result;
 }
 
@@ -199,6 +216,7 @@ void bind_segment(nb::module_& module) {
         .def_prop_ro("closed",
                      [](const Segment& s) { return s.ring().control->closed.load(std::memory_order_acquire) == 1; })
         .def("seats", &seats)
+        .def("missed", &missed)
         .def("slot_state", &slot_state, "index"_a);
 
     module.def("list_names", &platform::list_names, "prefix"_a);

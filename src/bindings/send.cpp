@@ -23,6 +23,15 @@ bool make_room(End& end, Sender& sender, std::int64_t waited_ns, PyObject* self)
     return eviction.has_value();
 }
 
+// Says which readers have left since the last message was sent, or raises ReaderLeftError: the next one is not for them.
+[[gnu::noinline, gnu::cold]] void tell_of_departures(End& end, Sender& sender, PyObject* self) {
+    end.report_losses(self, sender.readers().departures());
+}
+void notice_departures(End& end, Sender& sender, PyObject* self) {
+    if (sender.readers().anyone_left()) [[unlikely]]
+        tell_of_departures(end, sender, self);
+}
+
 void reserve(End& end, Sender& sender, std::uint64_t bytes, Sender::Room& room, const WaitOptions& options,
              std::int64_t& deadline_ns, PyObject* self) {
     const auto try_reserve = [&] {
@@ -30,6 +39,7 @@ void reserve(End& end, Sender& sender, std::uint64_t bytes, Sender::Room& room, 
         const Unlocked unlocked;  // it may have to ask the system for memory
         return sender.try_reserve(bytes, room);
     };
+    notice_departures(end, sender, self);
     std::int64_t refused_ns = 0;
     while (!try_reserve()) {
         const std::int64_t now = platform::monotonic_ns();
@@ -97,6 +107,7 @@ PyObject* try_send(PyObject* self, End& end, Sender& sender, std::uint64_t bytes
                    Write&& write) {
     const auto call = Call::without_waiting(end);
     if (!call) return Py_NewRef(Py_False);
+    notice_departures(end, sender, self);
     Sender::Room room;
     while (!sender.try_reserve(bytes, room))
         if (!make_room(end, sender, 0, self)) return Py_NewRef(Py_False);

@@ -25,6 +25,7 @@ enum class ErrorCode {
     reader_evicted,
     writer_died,
     reader_died,
+    reader_left,
     queue_full,
     system,
 };

@@ -23,7 +23,7 @@ namespace ringcast {
 
 inline constexpr std::size_t kLinePair = 128;
 inline constexpr std::uint64_t kMagic = 0x3154'5341'4347'4e52;  // "RNGCAST1" in memory order on little-endian machines
-inline constexpr std::uint32_t kLayoutVersion = 2;
+inline constexpr std::uint32_t kLayoutVersion = 3;
 inline constexpr std::size_t kReleaseBytes = 24;
 inline constexpr std::size_t kUserNameBytes = 128;
 inline constexpr std::uint32_t kSpareSeats = 8;
@@ -52,7 +52,7 @@ struct Header {
     std::uint32_t max_leases;  // rows of release marks
     std::uint32_t mark_column_bytes;
     std::uint32_t creator_pid;
-    std::uint32_t named;  // 1: the user gave the name, and ranks gate once taken
+    std::uint32_t named;  // 1: the user gave the name
     std::uint64_t creator_pid_namespace;
     std::int64_t created_at_ns;  // wall clock, for people
     char release[kReleaseBytes];
@@ -76,6 +76,8 @@ struct Control {
     alignas(kLinePair) typename P::template atomic<std::uint32_t> closed;  // 1: nothing will be published any more
     typename P::template atomic<std::uint32_t> all_ready;                  // 1: every rank has been there
     typename P::template atomic<std::uint32_t> initialised;                // 1, stored last by the creator
+    typename P::template atomic<std::uint32_t> departures;                 // readers that have left in order
+    typename P::template atomic<std::uint32_t> promised;                   // 1: a handle promises messages to the ranks
     alignas(kLinePair) typename P::template atomic<std::uint64_t> data_committed;   // statistics
     typename P::template atomic<std::uint64_t> bytes_published;                     // statistics
     typename P::template atomic<std::uint64_t> blocks_in_use;                       // statistics
@@ -90,8 +92,13 @@ struct Seat {
     typename P::template atomic<std::uint64_t> pid_namespace;
     typename P::template atomic<std::uint64_t> joined_at;  // first message this incarnation gets
     typename P::template atomic<std::uint32_t> rank;
-    typename P::template atomic<std::uint32_t> pid;
-    alignas(kLinePair) typename P::template atomic<std::uint64_t> cursor;           // messages read
+    typename P::template atomic<std::uint32_t> pid;                // 0: nobody has held it
+    typename P::template atomic<std::uint64_t> missing_since;      // of the rank whose home this is: see ranks.hpp
+    typename P::template atomic<std::uint64_t> missed;             // the same
+    typename P::template atomic<std::uint64_t> missed_by_leaving;  // the same
+    typename P::template atomic<std::uint32_t> left_pid;           // the same
+    alignas(kLinePair) typename P::template atomic<std::uint64_t> cursor;  // messages read
+    typename P::template atomic<std::uint64_t> touching;  // a message's number: the holder may be reading its block
     typename P::template atomic<std::uint64_t> leased_blocks;                       // statistics: held by views
     typename P::template atomic<std::uint64_t> leased_bytes;                        // statistics
     alignas(kLinePair) typename P::futex_word parked;                               // the reader's parked word: 0 or 1
@@ -144,13 +151,15 @@ static_assert(offsetof(Header, max_chunk_bytes) == 48 && offsetof(Header, seats_
 static_assert(offsetof(Header, marks_offset) == 104 && offsetof(Header, max_leases) == 120);
 static_assert(offsetof(Header, creator_pid) == 128 && offsetof(Header, release) == 152 && sizeof(Header) == 304);
 static_assert(offsetof(NativeControl, head) == 0 && offsetof(NativeControl, writer_parked) == 128);
-static_assert(offsetof(NativeControl, closed) == 256 && offsetof(NativeControl, all_ready) == 260);
+static_assert(offsetof(NativeControl, closed) == 256 && offsetof(NativeControl, all_ready) == 260 &&
+              offsetof(NativeControl, departures) == 268);
 static_assert(offsetof(NativeControl, data_committed) == 384 && offsetof(NativeControl, cpus) == 512);
 static_assert(sizeof(NativeControl) == 640);
 static_assert(offsetof(NativeSeat, state) == 0 && offsetof(NativeSeat, rank) == 24 &&
               offsetof(NativeSeat, cursor) == 128);
 static_assert(offsetof(NativeSeat, parked) == 256 && offsetof(NativeSeat, cpus) == 384 && sizeof(NativeSeat) == 512);
-static_assert(offsetof(NativeSeat, leased_blocks) == 136 && offsetof(NativeSeat, leased_bytes) == 144);
+static_assert(offsetof(NativeSeat, missing_since) == 32 && offsetof(NativeSeat, touching) == 136);
+static_assert(offsetof(NativeSeat, leased_blocks) == 144 && offsetof(NativeSeat, leased_bytes) == 152);
 static_assert(offsetof(Descriptor, row) == 16 && offsetof(Descriptor, encoding) == 20 &&
               offsetof(Descriptor, framed) == 21);
 static_assert(sizeof(Descriptor) == 24 && sizeof(NativeSlot) == 32 && offsetof(NativeSlot, descriptor) == 8);

@@ -7,7 +7,7 @@
 // of an earlier message in the row says nothing.
 //
 // A seat may have read message p if it joined at or before p and its cursor has come beyond it; an evicted holder may
-// also be reading the message at its cursor. So later joiners, readers that left or were evicted with views alive, and a
+// also be reading the message at its cursor, if it has said so before (RingReader::touch_block). So later joiners, readers that left or were evicted with views alive, and a
 // seat's next incarnation need no rules of their own: a seat's lock is held until its holder's last view has gone, and
 // who finds the lock free knows that there are none.
 #pragma once
@@ -42,7 +42,12 @@ bool may_read(const RingView<P>& ring, std::uint32_t index, std::uint32_t row, s
     // acquire [joined]: a new join position means that the last holder's views are gone.
     if (seat.joined_at.load(std::memory_order_acquire) > position) return false;
     const std::uint64_t cursor = seat.cursor.load(std::memory_order_acquire);  // acquire [consume]
-    if (seat_state(word) == SeatState::evicted ? position > cursor : position >= cursor) return false;
+    if (position > cursor) return false;
+    if (position == cursor) {
+        if (seat_state(word) != SeatState::evicted) return false;
+        // relaxed: the fence [evict] came between.
+        if (seat.touching.load(std::memory_order_relaxed) != mark_of(position)) return false;
+    }
     return !is_marked(ring, index, row, mark_of(position));
 }
 

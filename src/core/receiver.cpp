@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "ranks.hpp"
+
 namespace ringcast {
 
 namespace {
@@ -12,36 +14,38 @@ std::string list_of(const std::vector<std::uint32_t>& ranks) {
     return text.empty() ? "none" : text;
 }
 
+// Who has the rank, or views of its messages.
 std::string holder_of(const Segment& segment, std::uint32_t rank) {
     const auto& ring = segment.ring();
-    for (std::uint32_t i = 0; i < ring.n_seats; ++i)
-        if (seat_state(ring.seats[i].state.load(std::memory_order_acquire)) == SeatState::active &&
-            ring.seats[i].rank.load(std::memory_order_relaxed) == rank)
-            return "process " + std::to_string(ring.seats[i].pid.load(std::memory_order_relaxed));
-    return "a process that is just attaching";
+    for (std::uint32_t i = 0; i < ring.n_seats; ++i) {
+        const NativeSeat& seat = ring.seats[i];
+        const std::uint64_t word = seat.state.load(std::memory_order_acquire);  // acquire [join]
+        if (!is_held(word) || seat.rank.load(std::memory_order_relaxed) != rank) continue;
+        const std::uint32_t pid = seat.pid.load(std::memory_order_relaxed);
+        const std::string process =
+            "process " + std::to_string(pid) + (pid == platform::process_id() ? " (this process)" : "");
+        if (seat_state(word) == SeatState::active) return process;
+        return process + ", whose reader was ended by an exception, but which still has views of messages";
+    }
+    return "a process that is just attaching or leaving";
 }
 
 // Which seats a claimant of `rank` may have, if it gets their lock. Home seats of other ranks stay theirs, and another
 // rank's dead reader is for the writer to find.
 bool may_claim(const NativeSeat& seat, std::uint32_t rank, bool is_home, bool is_spare) {
-    switch (seat_state(seat.state.load(std::memory_order_acquire))) {
-        case SeatState::expected:
-            return is_home;
-        case SeatState::active:
-            return seat.rank.load(std::memory_order_relaxed) == rank;
-        case SeatState::vacant:
-        case SeatState::evicted:
-            return is_home || is_spare;
-    }
-    return false;
+    const std::uint64_t word = seat.state.load(std::memory_order_acquire);  // acquire [join]
+    if (is_held(word)) return seat.rank.load(std::memory_order_relaxed) == rank;
+    const SeatState state = seat_state(word);
+    if (state == SeatState::expected || state == SeatState::forgone) return is_home;
+    return is_home || is_spare;
 }
 
 // The seat made for the rank if it can be had, else any spare one. The caller holds the rank's lock.
-std::optional<Claim> try_claim(const Segment& segment, std::uint32_t rank) {
+std::optional<Claim> try_claim(const Segment& segment, std::uint32_t home, Start start) {
     const auto& ring = segment.ring();
     const auto& locks = segment.locks();
     const auto& ranks = segment.ranks();
-    const auto home = static_cast<std::uint32_t>(std::find(ranks.begin(), ranks.end(), rank) - ranks.begin());
+    const std::uint32_t rank = ranks[home];
     const auto claim = [&](std::uint32_t i) -> std::optional<Claim> {
         NativeSeat& seat = ring.seats[i];
         if (!may_claim(seat, rank, i == home, i >= ranks.size()) || !locks.try_lock(seat_lock(i))) return std::nullopt;
@@ -51,47 +55,70 @@ std::optional<Claim> try_claim(const Segment& segment, std::uint32_t rank) {
         seat.pid_namespace.store(platform::pid_namespace(), std::memory_order_relaxed);
         seat.leased_blocks.store(0, std::memory_order_relaxed);
         seat.leased_bytes.store(0, std::memory_order_relaxed);
-        Claim made{i, rank, 0};
-        if (take_seat(ring, seat, made.first)) return made;
-        locks.unlock(seat_lock(i));
-        return std::nullopt;
+        Claimed taken{};
+        if (!take_seat(ring, seat, start, taken)) {
+            locks.unlock(seat_lock(i));
+            return std::nullopt;
+        }
+        const bool was_kept = gates(seat_word(0, taken.before));
+        if (segment.is_promised()) {
+            if (was_kept && taken.first != taken.since) note_absence(ring.seats[home], taken.since, 0);
+            note_presence(ring.seats[home], taken.first);
+        }
+        return Claim{i, rank, taken.first, was_kept ? taken.first - taken.since : 0,
+                     taken.before == SeatState::forgone && start == Start::promised};
     };
-    // A dead predecessor's seat comes first: the writer waits for its cursor.
+    // A dead predecessor's seat comes first: the writer waits for its cursor. There is no other while its lock is held.
     for (std::uint32_t i = 0; i < ring.n_seats; ++i)
-        if (seat_state(ring.seats[i].state.load(std::memory_order_relaxed)) == SeatState::active)
-            if (const auto made = claim(i)) return made;
+        if (const NativeSeat& seat = ring.seats[i];
+            is_held(seat.state.load(std::memory_order_relaxed)) && seat.rank.load(std::memory_order_relaxed) == rank)
+            return claim(i);
     if (const auto made = claim(home)) return made;
     for (auto i = static_cast<std::uint32_t>(ranks.size()); i < ring.n_seats; ++i)
         if (const auto made = claim(i)) return made;
     return std::nullopt;
 }
 
+// Is anything kept for the rank, or has it been told nothing yet of what was not?
+bool is_promised(const Segment& segment, std::uint32_t home) {
+    const auto& ring = segment.ring();
+    const SeatState state = seat_state(ring.seats[home].state.load(std::memory_order_relaxed));
+    if (state == SeatState::expected || state == SeatState::forgone) return true;
+    for (std::uint32_t i = 0; i < ring.n_seats; ++i)
+        if (is_held(ring.seats[i].state.load(std::memory_order_relaxed)) &&
+            ring.seats[i].rank.load(std::memory_order_relaxed) == segment.ranks()[home])
+            return true;
+    return false;
+}
+
 }  // namespace
 
 Claim claim_seat(const Segment& segment, std::optional<std::uint32_t> wanted) {
     const auto& ranks = segment.ranks();
-    if (wanted && std::find(ranks.begin(), ranks.end(), *wanted) == ranks.end())
+    std::vector<std::uint32_t> candidates;  // as indices
+    for (std::uint32_t i = 0; i < ranks.size(); ++i)
+        if (!wanted || ranks[i] == *wanted) candidates.push_back(i);
+    if (candidates.empty() && wanted)
         throw Error(ErrorCode::rank_unknown, segment.label() + ": rank " + std::to_string(*wanted) +
                                                  " is not one of its local ranks: " + list_of(ranks));
-    const std::vector<std::uint32_t> candidates = wanted ? std::vector<std::uint32_t>{*wanted} : ranks;
+    if (!wanted)
+        std::stable_partition(candidates.begin(), candidates.end(),
+                              [&](std::uint32_t home) { return !is_promised(segment, home); });
     bool no_seat = false;
-    for (const std::uint32_t rank : candidates) {
+    for (const std::uint32_t home : candidates) {
         // The rank's lock byte is held for as long as the end is open: it makes a rank unique among living readers.
-        if (!segment.locks().try_lock(rank_lock(rank))) continue;
-        if (const auto claim = try_claim(segment, rank)) {
-            reached(FaultPoint::claim_announced_begin);
-            Endpoint::Native::fence_seq_cst();  // [signal]: a seat has been taken
-            unpark<platform::Native>(segment.ring().control->writer_parked);
-            return *claim;
-        }
+        if (!segment.locks().try_lock(rank_lock(ranks[home]))) continue;
+        if (const auto claim = try_claim(segment, home, wanted ? Start::promised : Start::head)) return *claim;
+        segment.locks().unlock(rank_lock(ranks[home]));
         no_seat = true;
     }
-    if (no_seat)
-        throw Error(ErrorCode::rank_taken, segment.label() + ": all " + std::to_string(segment.ring().n_seats) +
-                                               " seats are taken by readers that were evicted and live on");
     if (wanted)
         throw Error(ErrorCode::rank_taken, segment.label() + ": rank " + std::to_string(*wanted) + " is taken by " +
                                                holder_of(segment, *wanted));
+    if (no_seat)
+        throw Error(ErrorCode::rank_taken, segment.label() + ": all " + std::to_string(segment.ring().n_seats) +
+                                               " seats are taken by readers that have left or were evicted, and whose "
+                                               "processes still have views of messages");
     throw Error(ErrorCode::rank_taken, segment.label() + ": all ranks are taken: " + list_of(ranks));
 }
 
@@ -105,10 +132,14 @@ Receiver::Receiver(std::shared_ptr<Segment> segment, const Strategy& strategy, c
 
 void Receiver::finish() noexcept {
     const auto& ring = segment_->ring();
-    leave_seat(ring.seats[claim_.seat]);
-    reached(FaultPoint::leave_swapped);
-    Native::fence_seq_cst();  // [signal]: the seat does not gate any more
-    unpark<Native>(ring.control->writer_parked);
+    const bool in_order = !failed_.load(std::memory_order_relaxed);
+    // A view of the current message may live on; its block is kept for it only if the message is behind the cursor.
+    if (peeked_ && in_order) ring_.consume();
+    const auto& ranks = segment_->ranks();
+    const auto home = std::find(ranks.begin(), ranks.end(), claim_.rank) - ranks.begin();
+    if (in_order && segment_->is_promised())
+        note_absence(ring.seats[home], ring_.cursor(), platform::process_id());
+    leave_seat(ring, ring.seats[claim_.seat], in_order);
     hold_.reset();  // drops the seat's lock, unless leases keep it
     reached(FaultPoint::leave_released);
     segment_->locks().unlock(rank_lock(claim_.rank));
@@ -116,7 +147,7 @@ void Receiver::finish() noexcept {
 }
 
 void Receiver::throw_corrupt(const Descriptor& descriptor) const {
-    if (!ring_.still_seated()) throw_evicted();
+    if (!ring_.intact()) throw_evicted();
     throw Error(ErrorCode::corrupt,
                 "message " + std::to_string(ring_.cursor()) + " of segment '" + segment_->name() +
                     "' has an impossible descriptor (length " + std::to_string(descriptor.length) + ", block " +

@@ -16,9 +16,12 @@ struct Claim {
     std::uint32_t seat;
     std::uint32_t rank;
     std::uint64_t first;
+    std::uint64_t skipped;  // messages that were kept for the rank and that this reader did not ask for
+    bool evicted;           // the writer gave up waiting for this rank's reader before it came
 };
 
-// Takes a seat for `rank`, or for the lowest free rank if none is given. Throws rank_unknown, rank_taken.
+// Takes a seat for `rank`, to read on where its promise or its dead predecessor was. With no rank given, for the lowest
+// free one, of those that are promised nothing if there are such, to read the next message. Throws rank_unknown, rank_taken.
 Claim claim_seat(const Segment& segment, std::optional<std::uint32_t> rank);
 
 class Receiver : public Endpoint {
@@ -40,20 +43,20 @@ public:
     bool readable() const noexcept { return ring_.readable(); }
     std::uint64_t position() const noexcept { return ring_.cursor(); }  // of the next message
     // Only if readable; throws corrupt, reader_evicted. The descriptor is read once, checked, and not looked at again.
-    Message current() const {
+    Message current() {
         NativeSlot& slot = ring_.slot();
         Descriptor d;
         std::memcpy(&d, &slot.descriptor, sizeof d);
         reached(FaultPoint::read_described);
         const Geometry& geometry = segment_->geometry();
         const bool is_inline = d.block == kInline;
-        // A block is this reader's from here on only if the descriptor was whole: see RingReader::intact.
-        if (!is_inline && !ring_.intact()) throw_evicted();
         const bool lies_inside = is_inline
                                      ? d.length <= geometry.inline_bytes
                                      : d.block <= geometry.data_bytes && d.length <= geometry.data_bytes - d.block &&
                                            d.length <= geometry.data_budget && d.row < geometry.max_leases;
         if (!lies_inside || d.encoding > kLastEncoding || d.framed > 1) throw_corrupt(d);
+        // A block is this reader's from here on only if the descriptor was whole.
+        if (!is_inline && !ring_.touch_block(d.row)) throw_evicted();
         const std::byte* bytes = is_inline ? RingView<Native>::inline_area(slot) : segment_->data() + d.block;
         return Message{bytes, d.length, d.block, d.row, d.encoding, d.framed != 0};
     }
@@ -65,6 +68,7 @@ public:
     // A lease on the current message, which is in a block. It is read for as long as the lease lives, and it is still the
     // current one until `advance`, which must follow: a block is leased once.
     Lease peek_leased(const Message& message) {
+        peeked_ = true;
         return Lease(hold_, Lease::Block{message.block, message.length, ring_.cursor(), message.row});
     }
     Lease consume_leased(const Message& message) {
@@ -74,6 +78,7 @@ public:
     }
     void advance(std::uint64_t length) noexcept {
         bytes_.store(bytes_.load(std::memory_order_relaxed) + length, std::memory_order_relaxed);
+        peeked_ = false;
         ring_.consume();
         messages_.store(messages_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
     }
@@ -81,6 +86,8 @@ public:
     void settle() {
         if (!ring_.settle()) throw_evicted();
     }
+    // Before `shut_down`: the seat will be given up as if this process had been killed, and not in order.
+    void fail() noexcept { failed_.store(true, std::memory_order_relaxed); }
     // Evicted? Or did the writer end the queue, or die, with everything read? Throws reader_evicted, closed,
     // writer_died. `look_at_life` asks the kernel, too.
     void check_end(bool look_at_life) const;
@@ -122,6 +129,8 @@ private:
     Claim claim_;
     std::shared_ptr<SeatHold> hold_;
     RingReader<Native> ring_;
+    bool peeked_ = false;  // the current message is leased
+    std::atomic<bool> failed_{false};
     std::atomic<std::uint64_t> messages_{0};
     std::atomic<std::uint64_t> bytes_{0};
 };

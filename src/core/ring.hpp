@@ -79,18 +79,26 @@ public:
     bool evict(std::uint32_t seat, std::uint64_t word) noexcept {
         Seat<P>& s = ring_.seats[seat];
         if (!gates(word)) return false;
-        const bool held = seat_state(word) == SeatState::active;
-        const std::uint64_t after = held ? seat_word(seat_incarnation(word), SeatState::evicted)
-                                         : seat_word(seat_incarnation(word) + 1, SeatState::vacant);
+        const std::uint64_t after =
+            seat_word(seat_incarnation(word), is_held(word) ? SeatState::evicted : SeatState::forgone);
         P::reached(FaultPoint::evict_begin);
         if (!s.state.compare_exchange_strong(word, after, std::memory_order_relaxed)) return false;
         P::reached(FaultPoint::evict_swapped);
-        // fence [evict]: the state is stored before any slot is overwritten that the holder may still be copying;
-        // pairs with the fence [evict] in RingReader::settle. Also [signal] for the parked reader and writer.
+        // fence [evict]: the state is stored before any slot is overwritten that the holder may still be copying, and
+        // before we look at which block it touches; pairs with the fences [evict] in RingReader::settle and touch_block.
+        // Also [signal] for the parked reader and writer.
         P::fence_seq_cst();
         unpark<P>(s.parked);
         unpark<P>(ring_.control->writer_parked);
         return true;
+    }
+
+    // The user of this writer learns that the seat's holder, with `word` as its state, is gone: what was kept for the rank
+    // is no promise any more, though the seat is still in the way. False if somebody has taken the seat since.
+    bool lapse(std::uint32_t seat, std::uint64_t word) noexcept {
+        // relaxed: nothing is read or overwritten because of it.
+        return ring_.seats[seat].state.compare_exchange_strong(
+            word, seat_word(seat_incarnation(word), SeatState::lapsed), std::memory_order_relaxed);
     }
 
 private:
@@ -137,12 +145,26 @@ public:
     // Only after `readable`.
     SlotHeader<P>& slot() const noexcept { return ring_.slot(index_); }
 
-    // Is the descriptor that was just copied whole, and its block kept for this reader? The writer keeps the block of the
-    // message at an evicted reader's cursor, too; but of a slot that was overwritten meanwhile, the descriptor may be
-    // another message's.
+    // Is the descriptor that was just copied whole? Asked only if it is impossible: then either we have been evicted and it
+    // is torn, or its memory was overwritten by a stranger.
     bool intact() const noexcept {
         // acquire [evict]: if the copy has a byte of a later message, the load below sees EVICTED.
         P::fence_acquire();
+        return still_seated();
+    }
+
+    // May the block in `row` be read, that the descriptor just copied names? If so, the writer keeps it until we have
+    // consumed the message, even if it evicts us meanwhile; of a slot that was overwritten, the descriptor may be another
+    // message's, and we have been evicted.
+    bool touch_block(std::uint32_t row) noexcept {
+        // A mark of this very message can only be that of the seat's last holder, who was killed before it had consumed it.
+        const std::uint64_t number = cursor_ + 1;
+        auto& mark = ring_.mark(token_ - 1, row);
+        if (mark.load(std::memory_order_relaxed) == number) mark.store(0, std::memory_order_relaxed);
+        seat_->touching.store(number, std::memory_order_relaxed);
+        // fence [evict]: either the writer that evicts us sees what we touch, or we see EVICTED; and if the descriptor has
+        // a byte of a later message, we do.
+        P::fence_seq_cst();
         return still_seated();
     }
 

@@ -173,9 +173,10 @@ void Segment::initialise(const Request& request) {
         auto* seat = new (&ring_.seats[i]) NativeSeat{};
         if (i >= ranks_.size()) continue;
         seat->rank.store(ranks_[i], std::memory_order_relaxed);
-        // A handle promises its ranks every message from the first on; a name promises nothing to those not there yet.
+        // A handle promises its ranks every message from the first on. A named queue's writer may give nobody one.
         if (!named()) seat->state.store(seat_word(0, SeatState::expected), std::memory_order_relaxed);
     }
+    ring_.control->promised.store(named() ? 0 : 1, std::memory_order_relaxed);
     for (std::uint32_t i = 0; i < ring_.depth; ++i) new (&ring_.slot(i)) NativeSlot{};
     if (!ranks_.empty())
         std::memcpy(control_ + geometry_.ranks_offset, ranks_.data(), ranks_.size() * sizeof(std::uint32_t));

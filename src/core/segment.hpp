@@ -46,6 +46,8 @@ public:
     const Geometry& geometry() const noexcept { return geometry_; }
     const std::vector<std::uint32_t>& ranks() const noexcept { return ranks_; }
     bool is_creator() const noexcept { return area_->is_creator(); }
+    // Does a handle promise messages to the ranks?
+    bool is_promised() const noexcept { return ring_.control->promised.load(std::memory_order_relaxed) != 0; }
     bool named() const noexcept { return header_.named != 0; }
     std::string user_name() const;  // empty if not named
     std::string label() const;      // its queue_label

@@ -6,9 +6,8 @@ namespace ringcast {
 
 Sender::Sender(std::shared_ptr<Segment> segment, const Strategy& strategy, const ReaderPolicy& policy)
     : Endpoint(segment, strategy, segment->ring().control->writer_parked, segment->ring().control->cpus),
-      policy_(policy),
       ring_(segment->ring()),
-      nameless_(!segment->named()),
+      readers_(*segment, ring_, policy),
       arena_(*segment) {
     refresh_placement();
 }
@@ -26,15 +25,17 @@ bool Sender::place_block(std::uint64_t bytes, Room& room) {
     // The newest gate, not just a sufficient one: the block that came back last is still in the cache.
     ring_.refresh_gate();
     arena_.reclaim(ring_.gate(), false);
-    reclaimed_ = false;
     bool placed = arena_.place(bytes, room.place);
     if (!placed) {
         arena_.reclaim(ring_.gate(), true);
         placed = arena_.place(bytes, room.place);
     }
     if (!placed) {
-        awaits_block_ = true;
-        wanted_ = bytes;
+        // Nobody says so when other programs give a full machine memory back.
+        const bool machine_full = arena_.refusal() == Arena::Refusal::machine;
+        wait_ = RoomWait{.for_block = true,
+                         .bytes = bytes,
+                         .retry_ns = machine_full ? platform::monotonic_ns() + kRetryNs : kForever};
         return false;
     }
     reached(FaultPoint::block_placed);
@@ -59,146 +60,46 @@ void Sender::count_oversize() noexcept {
     segment_->ring().control->oversize_messages.fetch_add(1, std::memory_order_relaxed);
 }
 
-bool Sender::has_died(std::uint32_t seat, std::uint64_t word) const {
-    if (seat_state(word) != SeatState::active || segment_->locks().is_held_by_another(seat_lock(seat))) return false;
-    // Else it left just now, or a restarted reader has taken it over.
-    return segment_->ring().seats[seat].state.load(std::memory_order_acquire) == word;
-}
-
-std::optional<Eviction> Sender::drop_dead(std::uint32_t seat, std::uint64_t word) {
-    if (policy_.dead == ReaderPolicy::Dead::evict) return evict_seat(seat, word, Eviction::Cause::dead);
-    const NativeSeat& s = segment_->ring().seats[seat];
-    const Peer peer{s.rank.load(std::memory_order_relaxed), s.pid.load(std::memory_order_relaxed)};
-    throw Error(
-        ErrorCode::reader_died,
-        "the reader of rank " + std::to_string(*peer.rank) + " (pid " + std::to_string(peer.pid) +
-            ") died without leaving its seat; evict(rank) goes on without it, as on_reader_death=\"evict\" does",
-        peer);
-}
-
-std::optional<Eviction> Sender::evict_seat(std::uint32_t seat, std::uint64_t word, Eviction::Cause cause) noexcept {
-    const NativeSeat& s = segment_->ring().seats[seat];
-    const bool absent = seat_state(word) == SeatState::expected;
-    const Eviction eviction{s.rank.load(std::memory_order_relaxed), absent ? 0 : s.pid.load(std::memory_order_relaxed),
-                            absent ? Eviction::Cause::absent : cause,
-                            messages() - std::min(messages(), s.cursor.load(std::memory_order_acquire))};
-    return ring_.evict(seat, word) ? std::optional(eviction) : std::nullopt;
-}
-
 std::optional<Eviction> Sender::check_room(std::int64_t waited_ns) {
-    const bool too_long = policy_.slow != ReaderPolicy::Slow::block && waited_ns >= policy_.patience_ns;
+    const ReaderPolicy& policy = readers_.policy();
+    const bool too_long = policy.slow != ReaderPolicy::Slow::block && waited_ns >= policy.patience_ns;
     const auto throw_full = [this] {
         throw Error(ErrorCode::queue_full, "the queue stayed full; it waits for " + explain_wait());
     };
-    std::uint64_t needed = needed_;
-    if (awaits_block_) {
+    std::uint64_t needed = wait_.passed;
+    if (wait_.for_block) {
         const std::uint64_t blocks = arena_.blocks();
         reclaim();
-        if (arena_.blocks() != blocks) reclaimed_ = true;
-        if (reclaimed_) return std::nullopt;
-        if (!arena_
-                 .any_unread()) {  // only views are in the way, of readers that live: evicting them would free nothing
+        if (arena_.blocks() != blocks) wait_.reclaimed = true;
+        if (wait_.reclaimed) return std::nullopt;
+        // Only views are in the way, of readers that live: evicting them would free nothing.
+        if (!arena_.any_unread()) {
             if (too_long) throw_full();
             return std::nullopt;
         }
         needed = arena_.oldest_unread() + 1;
     }
     const std::uint32_t laggard = ring_.laggard();
-    const std::uint64_t word = segment_->ring().seats[laggard].state.load(std::memory_order_acquire);
-    if (has_died(laggard, word)) return drop_dead(laggard, word);
+    const std::uint64_t word = segment_->ring().seats[laggard].state.load(std::memory_order_acquire);  // acquire [join]
+    if (readers_.is_gone(laggard, word)) return readers_.drop_gone(laggard, word);
     if (!too_long || ring_.seat_passed(laggard, needed)) return std::nullopt;
-    if (policy_.slow == ReaderPolicy::Slow::raise) throw_full();
-    return evict_seat(laggard, word, Eviction::Cause::slow);
-}
-
-std::optional<Eviction> Sender::check_attached() {
-    for (std::uint32_t i = 0; i < segment_->ring().n_seats; ++i) {
-        const std::uint64_t word = segment_->ring().seats[i].state.load(std::memory_order_acquire);
-        if (!has_died(i, word)) continue;
-        if (const auto eviction = drop_dead(i, word)) return eviction;
-    }
-    return std::nullopt;
+    if (policy.slow == ReaderPolicy::Slow::raise) throw_full();
+    return readers_.evict_seat(laggard, word, Eviction::Cause::slow);
 }
 
 std::string Sender::explain_wait() const {
     const auto& ring = segment_->ring();
-    const auto who = [](const NativeSeat& seat) {
-        const std::string rank = "the reader of rank " + std::to_string(seat.rank.load(std::memory_order_relaxed));
-        if (seat_state(seat.state.load(std::memory_order_acquire)) == SeatState::expected)
-            return rank + " (which has not attached)";
-        return rank + " (" +
-               platform::describe_process(seat.pid.load(std::memory_order_relaxed),
-                                          seat.pid_namespace.load(std::memory_order_relaxed)) +
-               ")";
-    };
     const std::string unread = "messages unread: " + std::to_string(backlog());
-    if (!awaits_block_) return who(ring.seats[ring_.laggard()]) + " to make room; " + unread;
-    std::string text = "readers to release memory: " + arena_.explain_refusal(wanted_);
+    if (!wait_.for_block) return readers_.describe(ring_.laggard()) + " to make room; " + unread;
+    std::string text = "readers to release memory: " + arena_.explain_refusal(wait_.bytes);
+    if (arena_.any_unread()) text += "; " + readers_.describe(ring_.laggard()) + " is the furthest behind";
     for (std::uint32_t i = 0; i < ring.n_seats; ++i) {
         const std::uint64_t blocks = ring.seats[i].leased_blocks.load(std::memory_order_relaxed);
         if (blocks == 0 || !segment_->locks().is_held_by_another(seat_lock(i))) continue;
-        text += "; " + who(ring.seats[i]) + " holds views of " + std::to_string(blocks) + " messages, " +
+        text += "; " + readers_.describe(i) + " holds views of " + std::to_string(blocks) + " messages, " +
                 in_units(ring.seats[i].leased_bytes.load(std::memory_order_relaxed));
     }
-    if (arena_.any_unread()) text += "; " + who(ring.seats[ring_.laggard()]) + " is the furthest behind";
     return text + "; " + unread;
-}
-
-std::vector<std::uint32_t> Sender::missing_ranks() const {
-    std::vector<std::uint32_t> missing = segment_->ranks();
-    const auto& ring = segment_->ring();
-    for (std::uint32_t i = 0; i < ring.n_seats; ++i) {
-        if (!is_attached(ring.seats[i])) continue;
-        std::erase(missing, ring.seats[i].rank.load(std::memory_order_relaxed));
-    }
-    return missing;
-}
-
-bool Sender::await_readers(std::int64_t until_ns) noexcept {
-    return waiter_.slice(parked_, kAnySeat, until_ns, [this] { return stopped() || missing_ranks().empty(); });
-}
-
-void Sender::unlink_if_all_attached() {
-    if (!missing_ranks().empty()) return;
-    segment_->unlink();
-    nameless_ = false;
-}
-
-void Sender::confirm_ready() {
-    const auto& ring = segment_->ring();
-    ring.control->all_ready.store(1, std::memory_order_release);  // release [ready]
-    reached(FaultPoint::ready_stored);
-    ring_.announce();  // [signal]
-    if (nameless_) unlink_if_all_attached();
-    refresh_placement();
-}
-
-void Sender::finish() noexcept {
-    reached(FaultPoint::close_begin);
-    segment_->ring().control->closed.store(1, std::memory_order_release);  // release [closed]: after the last message
-    reached(FaultPoint::close_stored);
-    ring_.announce();  // [signal]
-}
-
-std::uint64_t Sender::undelivered_to_expected() const noexcept {
-    const auto& ring = segment_->ring();
-    for (std::uint32_t i = 0; i < ring.n_seats; ++i)
-        if (seat_state(ring.seats[i].state.load(std::memory_order_acquire)) == SeatState::expected)
-            return ring_.position();
-    return 0;
-}
-
-bool Sender::await_expected(std::int64_t until_ns) noexcept {
-    return waiter_.slice(parked_, kAnySeat, until_ns, [this] { return undelivered_to_expected() == 0; });
-}
-
-bool Sender::evict(std::uint32_t rank) noexcept {
-    const auto& ring = segment_->ring();
-    bool any = false;
-    for (std::uint32_t i = 0; i < ring.n_seats; ++i)
-        if (ring.seats[i].rank.load(std::memory_order_relaxed) == rank)
-            any = ring_.evict(i, ring.seats[i].state.load(std::memory_order_relaxed)) || any;
-    return any;
 }
 
 std::uint64_t Sender::backlog() const noexcept {
@@ -206,8 +107,8 @@ std::uint64_t Sender::backlog() const noexcept {
     const std::uint64_t head = messages();
     std::uint64_t least = head;
     for (std::uint32_t i = 0; i < ring.n_seats; ++i)
-        if (gates(ring.seats[i].state.load(std::memory_order_acquire)))
-            least = std::min(least, ring.seats[i].cursor.load(std::memory_order_acquire));
+        if (gates(ring.seats[i].state.load(std::memory_order_acquire)))                     // acquire [join]
+            least = std::min(least, ring.seats[i].cursor.load(std::memory_order_acquire));  // acquire [consume]
     return head - least;
 }
 

@@ -11,26 +11,19 @@
 
 #include "arena.hpp"
 #include "endpoint.hpp"
+#include "reader_policy.hpp"
+#include "readiness.hpp"
 #include "ring.hpp"
 
 namespace ringcast {
 
-// What a writer does about readers that are in its way.
-struct ReaderPolicy {
-    enum class Dead { raise, evict };
-    enum class Slow { block, raise, evict };
-    Dead dead = Dead::raise;
-    Slow slow = Slow::block;
-    std::int64_t patience_ns = 0;  // how long a living reader may be waited for before `slow` applies
-};
-
-// A reader that the writer does not wait for any more.
-struct Eviction {
-    enum class Cause { dead, slow, absent };  // absent: it never attached
-    std::uint32_t rank;
-    std::uint32_t pid;  // 0 if it never attached
-    Cause cause;
-    std::uint64_t behind;  // messages it had not read
+// What a writer that found no room waits for.
+struct RoomWait {
+    bool for_block = false;            // for memory, not for a slot
+    std::uint64_t passed = 0;          // for a slot: how far every reader must have come
+    std::uint64_t bytes = 0;           // for a block: of the message
+    bool reclaimed = false;            // during this wait, blocks have come back
+    std::int64_t retry_ns = kForever;  // when to try again, whatever has been heard since
 };
 
 class Sender : public Endpoint {
@@ -53,8 +46,7 @@ public:
         const std::uint64_t for_slot = ring_.needed_for_slot();
         if (!ring_.passed(for_slot)) {
             if (bytes > geometry.inline_bytes) check_size(bytes);
-            needed_ = for_slot;
-            awaits_block_ = false;
+            wait_ = RoomWait{.passed = for_slot};
             return false;
         }
         room.length = bytes;
@@ -82,7 +74,6 @@ public:
         }
         ring_.publish(descriptor);
         if (!announce_later) ring_.announce();
-        if (nameless_ && ring_.position() % kLookForReaders == 1) unlink_if_all_attached();
         if (arena_.memory() != 0 && ring_.position() % kLookForIdleMemory == 0) give_back_idle();
     }
     // Takes back what was reserved and not published.
@@ -111,31 +102,40 @@ public:
     }
     bool await_room(std::int64_t until_ns) noexcept {
         // Any reader's release may make room for a block; a slot waits for one reader's cursor.
-        const std::uint32_t token = awaits_block_ ? kAnySeat : ring_.laggard() + 1;
-        return waiter_.slice(parked_, token, until_ns, [this] { return room_or_stopped(); });
+        const std::uint32_t token = wait_.for_block ? kAnySeat : ring_.laggard() + 1;
+        return waiter_.slice(parked_, token, std::min(until_ns, wait_.retry_ns), [this] {
+            return room_or_stopped();
+        }) || (wait_.retry_ns != kForever && platform::monotonic_ns() >= wait_.retry_ns);
     }
     // Takes the blocks back that the dead held, and looks at the reader that is waited for since `waited_ns`: if it is
-    // dead, or has been waited for too long, evicts it, as the policy says, or throws reader_died or queue_full.
+    // gone, or has been waited for too long, evicts it, as the policy says, or throws reader_died or queue_full.
     std::optional<Eviction> check_room(std::int64_t waited_ns);
     // When, in a wait that began then, `check_room` is due at the latest.
     std::int64_t patience_end(std::int64_t began_ns) const noexcept {
-        if (policy_.slow == ReaderPolicy::Slow::block || policy_.patience_ns >= kForever - began_ns) return kForever;
-        return began_ns + policy_.patience_ns;
+        const ReaderPolicy& policy = readers_.policy();
+        if (policy.slow == ReaderPolicy::Slow::block || policy.patience_ns >= kForever - began_ns) return kForever;
+        return began_ns + policy.patience_ns;
     }
     // What is waited for, and who is in the way.
     std::string explain_wait() const;
-    // Ranks that have not taken their seats.
-    std::vector<std::uint32_t> missing_ranks() const;
-    // An attached reader that died: evicts it, as the policy says, or throws reader_died.
-    std::optional<Eviction> check_attached();
-    bool await_readers(std::int64_t until_ns) noexcept;
-    // Tells the readers that all are there, and removes the name of a queue that has none from the user.
-    void confirm_ready();
 
-    // Messages that ranks which have not come yet would still get.
-    std::uint64_t undelivered_to_expected() const noexcept;
-    bool await_expected(std::int64_t until_ns) noexcept;
-    bool evict(std::uint32_t rank) noexcept;
+    ReaderWatch& readers() noexcept { return readers_; }
+
+    // Does every rank have a reader?
+    bool ready() const noexcept { return all_have_readers(segment_->ring(), segment_->ranks()); }
+    bool await_ready(std::int64_t until_ns) noexcept {
+        return waiter_.slice(parked_, kAnySeat, until_ns, [this] { return stopped() || ready(); });
+    }
+    void confirm_ready() {
+        ringcast::confirm_ready(segment_->ring(), ring_);
+        refresh_placement();
+    }
+
+    // Messages that a rank which has not come yet would still get; after `shut_down`.
+    std::uint64_t undelivered() const noexcept { return kept_for_expected(segment_->ring()); }
+    bool await_delivery(std::int64_t until_ns) noexcept {
+        return waiter_.slice(parked_, kAnySeat, until_ns, [this] { return undelivered() == 0; });
+    }
 
     std::uint64_t messages() const noexcept { return segment_->ring().control->head.load(std::memory_order_relaxed); }
     std::uint64_t bytes() const noexcept {
@@ -148,38 +148,28 @@ public:
     std::uint64_t scattered_bytes() const noexcept { return arena_.scattered_bytes(); }
 
 private:
-    void finish() noexcept override;  // nothing will be published any more: readers read what there is, then learn it
-    static constexpr std::uint64_t kLookForReaders = 16;      // in messages, until all of a nameless queue are there
+    void finish() noexcept override { end_queue(segment_->ring(), ring_); }
     static constexpr std::uint64_t kLookForIdleMemory = 256;  // in messages
+    static constexpr std::int64_t kRetryNs = 50'000'000;      // a full machine's memory is looked at so often
 
-    // A queue without a user's name gives up its segment's name as soon as nobody needs it any more.
-    void unlink_if_all_attached();
     void check_size(std::uint64_t bytes) const;  // throws message_too_large
     bool place_block(std::uint64_t bytes, Room& room);
     void give_back_idle();
     void count_oversize() noexcept;
-    // Is its holder dead, with `word` as its state?
-    bool has_died(std::uint32_t seat, std::uint64_t word) const;
-    std::optional<Eviction> drop_dead(std::uint32_t seat, std::uint64_t word);
-    std::optional<Eviction> evict_seat(std::uint32_t seat, std::uint64_t word, Eviction::Cause cause) noexcept;
     bool room_or_stopped() const noexcept {
         if (stopped()) return true;
-        if (!awaits_block_) return ring_.seat_passed(ring_.laggard(), needed_);
-        return reclaimed_ || arena_.may_have_room([this](std::uint64_t position) {
+        if (!wait_.for_block) return ring_.seat_passed(ring_.laggard(), wait_.passed);
+        return wait_.reclaimed || arena_.may_have_room([this](std::uint64_t position) {
             return ring_.seat_passed(ring_.laggard(), position + 1);
         });
     }
 
-    ReaderPolicy policy_;
     RingWriter<Native> ring_;
-    bool nameless_;  // and its segment not unlinked yet
+    ReaderWatch readers_;
     Arena arena_;
+    RoomWait wait_{};        // of the last refused try_reserve
     bool reserved_ = false;  // open_place_ is reserved and not published
     Arena::Place open_place_{};
-    std::uint64_t needed_ = 0;   // how far the laggard must have come
-    bool awaits_block_ = false;  // it is a block that is waited for, not a slot
-    bool reclaimed_ = false;     // during that wait, blocks of the dead have come back
-    std::uint64_t wanted_ = 0;   // its bytes
     std::uint64_t bytes_ = 0;
     std::uint64_t loans_ = 0;
 };

@@ -77,6 +77,8 @@ class QueueEnd(_core.End):
         self.rank = None if writer else self._rank
         _open_ends.add(self)
         _close_at_exit()
+        if self._skipped and not writer and rank is None:
+            reports.skipped(self, self._skipped)
 
     @classmethod
     def open(cls, segment: _core.Segment, *, writer: bool, rank: int | None, waits: WaitSettings, codec: Codec) -> Self:

@@ -15,7 +15,8 @@
     ├── RankTakenError (RuntimeError)          another living reader has the rank
     ├── PeerError (ConnectionError)
     │   ├── WriterDiedError                    the writer's process died; all it had published has been read
-    │   ├── ReaderDiedError                    a reader that the writer waits for died
+    │   ├── ReaderDiedError                    a reader that the writer waits for died, or was ended by an exception
+    │   ├── ReaderLeftError                    on_reader_leave="raise": a promised reader has left; nothing was sent
     │   └── ReaderEvictedError                 the writer stopped waiting for this reader
     ├── MessageError
     │   ├── MessageTooLargeError (ValueError)  larger than the queue takes; nothing was sent
@@ -118,7 +119,11 @@ class WriterDiedError(PeerError):
 
 
 class ReaderDiedError(PeerError):
-    """A reader that the writer has to wait for died without leaving its seat."""
+    """A reader that the writer has to wait for died without leaving its seat, or was ended by an exception."""
+
+
+class ReaderLeftError(PeerError):
+    """A reader that a handle promised messages to has left in order. Nothing was sent; the next call sends without it."""
 
 
 class ReaderEvictedError(PeerError):

@@ -95,7 +95,7 @@ def _holders(segment: _core.Segment, rank: int | None) -> list[tuple[int, int, s
     return [
         (of, pid, process)
         for _, of, pid, state, alive, process, *_ in segment.seats()
-        if alive and state == "active" and rank in (None, of)
+        if alive and state in ("active", "failed") and rank in (None, of)
     ]
 
 

@@ -9,8 +9,8 @@ The writer makes the queue; readers make their ends from its handle, or find it 
     queue = MessageQueue(n_reader=2, name="sched")              # or meet by name
     reader = MessageQueue.attach("sched")
 
-With a handle, each rank is promised every message from the first on, however late it attaches. With a name, a reader
-gets what is sent after it has attached; `wait_until_ready` on the writer waits for all of them.
+A handle promises each of its ranks every message from the first on (of a named queue: from its first export on), however
+late it attaches. Who attaches by name alone begins with the next message; `wait_until_ready` on the writer waits for all.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ringcast.endpoint import QueueEnd
 from ringcast.errors import ArgumentError, NotReadyError, QueueClosedError, SegmentNotFoundError
 from ringcast.handle import Handle, checked_handle
 from ringcast.joining import Patience, find_living, take_rank
-from ringcast.waiting import OnFull, OnReaderDeath, Wait, WaitSettings, reader_policy
+from ringcast.waiting import OnFull, OnReaderDeath, OnReaderLeave, Wait, WaitSettings, reader_policy
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -67,11 +67,15 @@ class MessageQueue(QueueEnd):
         codec: how objects other than `bytes` travel: "pickle" (default); "msgpack", which runs no code when it is
             read; or "raw", bytes-like objects only. NumPy arrays by themselves travel as they are, except with "raw".
         on_reader_death: what a call does that has to wait for a reader whose process died: "raise" ReaderDiedError
-            (default), or "evict" it and go on. Either way a restarted reader can take the rank again.
+            (default), or "evict" it and go on. Until then a restarted reader goes on where the dead one was; afterwards
+            it can take the rank, and begins with the next message. A reader that an exception ends counts as dead.
         on_full: what a call does when a reader that lives has kept the queue full for `full_deadline` seconds:
             "block" (default) for as long as the call's own timeout allows, "raise" QueueFullError, or "evict" that
             reader, which finds out by ReaderEvictedError. Evictions are logged.
         full_deadline: in seconds; 0 acts at once. Unused with on_full="block".
+        on_reader_leave: what happens when a reader that a handle promised messages to has left in order, and more is
+            sent: "log" it once (default), or "raise" ReaderLeftError from the next call that sends, once. Either way
+            `stats()["missed"]` counts what nobody has read for its rank, and who takes the rank begins at the head.
         wait: how to wait: "adaptive" (default), "spin", "yield", "park", a SpinTimer or a SpinSleepTimer;
             the environment variable RINGCAST_WAIT sets the default.
 
@@ -94,9 +98,10 @@ class MessageQueue(QueueEnd):
         on_reader_death: OnReaderDeath = "raise",
         on_full: OnFull = "block",
         full_deadline: float = DEFAULT_FULL_DEADLINE_S,
+        on_reader_leave: OnReaderLeave = "log",
         wait: Wait = None,
     ) -> None:
-        policy = reader_policy(on_reader_death, on_full, full_deadline)
+        policy = reader_policy(on_reader_death, on_full, full_deadline, on_reader_leave)
         waits = WaitSettings.of(wait)
         chosen = make_codec(arguments.choice("codec", codec, ("pickle", "msgpack", "raw")))
         n_reader = segment.checked_readers(n_reader)
@@ -118,10 +123,14 @@ class MessageQueue(QueueEnd):
         self._open(made, writer=True, rank=None, waits=waits, codec=chosen, policy=policy)
 
     def export_handle(self) -> Handle:
-        """What `create_from_handle` needs in another process. Raises QueueClosedError once this end is closed."""
+        """What `create_from_handle` needs in another process. Raises QueueClosedError once this end is closed.
+
+        From the first call on, each rank is promised every message that is sent, whether or not it has attached.
+        """
         memory = self._segment
         if memory is None or self.closed:
             raise QueueClosedError(f"{self._context} is closed{self._why_closed}: a handle of it would lead nowhere")
+        self._promise()
         ring = (memory.n_reader, memory.max_chunk_bytes, memory.max_chunks, memory.name)
         attributes = () if type(self) is MessageQueue else travelling(self, self.reader_attributes())
         return Handle(memory.name, memory.epoch, tuple(memory.ranks), ring, attributes=attributes)

@@ -1,4 +1,5 @@
-"""What an end tells people, through the logger "ringcast": waits that are long, readers that were evicted.
+"""What an end tells people, through the logger "ringcast": waits that are long, readers that were evicted, messages that
+nobody read for a promised rank.
 
 Each record has an attribute `ringcast`, a dict of the same facts as the message, for handlers that keep structure. The
 native end calls these functions; they decide nothing.
@@ -10,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ringcast import _core
+from ringcast.segment import GATING_STATES
 
 if TYPE_CHECKING:
     from ringcast.endpoint import QueueEnd
@@ -74,6 +76,38 @@ def name_left(end: QueueEnd) -> None:
         )  # fmt: skip
 
 
+_LOSSES = {
+    "left": "has left",
+    "died": "died or was ended by an exception",
+}
+
+
+def loss(end: QueueEnd, rank: int, pid: int, cause: str, first: int, count: int, absent: bool) -> None:
+    """Log that messages which a handle promised to a rank are not read by anybody."""
+    stats = end.stats()
+    facts = _facts(end, stats, 0.0)
+    facts["lost"] = {"rank": rank, "pid": pid, "cause": cause, "first": first, "count": count, "absent": absent}
+    if not absent:
+        what = f"{count} messages before {first + count} were lost to it before somebody took its rank"
+    elif end.closed:
+        what = f"{count} messages, from number {first} on, did not reach it"
+    else:
+        what = f"from message {first} on nobody reads for it"
+    _log("%s: the reader of rank %d (pid %d) %s; %s", end._context, rank, pid, _LOSSES[cause], what, facts=facts)
+
+
+def skipped(end: QueueEnd, count: int) -> None:
+    """Log that a reader that attached without a rank did not take what a handle promised to the rank that it got."""
+    stats = end.stats()
+    facts = _facts(end, stats, 0.0)
+    facts["skipped"] = count
+    _log(
+        "%s attached without asking for a rank and begins with the next message; %d messages that a handle had promised "
+        "to its rank are lost: attach with rank=%s to get them",
+        end._context, count, stats["rank"], facts=facts,
+    )  # fmt: skip
+
+
 def _facts(end: QueueEnd, stats: QueueStats, waited_s: float) -> dict[str, Any]:
     return {
         "queue": stats["name"],
@@ -87,7 +121,7 @@ def _facts(end: QueueEnd, stats: QueueStats, waited_s: float) -> dict[str, Any]:
 
 
 def _in_the_way(reader: ReaderStats) -> bool:
-    return reader["leased_blocks"] > 0 or (reader["behind"] > 0 and reader["state"] in ("active", "expected"))
+    return reader["leased_blocks"] > 0 or (reader["behind"] > 0 and reader["state"] in GATING_STATES)
 
 
 def _described(reader: ReaderStats) -> str:

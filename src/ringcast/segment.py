@@ -162,7 +162,7 @@ def sweep(dry_run: bool = False) -> list[SweptSegment]:
     ]
 
 
-GATING_STATES = ("active", "expected")
+GATING_STATES = ("active", "expected", "failed")
 """States of seats that the writer waits for."""
 
 

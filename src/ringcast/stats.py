@@ -56,7 +56,8 @@ class MemoryStats(TypedDict):
 class QueueStats(TypedDict):
     """What `stats()` returns. `messages` and `bytes` count what this end sent or received, `oversize` the
     messages above max_chunk_bytes that the writer sent. `waiting_s` is for how long a call of this end has now been
-    waiting, in seconds; 0 if none is."""
+    waiting, in seconds; 0 if none is. `missed` counts, for each rank that a handle promised messages to, those that nobody
+    has read for it, because its reader had left, was evicted, or died after the writer had been told."""
 
     role: str
     name: str | None
@@ -78,6 +79,7 @@ class QueueStats(TypedDict):
     closed: bool
     writer: WriterStats
     readers: list[ReaderStats]
+    missed: dict[int, int]
 
 
 def collect_stats(segment: _core.Segment, rank: int | None, counters: dict[str, int], closed: bool) -> QueueStats:
@@ -132,4 +134,5 @@ def collect_stats(segment: _core.Segment, rank: int | None, counters: dict[str, 
             "process": "running" if rank is None else segment.creator_process,
         },
         "readers": readers,
+        "missed": dict(segment.missed()),
     }

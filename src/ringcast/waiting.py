@@ -85,25 +85,33 @@ class WaitSettings(NamedTuple):
 
 OnReaderDeath: TypeAlias = Literal["raise", "evict"]
 OnFull: TypeAlias = Literal["block", "raise", "evict"]
-_ON_READER_DEATH = ("raise", "evict")  # in the order of the core's ReaderPolicy, as is the next
+OnReaderLeave: TypeAlias = Literal["log", "raise"]
+_ON_READER_DEATH = ("raise", "evict")  # in the order of the core's ReaderPolicy, as are the next two
 _ON_FULL = ("block", "raise", "evict")
+_ON_READER_LEAVE = ("log", "raise")
 
-NativePolicy: TypeAlias = "tuple[int, int, int]"
-PATIENT: NativePolicy = (0, 0, 0)
+NativePolicy: TypeAlias = "tuple[int, int, int, int]"
+PATIENT: NativePolicy = (0, 0, 0, 0)
 """The policy of writers that block, and of readers, who have none."""
 
 
-def reader_policy(on_reader_death: str, on_full: str, full_deadline: float) -> NativePolicy:
-    """The native form of what a writer does about readers: (dead, slow, patience in ns). Raises ArgumentError."""
+def reader_policy(on_reader_death: str, on_full: str, full_deadline: float, on_reader_leave: str) -> NativePolicy:
+    """The native form of what a writer does about readers: (dead, slow, left, patience in ns). Raises ArgumentError."""
     for name, value, choices in (
         ("on_reader_death", on_reader_death, _ON_READER_DEATH),
         ("on_full", on_full, _ON_FULL),
+        ("on_reader_leave", on_reader_leave, _ON_READER_LEAVE),
     ):
         choice(name, value, choices)
     full_deadline = number("full_deadline", full_deadline)
     if not full_deadline >= 0:
         raise ArgumentError(f"full_deadline must be zero or more seconds, not {full_deadline!r}")
-    return (_ON_READER_DEATH.index(on_reader_death), _ON_FULL.index(on_full), _nanoseconds(full_deadline))
+    return (
+        _ON_READER_DEATH.index(on_reader_death),
+        _ON_FULL.index(on_full),
+        _ON_READER_LEAVE.index(on_reader_leave),
+        _nanoseconds(full_deadline),
+    )
 
 
 def strategy(wait: Wait) -> NativeStrategy:

@@ -99,11 +99,12 @@ Ended read(World& world, std::uint32_t index, std::uint64_t most, std::uint64_t&
            const Strategy& strategy = Strategy::park(), bool may_be_evicted = false) {
     const RingView<Native>& ring = world.ring;
     NativeSeat& seat = ring.seats[index];
-    std::uint64_t first = 0;
-    if (!take_seat(ring, seat, first)) {
-        leave_seat(seat);  // evicted before it was even taken
+    Claimed taken{};
+    if (!take_seat(ring, seat, Start::promised, taken)) {
+        leave_seat(ring, seat);  // evicted before it was even taken
         return Ended::evicted;
     }
+    const std::uint64_t first = taken.first;
     RingReader<Native> reader(ring, index, first);
     Waiter<Native> waiter(strategy, counters);
     Ended ended = Ended::enough;
@@ -145,9 +146,7 @@ Ended read(World& world, std::uint32_t index, std::uint64_t most, std::uint64_t&
         ++n;
         ++count;
     }
-    leave_seat(seat);
-    Native::fence_seq_cst();
-    unpark<Native>(ring.control->writer_parked);
+    leave_seat(ring, seat);
     return ended;
 }
 
@@ -246,7 +245,7 @@ TEST(an_expected_reader_holds_the_writer_back_until_it_has_come_or_is_given_up) 
     CHECK(!writer.has_room());
     CHECK(writer.evict(1));
     CHECK(!writer.evict(1));
-    CHECK(seat_state(world.ring.seats[1].state.load()) == SeatState::vacant);
+    CHECK(world.ring.seats[1].state.load() == seat_word(0, SeatState::forgone));
     CHECK(!writer.has_room());
     std::uint64_t count = 0;
     WaitCounters counters;
@@ -257,29 +256,94 @@ TEST(an_expected_reader_holds_the_writer_back_until_it_has_come_or_is_given_up) 
 
 TEST(a_late_joiner_starts_at_the_head_and_its_seat_is_a_new_incarnation) {
     World world(1, 4, false);
+    NativeSeat& seat = world.ring.seats[0];
     Writer writer(world);
     for (int n = 0; n < 3; ++n) writer.send();
-    std::uint64_t first = 0;
-    CHECK(take_seat(world.ring, world.ring.seats[0], first));
-    CHECK(first == 3);
-    CHECK(world.ring.seats[0].state.load() == seat_word(0, SeatState::active));
-    leave_seat(world.ring.seats[0]);
-    leave_seat(world.ring.seats[0]);
-    CHECK(world.ring.seats[0].state.load() == seat_word(1, SeatState::vacant));
+    Claimed taken{};
+    CHECK(take_seat(world.ring, seat, Start::promised, taken));
+    CHECK(taken.first == 3);
+    CHECK(seat.state.load() == seat_word(0, SeatState::active));
+    leave_seat(world.ring, seat);
+    leave_seat(world.ring, seat);
+    CHECK(seat.state.load() == seat_word(1, SeatState::vacant));
+    CHECK(world.ring.control->departures.load() == 1);
 }
 
-TEST(who_gets_the_lock_of_a_dead_reader_s_seat_takes_its_place_as_the_next_incarnation) {
+TEST(who_gets_the_lock_of_a_dead_reader_s_seat_goes_on_where_it_was_as_the_next_incarnation) {
+    for (const bool failed : {false, true}) {
+        World world(1, 4, false);
+        NativeSeat& seat = world.ring.seats[0];
+        Writer writer(world);
+        for (int n = 0; n < 2; ++n) writer.send();
+        Claimed taken{};
+        CHECK(take_seat(world.ring, seat, Start::promised, taken));
+        for (int n = 0; n < 4; ++n) writer.send();
+        CHECK(!writer.has_room());
+        if (failed) leave_seat(world.ring, seat, false);
+        CHECK(seat_state(seat.state.load()) == (failed ? SeatState::failed : SeatState::active));
+        CHECK(!writer.has_room());
+        CHECK(take_seat(world.ring, seat, Start::promised, taken));
+        CHECK(taken.first == 2 && taken.since == 2);
+        CHECK(seat.state.load() == seat_word(1, SeatState::active));
+        CHECK(!writer.has_room());
+    }
+}
+
+TEST(who_does_not_ask_for_what_was_kept_begins_at_the_head_and_is_told_what_it_skipped) {
+    for (const bool expected : {false, true}) {
+        World world(1, 4, expected);
+        NativeSeat& seat = world.ring.seats[0];
+        Writer writer(world);
+        Claimed taken{};
+        if (!expected) CHECK(take_seat(world.ring, seat, Start::promised, taken));
+        for (int n = 0; n < 4; ++n) writer.send();
+        CHECK(!writer.has_room());
+        CHECK(take_seat(world.ring, seat, Start::head, taken));
+        CHECK(taken.since == 0 && taken.first == 4);
+        CHECK(writer.has_room());
+    }
+}
+
+TEST(after_an_eviction_and_after_its_death_was_told_a_rank_s_next_reader_begins_at_the_head) {
     World world(1, 4, false);
+    NativeSeat& seat = world.ring.seats[0];
     Writer writer(world);
-    std::uint64_t first = 0;
-    CHECK(take_seat(world.ring, world.ring.seats[0], first));
-    for (int n = 0; n < 4; ++n) writer.send();
-    CHECK(!writer.has_room());
-    CHECK(take_seat(world.ring, world.ring.seats[0], first));
-    CHECK(first == 4);
-    CHECK(world.ring.seats[0].state.load() == seat_word(1, SeatState::active));
-    CHECK(writer.has_room());
+    Claimed taken{};
+    CHECK(take_seat(world.ring, seat, Start::promised, taken));
+    for (int n = 0; n < 3; ++n) writer.send();
     CHECK(writer.evict(0));
-    CHECK(take_seat(world.ring, world.ring.seats[0], first));
-    CHECK(world.ring.seats[0].state.load() == seat_word(2, SeatState::active));
+    CHECK(take_seat(world.ring, seat, Start::promised, taken));
+    CHECK(taken.first == 3 && taken.before == SeatState::evicted);
+    CHECK(seat.state.load() == seat_word(1, SeatState::active));
+    writer.send();
+    seat.state.store(seat_word(1, SeatState::lapsed));
+    CHECK(gates(seat.state.load()));
+    CHECK(take_seat(world.ring, seat, Start::promised, taken));
+    CHECK(taken.first == 4 && taken.since == 3);
+}
+
+TEST(a_claimant_that_was_killed_before_it_knew_its_first_message_has_no_promise_to_pass_on) {
+    World world(1, 4, false);
+    NativeSeat& seat = world.ring.seats[0];
+    Writer writer(world);
+    Claimed taken{};
+    CHECK(take_seat(world.ring, seat, Start::promised, taken));
+    seat.joined_at.store(kJoining);
+    for (int n = 0; n < 3; ++n) writer.send();
+    CHECK(take_seat(world.ring, seat, Start::promised, taken));
+    CHECK(taken.first == 3);
+}
+
+TEST(from_the_moment_a_reader_is_expected_everything_is_kept_for_it) {
+    World world(1, 2, false);
+    NativeSeat& seat = world.ring.seats[0];
+    Writer writer(world);
+    for (int n = 0; n < 5; ++n) writer.send();
+    CHECK(expect_reader(world.ring, seat));
+    CHECK(!expect_reader(world.ring, seat));
+    for (int n = 0; n < 2; ++n) writer.send();
+    CHECK(!writer.has_room());
+    Claimed taken{};
+    CHECK(take_seat(world.ring, seat, Start::promised, taken));
+    CHECK(taken.first == 5);
 }

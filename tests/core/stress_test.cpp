@@ -268,7 +268,7 @@ void send(Round& round, Sender& sender, std::uint64_t number) {
 void evict(Round& round, Sender& sender) {
     std::unique_lock guard(round.between_messages, std::defer_lock);
     if (!kEvictsInMidCopy && !guard.try_lock()) return;
-    if (sender.evict(kEvictable)) round.figures.evicted.fetch_add(1);
+    if (sender.readers().evict(kEvictable)) round.figures.evicted.fetch_add(1);
 }
 
 void run(Round& round, std::int64_t until_ns) {
@@ -277,7 +277,7 @@ void run(Round& round, std::int64_t until_ns) {
         threads.emplace_back([&, rank, seed = round.random()] { keep_visiting(round, rank, seed); });
     {
         Sender sender(round.segment, any_strategy(round.random), {});
-        while (!sender.missing_ranks().empty()) sender.await_readers(kForever);
+        while (!sender.ready()) sender.await_ready(kForever);
         std::uint64_t number = 0;
         for (; platform::monotonic_ns() < until_ns; ++number) {
             send(round, sender, number);

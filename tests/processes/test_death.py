@@ -63,7 +63,7 @@ def _write_unnamed(link: Link, n_reader: int) -> None:
     link.recv()
 
 
-def test_an_unnamed_queue_whose_readers_are_all_there_leaves_no_name_when_its_writer_is_killed(
+def test_the_name_of_an_unnamed_queue_whose_writer_was_killed_goes_with_its_last_reader(
     start: Callable[..., Child],
 ) -> None:
     writer = start(_write_unnamed, 1)
@@ -71,10 +71,10 @@ def test_an_unnamed_queue_whose_readers_are_all_there_leaves_no_name_when_its_wr
     reader = MessageQueue.create_from_handle(handle, 0)
     assert writer.receive() == "ready"
     writer.kill()
-    assert not (SHM / handle.segment).exists()
     with pytest.raises(WriterDiedError):
         reader.dequeue(10)
     reader.close()
+    assert not (SHM / handle.segment).exists()
 
 
 @pytest.mark.parametrize("wait", ["adaptive", "spin", "yield", "park"])

@@ -166,7 +166,11 @@ def test_a_promised_reader_that_never_came_is_evicted(caplog: pytest.LogCaptureF
         assert "has never attached" in caplog.text
         with MessageQueue.create_from_handle(writer.export_handle(), 0) as late:
             writer.enqueue(3)
-            assert late.dequeue() == 3  # what it was promised is gone; it is told by its join
+            with pytest.raises(ReaderEvictedError, match="gave up waiting for rank 0 before it attached") as caught:
+                late.dequeue()
+            assert caught.value.rank == 0
+            assert late.dequeue() == 3
+            assert writer.stats()["missed"] == {0: 2}
 
 
 def test_unread_blocks_are_freed_by_an_eviction_views_are_not() -> None:

@@ -25,7 +25,9 @@ BUILT_INS: dict[str, tuple[type[BaseException], ...]] = {
     "RankTakenError": (RuntimeError,),
     "PeerError": (ConnectionError,),
     "WriterDiedError": (ConnectionError,),
+    "ReaderLeftError": ConnectionError,
     "ReaderDiedError": (ConnectionError,),
+    "ReaderLeftError": (ConnectionError,),
     "ReaderEvictedError": (ConnectionError,),
     "MessageError": (),
     "MessageTooLargeError": (ValueError,),
@@ -82,7 +84,7 @@ def test_not_ready_names_the_missing_ranks_also_after_pickling() -> None:
 
 def test_groups_of_errors_can_be_caught_together() -> None:
     assert issubclass(errors.NotReadyError, errors.QueueTimeoutError)
-    for name in ("WriterDiedError", "ReaderDiedError", "ReaderEvictedError"):
+    for name in ("WriterDiedError", "ReaderDiedError", "ReaderLeftError", "ReaderEvictedError"):
         assert issubclass(own_errors()[name], errors.PeerError)
     for name in ("SegmentNotFoundError", "SegmentExistsError", "CapacityError"):
         assert issubclass(own_errors()[name], errors.SegmentError)

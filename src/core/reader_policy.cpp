@@ -1,0 +1,172 @@
+#include "reader_policy.hpp"
+
+#include <algorithm>
+
+#include "platform/process.hpp"
+#include "ranks.hpp"
+#include "readiness.hpp"
+
+namespace ringcast {
+
+ReaderWatch::ReaderWatch(Segment& segment, RingWriter<Native>& writer, const ReaderPolicy& policy)
+    : segment_(segment), writer_(writer), policy_(policy), told_(segment.ranks().size()) {}
+
+bool ReaderWatch::promise() {
+    auto& control = *segment_.ring().control;
+    if (!segment_.named()) return true;
+    control.promised.store(1, std::memory_order_relaxed);
+    std::uint32_t index = 0;
+    while ((index = promised_ranks_.load(std::memory_order_relaxed)) < segment_.ranks().size()) {
+        if (!expect(index)) return false;
+        promised_ranks_.compare_exchange_strong(index, index + 1, std::memory_order_relaxed);
+    }
+    return true;
+}
+
+// False: somebody is just taking the rank's seat, or leaving it, and it is not certain yet what becomes of that.
+bool ReaderWatch::expect(std::uint32_t index) {
+    const auto& ring = segment_.ring();
+    const std::uint32_t rank = segment_.ranks()[index];
+    const auto& locks = segment_.locks();
+    if (!locks.try_lock(rank_lock(rank))) return has_reader(ring, rank);
+    // A reader that died holds a promise already, in whichever seat it had.
+    bool kept = false;
+    for (std::uint32_t i = 0; i < ring.n_seats; ++i)
+        kept = kept || (is_held(ring.seats[i].state.load(std::memory_order_relaxed)) &&
+                        ring.seats[i].rank.load(std::memory_order_relaxed) == rank);
+    if (!kept && locks.try_lock(seat_lock(index))) {
+        ring.seats[index].pid.store(0, std::memory_order_relaxed);
+        kept = expect_reader(ring, ring.seats[index]);
+        locks.unlock(seat_lock(index));
+    }
+    locks.unlock(rank_lock(rank));
+    return kept;
+}
+
+std::vector<Loss> ReaderWatch::departures() {
+    std::vector<Loss> losses = new_departures();
+    if (losses.empty() || policy_.left == ReaderPolicy::Left::log) return losses;
+    std::string who;
+    for (const Loss& loss : losses)
+        who += (who.empty() ? "" : ", ") + ("the reader of rank " + std::to_string(loss.rank)) + " (pid " +
+               std::to_string(loss.pid) + ") has left, and has not read message " + std::to_string(loss.first) +
+               (loss.absent ? " and what follows" : " and others before somebody took its rank");
+    throw Error(ErrorCode::reader_left,
+                who + "; send again to go on without it, or wait_until_ready() for the next one",
+                Peer{losses.front().rank, losses.front().pid});
+}
+
+std::vector<Loss> ReaderWatch::new_departures() {
+    const auto& ring = segment_.ring();
+    departures_ = readers_that_left(ring);
+    std::vector<Loss> losses;
+    if (!segment_.is_promised()) return losses;
+    for (std::uint32_t i = 0; i < told_.size(); ++i) {
+        const NativeSeat& home = ring.seats[i];
+        Told& told = told_[i];
+        const std::uint64_t since = home.missing_since.load(std::memory_order_relaxed);
+        const std::uint64_t missed = home.missed_by_leaving.load(std::memory_order_relaxed);
+        const std::uint32_t pid = home.left_pid.load(std::memory_order_relaxed);
+        const std::uint32_t rank = segment_.ranks()[i];
+        const std::uint64_t head = writer_.position();
+        if (pid != 0 && since != 0 && since != told.since)
+            losses.push_back({rank, pid, Loss::Cause::left, since - 1, head + 1 - since, true});
+        else if (since == 0 && told.since == 0 && missed > told.missed)  // and somebody has come since
+            losses.push_back(
+                {rank, pid, Loss::Cause::left, head - (missed - told.missed), missed - told.missed, false});
+        told = {pid == 0 ? 0 : since, missed};
+    }
+    return losses;
+}
+
+std::vector<Loss> ReaderWatch::final_losses() {
+    std::vector<Loss> losses = new_departures();
+    std::erase_if(losses, [](const Loss& loss) { return loss.count == 0; });
+    const auto& ring = segment_.ring();
+    const std::uint64_t head = writer_.position();
+    for (std::uint32_t i = 0; i < ring.n_seats; ++i) {
+        const NativeSeat& seat = ring.seats[i];
+        const std::uint64_t word = seat.state.load(std::memory_order_acquire);  // acquire [join]
+        const std::uint64_t cursor = seat.cursor.load(std::memory_order_relaxed);
+        if (seat_state(word) == SeatState::lapsed || cursor >= head || !is_gone(i, word)) continue;
+        losses.push_back({seat.rank.load(std::memory_order_relaxed), seat.pid.load(std::memory_order_relaxed),
+                          Loss::Cause::died, cursor, head - cursor, true});
+    }
+    return losses;
+}
+
+bool ReaderWatch::is_gone(std::uint32_t seat, std::uint64_t word) const {
+    const SeatState state = seat_state(word);
+    if (state == SeatState::failed || state == SeatState::lapsed) return true;
+    if (state != SeatState::active || segment_.locks().is_held_by_another(seat_lock(seat))) return false;
+    // Else it left just now, or a restarted reader has taken it over.
+    return segment_.ring().seats[seat].state.load(std::memory_order_acquire) == word;
+}
+
+std::optional<Eviction> ReaderWatch::drop_gone(std::uint32_t seat, std::uint64_t word) {
+    if (policy_.dead == ReaderPolicy::Dead::evict) return evict_seat(seat, word, Eviction::Cause::dead);
+    const NativeSeat& s = segment_.ring().seats[seat];
+    const Peer peer{s.rank.load(std::memory_order_relaxed), s.pid.load(std::memory_order_relaxed)};
+    const bool failed = seat_state(word) == SeatState::failed;
+    if (seat_state(word) != SeatState::lapsed && !writer_.lapse(seat, word))
+        return std::nullopt;  // a restarted reader has come just now
+    throw Error(ErrorCode::reader_died,
+                "the reader of rank " + std::to_string(*peer.rank) + " (pid " + std::to_string(peer.pid) + ") " +
+                    (failed ? "was ended by an exception" : "died without leaving its seat") +
+                    "; evict(rank) goes on without it, as on_reader_death=\"evict\" does",
+                peer);
+}
+
+std::optional<Eviction> ReaderWatch::evict_seat(std::uint32_t seat, std::uint64_t word,
+                                                Eviction::Cause cause) noexcept {
+    const NativeSeat& s = segment_.ring().seats[seat];
+    const bool absent = seat_state(word) == SeatState::expected;
+    const std::uint64_t head = segment_.ring().control->head.load(std::memory_order_relaxed);
+    const Eviction eviction{s.rank.load(std::memory_order_relaxed), absent ? 0 : s.pid.load(std::memory_order_relaxed),
+                            absent ? Eviction::Cause::absent : cause,
+                            head - std::min(head, s.cursor.load(std::memory_order_acquire))};
+    return evict_at(seat, word) ? std::optional(eviction) : std::nullopt;
+}
+
+bool ReaderWatch::evict_at(std::uint32_t seat, std::uint64_t word) noexcept {
+    const auto& ring = segment_.ring();
+    if (!writer_.evict(seat, word)) return false;
+    const NativeSeat& s = ring.seats[seat];
+    const auto& ranks = segment_.ranks();
+    const auto at = std::find(ranks.begin(), ranks.end(), s.rank.load(std::memory_order_relaxed)) - ranks.begin();
+    const auto index = static_cast<std::uint32_t>(at);
+    if (!segment_.is_promised() || index >= told_.size()) return true;
+    note_absence(ring.seats[index], s.cursor.load(std::memory_order_relaxed), 0);
+    return true;
+}
+
+std::optional<Eviction> ReaderWatch::check_all() {
+    for (std::uint32_t i = 0; i < segment_.ring().n_seats; ++i) {
+        const std::uint64_t word = segment_.ring().seats[i].state.load(std::memory_order_acquire);  // acquire [join]
+        if (!is_gone(i, word)) continue;
+        if (const auto eviction = drop_gone(i, word)) return eviction;
+    }
+    return std::nullopt;
+}
+
+bool ReaderWatch::evict(std::uint32_t rank) noexcept {
+    const auto& ring = segment_.ring();
+    bool any = false;
+    for (std::uint32_t i = 0; i < ring.n_seats; ++i)
+        if (ring.seats[i].rank.load(std::memory_order_relaxed) == rank)
+            any = evict_at(i, ring.seats[i].state.load(std::memory_order_relaxed)) || any;
+    return any;
+}
+
+std::string ReaderWatch::describe(std::uint32_t seat) const {
+    const NativeSeat& s = segment_.ring().seats[seat];
+    const std::string rank = "the reader of rank " + std::to_string(s.rank.load(std::memory_order_relaxed));
+    if (seat_state(s.state.load(std::memory_order_acquire)) == SeatState::expected)  // acquire [join]
+        return rank + " (which has not attached)";
+    return rank + " (" +
+           platform::describe_process(s.pid.load(std::memory_order_relaxed),
+                                      s.pid_namespace.load(std::memory_order_relaxed)) +
+           ")";
+}
+
+}  // namespace ringcast

@@ -1,0 +1,95 @@
+// What a writer does about its readers: those who died, lag, leave or never came.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "readiness.hpp"
+#include "ring.hpp"
+#include "segment.hpp"
+
+namespace ringcast {
+
+// What a writer does about readers that are in its way, and about those that leave.
+struct ReaderPolicy {
+    enum class Dead { raise, evict };
+    enum class Slow { block, raise, evict };
+    enum class Left { log, raise };
+    Dead dead = Dead::raise;
+    Slow slow = Slow::block;
+    Left left = Left::log;
+    std::int64_t patience_ns = 0;  // how long a living reader may be waited for before `slow` applies
+};
+
+// A reader that the writer does not wait for any more.
+struct Eviction {
+    enum class Cause { dead, slow, absent };  // absent: it never attached
+    std::uint32_t rank;
+    std::uint32_t pid;  // 0 if it never attached
+    Cause cause;
+    std::uint64_t behind;  // messages it had not read
+};
+
+// A promised rank for which messages were sent that nobody has read or will read.
+struct Loss {
+    enum class Cause { left, died };
+    std::uint32_t rank;
+    std::uint32_t pid;
+    Cause cause;
+    std::uint64_t first;  // the first of these messages
+    std::uint64_t count;  // up to now
+    bool absent;          // nobody has come for the rank since
+};
+
+class ReaderWatch {
+public:
+    using Native = platform::Native;
+
+    ReaderWatch(Segment& segment, RingWriter<Native>& writer, const ReaderPolicy& policy);
+
+    const ReaderPolicy& policy() const noexcept { return policy_; }
+    // Promises the ranks, if nothing has been promised yet, every message from now on. Takes no turn. False: somebody is
+    // just taking a rank's seat or leaving it, so it must be called again.
+    bool promise();
+
+    // Has a reader left since `departures` was called last? One load, for every message.
+    bool anyone_left() const noexcept { return readers_that_left(segment_.ring()) != departures_; }
+    // The promised ranks whose readers have left in order since: from here on messages are not read for them. Throws
+    // reader_left if the policy says so, once.
+    std::vector<Loss> departures();
+    // The ranks that lack messages now that the queue ends, and of which `departures` has not told.
+    std::vector<Loss> final_losses();
+
+    // Is the seat's holder gone without having left, with `word` as its state?
+    bool is_gone(std::uint32_t seat, std::uint64_t word) const;
+    // For such a holder: evicts it, as the policy says, or throws reader_died.
+    std::optional<Eviction> drop_gone(std::uint32_t seat, std::uint64_t word);
+    std::optional<Eviction> evict_seat(std::uint32_t seat, std::uint64_t word, Eviction::Cause cause) noexcept;
+    // Any reader that is gone: see drop_gone.
+    std::optional<Eviction> check_all();
+    bool evict(std::uint32_t rank) noexcept;
+
+    // "the reader of rank 3 (pid 77, stopped)"
+    std::string describe(std::uint32_t seat) const;
+
+private:
+    // What has been told of a rank.
+    struct Told {
+        std::uint64_t since = 0;
+        std::uint64_t missed = 0;
+    };
+    std::vector<Loss> new_departures();
+    bool evict_at(std::uint32_t seat, std::uint64_t word) noexcept;
+    bool expect(std::uint32_t index);
+
+    Segment& segment_;
+    RingWriter<Native>& writer_;
+    ReaderPolicy policy_;
+    std::uint32_t departures_ = 0;
+    std::atomic<std::uint32_t> promised_ranks_{0};  // of a named queue: the first so many have been seen to
+    std::vector<Told> told_;                        // by rank index
+};
+
+}  // namespace ringcast
