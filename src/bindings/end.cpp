@@ -111,6 +111,7 @@ void End::after_slice(const WaitOptions& options, PyObject* self, std::int64_t& 
     if (PyErr_CheckSignals() != 0) throw nb::python_error();
     check_usable();
     check_cancel(options);
+    check_wanted();
     if (platform::monotonic_ns() < next_report_ns) return;
     next_report_ns += report_interval_ns_;
     endpoint_->counters().long_waits.fetch_add(1, std::memory_order_relaxed);
@@ -140,6 +141,13 @@ void End::check_cancel(const WaitOptions& options) const {
     if (truth != 0) raise("WaitCancelledError", context() + ": the wait was cancelled by its `cancel` event");
 }
 
+void End::check_wanted() const {
+    if (nb::cast<bool>(nb::module_::import_("ringcast._futures").attr("is_given_up")()))
+        raise("WaitCancelledError", context() +
+                                        ": the wait was given up, because the asyncio future that it was for has been "
+                                        "cancelled or its loop ends; `await aget()` waits without a thread of a pool");
+}
+
 void End::raise_timeout(const WaitOptions& options, const std::string& waited_for) const {
     raise("QueueTimeoutError", context() + ": waited " + in_seconds(options.timeout_ns) + " s for " + waited_for);
 }
@@ -160,6 +168,7 @@ void Call::wait_for_turn(const WaitOptions& options) {
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
         end_.check_usable();
         end_.check_cancel(options);
+        end_.check_wanted();
     });
     if (!held_)
         raise("QueueTimeoutError", end_.context() + ": waited " + in_seconds(options.timeout_ns) +

@@ -60,6 +60,7 @@ public:
     }
     void check_nesting() const;                           // raises BusyError if this thread has the turn
     void check_cancel(const WaitOptions& options) const;  // raises WaitCancelledError
+    void check_wanted() const;  // raises WaitCancelledError if nobody can get this call's result (ringcast._futures)
     // "queue 'sched' (reader, rank 1, pid 77)": what every message about this end begins with.
     std::string context() const;
     // For whom a call of this end waits, if it has to.

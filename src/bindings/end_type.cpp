@@ -4,7 +4,11 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
+#include <pthread.h>
+#include <chrono>
+#include <csignal>
 #include <ctime>
+#include <thread>
 
 #include "end.hpp"
 #include "methods.hpp"
@@ -206,6 +210,28 @@ nb::dict counters(End& end) {
     return result;
 }
 
+// Of a reader: does this thread (threading.get_ident) wait for a message?
+bool is_waiting(const End& end, std::uint64_t thread) {
+    return !end.is_writer() && end.endpoint().waiting_since_ns() != 0 && end.endpoint().has_turn(thread);
+}
+
+// For a process that is about to end and may not get to close its ends, because something else waits for ever: shuts
+// them down after a while, without Python. They are kept for as long as the process lives.
+void shut_down_after(double seconds, const nb::list& ends) {
+    std::vector<Endpoint*> endpoints;
+    for (nb::handle end : ends) endpoints.push_back(&nb::cast<End&>(nb::handle(end.inc_ref())).endpoint());
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &before);  // signals are for the threads that wait
+    std::thread([seconds, endpoints = std::move(endpoints)] {
+        std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
+        End::note_exit();
+        for (Endpoint* endpoint : endpoints) endpoint->shut_down();
+    }).detach();
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
 }  // namespace
 
 void bind_end(nb::module_& module) {
@@ -250,9 +276,11 @@ void bind_end(nb::module_& module) {
                 "_await_ready",
                 [](nb::handle self, nb::handle timeout) { return await_ready(self, nb::cast<End&>(self), timeout); },
                 "timeout"_a.none())
+            .def("_is_waiting", &is_waiting, "thread"_a)
             .def("_close", &close, "linger"_a.none())
             .def("_counters", &counters);
     module.def("note_exit", &End::note_exit);
+    module.def("shut_down_after", &shut_down_after, "seconds"_a, "ends"_a);
     add_methods(type, methods, std::size(methods));
     add_send_methods(type);
     add_receive_methods(type);

@@ -7,13 +7,9 @@ interpreter that made it, may be used by several threads, which take turns, and 
 
 from __future__ import annotations
 
-import atexit
-import os
-import sys
-import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
-from ringcast import _core, arguments, reports
+from ringcast import _at_exit, _core, arguments, reports
 from ringcast.chunks import LoanedArray, ReadChunk, WriteChunk
 from ringcast.errors import QueueClosedError, QueueTimeoutError, RoleError
 from ringcast.stats import QueueStats, collect_stats
@@ -32,8 +28,6 @@ if TYPE_CHECKING:
 
 DEFAULT_LINGER_S = 5.0
 
-_open_ends: weakref.WeakSet[QueueEnd] = weakref.WeakSet()
-
 
 class QueueEnd(_core.End):
     """One end of a queue in shared memory. Use MessageQueue or ShmRingBuffer."""
@@ -47,6 +41,7 @@ class QueueEnd(_core.End):
     rank: int | None
     """The reader's rank; None on the writer."""
     _async_reader: AsyncReader | None = None  # made by the first aget
+    _exported = False  # nobody was promised anything before the first handle was given out
 
     def _open(
         self,
@@ -75,8 +70,7 @@ class QueueEnd(_core.End):
         self.name = segment.user_name
         self.role = "writer" if writer else "reader"
         self.rank = None if writer else self._rank
-        _open_ends.add(self)
-        _close_at_exit()
+        _at_exit.hold(self)
         if self._skipped and not writer and rank is None:
             reports.skipped(self, self._skipped)
 
@@ -188,13 +182,33 @@ class QueueEnd(_core.End):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # With an exception under way, waiting for readers would only delay it.
         if kind is None:
             self.close()
         else:
-            self.shutdown()
-            self._close(0)
+            self._close_without_raising(_at_exit.has_failed(error), "the block was left by an exception")
+
+    def _close_at_exit(self, failed: bool) -> None:
+        self._close_without_raising(failed, "the process ends")
+        if self._async_reader is not None:
+            self._async_reader.join()
+
+    def _close_without_raising(self, failed: bool, why: str) -> None:
+        """As `close` does; what is lost is logged. A reader that fails gives its seat up as a killed process would."""
+        memory = self._segment
+        if memory is None:
+            return
+        self.shutdown()
+        linger = DEFAULT_LINGER_S if self._exported else 0
+        undelivered = 0
+        try:
+            if failed and self.role == "reader":
+                self._abandon()
+            else:
+                undelivered = self._close(linger)
+        finally:
             self._segment = None
+        if undelivered and self._exported:
+            reports.undelivered(self, memory, undelivered, linger, why)
 
     def __iter__(self) -> Self:
         return self
@@ -222,44 +236,3 @@ class QueueEnd(_core.End):
             f"a {type(self).__name__} belongs to its process and cannot be pickled or copied; send its export_handle() "
             "instead, and make a reader of that handle with create_from_handle"
         )
-
-
-_exit_handler_pid = 0
-
-
-def _close_at_exit() -> None:
-    """Register `_close_all_ends` once in each process: children of multiprocessing leave without running atexit."""
-    global _exit_handler_pid
-    if _exit_handler_pid == os.getpid():
-        return
-    _exit_handler_pid = os.getpid()
-    atexit.register(_close_all_ends)
-    multiprocessing_util = sys.modules.get("multiprocessing.util")
-    if multiprocessing_util is not None:
-        multiprocessing_util.Finalize(None, _close_all_ends, exitpriority=0)
-
-
-def _silence_daemons() -> None:
-    """Daemon threads that still wait on an end are told that it is closed: at exit, that is no news to be printed."""
-    threading: Any = sys.modules.get("threading")
-    if threading is None or threading.active_count() == 1:
-        return
-    usual = threading.excepthook
-
-    def hook(arguments: Any) -> None:
-        if not issubclass(arguments.exc_type, QueueClosedError):
-            usual(arguments)
-
-    threading.excepthook = hook
-
-
-def _close_all_ends() -> None:
-    """Nobody closed these: give their names back without waiting for anyone."""
-    _core.note_exit()
-    _silence_daemons()
-    for end in list(_open_ends):
-        end.shutdown()
-        end._close(0)
-        end._segment = None
-        if end._async_reader is not None:
-            end._async_reader.join()

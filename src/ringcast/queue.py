@@ -131,6 +131,7 @@ class MessageQueue(QueueEnd):
         if memory is None or self.closed:
             raise QueueClosedError(f"{self._context} is closed{self._why_closed}: a handle of it would lead nowhere")
         self._promise()
+        self._exported = True
         ring = (memory.n_reader, memory.max_chunk_bytes, memory.max_chunks, memory.name)
         attributes = () if type(self) is MessageQueue else travelling(self, self.reader_attributes())
         return Handle(memory.name, memory.epoch, tuple(memory.ranks), ring, attributes=attributes)

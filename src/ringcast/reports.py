@@ -14,6 +14,7 @@ from ringcast import _core
 from ringcast.segment import GATING_STATES
 
 if TYPE_CHECKING:
+    from ringcast import _core
     from ringcast.endpoint import QueueEnd
     from ringcast.stats import QueueStats, ReaderStats
 
@@ -105,6 +106,17 @@ def skipped(end: QueueEnd, count: int) -> None:
         "%s attached without asking for a rank and begins with the next message; %d messages that a handle had promised "
         "to its rank are lost: attach with rank=%s to get them",
         end._context, count, stats["rank"], facts=facts,
+    )  # fmt: skip
+
+
+def undelivered(end: QueueEnd, memory: _core.Segment, messages: int, waited_s: float, why: str) -> None:
+    """Log what promised readers miss that have not attached to a queue that is closed where nothing can be raised."""
+    missing = sorted(seat[1] for seat in memory.seats() if seat[3] == "expected")
+    ranks = ", ".join(map(str, missing))
+    facts = {"queue": end.name, "segment": end.segment, "undelivered": messages, "ranks": missing, "waited_s": waited_s}
+    _log(
+        "%s %s: %s, and %d messages did not reach the readers of rank %s, which had not attached within %g s",
+        type(end).__name__, end.name or end.segment, why, messages, ranks, waited_s, facts=facts,
     )  # fmt: skip
 
 

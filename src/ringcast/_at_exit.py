@@ -1,0 +1,200 @@
+"""The end of a process: what is open is closed before anybody waits for another process that may wait for a message.
+
+An interpreter that ends joins its threads, then calls its exit handlers, the latest first. Somewhere on that way each
+library joins the processes that it has started; these read until the end of their queue, which is there once its writer
+has been closed. So ends are closed
+
+- where multiprocessing, or a library that is made of its code, begins its exit, which is also how its children end;
+- before the threads are joined, if that would not end otherwise: workers of a process pool have a queue of ours, or a
+  thread reads a queue whose writer is here. Threads that may still send are waited for;
+- in an exit handler of our own, and, so that no handler before it waits for ever, when the handlers take long.
+
+Promised readers that have not attached are waited for as `close` does; what they miss is logged.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from ringcast import _core
+from ringcast.errors import QueueClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ringcast.stats import QueueStats
+
+_POLL_S = 0.02
+_PATIENCE_S = 1.0
+"""For so long, together, other exit handlers may take until the ends are shut down in spite of them."""
+_LIBRARIES = ("multiprocessing.util", "multiprocess.util", "billiard.util")
+
+
+class OpenEnd(Protocol):
+    """What the end of a process needs to know of an end."""
+
+    segment: str
+    role: Literal["writer", "reader"]
+    _segment: _core.Segment | None
+
+    def stats(self) -> QueueStats: ...
+    def _is_waiting(self, thread: int) -> bool: ...
+    def _close_at_exit(self, failed: bool) -> None: ...
+
+
+_open: weakref.WeakSet[Any] = weakref.WeakSet()
+_pid = 0
+_armed: set[int] = set()
+"""The libraries, by the identity of their registry, that call us in this process."""
+
+
+def hold(end: OpenEnd) -> None:
+    """See to it that `end` is closed when this process ends, if it is still there."""
+    global _pid
+    if _pid != os.getpid():
+        _pid = os.getpid()
+        _open.clear()  # a forked child has none of its parent's
+        _armed.clear()
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)
+        _come_before_threads_are_joined()
+    _open.add(end)
+    for name in _LIBRARIES:
+        _arm(sys.modules.get(name))
+
+
+def process_has_failed() -> bool:
+    """Does this process end by an exception, or with an exit code that says so as far as Python tells?"""
+    error = sys.exc_info()[1]  # children of multiprocessing end while it is in flight
+    if error is None and not hasattr(sys, "ps1"):  # where people type, an error is not the end
+        error = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+    return has_failed(error)
+
+
+def has_failed(error: BaseException | None) -> bool:
+    """Is that a failure, or a way to end in order?"""
+    if isinstance(error, SystemExit):
+        return error.code not in (None, 0)
+    return error is not None and not isinstance(error, GeneratorExit)
+
+
+def _ends() -> list[OpenEnd]:
+    return [end for end in _open if end._segment is not None] if _pid == os.getpid() else []
+
+
+def _arm(library: Any) -> None:
+    """Called at the beginning of the library's exit, at a finalizer's lowest priority, before it joins its children."""
+    registry = getattr(library, "_finalizer_registry", None)
+    if registry is not None and id(registry) not in _armed:
+        _armed.add(id(registry))
+        library.Finalize(None, _close_all, exitpriority=0)
+
+
+def _come_before_threads_are_joined() -> None:
+    """The interpreter joins threads by `threading._shutdown`, and there is no public way to be there first."""
+    usual: Any = getattr(threading, "_shutdown", None)
+    if usual is None or hasattr(usual, "_of_ringcast"):
+        return
+
+    def shutdown() -> None:
+        try:
+            if _pid == os.getpid():
+                _let_threads_end()
+        finally:
+            usual()
+        if _ends():
+            _core.shut_down_after(_PATIENCE_S, _ends())
+
+    shutdown._of_ringcast = True  # type: ignore[attr-defined]
+    threading._shutdown = shutdown  # type: ignore[attr-defined]
+
+
+def _let_threads_end() -> None:
+    """The main program is over. Closes the ends without which the threads that will be joined never end."""
+    for name, module in list(sys.modules.items()):
+        if name.endswith(".util"):  # also those that were loaded after the last queue was made
+            _arm(module)
+    while True:
+        held_up = [end for end in _ends() if _holds_up(end)]
+        if not held_up:
+            return
+        if not any(_may_send(thread) for thread in _others()):
+            _close(held_up)
+        else:
+            time.sleep(_POLL_S)
+
+
+def _others() -> Iterator[threading.Thread]:
+    """The threads that the interpreter will join."""
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.main_thread() and thread is not threading.current_thread():
+            yield thread
+
+
+def _pool_pids(thread: threading.Thread) -> set[int]:
+    """The processes of a pool of concurrent.futures, or of its relatives, that has work: `thread` joins them."""
+    processes = getattr(thread, "processes", None)
+    if not processes or not getattr(thread, "pending_work_items", None):
+        return set()
+    return set(processes)
+
+
+def _holds_up(end: OpenEnd) -> bool:
+    """Does somebody that will be joined wait for this end, or may he?"""
+    pids: set[int] = set().union(*map(_pool_pids, _others()))
+    if end.role == "reader":
+        return end._segment is not None and end._segment.creator_pid in pids
+    if pids and any(reader["state"] == "expected" or reader["pid"] in pids for reader in end.stats()["readers"]):
+        return True
+    return any(_reads(thread, end.segment) for thread in _others())
+
+
+def _reads(thread: threading.Thread, segment: str) -> bool:
+    """Does `thread` wait for a message of this queue?"""
+    readers = (end for end in _ends() if end.role == "reader" and end.segment == segment)
+    return thread.ident is not None and any(reader._is_waiting(thread.ident) for reader in readers)
+
+
+def _may_send(thread: threading.Thread) -> bool:
+    """Is `thread` doing something of its own, which it may end by sending a message?"""
+    if hasattr(thread, "pending_work_items"):
+        return False
+    frame = sys._current_frames().get(thread.ident or 0)
+    if frame is None or (frame.f_code.co_name == "_worker" and frame.f_globals["__name__"].startswith("concurrent.")):
+        return False  # it has ended, or is a pool's and has nothing to do
+    return not any(_reads(thread, end.segment) for end in _ends() if end.role == "writer")
+
+
+def _silence_threads() -> None:
+    """Threads that still wait on an end are told that it is closed: at exit, that is no news to be printed."""
+    if threading.active_count() == 1:
+        return
+    usual = threading.excepthook
+
+    def hook(arguments: Any) -> None:
+        if not issubclass(arguments.exc_type, QueueClosedError):
+            usual(arguments)
+
+    threading.excepthook = hook
+
+
+def _close_all() -> None:
+    """Nobody closed these."""
+    ends = _ends()
+    if ends:
+        _close(ends)
+
+
+def _close(ends: list[OpenEnd]) -> None:
+    _core.note_exit()
+    _silence_threads()
+    failed = process_has_failed()
+    # Writers first: that a reader of this very process gets no more is no news to them then.
+    for end in sorted(ends, key=lambda end: end.role == "reader"):
+        end._close_at_exit(failed)

@@ -1,0 +1,238 @@
+"""A program that does not close its queue: however it ends and whoever joins its workers, they get all that was sent,
+everybody ends, and nothing is printed but their own words."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ringcast import segment
+from tests.support import DEADLINE_S
+
+WORKER = """
+import atexit, os, signal, subprocess, sys, threading
+{before}
+from ringcast import MessageQueue
+def worker(handle):
+    reader = MessageQueue.create_from_handle(handle, 0)
+    print("got", list(reader), flush=True)
+"""
+MAIN = """
+if __name__ == "__main__":
+    queue = MessageQueue(1)
+    {start}
+    {ready}
+    for i in range(5): queue.enqueue(i)
+    {end}
+"""
+PROCESS = (
+    "import {library}; {library}.get_context({method!r}).Process(target=worker, args=(queue.export_handle(),)).start()"
+)
+READY = "queue.wait_until_ready(60)"
+
+
+def run(path: Path, source: str) -> tuple[int, str, str]:
+    program = path / "program.py"
+    program.write_text(source)
+    process = subprocess.Popen(
+        [sys.executable, "-X", "dev", "-W", "ignore::DeprecationWarning", str(program)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        out, error = process.communicate(timeout=DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
+    finally:
+        segment.sweep()
+    return process.returncode, out, error
+
+
+def program(start: str, end: str = "", ready: str = READY, before: str = "") -> str:
+    return (WORKER.replace("{before}", before) + MAIN).replace("{start}", start).replace("{end}", end).replace(
+        "{ready}", ready
+    )  # fmt: skip
+
+
+def process(library: str = "multiprocessing", method: str = "spawn") -> str:
+    return PROCESS.format(library=library, method=method)
+
+
+GOT = "got [0, 1, 2, 3, 4]\n"
+
+
+@pytest.mark.parametrize("ready", [READY, ""], ids=["attached", "not attached yet"])
+@pytest.mark.parametrize("loaded", ["before", "after"])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("library", ["multiprocessing", "multiprocess"])
+def test_workers_get_all_and_end_when_main_returns(
+    tmp_path: Path, library: str, method: str, loaded: str, ready: str
+) -> None:
+    pytest.importorskip(library)
+    before = f"import {library}, {library}.util" if loaded == "before" else ""
+    assert run(tmp_path, program(process(library, method), "", ready, before)) == (0, GOT, "")
+
+
+ENDS = {
+    "sys.exit": ("sys.exit(3)", 3),
+    "an exception": ("raise ValueError('mine')", 1),
+    "a handled SIGTERM": (
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(4)); os.kill(os.getpid(), signal.SIGTERM); signal.pause()",
+        4,
+    ),
+    "sys.exit in its block": ("\n    with queue: sys.exit(3)", 3),
+}
+
+
+@pytest.mark.parametrize("ready", [READY, ""], ids=["attached", "not attached yet"])
+@pytest.mark.parametrize("how", ENDS)
+def test_workers_get_all_and_end_when_main_ends_by(tmp_path: Path, how: str, ready: str) -> None:
+    end, code = ENDS[how]
+    returncode, out, error = run(tmp_path, program(process(), end, ready))
+    assert (returncode, out) == (code, GOT)
+    assert [line for line in error.splitlines() if line[:1] != " "] == (
+        ["Traceback (most recent call last):", "ValueError: mine"] if code == 1 else []
+    )
+
+
+JOINERS = {
+    "a process pool, loaded late": """
+    handle = queue.export_handle()
+    from concurrent.futures import ProcessPoolExecutor
+    pool = ProcessPoolExecutor(1); pool.submit(worker, handle)""",
+    "a process pool, beside a thread that still sends": """
+    from concurrent.futures import ProcessPoolExecutor
+    pool = ProcessPoolExecutor(1); pool.submit(worker, queue.export_handle())
+    queue.wait_until_ready(60)
+    def late():
+        threading.main_thread().join(0.3)
+        for i in range(5): queue.enqueue(i)
+    threading.Thread(target=late).start()
+    sys.exit()""",
+    "a thread that still sends": process()
+    + """
+    queue.wait_until_ready(60)
+    def late():
+        threading.main_thread().join()
+        for i in range(5): queue.enqueue(i)
+    threading.Thread(target=late).start()
+    sys.exit()""",
+    "a thread of the same process": """
+    threading.Thread(target=worker, args=(queue.export_handle(),)).start()""",
+    "a thread of a pool": """
+    from concurrent.futures import ThreadPoolExecutor
+    ThreadPoolExecutor(2).submit(worker, queue.export_handle())""",
+    "an exit handler that was registered later": """
+    import pickle
+    code = "import pickle, sys, runpy; runpy.run_path(sys.argv[1])['worker'](pickle.loads(bytes.fromhex(sys.argv[2])))"
+    child = subprocess.Popen([sys.executable, "-c", code, __file__, pickle.dumps(queue.export_handle()).hex()])
+    atexit.register(child.wait)""",
+}
+
+
+@pytest.mark.parametrize("who", JOINERS)
+def test_workers_get_all_and_end_when_who_joins_them_is(tmp_path: Path, who: str) -> None:
+    assert run(tmp_path, program(JOINERS[who])) == (0, GOT, "")
+
+
+def test_a_child_that_has_a_queue_and_a_child_of_its_own_ends_as_main_does(tmp_path: Path) -> None:
+    source = program(process(method="fork")).replace('if __name__ == "__main__":', "def parent():")
+    source += """
+if __name__ == "__main__":
+    import multiprocessing
+    multiprocessing.get_context("fork").Process(target=parent).start()
+"""
+    assert run(tmp_path, source) == (0, GOT, "")
+
+
+def test_an_exit_handler_that_was_registered_later_can_send_last_words(tmp_path: Path) -> None:
+    source = program(process(), "atexit.register(lambda: queue.enqueue('stopped'))")
+    assert run(tmp_path, source) == (0, "got [0, 1, 2, 3, 4, 'stopped']\n", "")
+
+
+def test_an_exit_handler_that_runs_after_ours_is_told_that_the_interpreter_is_exiting(tmp_path: Path) -> None:
+    before = "atexit.register(lambda: queue.enqueue('stopped'))"
+    returncode, out, error = run(tmp_path, program(process(), before=before))
+    assert (returncode, out) == (0, GOT)
+    assert error.splitlines()[-1].endswith("because the interpreter is exiting")
+
+
+def test_what_a_reader_that_never_came_misses_is_one_log_line(tmp_path: Path) -> None:
+    returncode, out, error = run(tmp_path, program("queue.export_handle()", ready=""))
+    assert (returncode, out, error.count("\n")) == (0, "", 1)
+    assert "the process ends, and 5 messages did not reach the readers of rank 0" in error
+
+
+def test_a_queue_whose_handle_was_given_to_nobody_ends_in_silence(tmp_path: Path) -> None:
+    assert run(tmp_path, program("", ready="")) == (0, "", "")
+
+
+@pytest.mark.parametrize("library", ["multiprocessing", "multiprocess", "billiard"])
+def test_a_worker_that_keeps_its_reader_in_a_global_leaves_in_order(tmp_path: Path, library: str) -> None:
+    pytest.importorskip(library)
+    source = f"""
+import {library} as library
+from ringcast import MessageQueue
+def worker(handle):
+    global reader
+    reader = MessageQueue.create_from_handle(handle, 0)
+    assert reader.dequeue(60) == 1
+if __name__ == "__main__":
+    queue = MessageQueue(1, max_chunks=4)
+    process = library.Process(target=worker, args=(queue.export_handle(),)); process.start()
+    queue.enqueue(1)
+    process.join()
+    for i in range(20): queue.enqueue(i, timeout=60)
+    print("left in order", process.exitcode)
+"""
+    returncode, out, error = run(tmp_path, source)
+    assert (returncode, out) == (0, "left in order 0\n")
+    assert error.count("\n") == 1
+    assert "has left; from message 1 on nobody reads for it" in error
+
+
+ASYNCIO = {
+    "timed out": "await asyncio.wait_for(asyncio.to_thread({call}), 0.1)",
+    "still waits when main returns": "asyncio.create_task(asyncio.to_thread({call})); await asyncio.sleep(0.1)",
+    "is awaited by nobody": "asyncio.get_running_loop().run_in_executor(None, {call}); await asyncio.sleep(0.1)",
+}
+
+
+@pytest.mark.parametrize("call", ["reader.dequeue", "lambda: list(reader)", "lambda: full.enqueue(b'')"])
+@pytest.mark.parametrize("what", ASYNCIO)
+def test_asyncio_run_ends_although_a_call_in_a_thread(tmp_path: Path, what: str, call: str) -> None:
+    source = f"""
+import asyncio, contextlib
+from ringcast import MessageQueue
+queue = MessageQueue(1); reader = MessageQueue.create_from_handle(queue.export_handle(), 0)
+full = MessageQueue(1, max_chunks=1); full.enqueue(b'')
+async def main():
+    with contextlib.suppress(asyncio.TimeoutError):
+        {ASYNCIO[what].format(call=call)}
+asyncio.run(main())
+print("main ends", flush=True)
+"""
+    returncode, out, error = run(tmp_path, source)
+    assert (returncode, out) == (0, "main ends\n")
+    assert "Traceback" not in error or "future" in error
+
+
+def test_a_call_in_a_thread_whose_result_is_awaited_goes_on_waiting(tmp_path: Path) -> None:
+    source = """
+import asyncio
+from ringcast import MessageQueue
+queue = MessageQueue(1); reader = MessageQueue.create_from_handle(queue.export_handle(), 0)
+async def main():
+    waiting = asyncio.create_task(asyncio.to_thread(reader.dequeue))
+    while queue.stats()["readers"][0]["behind"] or reader.stats()["parks"] < 4: await asyncio.sleep(0.01)
+    queue.enqueue("there")
+    print(await waiting, flush=True)
+asyncio.run(main())
+"""
+    assert run(tmp_path, source) == (0, "there\n", "")
