@@ -107,15 +107,20 @@ void End::raise_unusable() const {
     raise("QueueClosedError", context() + ": this end has been shut down" + why_closed());
 }
 
-void End::after_slice(const WaitOptions& options, PyObject* self, std::int64_t& next_report_ns) {
+void End::after_slice(const WaitOptions& options, PyObject* self, WaitReports& due) {
     if (PyErr_CheckSignals() != 0) throw nb::python_error();
     check_usable();
     check_cancel(options);
     check_wanted();
-    if (platform::monotonic_ns() < next_report_ns) return;
-    next_report_ns += report_interval_ns_;
+    const std::int64_t now = platform::monotonic_ns();
+    const double seconds = static_cast<double>(now - endpoint_->waiter().started_ns()) / 1e9;
+    if (now >= due.self_wait_ns) {
+        due.self_wait_ns = kForever;  // once a wait
+        if (!options.indefinite) reporter_.attr("self_wait")(nb::handle(self), seconds);
+    }
+    if (now < due.long_wait_ns) return;
+    due.long_wait_ns += report_interval_ns_;
     endpoint_->counters().long_waits.fetch_add(1, std::memory_order_relaxed);
-    const double seconds = static_cast<double>(platform::monotonic_ns() - endpoint_->waiter().started_ns()) / 1e9;
     if (!options.indefinite) reporter_.attr("long_wait")(nb::handle(self), seconds);
 }
 

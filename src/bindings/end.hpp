@@ -27,12 +27,20 @@ struct WaitOptions {
     bool indefinite = false;     // no long-wait reports
 };
 
+// When a wait that goes on is to be told of next.
+struct WaitReports {
+    std::int64_t long_wait_ns;
+    std::int64_t self_wait_ns;
+};
+inline constexpr std::int64_t kSelfWaitNs = 1'000'000'000;
+
 inline constexpr std::int64_t kCancelPollNs = 45'000'000;  // a threading.Event cannot wake a futex
 
 class End {
 public:
     // `codec` is a ringcast.codec.Codec. `reporter` hears of what people should know, without a say in it:
     // `long_wait(end, seconds)` whenever a wait has gone on for another `report_interval_ns`, and
+    // `self_wait(end, seconds)` once in a wait that is not over after `kSelfWaitNs`,
     // `eviction(end, rank, pid, cause, behind, seconds)`, and `loss(end, rank, pid, cause, first, count, absent)`.
     End(std::shared_ptr<Segment> segment, bool writer, std::optional<std::uint32_t> rank, const Strategy& strategy,
         const ReaderPolicy& policy, const nb::object& codec, nb::object reporter, std::int64_t report_interval_ns);
@@ -89,7 +97,7 @@ public:
     std::uint64_t skipped = 0;  // messages that were kept for the reader's rank, which it did not ask for
 
 private:
-    void after_slice(const WaitOptions& options, PyObject* self, std::int64_t& next_report_ns);
+    void after_slice(const WaitOptions& options, PyObject* self, WaitReports& due);
     nb::object evicted_before_it_came(const Claim& claim) const;
     [[noreturn]] void raise_role(const char* method) const;
     [[noreturn]] void raise_unusable() const;
@@ -171,7 +179,7 @@ void End::wait(const WaitOptions& options, std::int64_t& deadline_ns, PyObject* 
     if (deadline_ns == 0)
         deadline_ns = options.timeout_ns >= kForever - started ? kForever : started + options.timeout_ns;
     bool ready = briefly();
-    std::int64_t next_report = started + report_interval_ns_;
+    WaitReports due{started + report_interval_ns_, started + kSelfWaitNs};
     struct Waiting {
         Endpoint& e;
         ~Waiting() { e.note_waiting(0); }
@@ -185,7 +193,7 @@ void End::wait(const WaitOptions& options, std::int64_t& deadline_ns, PyObject* 
                               : std::min(deadline_ns, platform::monotonic_ns() + kCancelPollNs));
         }
         if (ready) break;
-        after_slice(options, self, next_report);
+        after_slice(options, self, due);
         if (check(platform::monotonic_ns() - started)) break;
         if (platform::monotonic_ns() >= deadline_ns) raise_timeout(options, waited_for());
     }

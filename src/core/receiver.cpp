@@ -101,14 +101,17 @@ Claim claim_seat(const Segment& segment, std::optional<std::uint32_t> wanted) {
     if (candidates.empty() && wanted)
         throw Error(ErrorCode::rank_unknown, segment.label() + ": rank " + std::to_string(*wanted) +
                                                  " is not one of its local ranks: " + list_of(ranks));
-    if (!wanted)
+    // Who comes to a queue by its name, and asks for no rank, asks for nothing that was kept. What has no name is known to
+    // those only whom its handle promises everything.
+    const Start start = wanted || !segment.named() ? Start::promised : Start::head;
+    if (start == Start::head)
         std::stable_partition(candidates.begin(), candidates.end(),
                               [&](std::uint32_t home) { return !is_promised(segment, home); });
     bool no_seat = false;
     for (const std::uint32_t home : candidates) {
         // The rank's lock byte is held for as long as the end is open: it makes a rank unique among living readers.
         if (!segment.locks().try_lock(rank_lock(ranks[home]))) continue;
-        if (const auto claim = try_claim(segment, home, wanted ? Start::promised : Start::head)) return *claim;
+        if (const auto claim = try_claim(segment, home, start)) return *claim;
         segment.locks().unlock(rank_lock(ranks[home]));
         no_seat = true;
     }
@@ -137,8 +140,7 @@ void Receiver::finish() noexcept {
     if (peeked_ && in_order) ring_.consume();
     const auto& ranks = segment_->ranks();
     const auto home = std::find(ranks.begin(), ranks.end(), claim_.rank) - ranks.begin();
-    if (in_order && segment_->is_promised())
-        note_absence(ring.seats[home], ring_.cursor(), platform::process_id());
+    if (in_order && segment_->is_promised()) note_absence(ring.seats[home], ring_.cursor(), platform::process_id());
     leave_seat(ring, ring.seats[claim_.seat], in_order);
     hold_.reset();  // drops the seat's lock, unless leases keep it
     reached(FaultPoint::leave_released);

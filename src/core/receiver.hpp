@@ -21,7 +21,7 @@ struct Claim {
 };
 
 // Takes a seat for `rank`, to read on where its promise or its dead predecessor was. With no rank given, for the lowest
-// free one, of those that are promised nothing if there are such, to read the next message. Throws rank_unknown, rank_taken.
+// free one; of a named queue, of those that are promised nothing if there are such, and to read the next message. Throws rank_unknown, rank_taken.
 Claim claim_seat(const Segment& segment, std::optional<std::uint32_t> rank);
 
 class Receiver : public Endpoint {

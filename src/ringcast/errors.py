@@ -123,7 +123,7 @@ class ReaderDiedError(PeerError):
 
 
 class ReaderLeftError(PeerError):
-    """A reader that a handle promised messages to has left in order. Nothing was sent; the next call sends without it."""
+    """A reader that a handle promised messages to has left in order. Nothing was sent; the next call goes on."""
 
 
 class ReaderEvictedError(PeerError):

@@ -9,8 +9,9 @@ The writer makes the queue; readers make their ends from its handle, or find it 
     queue = MessageQueue(n_reader=2, name="sched")              # or meet by name
     reader = MessageQueue.attach("sched")
 
-A handle promises each of its ranks every message from the first on (of a named queue: from its first export on), however
-late it attaches. Who attaches by name alone begins with the next message; `wait_until_ready` on the writer waits for all.
+A handle promises each of its ranks every message from the first on (of a named queue: from its first export on),
+however late it attaches. Who attaches by name alone begins with the next message; `wait_until_ready` on the writer
+waits for all.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What an end tells people, through the logger "ringcast": waits that are long, readers that were evicted, messages that
-nobody read for a promised rank.
+"""What an end tells people, through the logger "ringcast": waits that are long, readers that were evicted, messages
+that nobody read for a promised rank.
 
 Each record has an attribute `ringcast`, a dict of the same facts as the message, for handlers that keep structure. The
 native end calls these functions; they decide nothing.
@@ -7,6 +7,7 @@ native end calls these functions; they decide nothing.
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,37 @@ def long_wait(end: QueueEnd, waited_s: float) -> None:
         facts["waiting_for"] = [writer]
         awaited = f"the writer (pid {writer['pid']}, {_LIVES[writer['process']]})"
     _log("%s has waited %.0f s for %s", end._context, waited_s, awaited, facts=facts)
+
+
+def self_wait(end: QueueEnd, waited_s: float) -> None:
+    """Log that a call waits for this very process, in which no other thread could do what it waits for.
+
+    Another thread may still be started, so it is no error. Nothing is logged where other threads are alive: an end may
+    be idle for as long as it likes.
+    """
+    threading: Any = sys.modules.get("threading")
+    if threading is not None and threading.active_count() > 1:
+        return
+    stats = end.stats()
+    facts = _facts(end, stats, waited_s)
+    if stats["role"] == "writer":
+        peers = [reader for reader in stats["readers"] if _in_the_way(reader)]
+        if not peers or any(reader["pid"] != stats["pid"] or not reader["alive"] for reader in peers):
+            return
+        facts["waiting_for"] = peers
+        ranks = ", ".join(str(reader["rank"]) for reader in peers)
+        awaited = f"the readers of rank {ranks}"
+        advice = f"read in another thread or process, or before sending more than max_chunks={stats['depth']} messages"
+    else:
+        if stats["writer"]["pid"] != stats["pid"] or not stats["writer"]["alive"] or stats["queued"]:
+            return
+        facts["waiting_for"] = [stats["writer"]]
+        awaited = "the writer"
+        advice = "send in another thread or process, or before receiving"
+    _log(
+        "%s has waited %.0f s for %s of this very process, in which no other thread is running: %s",
+        end._context, waited_s, awaited, advice, facts=facts,
+    )  # fmt: skip
 
 
 def eviction(end: QueueEnd, rank: int, pid: int, cause: str, behind: int, waited_s: float) -> None:
@@ -103,8 +135,8 @@ def skipped(end: QueueEnd, count: int) -> None:
     facts = _facts(end, stats, 0.0)
     facts["skipped"] = count
     _log(
-        "%s attached without asking for a rank and begins with the next message; %d messages that a handle had promised "
-        "to its rank are lost: attach with rank=%s to get them",
+        "%s attached without asking for a rank and begins with the next message; %d messages that a handle had "
+        "promised to its rank are lost: attach with rank=%s to get them",
         end._context, count, stats["rank"], facts=facts,
     )  # fmt: skip
 

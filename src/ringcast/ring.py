@@ -6,18 +6,26 @@ unpickling it attaches; where its segment does not exist, on another machine, it
 
 from __future__ import annotations
 
+import os
+import threading
 from typing import TYPE_CHECKING, Any, Literal
 
 from ringcast import _core, arguments, segment
 from ringcast.chunks import ReadChunk, WriteChunk
 from ringcast.codec import codec as make_codec
 from ringcast.endpoint import QueueEnd
-from ringcast.errors import QueueClosedError, RoleError, SegmentMismatchError, SegmentNotFoundError
+from ringcast.errors import (
+    ForkedError,
+    QueueClosedError,
+    QueueTimeoutError,
+    RoleError,
+    SegmentMismatchError,
+    SegmentNotFoundError,
+)
 from ringcast.joining import Patience, take_rank
 from ringcast.waiting import Wait, WaitSettings
 
 if TYPE_CHECKING:
-    import threading
     from types import TracebackType
 
     from typing_extensions import Self
@@ -55,6 +63,8 @@ class ShmRingBuffer:
         if name is not None and not isinstance(name, str):
             raise arguments.refuse("name", "the name of a ring's shared memory, or None to make one", name)
         self._waits = WaitSettings.of(wait)
+        self._pid = os.getpid()
+        self._seating = threading.Lock()
         self._end: QueueEnd | None = None
         self._shut_down = False
         self._segment: _core.Segment | None = None
@@ -79,25 +89,54 @@ class ShmRingBuffer:
 
     def acquire_write(self, timeout: float | None = None, *, nbytes: int | None = None) -> WriteChunk:
         """The next chunk, to be filled in place; see MessageQueue.acquire_write."""
+        self._check_not_forked()
         if not self.is_writer:
-            if self._end is not None:
-                self._end._check_not_forked()
             raise RoleError(f"{segment.label(self.name)}: acquire_write is for its creator; this is a reader's end")
-        if self._end is None:
+        end = self._end
+        if end is None:
             raise QueueClosedError(f"{segment.label(self.name)}: this end has been closed")
-        return self._end.acquire_write(timeout, nbytes=nbytes)
+        return end.acquire_write(timeout, nbytes=nbytes)
 
     def acquire_read(
         self, timeout: float | None = None, cancel: threading.Event | None = None, indefinite: bool = False
     ) -> ReadChunk:
         """The next chunk's bytes; see MessageQueue.acquire_read. The first call takes this reader's seat."""
+        end = self._end
+        if end is None or self._shut_down:
+            end = self._take_seat(arguments.seconds("timeout", timeout))
+        return end.acquire_read(timeout, cancel, indefinite)
+
+    def _take_seat(self, timeout: float | None) -> QueueEnd:
+        """This reader's end, made by the first thread that comes; the others wait for it."""
+        self._check_usable()
+        if not self._seating.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
+            raise QueueTimeoutError(f"{segment.label(self.name)}: another thread was attaching for all of {timeout} s")
+        try:
+            self._check_usable()
+            if self._end is None:
+                end = take_rank(self._open_reader, self._attached(), self._rank, Patience(timeout))
+                assert end is not None
+                self._end = end
+                # shut down or closed by another thread meanwhile, which did not find the end
+                if self._shut_down or self._segment is None:
+                    end._close(0)
+                    self._check_usable()
+                    self._attached()
+            return self._end
+        finally:
+            self._seating.release()
+
+    def _check_not_forked(self) -> None:
+        if self._pid != os.getpid():
+            raise ForkedError(
+                f"{segment.label(self.name)}: this object belongs to process {self._pid} and cannot be used in a "
+                f"forked child (pid {os.getpid()}); send its handle(), or pickle it, and attach there"
+            )
+
+    def _check_usable(self) -> None:
+        self._check_not_forked()
         if self._shut_down:
             raise QueueClosedError(f"{segment.label(self.name)}: this end has been shut down")
-        if self._end is None:
-            patience = Patience(arguments.seconds("timeout", timeout))
-            self._end = take_rank(self._open_reader, self._attached(), self._rank, patience)
-            assert self._end is not None
-        return self._end.acquire_read(timeout, cancel, indefinite)
 
     def _open_reader(self, memory: _core.Segment) -> QueueEnd:
         return QueueEnd.open(memory, writer=False, rank=self._rank, waits=self._waits, codec=make_codec("raw"))
@@ -108,21 +147,23 @@ class ShmRingBuffer:
         "empty" and "read_by_all" chunks are writable; "read_by_some" ones are readable by the others.
         """
         index = arguments.checked("index", index, 0, (1 << 32) - 1)
+        self._check_not_forked()
         state: ChunkState = self._attached().slot_state(index)[0]
         return state
 
     def shutdown(self) -> None:
         """End a call that waits on this end, and every later one; from any thread, any number of times."""
         self._shut_down = True
-        if self._end is not None:
-            self._end.shutdown()
+        end = self._end
+        if end is not None:
+            end.shutdown()
 
     def close(self) -> None:
         """Let go of the memory; the creator removes the name. Does not wait for readers that have not attached."""
-        if self._end is not None:
-            self._end._close(0)
-        self._end = None
-        self._segment = None
+        self._segment = None  # first: a thread that is just attaching finds out
+        end, self._end = self._end, None
+        if end is not None:
+            end._close(0)
 
     def _attached(self) -> _core.Segment:
         if self._segment is None:
@@ -160,5 +201,7 @@ def _attach_or_stay_inert(handle: RingHandle) -> ShmRingBuffer:
         ring._sizes, ring.name = handle[:3], handle[3]
         ring._rank = ring._end = ring._segment = None
         ring._waits = WaitSettings.of(None)
+        ring._pid = os.getpid()
+        ring._seating = threading.Lock()
         ring._shut_down = ring.is_writer = False
         return ring

@@ -56,8 +56,8 @@ class MemoryStats(TypedDict):
 class QueueStats(TypedDict):
     """What `stats()` returns. `messages` and `bytes` count what this end sent or received, `oversize` the
     messages above max_chunk_bytes that the writer sent. `waiting_s` is for how long a call of this end has now been
-    waiting, in seconds; 0 if none is. `missed` counts, for each rank that a handle promised messages to, those that nobody
-    has read for it, because its reader had left, was evicted, or died after the writer had been told."""
+    waiting, in seconds; 0 if none is. `missed` counts, for each rank that a handle promised messages to, those that
+    nobody has read for it, because its reader had left, was evicted, or died after the writer had been told."""
 
     role: str
     name: str | None

@@ -1,4 +1,4 @@
-"""What a handle promises: every message, to each rank, across deaths and restarts; and what is said when it is not so."""
+"""What a handle promises: every message, to each rank, across deaths and restarts; what is said when it is not so."""
 
 from __future__ import annotations
 
@@ -278,13 +278,17 @@ def test_readers_of_a_name_may_come_and_go_without_a_word(caplog: pytest.LogCapt
     assert caplog.records == []
 
 
+def _fail_at_the_first(handle: Handle, error: BaseException) -> None:
+    for _ in MessageQueue.create_from_handle(handle, 0):
+        raise error
+
+
 def test_a_reader_that_an_exception_ends_counts_as_dead_and_its_rank_goes_on_where_it_was() -> None:
     with MessageQueue(1, max_chunks=4) as writer:
         handle = writer.export_handle()
         writer.enqueue_many([0, 1])
-        with pytest.raises(ValueError, match="bad"):
-            for message in MessageQueue.create_from_handle(handle, 0):
-                raise ValueError(f"bad {message}")
+        with pytest.raises(ValueError, match="a bad message"):
+            _fail_at_the_first(handle, ValueError("a bad message"))
         assert [r["state"] for r in writer.stats()["readers"]] == ["failed"]
         with MessageQueue.create_from_handle(handle, 0) as reader:
             assert reader.dequeue(10) == 1
@@ -299,8 +303,7 @@ def test_a_sys_exit_without_an_error_leaves_in_order() -> None:
         with MessageQueue(1) as writer:
             writer.enqueue(0)
             with pytest.raises(SystemExit):
-                for _ in MessageQueue.create_from_handle(writer.export_handle(), 0):
-                    raise SystemExit(code)
+                _fail_at_the_first(writer.export_handle(), SystemExit(code))
             assert [r["state"] for r in writer.stats()["readers"]] == state
 
 
@@ -374,7 +377,9 @@ def test_a_message_that_waits_for_a_block_names_the_reader_that_has_not_read() -
     with broadcast(2, max_bytes=64 << 20, max_chunk_bytes=1 << 20) as (writer, (fast, _)):
         writer.enqueue(b"x" * (40 << 20))
         fast.dequeue()
-        with pytest.raises(QueueTimeoutError, match=rf"the reader of rank 1 \(pid {os.getpid()}.* is the furthest behind"):
+        with pytest.raises(
+            QueueTimeoutError, match=rf"the reader of rank 1 \(pid {os.getpid()}.* is the furthest behind"
+        ):
             writer.enqueue(b"y" * (40 << 20), timeout=0.1)
 
 
