@@ -25,7 +25,6 @@ BUILT_INS: dict[str, tuple[type[BaseException], ...]] = {
     "RankTakenError": (RuntimeError,),
     "PeerError": (ConnectionError,),
     "WriterDiedError": (ConnectionError,),
-    "ReaderLeftError": ConnectionError,
     "ReaderDiedError": (ConnectionError,),
     "ReaderLeftError": (ConnectionError,),
     "ReaderEvictedError": (ConnectionError,),

@@ -13,7 +13,6 @@ from ringcast.errors import (
     NotReadyError,
     QueueClosedError,
     QueueTimeoutError,
-    SegmentNotFoundError,
 )
 from tests.support import SHM, Background, broadcast, eventually, parked, unique_name
 
