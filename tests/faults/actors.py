@@ -25,6 +25,7 @@ import numpy as np
 
 from ringcast import Handle, MessageQueue, _core, segment
 from ringcast.errors import (
+    CapacityError,
     NotReadyError,
     QueueClosedError,
     QueueTimeoutError,
@@ -34,12 +35,14 @@ from ringcast.errors import (
     SegmentNotFoundError,
     WriterDiedError,
 )
+from tests import own_shm
 from tests.faults import messages
 from tests.faults.board import Board
 from tests.faults.plan import Beside, Fault, ReaderPlan, Scenario
 
 Link: TypeAlias = "Connection[Any, Any]"
 _PATIENCE_S = 0.25
+_PATIENCE_IN_FULL_MEMORY_S = 15.0  # much longer than it is full
 _EXIT_CODES = {"return": 0, "sys.exit": 7, "exception": 1}
 _TIGHT_BYTES = 6 << 20
 _TIGHT_LEASES = 6
@@ -226,14 +229,21 @@ def write(scenario: Scenario, name: str | None, board: Board, link: Link, report
 def _send(queue: MessageQueue, scenario: Scenario, board: Board, batch: list[Any], report: Report) -> int:
     """Sends the batch; fewer than all of it only if a dead reader is to stop the writer. Returns how many."""
     sent = 0
+    patience_s = _PATIENCE_IN_FULL_MEMORY_S if scenario.hogged else _PATIENCE_S
     while True:
         began = time.monotonic_ns()
         try:
             if len(batch) == 1:
-                (_lend if scenario.writer.lends else MessageQueue.enqueue)(queue, batch[0], _PATIENCE_S)
+                (_lend if scenario.writer.lends else MessageQueue.enqueue)(queue, batch[0], patience_s)
                 return 1
-            return sent + queue.enqueue_many(batch[sent:], timeout=_PATIENCE_S)
+            return sent + queue.enqueue_many(batch[sent:], timeout=patience_s)
+        except CapacityError as error:
+            sent += error.sent or 0
+            if not scenario.hogged:
+                raise
+            time.sleep(0.001)  # nobody holds memory that could be waited for
         except QueueTimeoutError as error:
+            assert not scenario.hogged, "memory was free again, and the writer did not see it"
             sent += error.sent or 0
             _evict_the_gone(queue, board)
         except ReaderDiedError as error:
@@ -241,9 +251,9 @@ def _send(queue: MessageQueue, scenario: Scenario, board: Board, batch: list[Any
             report.deaths_ns.append((began, time.monotonic_ns()))
             if scenario.writer.on_death == "stop":
                 return sent
-            for reader in queue.stats()["readers"]:
-                if reader["state"] == "active" and not reader["alive"]:
-                    _evict(queue, board, reader["rank"])
+            rank = error.rank
+            assert rank is not None
+            _evict(queue, board, rank)
 
 
 def _lend(queue: MessageQueue, message: Any, timeout: float) -> None:
@@ -385,3 +395,17 @@ def clean(what: str, name: str | None, link: Link, report: Report) -> None:
         segment.sweep()
     else:
         MessageQueue(1, name=name).close(0)
+
+
+def hog(board: Board, link: Link, report: Report) -> None:
+    """Fills /dev/shm and frees it again, a few times."""
+    path = own_shm.SHM / "hog"
+    for _ in range(5):
+        with path.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(1 << 16))
+        time.sleep(0.03)
+        path.unlink()
+        if board.writer_over:
+            return
+        time.sleep(0.01)

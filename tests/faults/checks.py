@@ -43,6 +43,11 @@ class Story:
     def writer_was_killed(self) -> bool:
         return self.writer.was_killed
 
+    def killed_before(self, actor: Actor) -> bool:
+        """Is it the next process of a rank whose last one was killed?"""
+        before = self.actors[: self.actors.index(actor)]
+        return any(one.rank == actor.rank and one.was_killed for one in before)
+
     @property
     def may_leave(self) -> bool:
         """Could somebody end after a name was made and before its end was known to the exit's handler?"""
@@ -100,7 +105,7 @@ def _of_process(story: Story, actor: Actor) -> Iterator[str]:
 
 
 def _is_promised_all(story: Story, actor: Actor) -> bool:
-    return not story.scenario.named and not story.board.evicted >> (actor.rank or 0) & 1
+    return not story.board.evicted >> (actor.rank or 0) & 1
 
 
 def _had_to_attach(story: Story, actor: Actor) -> bool:
@@ -116,8 +121,9 @@ def _of_life(story: Story, actor: Actor, life: Life, is_first: bool) -> Iterator
     # What it had to begin with: at the latest with what was sent after it had attached, and with nothing from before.
     latest = 0 if promised else life.attempted_after
     earliest = 0 if promised else life.sent_before
-    started_over = not story.scenario.named and life.first == 0  # in the seat that was kept for the rank
-    if life.first is not None and not earliest <= life.first <= latest and not started_over:
+    if is_first or story.killed_before(actor):
+        earliest = 0  # it has the seat that was kept for its rank, though it may be evicted later
+    if life.first is not None and not earliest <= life.first <= latest:
         yield f"its first message is {life.first}, not one of {earliest} to {latest}"
     if life.end in ("writer died", "closed"):
         if (latest if life.first is None else life.next) < board.sent:
@@ -149,7 +155,7 @@ def _of_writer(story: Story) -> Iterator[str]:
         return
     if report.end == "sent all" and story.board.sent != story.scenario.writer.messages:
         yield f"the writer sent {story.board.sent} of {story.scenario.writer.messages} messages"
-    deaths = [a.ended_ns for a in story.actors if a.what == "reader" and (a.was_killed or _exited_attaching(a))]
+    deaths = [a.ended_ns for a in story.actors if a.what == "reader" and (a.was_killed or _may_count_as_dead(a))]
     if report.deaths_ns and not deaths:
         yield "the writer was told of a reader's death, but none had died"
     if story.was_hit(story.writer):
@@ -162,10 +168,12 @@ def _of_writer(story: Story) -> Iterator[str]:
             yield f"the writer knew of a reader's death only after {late_ms:.0f} ms"
 
 
-def _exited_attaching(actor: Actor) -> bool:
-    """It may have got its seat after the exit's handler had run: then it is dead, and has not left."""
+def _may_count_as_dead(actor: Actor) -> bool:
+    """Was it ended by an exception, or could it get its seat after the exit's handler had run?"""
     fault = actor.fault
-    return fault is not None and fault.action == "exit" and fault.point in (*ATTACH_POINTS, *CLAIM_POINTS)
+    if fault is None or fault.action != "exit":
+        return False
+    return fault.ends == "exception" or fault.point in (*ATTACH_POINTS, *CLAIM_POINTS)
 
 
 def _of_wake_ups(story: Story) -> Iterator[str]:

@@ -12,12 +12,14 @@ import signal
 import struct
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from multiprocessing import connection
 from pathlib import Path
 from typing import IO
 
 from ringcast import Handle, segment
+from tests import own_shm
 from tests.faults import actors
 from tests.faults.actors import Actor
 from tests.faults.board import Board
@@ -75,6 +77,12 @@ class Lane:
 
         self._start("cleaner", None, fault, act)
 
+    def start_hog(self) -> None:
+        def act(link: actors.Link, report: actors.Report) -> None:
+            actors.hog(self.board, link, report)
+
+        self._start("hog", None, None, act)
+
     def _start(self, what: str, rank: int | None, fault: Fault | None, act: actors.Act) -> None:
         self.actors.append(actors.start(what, rank, fault, self.stderr.fileno(), self.stacks.fileno(), act))
 
@@ -83,6 +91,8 @@ class Lane:
         self.readers_started = True
         for reader in self.scenario.readers:
             self.start_reader(reader, handle, reader.fault)
+        if self.scenario.hogged:
+            self.start_hog()
 
     def run(self) -> None:
         """All actors, to their ends."""
@@ -182,8 +192,10 @@ class Lane:
 
 def conduct(seed: int) -> Outcome:
     """Runs the scenario of this seed and judges it."""
-    with tempfile.TemporaryFile() as stderr, tempfile.TemporaryFile() as stacks:
-        return _conduct(Lane(plan(seed), stderr, stacks))
+    scenario = plan(seed)
+    small = own_shm.of_size("10m") if scenario.hogged else nullcontext()
+    with small, tempfile.TemporaryFile() as stderr, tempfile.TemporaryFile() as stacks:
+        return _conduct(Lane(scenario, stderr, stacks))
 
 
 def _conduct(lane: Lane) -> Outcome:

@@ -94,6 +94,7 @@ class Scenario:
     depth: int
     mix: Mix
     tight: bool  # too little memory, and too few leases, to keep views as one likes
+    hogged: bool  # /dev/shm is small, and somebody else fills it and frees it again; nobody is hit
     writer: WriterPlan
     readers: tuple[ReaderPlan, ...]
     looks_on: bool  # somebody lists the segments meanwhile
@@ -119,7 +120,7 @@ def _exit(rng: random.Random, groups: tuple[tuple[str, ...], ...], messages: int
     ends: tuple[HowToEnd, ...] = ("return", "sys.exit", "exception")
     beside: tuple[Beside, ...] = ("create", "attach", "sweep", "list", "large")
     others = tuple(rng.sample(beside, rng.choice((0, 0, 1, 2))))
-    return Fault(point, "exit", nth, rng.choice((2_000, 20_000, 100_000)), ends=rng.choice(ends), beside=others)
+    return Fault(point, "exit", nth, rng.choice((2_000, 20_000)), ends=rng.choice(ends), beside=others)
 
 
 def plan(seed: int) -> Scenario:
@@ -157,8 +158,8 @@ def plan(seed: int) -> Scenario:
     readers = []
     for rank in range(count):
         fault = _fault(rng, READER_GROUPS, messages) if rank in victims else None
-        # The writer waits for those whom a handle promised its messages, as soon as it has no more room.
-        latest = messages if named else min(messages, 1 if tight else depth)
+        # The writer waits for those whom its handle promised its messages, as soon as it has no more room.
+        latest = min(messages, 1 if tight else depth)
         joins = fault is not None and fault.point in (*ATTACH_POINTS, *CLAIM_POINTS)
         readers.append(
             ReaderPlan(
@@ -183,6 +184,7 @@ def plan(seed: int) -> Scenario:
         depth=depth,
         mix=mix,
         tight=tight,
+        hogged=False,
         writer=writer,
         readers=tuple(readers),
         looks_on=rng.random() < 0.2,
@@ -194,7 +196,7 @@ def plan(seed: int) -> Scenario:
 
 
 def _varied(scenario: Scenario, rng: random.Random) -> Scenario:
-    """With loans and private mappings; some with an exit."""
+    """With loans and private mappings; some with an exit, or in a memory that is full at times."""
     writer = replace(scenario.writer, lends=rng.random() < 0.4)
     readers = [replace(reader, zero_copy=rng.random() < 0.3) for reader in scenario.readers]
     what = rng.random()
@@ -203,4 +205,8 @@ def _varied(scenario: Scenario, rng: random.Random) -> Scenario:
     elif what < 0.3:
         victim = rng.randrange(len(readers))
         readers[victim] = replace(readers[victim], fault=_exit(rng, READER_GROUPS, writer.messages))
+    elif what < 0.35:
+        writer = replace(writer, fault=None, evictions=(), messages=min(writer.messages, 20))
+        readers = [replace(one, fault=None, leaves_after=None, joins_after=min(one.joins_after, 1)) for one in readers]
+        scenario = replace(scenario, hogged=True, tight=True, mix="mixed")
     return replace(scenario, writer=writer, readers=tuple(readers))
