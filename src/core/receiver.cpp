@@ -74,6 +74,9 @@ std::optional<Claim> try_claim(const Segment& segment, std::uint32_t home, Start
             is_held(seat.state.load(std::memory_order_relaxed)) && seat.rank.load(std::memory_order_relaxed) == rank)
             return claim(i);
     if (const auto made = claim(home)) return made;
+    // Nor while its home is kept for it: the writer would wait there for ever.
+    const SeatState state = seat_state(ring.seats[home].state.load(std::memory_order_relaxed));
+    if (state == SeatState::expected || state == SeatState::forgone) return std::nullopt;
     for (auto i = static_cast<std::uint32_t>(ranks.size()); i < ring.n_seats; ++i)
         if (const auto made = claim(i)) return made;
     return std::nullopt;

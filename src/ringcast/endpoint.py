@@ -41,7 +41,7 @@ class QueueEnd(_core.End):
     rank: int | None
     """The reader's rank; None on the writer."""
     _async_reader: AsyncReader | None = None  # made by the first aget
-    _exported = False  # nobody was promised anything before the first handle was given out
+    _exported: bool = False  # nobody was promised anything before the first handle was given out
 
     def _open(
         self,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from ringcast.errors import RankError, RankTakenError, SegmentNotFoundError
+from ringcast.segment import GATING_STATES
 
 if TYPE_CHECKING:
     from ringcast import _core
@@ -38,13 +39,16 @@ class Patience:
         return True
 
 
-def find_living(name: str, real_name: str, look: Callable[[], _core.Segment], patience: Patience) -> _core.Segment:
-    """The segment of the living queue `name`, as `look` finds it, waited for."""
+def find_living(
+    name: str, real_name: str, look: Callable[[], _core.Segment], patience: Patience, rank: int | None
+) -> _core.Segment:
+    """The segment of the living queue `name`, as `look` finds it, waited for; or of a closed one whose writer waits for
+    `rank`, to which it has promised messages."""
     while True:
         try:
             segment = look()
             # A closed queue's name is about to go, a dead writer's to be taken over: wait for a living one.
-            if not segment.closed and segment.creator_alive:
+            if segment.creator_alive and (not segment.closed or _is_kept_for(segment, rank)):
                 break
             found = f"{segment.label} has ended: its writer (pid {segment.creator_pid}) closed it or died"
         except SegmentNotFoundError:
@@ -56,6 +60,10 @@ def find_living(name: str, real_name: str, look: Callable[[], _core.Segment], pa
             f"segment {real_name!r} belongs to a queue named {segment.user_name!r}, not {name!r}"
         )
     return segment
+
+
+def _is_kept_for(segment: _core.Segment, rank: int | None) -> bool:
+    return any(of == rank and state in GATING_STATES and not alive for _, of, _, state, alive, *_ in segment.seats())
 
 
 def take_rank(

@@ -231,7 +231,7 @@ class MessageQueue(QueueEnd):
             return segment.attach(real_name, zero_copy=zero_copy)
 
         while True:
-            memory = find_living(name, real_name, look, patience)
+            memory = find_living(name, real_name, look, patience, rank)
             end = take_rank(
                 lambda it: cls.open(it, writer=False, rank=rank, waits=waits, codec=codec),
                 memory, rank, patience, only_living=True,

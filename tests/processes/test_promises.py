@@ -18,7 +18,7 @@ from ringcast.errors import (
     ReaderEvictedError,
     ReaderLeftError,
 )
-from tests.support import SHM, Child, Link, broadcast, eventually, unique_name
+from tests.support import SHM, Background, Child, Link, broadcast, eventually, unique_name
 
 
 def _read_on_demand(link: Link, handle: Handle, rank: int) -> None:
@@ -416,3 +416,21 @@ def test_a_restarted_reader_is_let_in_after_all_had_been_there(start: Callable[.
         assert again[0].ask("read") == "for both"
         writer.enqueue("next")
         assert again[0].ask("read") == again[1].ask("read") == "next"
+
+
+def _attach_late(link: Link, name: str) -> None:
+    link.recv()
+    with MessageQueue.attach(name, rank=0, timeout=60) as reader:
+        link.send(list(reader))
+
+
+def test_a_closing_writer_that_waits_for_a_promised_rank_lets_it_in_by_name_too(start: Callable[..., Child]) -> None:
+    writer = MessageQueue(1, name=unique_name())
+    writer.export_handle()
+    writer.enqueue("kept")
+    child = start(_attach_late, writer.name)
+    closing = Background(writer.close, 60)
+    eventually(lambda: writer.closed, "the close")
+    child.send("attach")
+    assert child.receive() == ["kept"]
+    closing.result()

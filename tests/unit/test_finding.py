@@ -9,7 +9,7 @@ import pytest
 import ringcast
 from ringcast import MessageQueue
 from ringcast.errors import SegmentExistsError, SegmentNotFoundError
-from tests.support import SHM, Background, Child, Link, eventually, segments, unique_name
+from tests.support import SHM, Background, Child, Link, eventually, unique_name
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_a_handle_does_not_reach_the_next_queue_of_the_same_name() -> None:
         assert second.export_handle().epoch != handle.epoch
         with pytest.raises(SegmentNotFoundError, match="another queue has its name now"):
             MessageQueue.create_from_handle(handle, 0)
-        assert second.stats()["readers"] == []
+        assert [reader["state"] for reader in second.stats()["readers"]] == ["expected"]
 
 
 def test_attaching_by_name_waits_for_the_queue_to_be_made() -> None:
@@ -104,21 +104,3 @@ def test_of_two_who_take_over_a_dead_creator_s_name_at_once_one_gets_it(start: C
                 continue
         assert len(winners) == 1
         winners[0].close()
-
-
-def test_a_queue_without_a_name_loses_its_segment_s_name_once_all_readers_have_attached() -> None:
-    with MessageQueue(2) as writer:
-        handle = writer.export_handle()
-        readers = [MessageQueue.create_from_handle(handle, 0)]
-        for number in range(9):
-            writer.enqueue(number)
-        assert writer.segment in segments()
-        readers.append(MessageQueue.create_from_handle(handle, 1))
-        for reader in readers:
-            assert reader.dequeue_many(9, timeout=10) == list(range(9))
-        for number in range(9):
-            writer.enqueue(number)
-        assert writer.segment not in segments()
-        for reader in readers:
-            assert reader.dequeue_many(9, timeout=10) == list(range(9))
-            reader.close()

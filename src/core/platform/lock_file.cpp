@@ -157,7 +157,10 @@ void LockFile::unlock(std::uint64_t byte) const noexcept {
     if (ours == -1) return;  // the lock went with the descriptor
     struct flock lock = byte_lock(byte);
     lock.l_type = F_UNLCK;
-    control(ours, F_OFD_SETLK, lock);  // cannot fail
+    // To split a range of neighbouring bytes the kernel needs a piece of memory, which it may lack for a moment.
+    constexpr int kAttempts = 3;
+    for (int attempt = 0; attempt < kAttempts && control(ours, F_OFD_SETLK, lock) == -1 && errno == ENOLCK; ++attempt) {
+    }
 }
 
 bool LockFile::is_held_by_another(std::uint64_t byte) const {
