@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class WriteChunk:
-    """The context manager of `acquire_write`."""
+    """The context manager of `acquire_write` and `loan`."""
 
     def __init__(self, end: QueueEnd, nbytes: int | None, timeout: float | None) -> None:
         self._end = end
@@ -31,13 +31,17 @@ class WriteChunk:
 
     def __enter__(self) -> memoryview:
         self._view = self._end._open_write(self._nbytes, self._timeout)
+        self._references = sys.getrefcount(self._view)
         return self._view
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with suppress(BufferError):  # views of it are alive: _close_write says so
-            self._view.release()
+        # torch.frombuffer and its like keep a reference to the memoryview, but no export of it. The user's own name for
+        # it may live on. What is not released here is seen by _close_write, and keeps the memory.
+        if sys.getrefcount(self._view) <= self._references + 1:
+            with suppress(BufferError):
+                self._view.release()
         self._end._close_write(kind is None, False)
 
 
@@ -70,7 +74,12 @@ class LoanedArray:
         view = self._end._open_array(self._dtype_text, self._shape, nbytes, self._timeout)
         # The base of slices and of most other views is this one, not the array that the user gets; what else is made of
         # the array refers to the array itself. So reference counts tell whether anything is left that could write.
-        self._whole: np.ndarray[Any, Any] | None = np.ndarray(self._shape, self._dtype, view)
+        try:
+            self._whole: np.ndarray[Any, Any] | None = np.ndarray(self._shape, self._dtype, view)
+        except BaseException:  # a shape that NumPy refuses, or a signal
+            view.release()
+            self._end._close_write(False, False)
+            raise
         self._array: np.ndarray[Any, Any] | None = self._whole[...]
         self._references = (sys.getrefcount(self._whole), sys.getrefcount(self._array))
         return self._array

@@ -84,8 +84,9 @@ class QueueEnd(_core.End):
     def acquire_write(self, timeout: float | None = None, *, nbytes: int | None = None) -> WriteChunk:
         """A context manager that yields a writable memoryview in shared memory, of `nbytes` bytes or max_chunk_bytes.
 
-        Leaving the block publishes all of them; an exception publishes nothing. Views and arrays made from the
-        memoryview must be gone by then (ViewsAliveError, and nothing is published). Other threads wait meanwhile.
+        Leaving the block publishes all of them; an exception publishes nothing. Views, arrays and tensors made from the
+        memoryview, and second names for it, must be gone by then (ViewsAliveError, and nothing is published).
+        Other threads wait meanwhile.
         Raises QueueTimeoutError, MessageTooLargeError, CapacityError, ReaderDiedError on entering.
         """
         return WriteChunk(self, nbytes, timeout)

@@ -287,3 +287,38 @@ def test_what_makes_no_sense_or_does_not_fit_is_refused_and_takes_nothing() -> N
                 writer.loan_array(1, "f8").__enter__()
             view[:] = bytes(100)
         assert reader.dequeue(10) == bytes(100)
+
+
+@pytest.mark.parametrize("nbytes", [1000, 100_000])
+@pytest.mark.parametrize("call", ["loan", "acquire_write"])
+def test_a_tensor_on_a_loan_that_outlives_it_changes_no_message_and_no_freed_memory(call: str, nbytes: int) -> None:
+    torch = pytest.importorskip("torch")
+    with broadcast() as (writer, (reader,)):
+        for make in (torch.frombuffer, lambda view, dtype: torch.frombuffer(view, dtype=dtype)[1:]):
+            kept = []
+            for _ in range(20):
+                opened = writer.loan(nbytes) if call == "loan" else writer.acquire_write(nbytes=nbytes)
+                with pytest.raises(ViewsAliveError, match="nothing was published"), opened as view:
+                    kept.append(make(view, dtype=torch.uint8))
+                del view
+            later = [bytes([n]) * nbytes for n in range(40)]
+            for tensor in kept:
+                tensor.fill_(0x41)
+            for n in range(20):
+                writer.enqueue(later[n])
+                kept[n].fill_(0x42)
+                assert reader.dequeue(10) == later[n]
+            assert later == [bytes([n]) * nbytes for n in range(40)]
+        kept.clear()
+        del tensor
+        writer.enqueue(b"x" * nbytes)
+        assert reader.dequeue(10) == b"x" * nbytes
+
+
+@pytest.mark.parametrize("shape", [(0, 1 << 62), (1,) * 65])
+def test_a_shape_that_numpy_refuses_leaves_the_end_as_it_was(shape: tuple[int, ...]) -> None:
+    with broadcast() as (writer, (reader,)):
+        with pytest.raises((ValueError, ArgumentError)):
+            writer.loan_array(shape, "f8").__enter__()
+        writer.enqueue("goes on", timeout=10)
+        assert reader.dequeue(10) == "goes on"
