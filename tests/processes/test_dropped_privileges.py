@@ -32,6 +32,7 @@ except SegmentPermissionError as error:
     assert "belongs to uid 0" in str(error) and "attach before" in str(error), error
 else:
     raise AssertionError("a foreign user attached")
+queue.evict(1)
 queue.enqueue(bytes(4 << 20), timeout=5)
 path = "/dev/shm/" + queue.segment
 assert os.stat(path).st_blocks * 512 > 4 << 20

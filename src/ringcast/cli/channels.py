@@ -7,6 +7,7 @@ that is started, and opens to the function that receives.
 
 from __future__ import annotations
 
+import logging
 import queue
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -62,7 +63,9 @@ class RingcastSender:
         team.patiently(lambda timeout: self._queue.enqueue(message, timeout))
 
     def close(self) -> None:
-        with suppress(QueueTimeoutError):  # workers that never came, or died, have missed something: so be it
+        # Workers that never came, died, or left when they were told to have missed something: not worth a word.
+        logging.getLogger("ringcast").setLevel(logging.ERROR)
+        with suppress(QueueTimeoutError):
             self._queue.close(linger=0)
 
 
