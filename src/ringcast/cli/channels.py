@@ -64,9 +64,14 @@ class RingcastSender:
 
     def close(self) -> None:
         # Workers that never came, died, or left when they were told to have missed something: not worth a word.
-        logging.getLogger("ringcast").setLevel(logging.ERROR)
-        with suppress(QueueTimeoutError):
-            self._queue.close(linger=0)
+        logger = logging.getLogger("ringcast")
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            with suppress(QueueTimeoutError):
+                self._queue.close(linger=0)
+        finally:
+            logger.setLevel(level)
 
 
 class StandardSender:
