@@ -348,6 +348,21 @@ void Reader::end_lease() {
     if (parked.load(std::memory_order_relaxed) == ringcast::kAnySeat) ringcast::unpark<Policy>(parked);
 }
 
+// As Heirs does.
+void Reader::make_image(std::uint32_t image) {
+    Explorer::the().lock(image, Site::current());
+    Explorer::the().expect(ringcast::make_image(world_.ring, index_, image, leased_.position + 1, world_.blocks),
+                           "a seat that is free was changed by somebody");
+    inherited_ = leased_;
+}
+
+void Reader::look_as_child(std::uint32_t image) {
+    std::uint64_t bytes = 0;
+    Policy::copy(&bytes, world_.block(inherited_.block), sizeof bytes);
+    Explorer::the().expect(bytes == content(inherited_.position), "a block was overwritten while a child viewed it");
+    Explorer::the().unlock(image, Site::current());
+}
+
 void Reader::leave(bool in_order) {
     if (in_order) world_.kept[index_] = false;
     ringcast::leave_seat(world_.ring, world_.ring.seats[index_], in_order);

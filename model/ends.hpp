@@ -141,6 +141,10 @@ public:
     void look_and_leave();
     // Waits until all are ready, and reads what the writer had prepared.
     void await_ready();
+    // Makes a seat that is free the image of its own, with a lease, for a child; and looks at the leased block as the child,
+    // long after the parent's lease has ended.
+    void make_image(std::uint32_t image);
+    void look_as_child(std::uint32_t image);
     // Gives the seat back, in order or as if it had been killed; a lease keeps its lock.
     void leave(bool in_order = true);
     void unlock() { Explorer::the().unlock(index_, Site::current()); }
@@ -159,7 +163,7 @@ private:
         std::uint64_t position;
         std::uint64_t block;
         std::uint32_t row;
-    } leased_{};
+    } leased_{}, inherited_{};
 };
 
 }  // namespace model

@@ -274,6 +274,32 @@ const std::vector<Scenario>& scenarios() {
                                                                                        }}};
          },
          100'000},
+        {"a fork",
+         "whose child views a block for longer than its parent",
+         {.seats = 2, .depth = 2, .state = SeatState::active, .blocks = 2},
+         [](World& w) {
+             return std::vector{
+                 writer(w, [](Writer& self) { self.send_block(), self.send_block(), self.send_block(); }),
+                 Thread{"parent",
+                        [&w] {
+                            Reader self(w, 0);
+                            self.attach();
+                            self.read(1, true);
+                            self.make_image(1);
+                            self.end_lease();
+                            self.read(1);
+                            self.leave();
+                            self.look_as_child(1);
+                            self.unlock();
+                        }},
+                 Thread{"who leaves", [&w] {
+                            Reader self(w, 1);
+                            self.attach();
+                            self.leave();
+                            self.unlock();
+                        }}};
+         },
+         100'000},
         {"joining with blocks",
          "a reader may hold a block it joined at",
          {.depth = 2, .state = SeatState::vacant, .blocks = 1},

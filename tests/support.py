@@ -58,11 +58,13 @@ def eventually(condition: Callable[[], Any], what: str = "the condition", timeou
 
 
 @contextmanager
-def broadcast(n_reader: int = 1, **options: Any) -> Iterator[tuple[MessageQueue, list[MessageQueue]]]:
+def broadcast(
+    n_reader: int = 1, *, copy: bool | None = None, **options: Any
+) -> Iterator[tuple[MessageQueue, list[MessageQueue]]]:
     """A writer and all its readers, in this process; closed at the end, whatever the test did to them."""
     writer = MessageQueue(n_reader, **options)
     handle = writer.export_handle()
-    readers = [MessageQueue.create_from_handle(handle, rank) for rank in handle.local_reader_ranks]
+    readers = [MessageQueue.create_from_handle(handle, rank, copy=copy) for rank in handle.local_reader_ranks]
     try:
         yield writer, readers
     finally:

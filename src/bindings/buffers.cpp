@@ -1,5 +1,8 @@
 #include "buffers.hpp"
 
+#include <memory>
+#include <optional>
+
 #include "modules.hpp"
 #include "py_errors.hpp"
 
@@ -9,11 +12,14 @@ using namespace nb::literals;
 
 namespace {
 
-struct PrivateView {
-    nb::object lease;
-    std::byte* bytes;
+// A plain type: its objects are made for each large message.
+struct LeaseBuffer {
+    PyObject_HEAD std::optional<Lease> lease;
+    const std::byte* bytes;
     std::uint64_t length;
+    bool writable;
 };
+PyTypeObject* lease_type = nullptr;  // set at import, never changed
 
 int fill(PyObject* self, Py_buffer* view, int flags, const std::byte* bytes, std::uint64_t length, bool readonly) {
     return PyBuffer_FillInfo(view, self, const_cast<std::byte*>(bytes), static_cast<Py_ssize_t>(length),
@@ -30,28 +36,23 @@ void release_chunk(PyObject* self, Py_buffer*) {
     nb::inst_ptr<Chunk>(self)->exports.fetch_sub(1, std::memory_order_relaxed);
 }
 int get_lease(PyObject* self, Py_buffer* view, int flags) {
-    const Lease* lease = nb::inst_ptr<Lease>(self);
-    return fill(self, view, flags, lease->bytes(), lease->length(), true);
+    const auto* buffer = reinterpret_cast<const LeaseBuffer*>(self);
+    return fill(self, view, flags, buffer->bytes, buffer->length, !buffer->writable);
 }
-int get_private(PyObject* self, Py_buffer* view, int flags) {
-    const PrivateView* buffer = nb::inst_ptr<PrivateView>(self);
-    return fill(self, view, flags, buffer->bytes, buffer->length, false);
+void drop_lease(PyObject* self) {
+    PyTypeObject* type = Py_TYPE(self);
+    std::destroy_at(&reinterpret_cast<LeaseBuffer*>(self)->lease);
+    type->tp_free(self);
+    Py_DECREF(type);
 }
 
-// `buffer` is a memoryview of a Lease: a writable one of the same bytes, or None if there can be none.
-nb::object private_view(nb::handle buffer) {
-    if (!PyMemoryView_Check(buffer.ptr())) return nb::none();
-    const Py_buffer* view = PyMemoryView_GET_BUFFER(buffer.ptr());
-    const nb::handle base(PyMemoryView_GET_BASE(buffer.ptr()));
-    std::byte* bytes = base.is_valid() ? private_bytes(base) : nullptr;
-    if (bytes == nullptr) return nb::none();
-    const auto offset =
-        static_cast<std::uint64_t>(static_cast<const std::byte*>(view->buf) - nb::inst_ptr<Lease>(base)->bytes());
-    const nb::object exporter =
-        nb::cast(new PrivateView{nb::borrow(base), bytes + offset, static_cast<std::uint64_t>(view->len)},
-                 nb::rv_policy::take_ownership);
-    return owned(PyMemoryView_FromObject(exporter.ptr()));
-}
+PyType_Slot lease_slots[] = {
+    {Py_bf_getbuffer, reinterpret_cast<void*>(&get_lease)},
+    {Py_tp_dealloc, reinterpret_cast<void*>(&drop_lease)},
+    {Py_tp_doc, const_cast<char*>("A message's bytes in shared memory, as a buffer; given back with its last view.")},
+    {0, nullptr}};
+PyType_Spec lease_spec = {"ringcast._core.Lease", sizeof(LeaseBuffer), 0,
+                          Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, lease_slots};
 
 }  // namespace
 
@@ -70,10 +71,18 @@ Chunk::~Chunk() {
     if (loan != 0 && fork_generation == platform::fork_generation()) Sender::end_loan(*segment, row, loan);
 }
 
-nb::object make_lease(Lease lease) { return nb::cast(new Lease(std::move(lease)), nb::rv_policy::take_ownership); }
+nb::object make_lease_buffer(const std::byte* bytes, std::uint64_t length, bool writable) {
+    const nb::object made = owned(lease_type->tp_alloc(lease_type, 0));
+    auto* buffer = reinterpret_cast<LeaseBuffer*>(made.ptr());
+    std::construct_at(&buffer->lease);
+    buffer->bytes = bytes;
+    buffer->length = length;
+    buffer->writable = writable;
+    return made;
+}
 
-std::byte* private_bytes(nb::handle buffer) {
-    return nb::isinstance<Lease>(buffer) ? nb::inst_ptr<Lease>(buffer)->private_bytes() : nullptr;
+void hold(nb::handle buffer, Lease lease) noexcept {
+    reinterpret_cast<LeaseBuffer*>(buffer.ptr())->lease.emplace(std::move(lease));
 }
 
 void bind_buffers(nb::module_& module) {
@@ -81,13 +90,9 @@ void bind_buffers(nb::module_& module) {
                            {Py_bf_releasebuffer, reinterpret_cast<void*>(&release_chunk)},
                            {0, nullptr}};
     nb::class_<Chunk>(module, "Chunk", nb::type_slots(chunk), "Room for a message in shared memory, as a buffer.");
-    PyType_Slot lease[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(&get_lease)}, {0, nullptr}};
-    nb::class_<Lease>(module, "Lease", nb::type_slots(lease),
-                      "A message's bytes in shared memory, as a read-only buffer; given back with its last view.");
-    PyType_Slot view[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(&get_private)}, {0, nullptr}};
-    nb::class_<PrivateView>(module, "PrivateView", nb::type_slots(view),
-                            "A lease's bytes in a mapping of this process alone, as a writable buffer.");
-    module.def("private_view", &private_view, "buffer"_a);
+    const nb::object lease = owned(PyType_FromSpec(&lease_spec));
+    module.attr("Lease") = lease;
+    lease_type = reinterpret_cast<PyTypeObject*>(lease.inc_ref().ptr());
 }
 
 }  // namespace ringcast::bindings

@@ -1,8 +1,7 @@
 // Memory of a segment as Python buffers, which keep it mapped and their block in place for as long as a view lives.
 //
 //     Chunk        the writer's: room for a message that is being made in place
-//     Lease        a reader's, read-only: the bytes of a message in a block
-//     PrivateView  a reader's, writable: the same bytes in a mapping of this process alone
+//     Lease        a reader's: the bytes of a message in a block
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -41,9 +40,11 @@ inline bool has_views(nb::handle chunk) {
     return nb::inst_ptr<Chunk>(chunk)->exports.load(std::memory_order_relaxed) != 0 || Py_REFCNT(chunk.ptr()) > 1;
 }
 
-nb::object make_lease(Lease lease);
-// The bytes of `buffer` in a mapping of this process alone, to be changed in place: null unless it is a lease that has them.
-std::byte* private_bytes(nb::handle buffer);
+// A buffer over the bytes of a block, which holds nothing yet: made before the message is taken, so that there is nothing
+// left that can fail when it is.
+nb::object make_lease_buffer(const std::byte* bytes, std::uint64_t length, bool writable);
+// Gives the lease to its buffer, once.
+void hold(nb::handle buffer, Lease lease) noexcept;
 
 void bind_buffers(nb::module_& module);
 

@@ -38,7 +38,11 @@ Codec::Codec(const nb::object& codec)
       dumps_(codec.attr("dumps")),
       loads_(codec.attr("loads")),
       encoding_(static_cast<Encoding>(nb::cast<int>(codec.attr("encoding")))),
-      arrays_(nb::cast<bool>(codec.attr("arrays"))) {}
+      arrays_(nb::cast<bool>(codec.attr("arrays"))),
+      copies_(codec.attr("copy").is_none()         ? Copies::when_needed
+              : nb::cast<bool>(codec.attr("copy")) ? Copies::always
+                                                   : Copies::never),
+      writable_(nb::cast<bool>(codec.attr("writable"))) {}
 
 nb::object Codec::encoded(PyObject* object) const {
     if (!dumps_.is_none() && !torch_is_imported()) {
@@ -69,12 +73,12 @@ Frames Codec::encode(PyObject* object) const {
 }
 
 nb::object Codec::decode(const nb::object& buffer, const std::byte* bytes, std::uint64_t length, Encoding encoding,
-                         bool framed, bool leased) const {
+                         bool framed) const {
     try {
         if (encoding == Encoding::array) return make_array(buffer, bytes, length);
-        if (encoding == Encoding::tensor) return make_tensor(buffer, bytes, length);
+        if (encoding == Encoding::tensor) return make_tensor(buffer, bytes, length, writable_);
         if (framed) {
-            nb::list frames = split_frames(buffer, bytes, length, leased);
+            nb::list frames = split_frames(buffer, bytes, length, writable_);
             const nb::object stream = frames[0];
             if (PyList_SetSlice(frames.ptr(), 0, 1, nullptr) != 0) throw nb::python_error();
             return decode_(static_cast<int>(encoding), stream, frames);

@@ -14,13 +14,24 @@ class Codec {
 public:
     explicit Codec(const nb::object& codec);
 
+    // When is what is received a copy?
+    enum class Copies { when_needed, always, never };
+    Copies copies() const noexcept { return copies_; }
+    // May received arrays be changed, and do tensors lie where they were received?
+    bool writable() const noexcept { return writable_; }
+    // Can what `decode` makes of such a message lie on the buffer?
+    bool shows_buffer(Encoding encoding, bool framed) const noexcept {
+        if (encoding == Encoding::tensor) return writable_;
+        return framed || encoding != Encoding::pickle;
+    }
+
     // Do NumPy arrays and PyTorch tensors by themselves travel natively?
     bool arrays() const noexcept { return arrays_; }
     Frames encode(PyObject* object) const;  // raises EncodeError, from what the object's encoding raised
-    // `buffer` exports the `length` bytes at `bytes`, and nothing else keeps them if they are leased. Not for raw
-    // messages. Raises DecodeError, from what the object's rebuilding raised; CorruptError.
+    // `buffer` exports the `length` bytes at `bytes`, and nothing else keeps them. Not for raw messages. Raises
+    // DecodeError, from what the object's rebuilding raised; CorruptError.
     nb::object decode(const nb::object& buffer, const std::byte* bytes, std::uint64_t length, Encoding encoding,
-                      bool framed, bool leased) const;
+                      bool framed) const;
 
 private:
     nb::object encoded(PyObject* object) const;
@@ -31,6 +42,8 @@ private:
     nb::object loads_;
     Encoding encoding_;
     bool arrays_;
+    Copies copies_;
+    bool writable_;
 };
 
 }  // namespace ringcast::bindings

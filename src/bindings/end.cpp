@@ -35,7 +35,7 @@ End::End(std::shared_ptr<Segment> segment, bool writer, std::optional<std::uint3
         receiver_ = std::make_unique<Receiver>(std::move(segment), strategy, claim);
         // In the place of the last message that it has missed.
         if (claim.evicted && claim.first > 0)
-            left_over.put(Taken{nb::object(), nullptr, {}, false, claim.first - 1}, evicted_before_it_came(claim));
+            left_over.put(Taken{nb::object(), nullptr, {}, claim.first - 1}, evicted_before_it_came(claim));
         skipped = claim.skipped;
         endpoint_ = receiver_.get();
     }

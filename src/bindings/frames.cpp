@@ -60,7 +60,16 @@ void Frames::write(std::byte* payload) const {
     }
 }
 
-nb::list split_frames(const nb::object& buffer, const std::byte* bytes, std::uint64_t length, bool leased) {
+// Never from the bytes: the interpreter has objects of one byte and of none that all share.
+OwnBuffer make_own_buffer(std::uint64_t length, bool writable) {
+    const auto size = static_cast<Py_ssize_t>(length);
+    nb::object buffer =
+        owned(writable ? PyByteArray_FromStringAndSize(nullptr, size) : PyBytes_FromStringAndSize(nullptr, size));
+    char* bytes = writable ? PyByteArray_AS_STRING(buffer.ptr()) : PyBytes_AS_STRING(buffer.ptr());
+    return OwnBuffer{std::move(buffer), reinterpret_cast<std::byte*>(bytes)};
+}
+
+nb::list split_frames(const nb::object& buffer, const std::byte* bytes, std::uint64_t length, bool writable) {
     std::uint64_t count = 0;
     if (length >= 8) std::memcpy(&count, bytes, 8);
     if (count == 0 || count > (length - 8) / 8)
@@ -76,10 +85,11 @@ nb::list split_frames(const nb::object& buffer, const std::byte* bytes, std::uin
         if (offset > length || size > length - offset)
             raise("CorruptError", "a message of " + std::to_string(length) + " bytes has a frame " + std::to_string(i) +
                                       " of " + std::to_string(size) + " bytes at " + std::to_string(offset));
-        if (leased && size < kLeasedFrameBytes)
-            frames.append(owned(PyBytes_FromStringAndSize(reinterpret_cast<const char*>(bytes + offset),
-                                                          static_cast<Py_ssize_t>(size))));
-        else
+        if (size < kLeasedFrameBytes && length >= kLeasedFrameBytes) {
+            OwnBuffer own = make_own_buffer(size, writable);
+            std::memcpy(own.bytes, bytes + offset, size);
+            frames.append(std::move(own.buffer));
+        } else
             frames.append(owned(PySequence_GetSlice(view.ptr(), static_cast<Py_ssize_t>(offset),
                                                     static_cast<Py_ssize_t>(offset + size))));
         offset += size;

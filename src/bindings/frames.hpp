@@ -46,8 +46,15 @@ private:
     std::uint64_t payload_bytes_ = 0;
 };
 
-// The frames in a framed payload of `length` bytes at `bytes`, which `buffer` exports: memoryviews of it, or, of a
-// leased payload, copies of what is small. Raises CorruptError if the table is impossible.
-nb::list split_frames(const nb::object& buffer, const std::byte* bytes, std::uint64_t length, bool leased);
+// `length` bytes of this process alone at `bytes`, as a buffer: bytearray if they may be changed, else bytes.
+struct OwnBuffer {
+    nb::object buffer;
+    std::byte* bytes;
+};
+OwnBuffer make_own_buffer(std::uint64_t length, bool writable);
+
+// The frames in a framed payload of `length` bytes at `bytes`, which `buffer` exports, writable or not: memoryviews of it,
+// but copies of what is small in a payload that is not. Raises CorruptError if the table is impossible.
+nb::list split_frames(const nb::object& buffer, const std::byte* bytes, std::uint64_t length, bool writable);
 
 }  // namespace ringcast::bindings

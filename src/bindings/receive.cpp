@@ -38,28 +38,43 @@ void await_message(End& end, Receiver& receiver, const WaitOptions& options, std
     }
 }
 
-nb::object copy_payload(const Receiver::Message& message) {
+nb::object copy_payload(const Receiver::Message& message, const std::byte* bytes) {
     nb::object payload = owned(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(message.length)));
-    copy_bytes(PyBytes_AS_STRING(payload.ptr()), message.bytes, message.length);
+    copy_bytes(PyBytes_AS_STRING(payload.ptr()), bytes, message.length);
     return payload;
 }
 
-// Raw messages become bytes objects, which own theirs. Does not settle.
-Taken take_message(Receiver& receiver) {
+// Raw messages become bytes objects, which own theirs. What nobody will see of the buffer is read where it lies; what can
+// be viewed, in the private mapping; the rest is copied. Does not settle.
+Taken take_message(const End& end, Receiver& receiver) {
     const Receiver::Message message = receiver.current();
     const std::uint64_t position = receiver.position();
-    if (message.in_block() && message.encoding != Encoding::raw)
-        return Taken{make_lease(receiver.consume_leased(message)), message.bytes, message, true, position};
-    nb::object payload = copy_payload(message);
+    const Codec& codec = end.codec;
+    const bool shows = message.encoding == Encoding::raw || codec.shows_buffer(message.encoding, message.framed);
+    if (message.in_block() && message.encoding != Encoding::raw) {
+        const std::byte* bytes = message.bytes;
+        Lease::Through through = Lease::Through::shared;
+        if (shows) {
+            const bool always = codec.copies() == Codec::Copies::always;
+            bytes = always ? nullptr : receiver.view(message, codec.copies() == Codec::Copies::never);
+            through = codec.writable() ? Lease::Through::private_writable : Lease::Through::private_readonly;
+        }
+        if (bytes != nullptr) {
+            nb::object buffer = make_lease_buffer(bytes, message.length, shows && codec.writable());
+            hold(buffer, receiver.consume_leased(message, through));
+            return Taken{std::move(buffer), bytes, message, position};
+        }
+    }
+    OwnBuffer own = make_own_buffer(message.length, shows && codec.writable() && message.encoding != Encoding::raw);
+    copy_bytes(own.bytes, message.bytes, message.length);
     receiver.consume(message);
-    const auto* bytes = reinterpret_cast<const std::byte*>(PyBytes_AS_STRING(payload.ptr()));
-    return Taken{std::move(payload), bytes, message, false, position};
+    return Taken{std::move(own.buffer), own.bytes, message, position};
 }
 
 nb::object object_of(const End& end, const Taken& taken) {
     const Receiver::Message& m = taken.message;
     if (m.encoding == Encoding::raw) return taken.buffer;
-    return end.codec.decode(taken.buffer, taken.bytes, m.length, m.encoding, m.framed, taken.leased);
+    return end.codec.decode(taken.buffer, taken.bytes, m.length, m.encoding, m.framed);
 }
 
 // Without the turn. A message whose rebuilding is interrupted is the next to be handed out; one that cannot be rebuilt is
@@ -91,13 +106,13 @@ PyObject* take(End& end, Receiver& receiver, std::optional<Call>& call) {
     if (end.left_over.any()) [[unlikely]]
         return take_left_over(end, call);
     if (const Receiver::Message message = receiver.current(); message.encoding == Encoding::raw) [[likely]] {
-        nb::object payload = copy_payload(message);  // the shortest way for the smallest messages
+        nb::object payload = copy_payload(message, message.bytes);  // the shortest way for the smallest messages
         receiver.consume(message);
         receiver.settle();
         call.reset();
         return payload.release().ptr();
     }
-    Taken taken = take_message(receiver);
+    Taken taken = take_message(end, receiver);
     receiver.settle();
     call.reset();
     return rebuilt(end, std::move(taken)).release().ptr();
@@ -187,7 +202,7 @@ void take_batch(End& end, Receiver& receiver, std::uint64_t most, std::vector<Ta
     };
     try {
         for (std::uint64_t n = 0; n < count && !receiver.stopped() && receiver.readable(); ++n) {
-            batch.push_back(take_message(receiver));
+            batch.push_back(take_message(end, receiver));
             if (n % kSettleEvery == kSettleEvery - 1) {
                 receiver.settle();
                 settled = batch.size();
@@ -259,18 +274,30 @@ PyObject* open_read(PyObject* self, Arguments arguments, Py_ssize_t positional, 
         Call call(end, options);
         await_message(end, receiver, options, call.deadline_ns, self);
         nb::object buffer;
-        end.chunk_length.reset();
+        std::optional<Receiver::Message> message;
+        const std::byte* bytes = nullptr;
         if (end.left_over.any()) {
             std::optional<LeftOver> left = end.left_over.next();
             if (left->error.is_valid()) raise_left_over(left->error);
-            buffer = std::move(left->taken.buffer);
+            // What was taken to be decoded may be no view that anybody may have.
+            buffer = copy_payload(left->taken.message, left->taken.bytes);
         } else {
-            const Receiver::Message message = receiver.current();
-            buffer = message.in_block() ? make_lease(receiver.peek_leased(message)) : copy_payload(message);
-            receiver.settle();
-            end.chunk_length = message.length;
+            message = receiver.current();
+            if (message->in_block()) bytes = receiver.view(*message, true);
+            buffer = bytes != nullptr ? make_lease_buffer(bytes, message->length, false)
+                                      : copy_payload(*message, message->bytes);
         }
+        // All that can fail comes before the lease: the message is still the current one, to be read by the next call.
         nb::object view = owned(PyMemoryView_FromObject(buffer.ptr()));
+        end.chunk_length.reset();
+        if (message) {
+            receiver.settle();
+            if (bytes != nullptr)
+                hold(buffer, receiver.peek_leased(*message, Lease::Through::private_readonly));
+            else
+                receiver.peek_copied(*message);
+            end.chunk_length = message->length;
+        }
         end.in_chunk = true;
         call.keep();
         return view.release().ptr();
@@ -283,7 +310,7 @@ PyObject* close_read(PyObject* self, PyObject*) {
         Receiver& receiver = end.reader("acquire_read");
         if (end.endpoint().in_forked_child()) end.check_usable();
         check_open_chunk(end, "acquire_read");
-        if (end.chunk_length) receiver.advance(*end.chunk_length);
+        if (end.chunk_length) receiver.finish_peek(*end.chunk_length);
         end.in_chunk = false;
         // Evicted meanwhile? The bytes were checked when they were taken; the next call says it.
         try {

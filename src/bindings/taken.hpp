@@ -22,7 +22,6 @@ struct Taken {
     nb::object buffer;
     const std::byte* bytes;
     Receiver::Message message;
-    bool leased;
     std::uint64_t position;
 };
 

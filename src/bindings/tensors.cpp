@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "arrays.hpp"
-#include "buffers.hpp"
 #include "frames.hpp"
 #include "py_errors.hpp"
 
@@ -262,7 +261,7 @@ void OutgoingTensor::write(std::byte* payload) const {
     if (data_bytes_ != 0) copy_bytes(payload + data_offset_, tensor_->data, data_bytes_);
 }
 
-nb::object make_tensor(const nb::object& buffer, const std::byte* bytes, std::uint64_t length) {
+nb::object make_tensor(const nb::object& buffer, const std::byte* bytes, std::uint64_t length, bool writable) {
     const ArrayHeader header = read_array_header(bytes, length);
     const auto dtype =
         std::find_if(kDtypes.begin(), kDtypes.end(), [&](const Dtype& each) { return header.dtype == each.name; });
@@ -282,8 +281,8 @@ nb::object make_tensor(const nb::object& buffer, const std::byte* bytes, std::ui
         raise_corrupt_array("has a shape of another size", length);
 
     const Torch& torch = torch_for_decoding();
-    if (std::byte* mapped = private_bytes(buffer); mapped != nullptr) {
-        tensor.data = mapped + header.data_offset;
+    if (writable) {
+        tensor.data = const_cast<std::byte*>(bytes) + header.data_offset;
         received->owner = buffer;
     } else {
         received->owner = copy_of(torch, bytes + header.data_offset, data_bytes, &tensor.data);

@@ -38,8 +38,8 @@ private:
     std::uint64_t data_offset_;
 };
 
-// The tensor in `payload`, the `length` bytes at `bytes` that `buffer` exports: on a copy of them, or where `buffer` has a
-// mapping of this process alone, there. Imports torch. Raises CorruptError, DecodeError.
-nb::object make_tensor(const nb::object& buffer, const std::byte* bytes, std::uint64_t length);
+// The tensor in `payload`, the `length` bytes at `bytes` that `buffer` exports: there, if they are `writable`, or on a copy
+// of them. Imports torch. Raises CorruptError, DecodeError.
+nb::object make_tensor(const nb::object& buffer, const std::byte* bytes, std::uint64_t length, bool writable);
 
 }  // namespace ringcast::bindings

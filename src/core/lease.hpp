@@ -4,11 +4,11 @@
 // happen in a finalizer. A lease keeps the segment mapped and its seat's lock held, also after its queue's end is closed.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <utility>
 
+#include "heirs.hpp"
 #include "marks.hpp"
 #include "parking.hpp"
 #include "segment.hpp"
@@ -18,10 +18,11 @@ namespace ringcast {
 // The seat's lock, shared by the end that took the seat and by its leases; dropped with the last of them.
 class SeatHold {
 public:
-    SeatHold(std::shared_ptr<Segment> segment, std::uint32_t seat) : segment_(std::move(segment)), seat_(seat) {}
+    SeatHold(std::shared_ptr<Segment> segment, std::uint32_t seat)
+        : segment_(std::move(segment)), seat_(seat), heirs_(*segment_, seat) {}
     ~SeatHold() {
         // In a forked child the lock is the parent's; its descriptor was closed there.
-        if (fork_generation_ == platform::fork_generation()) segment_->locks().unlock(seat_lock(seat_));
+        if (!in_forked_child()) segment_->locks().unlock(seat_lock(seat_));
     }
     SeatHold(const SeatHold&) = delete;
     SeatHold& operator=(const SeatHold&) = delete;
@@ -29,55 +30,45 @@ public:
     const Segment& segment() const noexcept { return *segment_; }
     std::uint32_t seat() const noexcept { return seat_; }
     bool in_forked_child() const noexcept { return fork_generation_ != platform::fork_generation(); }
+    Heirs& heirs() noexcept { return heirs_; }
 
 private:
     std::shared_ptr<Segment> segment_;
     std::uint32_t seat_;
     std::uint32_t fork_generation_ = platform::fork_generation();
+    Heirs heirs_;
 };
 
 class Lease {
 public:
+    // What the block's bytes are read through: the shared mapping, by who shows them to nobody, or the private one.
+    enum class Through { shared, private_readonly, private_writable };
     struct Block {
         std::uint64_t offset;
         std::uint64_t bytes;
         std::uint64_t position;
         std::uint32_t row;
+        Through through;
     };
 
-    Lease(std::shared_ptr<SeatHold> hold, const Block& block) : hold_(std::move(hold)), block_(block) { count(1); }
+    Lease(std::shared_ptr<SeatHold> hold, const Block& block) noexcept
+        : hold_(std::move(hold)), block_(block), number_(hold_->heirs().leased(block.position)) {
+        count(1);
+    }
     ~Lease() {
         if (hold_ == nullptr || hold_->in_forked_child()) return;
         const Segment& segment = hold_->segment();
-        // Before the mark, after which the block may carry another message. Where the system refuses, this reader's next
-        // views are copies.
-        if (changed_.load(std::memory_order_relaxed) &&
-            !platform::discard_private(segment.private_data() + block_.offset,
-                                       round_up(block_.bytes, platform::page_bytes())))
-            segment.private_data_was_left_dirty();
+        // Before the mark, after which the block may carry another message.
+        if (block_.through != Through::shared)
+            segment.private_data()->close(block_.offset, block_.bytes, block_.through == Through::private_writable);
+        if (hold_->heirs().keep(number_)) return;  // a child has it for good
         count(-1);
         mark_done(segment.ring(), hold_->seat(), block_.row, mark_of(block_.position));
         platform::Native::fence_seq_cst();  // [signal] for the mark
         auto& parked = segment.ring().control->writer_parked;
         if (parked.load(std::memory_order_relaxed) == kAnySeat) unpark<platform::Native>(parked);
     }
-    Lease(Lease&& other) noexcept
-        : hold_(std::move(other.hold_)),
-          block_(other.block_),
-          changed_(other.changed_.load(std::memory_order_relaxed)) {}
-
-    const std::byte* bytes() const noexcept { return hold_->segment().data() + block_.offset; }
-    std::uint64_t length() const noexcept { return block_.bytes; }
-
-    // The same bytes in a mapping of this process alone, to be changed in place; null unless the segment has such a
-    // mapping and the block has its pages to itself.
-    std::byte* private_bytes() noexcept {
-        std::byte* base = hold_->segment().private_data();
-        if (base == nullptr || block_.bytes < kOwnPagesBytes || !hold_->segment().private_data_is_clean())
-            return nullptr;
-        changed_.store(true, std::memory_order_relaxed);
-        return base + block_.offset;
-    }
+    Lease(Lease&& other) noexcept : hold_(std::move(other.hold_)), block_(other.block_), number_(other.number_) {}
 
 private:
     // Modulo 2^64, -1 is subtraction.
@@ -89,7 +80,7 @@ private:
 
     std::shared_ptr<SeatHold> hold_;
     Block block_;
-    std::atomic<bool> changed_{false};
+    std::uint64_t number_;
 };
 
 }  // namespace ringcast

@@ -51,4 +51,25 @@ bool may_read(const RingView<P>& ring, std::uint32_t index, std::uint32_t row, s
     return !is_marked(ring, index, row, mark_of(position));
 }
 
+// Makes seat `image`, whose lock the caller holds and in which nobody waits, hold all that seat `of` holds, a seat of the
+// caller's own with a lower number; its last leased message is the one before `reached`. False if the seat was changed
+// meanwhile.
+//
+// relaxed: until the caller marks what seat `of` holds, or is gone, that seat keeps it; and who has seen such a mark
+// (acquire [mark]), or found that lock free, sees all this. So the writer asks seats by rising numbers.
+template <class P>
+bool make_image(const RingView<P>& ring, std::uint32_t of, std::uint32_t image, std::uint64_t reached,
+                std::uint32_t rows) noexcept {
+    const Seat<P>& from = ring.seats[of];
+    Seat<P>& to = ring.seats[image];
+    std::uint64_t word = to.state.load(std::memory_order_relaxed);
+    for (std::uint32_t row = 0; row < rows; ++row)
+        ring.mark(image, row).store(ring.mark(of, row).load(std::memory_order_relaxed), std::memory_order_relaxed);
+    const std::uint64_t cursor = from.cursor.load(std::memory_order_relaxed);
+    to.cursor.store(cursor < reached ? reached : cursor, std::memory_order_relaxed);
+    to.joined_at.store(from.joined_at.load(std::memory_order_relaxed), std::memory_order_relaxed);
+    const std::uint64_t left = seat_word(seat_incarnation(word) + 1, SeatState::vacant);
+    return to.state.compare_exchange_strong(word, left, std::memory_order_relaxed);
+}
+
 }  // namespace ringcast

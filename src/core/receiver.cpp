@@ -151,6 +151,32 @@ void Receiver::finish() noexcept {
     segment_->unlink_if_abandoned();
 }
 
+// A share is what all seats may view, each, without looking at each other: together a quarter. Beyond it, a seat that
+// views more than a quarter, or that views anything while all view more than a half, gets copies, and so does who would
+// leave no room for another message of this size.
+bool Receiver::views_enough(std::uint64_t bytes) const noexcept {
+    const auto& ring = segment_->ring();
+    const std::uint64_t budget = segment_->geometry().data_budget;
+    const std::uint64_t rows = segment_->geometry().max_leases;
+    const NativeSeat& mine = ring.seats[claim_.seat];
+    const std::uint64_t own_rows = mine.leased_blocks.load(std::memory_order_relaxed);
+    const std::uint64_t own_bytes = mine.leased_bytes.load(std::memory_order_relaxed);
+    const std::uint64_t shares = std::uint64_t{4} * ring.n_seats;
+    if (own_rows <= rows / shares && own_bytes + bytes <= budget / shares) return false;
+    if (own_rows * 4 >= rows || (own_rows >= 2 && own_bytes * 4 >= budget)) return true;
+    std::uint64_t all_rows = 0;
+    std::uint64_t all_bytes = 0;
+    for (std::uint32_t i = 0; i < ring.n_seats; ++i) {
+        all_rows += ring.seats[i].leased_blocks.load(std::memory_order_relaxed);
+        all_bytes += ring.seats[i].leased_bytes.load(std::memory_order_relaxed);
+    }
+    // Seats that view the same messages are counted as if each had its own: no more than what is in use is viewed.
+    all_rows = std::min(all_rows, ring.control->blocks_in_use.load(std::memory_order_relaxed));
+    all_bytes = std::min(all_bytes, ring.control->block_bytes_in_use.load(std::memory_order_relaxed));
+    if (own_rows >= 1 && (all_rows * 2 >= rows || all_bytes * 2 >= budget)) return true;
+    return all_bytes + 2 * bytes > budget;
+}
+
 void Receiver::throw_corrupt(const Descriptor& descriptor) const {
     if (!ring_.intact()) throw_evicted();
     throw Error(ErrorCode::corrupt,

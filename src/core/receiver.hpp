@@ -67,14 +67,31 @@ public:
     }
     // A lease on the current message, which is in a block. It is read for as long as the lease lives, and it is still the
     // current one until `advance`, which must follow: a block is leased once.
-    Lease peek_leased(const Message& message) {
+    Lease peek_leased(const Message& message, Lease::Through through) noexcept {
         peeked_ = true;
-        return Lease(hold_, Lease::Block{message.block, message.length, ring_.cursor(), message.row});
+        return Lease(hold_, Lease::Block{message.block, message.length, ring_.cursor(), message.row, through});
     }
-    Lease consume_leased(const Message& message) {
-        Lease lease = peek_leased(message);
+    // The current message has been copied, and is to stay the current one until `finish_peek`.
+    void peek_copied(const Message& message) noexcept { copied_ = message; }
+    void finish_peek(std::uint64_t length) noexcept {
+        if (copied_ && copied_->in_block())
+            mark_done(segment_->ring(), claim_.seat, copied_->row, mark_of(ring_.cursor()));
+        copied_.reset();
+        advance(length);
+    }
+    Lease consume_leased(const Message& message, Lease::Through through) noexcept {
+        Lease lease = peek_leased(message, through);
         advance(message.length);
         return lease;
+    }
+    // Where the current message, which is in a block, can be viewed for as long as anybody likes, and changed in place by
+    // whoever will; null if it is to be copied: it has no pages of its own, or what is there shows it not, or, unless
+    // `however_many`, so much is viewed already that the writer could not go on.
+    std::byte* view(const Message& message, bool however_many) const noexcept {
+        PrivateData* data = segment_->private_data();
+        if (data == nullptr || message.length < kOwnPagesBytes || (!however_many && views_enough(message.length)))
+            return nullptr;
+        return data->open(message.block, message.length, ring_.cursor());
     }
     void advance(std::uint64_t length) noexcept {
         bytes_.store(bytes_.load(std::memory_order_relaxed) + length, std::memory_order_relaxed);
@@ -121,6 +138,7 @@ private:
     }
     // A writer closes the queue before it drops its lock, so the lock is asked first.
     bool writer_died() const { return !segment_->creator_alive() && !writer_closed(); }
+    bool views_enough(std::uint64_t bytes) const noexcept;
     [[noreturn]] void throw_writer_died() const;
     [[noreturn]] void throw_evicted() const;
     [[noreturn]] void throw_corrupt(const Descriptor& descriptor) const;
@@ -129,7 +147,8 @@ private:
     Claim claim_;
     std::shared_ptr<SeatHold> hold_;
     RingReader<Native> ring_;
-    bool peeked_ = false;  // the current message is leased
+    bool peeked_ = false;            // the current message is leased
+    std::optional<Message> copied_;  // the current message, by a peek that goes on
     std::atomic<bool> failed_{false};
     std::atomic<std::uint64_t> messages_{0};
     std::atomic<std::uint64_t> bytes_{0};

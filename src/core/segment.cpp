@@ -90,9 +90,7 @@ std::shared_ptr<Segment> Segment::attach(const std::string& name, Access access,
         },
         [&](const SharedFile& file) {
             segment->map(file, access != Access::observe, false);
-            if (access == Access::copy && segment->data_ != nullptr)
-                segment->private_data_ = static_cast<std::byte*>(
-                    file.map_private(segment->geometry_.control_bytes, segment->geometry_.data_bytes));
+            if (access != Access::observe && segment->data_ != nullptr) segment->map_privately(file, access);
         });
     const auto* ranks = reinterpret_cast<const std::uint32_t*>(segment->control_ + segment->geometry_.ranks_offset);
     segment->ranks_.assign(ranks, ranks + segment->geometry_.n_local);
@@ -113,10 +111,20 @@ Segment::~Segment() {
 }
 
 void Segment::unmap() noexcept {
-    if (private_data_ != nullptr) platform::unmap(private_data_, geometry_.data_bytes);
+    private_data_.reset();
     if (data_ != nullptr) platform::unmap(data_, geometry_.data_bytes);
     if (control_ != nullptr) platform::unmap(control_, geometry_.control_bytes);
-    control_ = data_ = private_data_ = nullptr;
+    control_ = data_ = nullptr;
+}
+
+void Segment::map_privately(const SharedFile& file, Access access) {
+    try {
+        if (void* mapping = file.map_private(geometry_.total_bytes); mapping != nullptr)
+            private_data_ = std::make_unique<PrivateData>(static_cast<std::byte*>(mapping), geometry_.control_bytes,
+                                                          geometry_.data_bytes);
+    } catch (const Error&) {
+        if (access == Access::copy) throw;  // else what would be a view is a copy
+    }
 }
 
 void Segment::map(const SharedFile& file, bool control_writable, bool data_writable) {

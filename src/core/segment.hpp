@@ -15,14 +15,15 @@
 #include "area.hpp"
 #include "geometry.hpp"
 #include "layout.hpp"
+#include "private_data.hpp"
 #include "seats.hpp"
 
 namespace ringcast {
 
 enum class Access {
     observe,  // looks only: takes no seat and changes nothing
-    read,     // may take a seat
-    copy,     // the same, and has a private, writable mapping of the data part as well
+    read,     // may take a seat; views lie on a private mapping, if there can be one
+    copy,     // the same, and it is an error if there can be none
 };
 
 class Segment {
@@ -54,13 +55,8 @@ public:
     const platform::LockFile& locks() const noexcept { return area_->locks(); }
     const RingView<platform::Native>& ring() const noexcept { return ring_; }
     std::byte* data() const noexcept { return data_; }
-    // The data part mapped copy-on-write, for views that may be changed in place; null without Access::copy.
-    std::byte* private_data() const noexcept { return private_data_; }
-    // False once it shows what a view has left there: then no further view may lie on it.
-    bool private_data_is_clean() const noexcept { return private_data_is_clean_.load(std::memory_order_relaxed); }
-    void private_data_was_left_dirty() const noexcept {
-        private_data_is_clean_.store(false, std::memory_order_relaxed);
-    }
+    // What views lie on; null for a writer, and where there can be no such mapping.
+    PrivateData* private_data() const noexcept { return private_data_.get(); }
     std::uint64_t committed_bytes() const noexcept;
 
     // Gives a range of the data part memory; false if the machine has not enough. Creator only.
@@ -75,6 +71,7 @@ public:
 private:
     Segment() = default;
     void map(const platform::SharedFile& file, bool control_writable, bool data_writable);
+    void map_privately(const platform::SharedFile& file, Access access);
     void unmap() noexcept;
     void initialise(const Request& request);
 
@@ -85,8 +82,7 @@ private:
     std::vector<std::uint32_t> ranks_;
     std::byte* control_ = nullptr;
     std::byte* data_ = nullptr;
-    std::byte* private_data_ = nullptr;
-    mutable std::atomic<bool> private_data_is_clean_{true};  // leases end in any thread
+    std::unique_ptr<PrivateData> private_data_;
     RingView<platform::Native> ring_;
 };
 

@@ -153,6 +153,7 @@ class MessageQueue(QueueEnd):
         rank: int,
         *,
         timeout: float | None = DEFAULT_RANK_TIMEOUT_S,
+        copy: bool | None = None,
         zero_copy: bool = False,
         allow_pickle: bool | None = None,
         message_type: Any = None,
@@ -163,8 +164,13 @@ class MessageQueue(QueueEnd):
         Args:
             handle: what `export_handle` returned, also after a way through JSON.
             timeout: how many seconds to wait for a reader that still has the rank: one that is about to leave.
-            zero_copy: torch tensors of 64 KiB and more are not copied: they lie in a copy-on-write mapping of the
-                shared memory, so that changing one in place is seen by nobody else. NumPy arrays need no such thing.
+            copy: whether received arrays are copies of this process alone. None (default): what is below 64 KiB
+                is, and so is whatever comes while this reader, or all together, view a good part of the shared memory,
+                so that one who keeps what it gets does not stop the writer; the rest are read-only views. True: all
+                are copies, and writable. False: all of 64 KiB and more are views, however many are kept.
+            zero_copy: torch tensors of 64 KiB and more are views, too, instead of copies, and all that is received may
+                be changed in place: it lies in a copy-on-write mapping of the shared memory, so that nobody else sees
+                it.
             allow_pickle: False refuses pickled messages with PickleRefusedError and goes on to the next. Default
                 the environment variable RINGCAST_ALLOW_PICKLE, 1 or 0, else True.
             message_type: the msgspec Struct, or other type, that MessagePack messages are converted to.
@@ -176,8 +182,8 @@ class MessageQueue(QueueEnd):
         rank = _checked_rank(rank)
         patience = Patience(arguments.seconds("timeout", timeout))
         waits = WaitSettings.of(wait)
-        codec = _reader_codec(allow_pickle, message_type)
         zero_copy = arguments.flag("zero_copy", zero_copy)
+        codec = _reader_codec(allow_pickle, message_type, copy, zero_copy)
         try:
             memory = segment.attach(handle.segment, zero_copy=zero_copy)
         except SegmentNotFoundError as error:
@@ -207,6 +213,7 @@ class MessageQueue(QueueEnd):
         rank: int | None = None,
         timeout: float | None = DEFAULT_ATTACH_TIMEOUT_S,
         *,
+        copy: bool | None = None,
         zero_copy: bool = False,
         allow_pickle: bool | None = None,
         message_type: Any = None,
@@ -224,8 +231,8 @@ class MessageQueue(QueueEnd):
         rank = None if rank is None else _checked_rank(rank)
         patience = Patience(arguments.seconds("timeout", timeout))
         waits = WaitSettings.of(wait)
-        codec = _reader_codec(allow_pickle, message_type)
         zero_copy = arguments.flag("zero_copy", zero_copy)
+        codec = _reader_codec(allow_pickle, message_type, copy, zero_copy)
 
         def look() -> _core.Segment:
             return segment.attach(real_name, zero_copy=zero_copy)
@@ -266,6 +273,7 @@ def _checked_rank(rank: Any) -> int:
     return arguments.checked("rank", rank, -arguments.INT32_MAX, arguments.INT32_MAX)
 
 
-def _reader_codec(allow_pickle: Any, message_type: Any) -> Codec:
+def _reader_codec(allow_pickle: Any, message_type: Any, copy: Any, zero_copy: bool) -> Codec:
     allowed = None if allow_pickle is None else arguments.flag("allow_pickle", allow_pickle)
-    return make_codec("pickle", allow_pickle=allowed, message_type=message_type)
+    copies = None if copy is None else arguments.flag("copy", copy)
+    return make_codec("pickle", allow_pickle=allowed, message_type=message_type, copy=copies, zero_copy=zero_copy)

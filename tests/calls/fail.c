@@ -88,6 +88,7 @@ INSTEAD(int, ftruncate, -1, (int fd, off_t size), fd, size)
 INSTEAD(int, fallocate, -1, (int fd, int mode, off_t offset, off_t size), fd, mode, offset, size)
 INSTEAD(int, linkat, -1, (int f, const char *from, int t, const char *to, int flags), f, from, t, to, flags)
 INSTEAD(int, unlink, -1, (const char *path), path)
+INSTEAD(int, mprotect, -1, (void *address, size_t size, int protection), address, size, protection)
 INSTEAD(int, madvise, -1, (void *address, size_t size, int advice), address, size, advice)
 INSTEAD(ssize_t, pread, -1, (int fd, void *to, size_t size, off_t offset), fd, to, size, offset)
 INSTEAD(ssize_t, getrandom, -1, (void *to, size_t size, unsigned flags), to, size, flags)
@@ -112,6 +113,14 @@ int fcntl(int fd, int command, ...) {
     void *argument = va_arg(rest, void *);
     va_end(rest);
     return FAILS("fcntl") ? -1 : REAL(fcntl)(fd, command, argument);
+}
+
+int ioctl(int fd, unsigned long request, ...) {
+    va_list rest;
+    va_start(rest, request);
+    void *argument = va_arg(rest, void *);
+    va_end(rest);
+    return FAILS("ioctl") ? -1 : REAL(ioctl)(fd, request, argument);
 }
 
 long syscall(long number, ...) {

@@ -55,7 +55,7 @@ def _churn(link: Link, handle: Handle, rank: int) -> None:
     chance = random.Random(rank)
     held: list[tuple[int, Any]] = []
     number = 0
-    with MessageQueue.create_from_handle(handle, rank) as reader:
+    with MessageQueue.create_from_handle(handle, rank, copy=False) as reader:
         link.send("attached")
         try:
             while True:
@@ -123,7 +123,7 @@ def test_messages_held_for_random_times_stay_whole_and_leave_the_arena_empty(sta
 
 
 def _hold(link: Link, handle: Handle, rank: int, messages: int) -> None:
-    reader = MessageQueue.create_from_handle(handle, rank)
+    reader = MessageQueue.create_from_handle(handle, rank, copy=False)
     link.send("attached")
     held = [reader.dequeue(60) for _ in range(messages)]
     link.send(len(held))
@@ -138,7 +138,7 @@ def test_what_a_killed_reader_held_is_the_writer_s_as_soon_as_it_needs_it(
     options: dict[str, Any] = {"max_leases": 4} if limit == "leases" else {"max_bytes": 5 * MIB, "max_chunk_bytes": MIB}
     message = np.arange(MIB // 8)
     with MessageQueue(2, name=unique_name(), wait="park", **options) as writer:
-        survivor = MessageQueue.create_from_handle(writer.export_handle(), 0)
+        survivor = MessageQueue.create_from_handle(writer.export_handle(), 0, copy=False)
         doomed = start(_hold, writer.export_handle(), 1, 4)
         assert doomed.receive() == "attached"
         for _ in range(4):

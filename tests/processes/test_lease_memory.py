@@ -184,11 +184,11 @@ def test_eight_default_queues_with_views_under_ordinary_traffic_fit_64_mib() -> 
 @pytest.mark.parametrize("budget", [8 * MIB, 32 * MIB])
 def test_a_queue_with_views_of_random_sizes_never_takes_more_than_max_bytes(budget: int) -> None:
     chance = random.Random(budget)
-    with broadcast(max_bytes=budget, max_chunk_bytes=MIB, name=unique_name()) as (writer, (reader,)):
+    with broadcast(copy=False, max_bytes=budget, max_chunk_bytes=MIB, name=unique_name()) as (writer, (reader,)):
         held: list[tuple[int, Any]] = []
         refused = 0
         for n in range(600):
-            while not writer.try_enqueue(np.full(chance.randrange(200, budget // 24), n)):
+            while not writer.try_enqueue(np.full(chance.randrange(8192, budget // 24), n)):
                 refused += 1
                 assert held, "nothing is held, and yet there is no room"
                 del held[chance.randrange(len(held)) :: 3]

@@ -182,7 +182,7 @@ def test_unread_blocks_are_freed_by_an_eviction_views_are_not() -> None:
             writer.enqueue(message, timeout=60)
         with pytest.raises(ReaderEvictedError):
             reader.dequeue()
-    with broadcast(1, full_deadline=0, **options) as (writer, (reader,)):
+    with broadcast(1, copy=False, full_deadline=0, **options) as (writer, (reader,)):
         kept = []
         for _ in range(3):
             writer.enqueue(message, timeout=60)

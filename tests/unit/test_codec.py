@@ -16,18 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from ringcast import _core
 from ringcast.codec import ENVIRONMENT, MSGPACK, PICKLE, RAW, Codec, codec
 from ringcast.codec.msgpack import ARRAY_CODE
 from ringcast.errors import ArgumentError, DecodeError, EncodeError, PickleRefusedError
 from tests.support import run_python
 
 SMALL = 64
-
-
-@pytest.fixture(autouse=True)
-def _no_private_views(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_core, "private_view", lambda buffer: None, raising=False)
 
 
 def arrived(frame: Any) -> Any:

@@ -13,8 +13,10 @@ import pytest
 
 from ringcast import MessageQueue
 from ringcast.errors import MessageTooLargeError, QueueTimeoutError, ReaderEvictedError
-from tests.support import Background, broadcast, committed_bytes, eventually, parked, unique_name
+from tests import support
+from tests.support import Background, committed_bytes, eventually, parked, unique_name
 
+broadcast = partial(support.broadcast, copy=False)
 MIB = 1 << 20
 COUNT = 25_000
 """Elements of a message: 200,000 bytes."""
@@ -43,7 +45,7 @@ def test_views_dropped_in_any_order_by_any_thread_give_their_blocks_back(seed: i
     with broadcast(2) as (writer, readers):
         held: list[list[Any]] = []
         for n in range(60):
-            writer.enqueue(array(n, chance.randrange(1000, 60_000)))
+            writer.enqueue(array(n, chance.randrange(10_000, 60_000)))
             for reader in readers:
                 held.append([n, reader.dequeue(10)])
         assert blocks(writer) == 60
@@ -161,8 +163,8 @@ def test_with_the_budget_spent_the_writer_times_out_and_names_who_holds_it() -> 
 
 
 def test_a_message_above_max_chunk_bytes_arrives_in_order_and_in_place_and_is_counted() -> None:
-    with broadcast(max_chunk_bytes=10_000) as (writer, (reader,)):
-        sizes = [100, 9000, 400_000, 9999 // 8, 50_000, 10]
+    with broadcast(max_chunk_bytes=100_000) as (writer, (reader,)):
+        sizes = [100, 90_000, 400_000, 80_000, 120_000, 10]
         views = []
         for n, size in enumerate(sizes):
             writer.enqueue(array(n, size // 8))
@@ -171,8 +173,8 @@ def test_a_message_above_max_chunk_bytes_arrives_in_order_and_in_place_and_is_co
             assert (views[-1].size, holds(views[-1], n)) == (size // 8, True)
         assert leased(reader)[0][0] == 4
         assert writer.stats()["oversize"] == 2
-        writer.enqueue(b"x" * 20_000)
-        assert reader.dequeue(10) == b"x" * 20_000
+        writer.enqueue(b"x" * 200_000)
+        assert reader.dequeue(10) == b"x" * 200_000
         assert writer.stats()["oversize"] == 3
 
 

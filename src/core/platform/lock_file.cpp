@@ -6,6 +6,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include <cerrno>
+#include <climits>
+#include <cstdio>
 #include <string>
 
 #include "errors.hpp"
@@ -161,6 +163,26 @@ void LockFile::unlock(std::uint64_t byte) const noexcept {
     constexpr int kAttempts = 3;
     for (int attempt = 0; attempt < kAttempts && control(ours, F_OFD_SETLK, lock) == -1 && errno == ENOLCK; ++attempt) {
     }
+}
+
+int open_again(int descriptor) noexcept {
+#if defined(F_GETPATH)
+    char path[PATH_MAX];
+    if (fcntl(descriptor, F_GETPATH, path) == -1) return -1;
+#else
+    char path[32];
+    std::snprintf(path, sizeof path, "/proc/self/fd/%d", descriptor);
+#endif
+    int opened = -1;
+    do opened = ::open(path, O_RDWR | O_CLOEXEC);
+    while (opened == -1 && errno == EINTR);
+    return opened;
+}
+
+bool try_lock_on(int descriptor, std::uint64_t byte, Sharing sharing) noexcept {
+    struct flock lock = byte_lock(byte);
+    if (sharing == Sharing::shared) lock.l_type = F_RDLCK;
+    return control(descriptor, F_OFD_SETLK, lock) == 0;
 }
 
 bool LockFile::is_held_by_another(std::uint64_t byte) const {

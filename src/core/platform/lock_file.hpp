@@ -49,6 +49,13 @@ private:
     LockFile* previous_ = nullptr;
 };
 
+// For locks that a forked child is to hold for as long as it has the descriptor: another description of the file of
+// `descriptor`, -1 if there can be none. Closed by exec.
+int open_again(int descriptor) noexcept;
+// Takes `byte` as its only holder, or along with others that share it; also turns the one into the other.
+enum class Sharing { exclusive, shared };
+bool try_lock_on(int descriptor, std::uint64_t byte, Sharing sharing) noexcept;
+
 // How many forks lie between this process and the one that first loaded the library. An end remembers the value it was
 // made under; another value means that it belongs to an ancestor.
 inline std::atomic<std::uint32_t> fork_count{0};

@@ -46,7 +46,7 @@ public:
     void read(void* to, std::size_t bytes) const;
     void* map(std::uint64_t offset, std::uint64_t bytes, bool writable) const;
     // Writable, copy-on-write: what is written stays in this mapping. Null where the system cannot do it.
-    void* map_private(std::uint64_t offset, std::uint64_t bytes) const;
+    void* map_private(std::uint64_t bytes) const;
     // A second, independent open of the same file's lock bytes, never to be mapped.
     int open_for_locks(const std::string& name) const;
     // The descriptor of the lock bytes of a file that is not mapped through this object.
@@ -77,9 +77,6 @@ inline bool is_listed(std::string_view name, std::string_view prefix) noexcept {
     return name.starts_with(prefix) && std::ranges::all_of(name, [](char c) { return c > ' ' && c <= '~'; });
 }
 void unmap(void* address, std::uint64_t bytes) noexcept;
-// Forgets what was written to a range of a private mapping: it shows the file's bytes again. False if the system refuses,
-// as it does for memory that is locked (mlockall).
-bool discard_private(void* address, std::uint64_t bytes) noexcept;
 void exclude_from_core_dumps(void* address, std::uint64_t bytes) noexcept;
 std::uint64_t page_bytes() noexcept;
 

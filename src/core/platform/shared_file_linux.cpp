@@ -165,14 +165,22 @@ void* SharedFile::map(std::uint64_t offset, std::uint64_t bytes, bool writable) 
     return address;
 }
 
-void* SharedFile::map_private(std::uint64_t offset, std::uint64_t bytes) const {
-    void* address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, descriptor_,
-                         static_cast<off_t>(offset));
-    if (address == MAP_FAILED)
-        throw_refused(Asked::mapping,
-                      "mapping " + std::to_string(bytes) + " bytes of segment '" + name_ + "' privately (zero_copy)");
-    exclude_from_core_dumps(address, bytes);
-    return address;
+// Locked memory (mlockall) is filled by the kernel where it may be written to, here with copies of its own: so it is
+// unlocked before.
+void* SharedFile::map_private(std::uint64_t bytes) const {
+    void* address = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_NORESERVE, descriptor_, 0);
+    if (address != MAP_FAILED) {
+        munlock(address, bytes);
+        if (mprotect(address, bytes, PROT_READ | PROT_WRITE) == 0) {
+            exclude_from_core_dumps(address, bytes);
+            return address;
+        }
+        const int error = errno;
+        munmap(address, bytes);
+        errno = error;
+    }
+    throw_refused(Asked::mapping,
+                  "mapping " + std::to_string(bytes) + " bytes of segment '" + name_ + "' privately (zero_copy)");
 }
 
 int SharedFile::open_for_locks(const std::string& name) const {
@@ -238,37 +246,6 @@ std::vector<std::string> list_names(const std::string& prefix) {
 }
 
 void unmap(void* address, std::uint64_t bytes) noexcept { munmap(address, bytes); }
-// Dropping pages that were only read would cost their faults again, so the kernel is asked which ones were written.
-bool discard_private(void* address, std::uint64_t bytes) noexcept {
-    constexpr std::uint64_t kFilePage = std::uint64_t{1} << 61;
-    constexpr std::uint64_t kSwapped = std::uint64_t{1} << 62;
-    constexpr std::uint64_t kPresent = std::uint64_t{1} << 63;
-    constexpr std::size_t kBatch = 512;
-    const std::uint64_t page = page_bytes();
-    auto* const begin = static_cast<std::byte*>(address);
-    const int pagemap = retried([] { return ::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC); });
-    std::uint64_t entries[kBatch];
-    std::uint64_t known = 0;  // pages that have been looked at
-    bool done = true;
-    while (pagemap != -1 && known < bytes / page) {
-        const std::uint64_t count = std::min<std::uint64_t>(kBatch, bytes / page - known);
-        const std::uint64_t first = reinterpret_cast<std::uintptr_t>(begin) / page + known;
-        const auto got = pread(pagemap, entries, count * sizeof(std::uint64_t), static_cast<off_t>(first * 8));
-        if (got != static_cast<ssize_t>(count * sizeof(std::uint64_t))) break;
-        for (std::uint64_t i = 0; i < count;) {
-            std::uint64_t end = i;
-            while (end < count &&
-                   ((entries[end] & (kPresent | kFilePage)) == kPresent || (entries[end] & kSwapped) != 0))
-                ++end;
-            if (end > i) done = madvise(begin + (known + i) * page, (end - i) * page, MADV_DONTNEED) == 0 && done;
-            i = end + (end == i ? 1 : 0);
-        }
-        known += count;
-    }
-    if (pagemap != -1) close(pagemap);
-    if (known < bytes / page) done = madvise(begin + known * page, bytes - known * page, MADV_DONTNEED) == 0 && done;
-    return done;
-}
 
 void exclude_from_core_dumps(void* address, std::uint64_t bytes) noexcept { madvise(address, bytes, MADV_DONTDUMP); }
 std::uint64_t page_bytes() noexcept { return static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)); }

@@ -108,7 +108,7 @@ void* SharedFile::map(std::uint64_t offset, std::uint64_t bytes, bool writable) 
 }
 
 // macOS cannot make a private mapping forget what was written to it, so there is none: what would use it copies.
-void* SharedFile::map_private(std::uint64_t, std::uint64_t) const { return nullptr; }
+void* SharedFile::map_private(std::uint64_t) const { return nullptr; }
 
 int SharedFile::open_for_locks(const std::string& name) const {
     const std::string path = companion_of(name);
@@ -157,8 +157,7 @@ std::vector<std::string> list_names(const std::string& prefix) {
 }
 
 void unmap(void* address, std::uint64_t bytes) noexcept { munmap(address, bytes); }
-bool discard_private(void*, std::uint64_t) noexcept { return true; }  // there are no private mappings
-void exclude_from_core_dumps(void*, std::uint64_t) noexcept {}        // macOS has no such advice
+void exclude_from_core_dumps(void*, std::uint64_t) noexcept {}  // macOS has no such advice
 std::uint64_t page_bytes() noexcept { return static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)); }
 std::uint64_t free_bytes() noexcept { return UINT64_MAX; }
 const char* place() noexcept { return "the shared-memory name space"; }

@@ -37,8 +37,12 @@ _ENCODINGS = {"pickle": PICKLE, "msgpack": MSGPACK, "raw": RAW}
 class Codec:
     """How one end encodes objects, and decodes what arrives. The native end reads the attributes once."""
 
-    def __init__(self, name: str, allow_pickle: bool, message_type: Any) -> None:
+    def __init__(
+        self, name: str, allow_pickle: bool, message_type: Any, copy: bool | None = None, writable: bool = False
+    ) -> None:
         self.name = name
+        self.copy = copy
+        self.writable = writable
         self.encoding = _ENCODINGS[name]
         self.arrays = name != "raw"
         self.dumps: Callable[..., bytes] | None = pickle.dumps if name == "pickle" else None
@@ -76,11 +80,20 @@ class Codec:
         raise DecodeError(f"a message has encoding {encoding}, which codec {self.name!r} does not decode")
 
 
-def codec(name: str, *, allow_pickle: bool | None = None, message_type: Any = None) -> Codec:
+def codec(
+    name: str,
+    *,
+    allow_pickle: bool | None = None,
+    message_type: Any = None,
+    copy: bool | None = None,
+    zero_copy: bool = False,
+) -> Codec:
     """The codec "pickle", "msgpack" or "raw".
 
     `allow_pickle`: whether received pickles are loaded; None asks the environment variable RINGCAST_ALLOW_PICKLE (1 or
     0, unset is 1). `message_type`: what msgpack messages are converted to and checked against, as msgspec does it.
+    `copy`: whether what is received is a copy of this process's own, always (True), never where it can be a view
+    (False), or as needed (None). `zero_copy`: whether it may be changed in place, and tensors are views, too.
     """
     if name not in _ENCODINGS:
         raise ArgumentError(f"codec={name!r} is none of {', '.join(map(repr, _ENCODINGS))}")
@@ -89,7 +102,7 @@ def codec(name: str, *, allow_pickle: bool | None = None, message_type: Any = No
         if setting not in ("0", "1"):
             raise ArgumentError(f"the environment variable {ENVIRONMENT} is {setting!r}; it must be 0, 1 or unset")
         allow_pickle = setting == "1"
-    return Codec(name, allow_pickle, message_type)
+    return Codec(name, allow_pickle, message_type, copy, zero_copy or copy is True)
 
 
 def _new_msgpack(message_type: Any) -> Msgpack:

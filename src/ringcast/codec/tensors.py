@@ -20,8 +20,6 @@ from collections.abc import Callable
 from pickle import PickleBuffer
 from typing import Any
 
-from ringcast import _core
-
 Buffer = bytes | memoryview
 
 
@@ -159,9 +157,8 @@ def _open_span(begins: list[int], index: int, buffer: Buffer) -> tuple[Any, int]
     """The storage of a received span, and its first byte's offset in the sender's storage."""
     import torch
 
-    view = _core.private_view(buffer)
-    if view is not None:
-        return torch.frombuffer(view, dtype=torch.uint8).untyped_storage(), begins[index]
+    if not memoryview(buffer).readonly:  # it is this process's alone, and may be changed
+        return torch.frombuffer(buffer, dtype=torch.uint8).untyped_storage(), begins[index]
     import numpy
 
     # NumPy asks for huge pages for large arrays: the copy then takes a fraction of the page faults.
