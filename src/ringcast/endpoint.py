@@ -54,8 +54,8 @@ class QueueEnd(_core.End):
         codec: Codec,
         policy: NativePolicy = PATIENT,
     ) -> None:
-        # Not by vars(): an object whose dict was asked for before its attributes are set has its calls looked up anew each
-        # time, which makes them a third slower.
+        # Not by vars(): an object whose dict was asked for before its attributes are set has its methods looked up anew
+        # at each call.
         if hasattr(self, "_segment"):
             raise RoleError(f"{self._context}: this object is an end already; make another one instead")
         super().__init__(
