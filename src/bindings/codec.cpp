@@ -3,6 +3,7 @@
 #include <string>
 
 #include "arrays.hpp"
+#include "foreign_code.hpp"
 #include "py_errors.hpp"
 #include "tensors.hpp"
 
@@ -57,6 +58,7 @@ nb::object Codec::encoded(PyObject* object) const {
         if (PyErr_ExceptionMatches(PyExc_Exception) == 0) throw nb::python_error();
         PyErr_Clear();  // the full way knows more, and says better what is wrong
     }
+    const ForeignCode foreign;
     return encode_(nb::handle(object));
 }
 
@@ -76,6 +78,7 @@ nb::object Codec::decode(const nb::object& buffer, const std::byte* bytes, std::
                          bool framed) const {
     try {
         if (encoding == Encoding::array) return make_array(buffer, bytes, length);
+        const ForeignCode foreign;
         if (encoding == Encoding::tensor) return make_tensor(buffer, bytes, length, writable_);
         if (framed) {
             nb::list frames = split_frames(buffer, bytes, length, writable_);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "arrays.hpp"
+#include "foreign_code.hpp"
 #include "frames.hpp"
 #include "py_errors.hpp"
 
@@ -236,7 +237,9 @@ OutgoingTensor::OutgoingTensor(nb::object capsule, const nb::dlpack::dltensor* t
 std::optional<OutgoingTensor> OutgoingTensor::of(PyObject* object) {
     try {
         const Torch* torch = torch_of(object);
-        if (torch == nullptr || !is_plain(*torch, object)) return std::nullopt;
+        if (torch == nullptr) return std::nullopt;
+        const ForeignCode foreign;
+        if (!is_plain(*torch, object)) return std::nullopt;
         const Dtype* dtype = dtype_of(*torch, object);
         if (dtype == nullptr) return std::nullopt;
         nb::object capsule = owned(PyObject_CallOneArg(torch->to_dlpack.ptr(), object));

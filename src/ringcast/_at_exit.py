@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _POLL_S = 0.02
 _PATIENCE_S = 1.0
 """For so long, together, other exit handlers may take until the ends are shut down in spite of them."""
+_DAEMONS_S = 0.1
 _LIBRARIES = ("multiprocessing.util", "multiprocess.util", "billiard.util")
 
 
@@ -185,10 +186,24 @@ def _silence_threads() -> None:
 
 
 def _close_all() -> None:
-    """Nobody closed these."""
+    """Nobody closed these. Afterwards no other thread is, or comes, under a call of ours."""
     ends = _ends()
     if ends:
         _close(ends)
+    _core.await_foreign_code(_PATIENCE_S)
+    if ends and "torch" in sys.modules:
+        _let_daemons_end()
+
+
+def _let_daemons_end() -> None:
+    """Until Python 3.13, a daemon thread that drops a tensor while the interpreter goes away aborts the process.
+
+    One that has just received it gets the time to do so now, and to learn that there will be no more.
+    """
+    until = time.monotonic() + _DAEMONS_S
+    for thread in threading.enumerate():
+        if thread.daemon and thread is not threading.current_thread():
+            thread.join(max(0.0, until - time.monotonic()))
 
 
 def _close(ends: list[OpenEnd]) -> None:

@@ -124,3 +124,26 @@ while not sum(rounds) > 20: pass
         result = run_python(script)
         assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     segment.sweep()  # a queue that was being made is left behind, as by a killed process
+
+
+def test_an_exit_waits_for_objects_that_are_being_rebuilt_by_other_code() -> None:
+    """That code may be C++, whose frames the interpreter's way of ending a daemon thread does not survive."""
+    result = run_python(
+        """
+import threading, time
+from ringcast import MessageQueue
+begun = threading.Event()
+class Slow:
+    def __reduce__(self): return rebuild, ()
+def rebuild():
+    begun.set()
+    time.sleep(0.2)  # what is awaited
+    print("rebuilt", flush=True)
+writer = MessageQueue(1)
+reader = MessageQueue.create_from_handle(writer.export_handle(), 0)
+writer.enqueue(Slow())
+threading.Thread(target=reader.dequeue, daemon=True).start()
+begun.wait()
+"""
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "rebuilt\n", "")
