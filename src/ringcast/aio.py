@@ -6,7 +6,7 @@ message in the step in which it returns it. So there is no moment at which a can
 gets. A wait that nobody wants any more is given up within 0.1 s; until then the next `aget`, on any loop, joins it.
 
 The thread is a daemon that sleeps between requests and then holds no reference to the end: an end that is dropped is
-collected, and its thread ends, as it does when the end is shut down. The exit handler of `endpoint` shuts ends down and
+collected, and its thread ends, as it does when the end is shut down. The exit handler (`_at_exit`) shuts ends down and
 joins their threads, so that none runs while the interpreter goes away.
 """
 
@@ -17,18 +17,30 @@ import queue
 import threading
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from ringcast.arguments import seconds
 from ringcast.errors import QueueTimeoutError, RoleError, WaitCancelledError
-
-if TYPE_CHECKING:
-    from ringcast.endpoint import QueueEnd
 
 _NOTHING: Any = object()
 _READY_IN_A_ROW = 64
 """After so many messages that were taken without waiting, other tasks get a turn: a fast writer starves no loop."""
 _JOIN_S = 5.0
+
+
+class ReadingEnd(Protocol):
+    """What is asked of a reader's end."""
+
+    role: Literal["writer", "reader"]
+
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def _context(self) -> str: ...
+    def try_dequeue(self, default: Any = None) -> Any: ...
+    def _await_readable(self, cancel: Any) -> None: ...
+    def _awaited(self) -> str: ...
+    def _check_not_forked(self) -> None: ...
 
 
 class _Waiter:
@@ -66,7 +78,7 @@ def _tell_first(line: _Line, error: Exception | None = None) -> None:
 class AsyncReader:
     """What an end has for asyncio: the lines of waiting tasks, one for each loop, and the helper thread."""
 
-    def __init__(self, end: QueueEnd) -> None:
+    def __init__(self, end: ReadingEnd) -> None:
         if end.role != "reader":
             end._check_not_forked()
             raise RoleError(f"{end._context}: aget is for readers; this is the writer's end")
@@ -79,7 +91,7 @@ class AsyncReader:
         self._waiting = False
         self._thread: threading.Thread | None = None
 
-    async def get(self, end: QueueEnd, timeout: float | None) -> Any:
+    async def get(self, end: ReadingEnd, timeout: float | None) -> Any:
         timeout = seconds("timeout", timeout)
         loop = asyncio.get_running_loop()
         line = self._lines.get(loop)
@@ -97,7 +109,7 @@ class AsyncReader:
         return await self._get_in_line(end, loop, line, timeout)
 
     async def _get_in_line(
-        self, end: QueueEnd, loop: asyncio.AbstractEventLoop, line: _Line, timeout: float | None
+        self, end: ReadingEnd, loop: asyncio.AbstractEventLoop, line: _Line, timeout: float | None
     ) -> Any:
         me = _Waiter(loop)
         timer = None if timeout is None else loop.call_later(timeout, me.expire)
@@ -191,5 +203,5 @@ class AsyncReader:
             error = raised.with_traceback(None)  # the traceback would keep the end
         return not end.closed, error
 
-    def _timed_out(self, end: QueueEnd, timeout: float | None) -> QueueTimeoutError:
+    def _timed_out(self, end: ReadingEnd, timeout: float | None) -> QueueTimeoutError:
         return QueueTimeoutError(f"{end._context}: waited {timeout:.3f} s for {end._awaited()}")

@@ -9,15 +9,27 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ringcast import _core
 from ringcast.segment import GATING_STATES
 
 if TYPE_CHECKING:
-    from ringcast import _core
-    from ringcast.endpoint import QueueEnd
     from ringcast.stats import QueueStats, ReaderStats
+
+
+class ReportingEnd(Protocol):
+    """What is told of an end."""
+
+    segment: str
+    name: str | None
+
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def _context(self) -> str: ...
+    def stats(self) -> QueueStats: ...
+
 
 _MOST_PEERS = 4  # named in one message; the record's attribute has all
 
@@ -26,8 +38,6 @@ _CAUSES = {
     "slow": "it was in the way for longer than full_deadline",
     "absent": "it has never attached, and was in the way for longer than full_deadline",
 }
-
-
 _LIVES = {
     "absent": "absent",
     "gone": "dead",
@@ -37,7 +47,7 @@ _LIVES = {
 }
 
 
-def long_wait(end: QueueEnd, waited_s: float) -> None:
+def long_wait(end: ReportingEnd, waited_s: float) -> None:
     """Log who has waited, for whom, and what that one is doing."""
     stats = end.stats()
     facts = _facts(end, stats, waited_s)
@@ -53,7 +63,7 @@ def long_wait(end: QueueEnd, waited_s: float) -> None:
     _log("%s has waited %.0f s for %s", end._context, waited_s, awaited, facts=facts)
 
 
-def self_wait(end: QueueEnd, waited_s: float) -> None:
+def self_wait(end: ReportingEnd, waited_s: float) -> None:
     """Log that a call waits for this very process, in which no other thread could do what it waits for.
 
     Another thread may still be started, so it is no error. Nothing is logged where other threads are alive: an end may
@@ -84,7 +94,7 @@ def self_wait(end: QueueEnd, waited_s: float) -> None:
     )  # fmt: skip
 
 
-def eviction(end: QueueEnd, rank: int, pid: int, cause: str, behind: int, waited_s: float) -> None:
+def eviction(end: ReportingEnd, rank: int, pid: int, cause: str, behind: int, waited_s: float) -> None:
     """Log that the writer goes on without a reader."""
     stats = end.stats()
     facts = _facts(end, stats, waited_s)
@@ -96,7 +106,7 @@ def eviction(end: QueueEnd, rank: int, pid: int, cause: str, behind: int, waited
     )  # fmt: skip
 
 
-def name_left(end: QueueEnd) -> None:
+def name_left(end: ReportingEnd) -> None:
     """Log that a writer has closed, but may not remove its queue's name."""
     user = _core.user_id()
     facts = {"queue": end.name, "segment": end.segment, "user": user}
@@ -115,7 +125,7 @@ _LOSSES = {
 }
 
 
-def loss(end: QueueEnd, rank: int, pid: int, cause: str, first: int, count: int, absent: bool) -> None:
+def loss(end: ReportingEnd, rank: int, pid: int, cause: str, first: int, count: int, absent: bool) -> None:
     """Log that messages which a handle promised to a rank are not read by anybody."""
     stats = end.stats()
     facts = _facts(end, stats, 0.0)
@@ -129,7 +139,7 @@ def loss(end: QueueEnd, rank: int, pid: int, cause: str, first: int, count: int,
     _log("%s: the reader of rank %d (pid %d) %s; %s", end._context, rank, pid, _LOSSES[cause], what, facts=facts)
 
 
-def skipped(end: QueueEnd, count: int) -> None:
+def skipped(end: ReportingEnd, count: int) -> None:
     """Log that a reader that attached without a rank did not take what a handle promised to the rank that it got."""
     stats = end.stats()
     facts = _facts(end, stats, 0.0)
@@ -141,7 +151,7 @@ def skipped(end: QueueEnd, count: int) -> None:
     )  # fmt: skip
 
 
-def undelivered(end: QueueEnd, memory: _core.Segment, messages: int, waited_s: float, why: str) -> None:
+def undelivered(end: ReportingEnd, memory: _core.Segment, messages: int, waited_s: float, why: str) -> None:
     """Log what promised readers miss that have not attached to a queue that is closed where nothing can be raised."""
     missing = sorted(seat[1] for seat in memory.seats() if seat[3] == "expected")
     ranks = ", ".join(map(str, missing))
@@ -152,7 +162,7 @@ def undelivered(end: QueueEnd, memory: _core.Segment, messages: int, waited_s: f
     )  # fmt: skip
 
 
-def _facts(end: QueueEnd, stats: QueueStats, waited_s: float) -> dict[str, Any]:
+def _facts(end: ReportingEnd, stats: QueueStats, waited_s: float) -> dict[str, Any]:
     return {
         "queue": stats["name"],
         "segment": stats["segment"],
@@ -176,16 +186,6 @@ def _described(reader: ReaderStats) -> str:
         f"rank {reader['rank']} (pid {reader['pid']}, {_LIVES[reader['process']]}, "
         f"{reader['behind']} messages behind{held})"
     )
-
-
-def _life(process: str) -> str:
-    return {
-        "absent": "absent",
-        "gone": "dead",
-        "unknown": "alive",
-        "running": "alive, running",
-        "stopped": "alive, but stopped",
-    }[process]
 
 
 def _log(message: str, *arguments: Any, facts: dict[str, Any]) -> None:
