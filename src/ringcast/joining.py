@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from ringcast.errors import RankError, RankTakenError, SegmentNotFoundError
-from ringcast.segment import GATING_STATES
+from ringcast.segment import GATING_STATES, other_owners
 
 if TYPE_CHECKING:
     from ringcast import _core
@@ -53,6 +53,9 @@ def find_living(
             found = f"{segment.label} has ended: its writer (pid {segment.creator_pid}) closed it or died"
         except SegmentNotFoundError:
             found = f"no queue has the name {name!r} (segment {real_name!r})"
+            if owners := other_owners(real_name):
+                users = ", ".join(map(str, owners))
+                found += f"; a queue of uid {users} has it, but each user has names of his own, and only he may attach"
         if not patience.nap():
             raise SegmentNotFoundError(f"waited {patience.timeout} s to attach, but {found}; is its writer running?")
     if segment.user_name != name:

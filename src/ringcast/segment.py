@@ -58,6 +58,13 @@ def segment_name(user_name: str | None) -> str:
     return PREFIX + user_name + suffix
 
 
+def other_owners(name: str) -> list[int]:
+    """The users, other than this one, that have a segment for the same user's name as segment `name`."""
+    stem = name.rpartition(".")[0] + "."
+    others = (found.removeprefix(stem) for found in _core.list_names(stem) if found != name)
+    return sorted(int(suffix, 36) for suffix in others if suffix.isalnum())
+
+
 def label(name: str) -> str:
     """What messages call the queue of this segment, if they know no other name."""
     return _core.queue_label("", name)

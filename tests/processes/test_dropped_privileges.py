@@ -71,3 +71,17 @@ del view, kept"""
     printed, _ = after_dropping("drop-view", body)
     assert int(printed.split()[1]) <= 16 << 10, printed
     run_python("from ringcast import MessageQueue; MessageQueue(1).close(0)")
+
+
+def test_who_looks_for_a_name_as_another_user_is_told_whose_it_is() -> None:
+    printed, _ = after_dropping(
+        "drop-name",
+        "try: MessageQueue.attach(sys.argv[1], timeout=0)\n"
+        "except FileNotFoundError as error: print(error)\n"
+        "for end in (reader, queue): end.close()",
+    )
+    assert "no queue has the name 'drop-name'" in printed
+    assert "a queue of uid 0 has it" in printed
+    segment = printed.split()[-2]
+    assert run_python("from ringcast import MessageQueue; MessageQueue(1).close(0)").returncode == 0
+    assert not (SHM / segment).exists()
