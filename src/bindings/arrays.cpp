@@ -1,5 +1,6 @@
 #include "arrays.hpp"
 
+#include <atomic>
 #include <cstring>
 
 #include "frames.hpp"
@@ -10,38 +11,100 @@ namespace ringcast::bindings {
 
 namespace {
 
-// Made at first use and kept for ever: there are few dtypes in a program.
-PyObject* kept(PyObject*& object, PyObject* (*make)()) {
-    if (object == nullptr) object = make();
-    if (object == nullptr) throw nb::python_error();
-    return object;
+// Made at first use and kept for ever. Threads of a build without a global lock may make one at once: the first is kept.
+PyObject* kept(std::atomic<PyObject*>& object, PyObject* (*make)()) {
+    PyObject* first = object.load(std::memory_order_acquire);  // acquire [made]
+    if (first != nullptr) return first;
+    nb::object made = owned(make());
+    // release [made]
+    if (object.compare_exchange_strong(first, made.ptr(), std::memory_order_acq_rel, std::memory_order_acquire))
+        return made.release().ptr();
+    return first;
 }
-PyObject* array_type = nullptr;
-PyObject* text_by_dtype = nullptr;
-PyObject* dtype_by_text = nullptr;
+std::atomic<PyObject*> array_type_{nullptr};
+PyObject* array_type() {
+    return kept(array_type_, [] { return nb::object(nb::module_::import_("numpy").attr("ndarray")).release().ptr(); });
+}
 
 bool is_array(PyObject* object) {
-    if (array_type == nullptr) {
+    PyObject* known = array_type_.load(std::memory_order_acquire);  // acquire [made]
+    if (known == nullptr) {
         if (std::strcmp(Py_TYPE(object)->tp_name, "numpy.ndarray") != 0) return false;
-        array_type = nb::object(nb::module_::import_("numpy").attr("ndarray")).release().ptr();
+        known = array_type();
     }
-    return reinterpret_cast<PyObject*>(Py_TYPE(object)) == array_type;
+    return reinterpret_cast<PyObject*>(Py_TYPE(object)) == known;
 }
 
-// The cached value for `key`, or what ringcast.codec.arrays.<function> gives for it.
-nb::object looked_up(PyObject*& cache, nb::handle key, const char* function) {
-    PyObject* known = PyDict_GetItemWithError(kept(cache, PyDict_New), key.ptr());
-    if (known != nullptr) return nb::borrow(known);
-    if (PyErr_Occurred() != nullptr) throw nb::python_error();
-    nb::object found = nb::module_::import_("ringcast.codec.arrays").attr(function)(key);
-    if (PyDict_SetItem(cache, key.ptr(), found.ptr()) != 0) throw nb::python_error();
-    return found;
+nb::object names_of(nb::handle dtype) {
+    static PyObject* const names = PyUnicode_InternFromString("names");
+    return owned(PyObject_GetAttr(dtype.ptr(), names));
+}
+
+// What ringcast.codec.arrays.<function> gives for a key, remembered for some keys. An entry is the key's object, the result
+// and the names of the dtype's fields: equal dtypes may differ in metadata and alignment, and names can be changed in place.
+// It then holds no more.
+class Cache {
+public:
+    explicit Cache(const char* function) : function_(function) {}
+
+    nb::object of(nb::handle key, bool key_is_dtype) {
+        PyObject* entries = kept(entries_, PyDict_New);
+        if (const nb::object entry = find(entries, key); entry.is_valid()) {
+            PyObject* found = PyTuple_GET_ITEM(entry.ptr(), 1);
+            PyObject* names = PyTuple_GET_ITEM(entry.ptr(), 2);
+            if ((!key_is_dtype || PyTuple_GET_ITEM(entry.ptr(), 0) == key.ptr()) &&
+                (names == Py_None || names_of(key_is_dtype ? key.ptr() : found).ptr() == names))
+                return nb::borrow(found);
+        }
+        nb::object found = nb::module_::import_("ringcast.codec.arrays").attr(function_)(key);
+        const nb::object names = names_of(key_is_dtype ? key : nb::handle(found));
+        const nb::object entry = owned(PyTuple_Pack(3, key.ptr(), found.ptr(), names.ptr()));
+        if (PyDict_Size(entries) >= kMost) PyDict_Clear(entries);
+        if (PyDict_SetItem(entries, key.ptr(), entry.ptr()) != 0) throw nb::python_error();
+        return found;
+    }
+
+private:
+    static constexpr Py_ssize_t kMost = 256;  // programs with more dtypes look them up again
+
+    static nb::object find(PyObject* entries, nb::handle key) {
+#if PY_VERSION_HEX >= 0x030D0000
+        PyObject* entry = nullptr;
+        if (PyDict_GetItemRef(entries, key.ptr(), &entry) < 0) throw nb::python_error();
+        return nb::steal(entry);
+#else
+        PyObject* entry = PyDict_GetItemWithError(entries, key.ptr());
+        if (entry == nullptr && PyErr_Occurred() != nullptr) throw nb::python_error();
+        return nb::borrow(entry);
+#endif
+    }
+
+    const char* function_;
+    std::atomic<PyObject*> entries_{nullptr};
+};
+
+nb::object text_of_dtype(nb::handle dtype) {
+    static Cache cache("dtype_text");
+    return cache.of(dtype, true);
+}
+nb::object dtype_of_text(nb::handle text) {
+    static Cache cache("dtype_of");
+    return cache.of(text, false);
 }
 
 bool view_of(PyObject* array, int contiguity, Py_buffer& view) {
     if (PyObject_GetBuffer(array, &view, contiguity) == 0) return true;
     PyErr_Clear();
     return false;
+}
+
+// The order of the elements in a view of all of them, or of a copy; the view keeps what was made here alive.
+std::optional<char> view_in_order(PyObject* array, Py_buffer& view) {
+    if (view_of(array, PyBUF_C_CONTIGUOUS, view)) return 'C';
+    if (view_of(array, PyBUF_F_CONTIGUOUS, view)) return 'F';
+    const nb::object copy = nb::module_::import_("numpy").attr("ascontiguousarray")(nb::handle(array));
+    if (view_of(copy.ptr(), PyBUF_C_CONTIGUOUS, view)) return 'C';
+    return std::nullopt;
 }
 
 }  // namespace
@@ -94,15 +157,20 @@ OutgoingArray::~OutgoingArray() {
 
 std::optional<OutgoingArray> OutgoingArray::of(PyObject* object) {
     if (!is_array(object)) return std::nullopt;
-    nb::object text = looked_up(text_by_dtype, nb::handle(object).attr("dtype"), "dtype_text");
+    nb::object text = text_of_dtype(nb::object(nb::handle(object).attr("dtype")));
     if (text.is_none() || PyUnicode_GET_LENGTH(text.ptr()) > UINT16_MAX) return std::nullopt;
     Py_buffer view;
-    // The view keeps the array alive, also one that was made here.
-    if (view_of(object, PyBUF_C_CONTIGUOUS, view)) return OutgoingArray(view, 'C', std::move(text));
-    if (view_of(object, PyBUF_F_CONTIGUOUS, view)) return OutgoingArray(view, 'F', std::move(text));
-    const nb::object copy = nb::module_::import_("numpy").attr("ascontiguousarray")(nb::handle(object));
-    if (view_of(copy.ptr(), PyBUF_C_CONTIGUOUS, view)) return OutgoingArray(view, 'C', std::move(text));
-    return std::nullopt;
+    std::optional<char> order = view_in_order(object, view);
+    if (!order) {
+        // Not every dtype (datetime64, overlapping fields) has a buffer format; the same elements as plain bytes have.
+        const nb::object type =
+            owned(PyUnicode_FromFormat("V%S", nb::object(nb::handle(object).attr("itemsize")).ptr()));
+        PyObject* bytes = PyObject_CallMethod(object, "view", "O", type.ptr());
+        if (bytes == nullptr) PyErr_Clear();
+        if (bytes != nullptr) order = view_in_order(nb::steal(bytes).ptr(), view);
+    }
+    if (!order) return std::nullopt;
+    return OutgoingArray(view, *order, std::move(text));
 }
 
 void OutgoingArray::write(std::byte* payload) const {
@@ -119,12 +187,11 @@ nb::object make_array(const nb::object& buffer, const std::byte* bytes, std::uin
                          owned(PyLong_FromLongLong(header.extent(i))).release().ptr());
     const nb::object text =
         owned(PyUnicode_DecodeUTF8(header.dtype.data(), static_cast<Py_ssize_t>(header.dtype.size()), nullptr));
-    const nb::object dtype = looked_up(dtype_by_text, text, "dtype_of");
-    if (array_type == nullptr) array_type = nb::object(nb::module_::import_("numpy").attr("ndarray")).release().ptr();
+    const nb::object dtype = dtype_of_text(text);
     const nb::object offset = owned(PyLong_FromUnsignedLongLong(header.data_offset));
     const nb::object order = owned(PyUnicode_FromStringAndSize(&header.order, 1));
     PyObject* arguments[] = {shape.ptr(), dtype.ptr(), buffer.ptr(), offset.ptr(), Py_None, order.ptr()};
-    return owned(PyObject_Vectorcall(array_type, arguments, 6, nullptr));
+    return owned(PyObject_Vectorcall(array_type(), arguments, 6, nullptr));
 }
 
 }  // namespace ringcast::bindings

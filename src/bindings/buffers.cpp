@@ -27,6 +27,11 @@ int fill(PyObject* self, Py_buffer* view, int flags, const std::byte* bytes, std
 }
 
 int get_chunk(PyObject* self, Py_buffer* view, int flags) {
+    if (!nb::inst_ready(self)) {  // Chunk.__new__ makes such
+        PyErr_SetString(PyExc_BufferError, "there is no memory to this Chunk");
+        view->obj = nullptr;
+        return -1;
+    }
     Chunk* chunk = nb::inst_ptr<Chunk>(self);
     const int result = fill(self, view, flags, chunk->payload + chunk->data_offset, chunk->length, chunk->sealed);
     if (result == 0) chunk->exports.fetch_add(1, std::memory_order_relaxed);

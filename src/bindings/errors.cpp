@@ -86,9 +86,15 @@ void raise_from(nb::python_error& cause, const char* type, const std::string& me
     throw nb::python_error();
 }
 
+bool interrupts(const nb::python_error& error) {
+    if (!error.matches(PyExc_Exception)) return true;
+    const nb::handle trace = error.traceback();
+    if (!trace.is_valid()) return false;
+    return nb::cast<bool>(nb::module_::import_("ringcast.interruptions").attr("from_signal_handler")(trace));
+}
+
 bool passes(const nb::python_error& error) {
-    return !error.matches(PyExc_Exception) ||
-           error.matches(nb::module_::import_("ringcast.errors").attr("RingcastError"));
+    return interrupts(error) || error.matches(nb::module_::import_("ringcast.errors").attr("RingcastError"));
 }
 
 std::string text_of(const nb::python_error& error) {

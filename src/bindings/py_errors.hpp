@@ -15,7 +15,9 @@ namespace ringcast::bindings {
 
 // The same, with the Python exception `cause` as its cause.
 [[noreturn]] void raise_from(nanobind::python_error& cause, const char* type, const std::string& message);
-// Is it an exception of ringcast.errors, or one that ends programs (KeyboardInterrupt)? Such are passed on as they are.
+// Does it end programs (KeyboardInterrupt), or come out of a signal's handler, and says nothing of what was being done?
+bool interrupts(const nanobind::python_error& error);
+// Is it such, or an exception of ringcast.errors? Those are passed on as they are.
 bool passes(const nanobind::python_error& error);
 // "ValueError: bad value"
 std::string text_of(const nanobind::python_error& error);

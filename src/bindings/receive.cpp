@@ -83,7 +83,7 @@ nb::object rebuilt(End& end, Taken taken) {
     try {
         return object_of(end, taken);
     } catch (nb::python_error& error) {
-        if (!error.matches(PyExc_Exception)) end.left_over.put(std::move(taken));
+        if (interrupts(error)) end.left_over.put(std::move(taken));
         throw;
     }
 }
@@ -232,7 +232,7 @@ nb::list rebuilt_batch(End& end, std::vector<Taken>& batch) {
             try {
                 messages.append(object_of(end, batch[i]));
             } catch (nb::python_error& error) {
-                if (!error.matches(PyExc_Exception)) throw;
+                if (interrupts(error)) throw;
                 left_from = i + 1;
                 if (i == 0) throw;
                 end.left_over.put(std::move(batch[i]), nb::borrow(error.value()));

@@ -254,7 +254,7 @@ std::optional<OutgoingTensor> OutgoingTensor::of(PyObject* object) {
         if (!lies_in_its_storage(*torch, object, item_bytes, data_bytes)) return std::nullopt;
         return OutgoingTensor(std::move(capsule), &tensor, dtype->name, data_bytes);
     } catch (nb::python_error& error) {
-        if (!error.matches(PyExc_Exception)) throw;
+        if (interrupts(error)) throw;
         return std::nullopt;  // sparse, nested, of a function transform: DLPack refuses what has no memory of its own
     }
 }

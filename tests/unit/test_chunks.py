@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ringcast import _core
 from ringcast.errors import (
     ArgumentError,
     BusyError,
@@ -221,3 +222,8 @@ def test_a_thread_that_waits_for_a_chunk_is_cancelled_by_its_event() -> None:
         cancel.set()
         with pytest.raises(RuntimeError, match="cancelled"):
             waiting.result()
+
+
+def test_a_chunk_that_no_queue_made_has_no_memory() -> None:
+    with pytest.raises(BufferError, match="no memory"):
+        memoryview(_core.Chunk.__new__(_core.Chunk))  # type: ignore[arg-type]

@@ -76,7 +76,7 @@ def test_every_dtype_comes_back(name: str) -> None:
     size = torch.empty(0, dtype=dtype).element_size()
     data = torch.arange(96 * size).remainder(2 if name == "bool" else 200).to(torch.uint8).view(dtype)
     frames = encode({"x": data, "y": 1})
-    assert [len(memoryview(frame).cast("B")) for frame in frames[1:]] == [8, 96 * size]
+    assert [len(memoryview(frame).cast("B")) for frame in frames[1:]] == [16, 96 * size]
     assert same_bits(decode(frames)["x"], data)
 
 
@@ -108,7 +108,7 @@ def test_shapes_and_strides_come_back(make: Any) -> None:
 def test_only_what_is_touched_is_sent() -> None:
     whole = torch.arange(1000, dtype=torch.float64)
     frames = encode([whole[100:110], torch.tensor(1).expand(1000)])
-    assert sorted(memoryview(frame).nbytes for frame in frames[1:]) == [8, 16, 80]
+    assert sorted(memoryview(frame).nbytes for frame in frames[1:]) == [8, 32, 80]
     assert memoryview(encode(torch.arange(10)[3])[2]).nbytes == 8
 
 
@@ -121,7 +121,7 @@ def test_views_of_one_storage_share_one_span_and_memory_again() -> None:
         whole[100:102],
     ]
     frames = encode({"views": views, "other": torch.ones(3)})
-    assert sorted(memoryview(frame).nbytes for frame in frames[1:]) == [12, 16, 120 * 8]
+    assert sorted(memoryview(frame).nbytes for frame in frames[1:]) == [12, 56, 120 * 8]
     result = decode(frames)
     assert all(same_bits(a, b) for a, b in zip(result["views"], views, strict=True))
     result["views"][0][5] = -1
@@ -333,16 +333,15 @@ def test_dtypes_have_a_text(dtype: np.dtype[Any]) -> None:
     assert dtype_of(text) == dtype
 
 
-def test_object_and_extension_dtypes_have_no_text() -> None:
+def test_dtypes_with_objects_extensions_or_metadata_have_no_text() -> None:
     assert dtype_text(np.dtype(object)) is None
     assert dtype_text(np.dtype([("a", "i4"), ("b", object)])) is None
-    assert dtype_text(np.dtype({"names": ["a", "b"], "formats": ["i4", "i4"], "offsets": [0, 2]})) is None
     if hasattr(np.dtypes, "StringDType"):
         assert dtype_text(np.dtypes.StringDType()) is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert dtype_text(np.dtype("f8", metadata={"a": 1})) == "<f8"
-        assert dtype_text(np.dtype([("a", "f8")], metadata={"a": 1})) is not None
+        assert dtype_text(np.dtype("f8", metadata={"a": 1})) is None
+        assert dtype_text(np.dtype([("a", "f8")], metadata={"a": 1})) is None
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ choosing, can be refused.
     msgpack    what has a msgpack form, by msgspec
     arrays     what a NumPy array is on the wire
     tensors    what a PyTorch tensor is on the wire
+    sparse     the same of sparse ones
+    arrow      slices of Arrow data, cut out of their buffers
 
 Importing this imports no third-party package, nor does using it for objects that need none.
 """

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import copyreg
 import pickle
+import pickletools
 from io import BytesIO
 from typing import Any
 
+from ringcast.codec.arrow import Reducers as arrow_reducers
+from ringcast.codec.arrow import arrow_is_imported
+from ringcast.codec.tensors import TensorPacker, torch_is_imported
 from ringcast.errors import EncodeError
+from ringcast.interruptions import from_signal_handler
 
 
 def encode_raw(obj: Any) -> list[Any]:
@@ -29,6 +34,8 @@ def encode_pickle(obj: Any) -> bytes | list[Any]:
     try:
         return _pickle(obj)
     except Exception as error:
+        if from_signal_handler(error.__traceback__):
+            raise
         try:
             import cloudpickle
         except ImportError:
@@ -40,20 +47,26 @@ def encode_pickle(obj: Any) -> bytes | list[Any]:
             ) from error
         try:
             return _pickle(obj, cloudpickle.Pickler)
-        except Exception:
+        except Exception as again:
+            if from_signal_handler(again.__traceback__):
+                raise
             raise error from None
 
 
 def _pickle(obj: Any, cloud: Any = None) -> bytes | list[Any]:
-    from ringcast.codec.tensors import torch_is_imported
-
     if cloud is None:
-        if torch_is_imported():
-            return _pickle_with_tensors(obj)
+        if known := _packages():
+            return _pickle_with_reducers(obj, known)
         buffers: list[pickle.PickleBuffer] = []
         stream = pickle.dumps(obj, 5, buffer_callback=buffers.append)
         return [stream, *(buffer.raw() for buffer in buffers)] if buffers else stream
     return _Pickler(cloud).dump(obj)
+
+
+def _packages() -> tuple[bool, bool] | None:
+    """Whose reducers are needed: of torch, of pyarrow. Who has not imported a package has no objects of it."""
+    known = torch_is_imported(), arrow_is_imported()
+    return known if any(known) else None
 
 
 class _Reducers(dict[type, Any]):
@@ -64,15 +77,17 @@ class _Reducers(dict[type, Any]):
 
 
 class _Pickler:
-    """A pickler that knows tensors, for one message after the other: to make one costs as much as a small message."""
+    """A pickler with reducers, for one message after the other: to make one costs as much as a small message."""
 
     def __init__(self, cloud: Any = None) -> None:
-        from ringcast.codec.tensors import TensorPacker, torch_is_imported
-
+        self.known = _packages()
         self._file = BytesIO()
         self._buffers: list[pickle.PickleBuffer] = []
-        self._packer = TensorPacker() if torch_is_imported() else None
+        torch, arrow = self.known or (False, False)
+        self._packer = TensorPacker() if torch else None
         table = self._packer.table if self._packer is not None else {}
+        if arrow:
+            table |= arrow_reducers()
         append = self._buffers.append
         if cloud is None:
             self._pickler: Any = pickle.Pickler(self._file, 5, buffer_callback=append)
@@ -106,10 +121,12 @@ _spare_picklers: list[_Pickler] = []
 _MOST_SPARE = 4
 
 
-def _pickle_with_tensors(obj: Any) -> bytes | list[Any]:
+def _pickle_with_reducers(obj: Any, known: tuple[bool, bool]) -> bytes | list[Any]:
     # Taken out while it is used: by several threads, or by an object that sends while it is pickled.
     try:
         pickler = _spare_picklers.pop()
+        if pickler.known != known:  # a package was imported since
+            pickler = _Pickler()
     except IndexError:
         pickler = _Pickler()
     frames = pickler.dump(obj)
@@ -120,3 +137,32 @@ def _pickle_with_tensors(obj: Any) -> bytes | list[Any]:
 
 def _names_a_function(error: Exception) -> bool:
     return any(word in str(error) for word in ("function", "lambda", "local object"))
+
+
+def globals_named(stream: Any) -> str:
+    """The classes and functions that a pickle names, for the error that it could not be loaded."""
+    found: dict[str, None] = {}
+    memo: list[str | None] = []
+    last: tuple[str | None, str | None] = (None, None)
+    try:
+        for code, argument, _ in pickletools.genops(bytes(memoryview(stream)[:_MOST_LOOKED_AT])):
+            if code.name in ("MEMOIZE", "PROTO", "FRAME"):
+                if code.name == "MEMOIZE":
+                    memo.append(last[1])
+                continue
+            if code.name == "GLOBAL":
+                found[str(argument).replace(" ", ".")] = None
+            elif code.name == "STACK_GLOBAL":
+                found[f"{last[0]}.{last[1]}"] = None
+            value = argument if "UNICODE" in code.name else None
+            if code.name in ("BINGET", "LONG_BINGET") and int(argument or 0) < len(memo):
+                value = memo[int(argument or 0)]
+            last = last[1], value
+    except ValueError:  # damaged, or longer than what is looked at
+        pass
+    names = [name for name in found if not name.startswith(("ringcast.codec.", "_codecs.", "copyreg."))]
+    return ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
+
+
+_MOST_LOOKED_AT = 1 << 18
+_MOST_NAMED = 8

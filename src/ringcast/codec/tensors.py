@@ -1,30 +1,43 @@
 """What a PyTorch tensor is on the wire: a view of a span of its storage's memory.
 
-A tensor is pickled as a view of a span: the bytes
-between the first and the last one that any view of its storage in the same message touches. One storage is one buffer,
-and on arrival one storage again, so views that shared memory at the sender share memory at the receiver.
+A tensor is pickled as a view of a span: the bytes that any view of its storage in the same message touches, without
+those between views that lie apart. One storage is one buffer, and on arrival one storage again, so views that shared
+memory at the sender share memory at the receiver. Where gaps inside of views are the larger part (a column of a large
+matrix) and no two elements are the same memory, each view is sent as a contiguous copy: its strides on arrival are
+those of `contiguous()`, except that expanded axes stay expanded. Views that share elements, as well as gaps, keep their
+whole span.
 
 Received memory is shared with other processes and read-only, which tensors do not know: they lie on a private copy, or
-on a copy-on-write mapping for a reader that asked for zero copies. Other kinds of tensor (quantised, sparse, nested,
-on devices, subclasses, with attributes) are pickled as PyTorch does it. Plain contiguous tensors that are a message by
-themselves never come here: src/bindings/tensors.cpp.
+on a copy-on-write mapping for a reader that asked for zero copies. Sparse tensors: sparse.py. Other kinds (quantised,
+nested, on devices, subclasses, with attributes) are pickled as PyTorch does it. Plain contiguous tensors that are a
+message by themselves never come here: src/bindings/tensors.cpp.
 
 PyTorch is imported only when one of these functions needs it.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from array import array
 from collections.abc import Callable
 from pickle import PickleBuffer
 from typing import Any
 
+from ringcast.codec.sparse import reduce_sparse
+
 Buffer = bytes | memoryview
 
 
+_SLACK = 65_536
+"""Bytes of gaps that are sent rather than copying the elements between them."""
+
+View = tuple[int, int, int, tuple[int, ...], tuple[int, ...]]
+"""The first byte, the one behind the last, the item's bytes, the size and the strides."""
+
+
 class _Begins:
-    """Where each span of a message begins. Pickled once, along with the first span."""
+    """Where each view of each span of a message begins. Pickled once, along with the first span."""
 
     __slots__ = ("placeholder",)
 
@@ -36,30 +49,98 @@ class _Begins:
 
 
 class _Span:
-    """The touched part of one storage. Pickled once for each message; the pickler's memo makes its views share it."""
+    """The touched parts of one storage. Pickled once for each message; the pickler's memo makes its views share it."""
 
-    __slots__ = ("align", "begins", "end", "index", "placeholder", "start", "storage")
+    __slots__ = ("begins", "index", "placeholder", "storage", "views")
 
-    def __init__(self, begins: _Begins, index: int, storage: Any, start: int, end: int, align: int) -> None:
+    def __init__(self, begins: _Begins, index: int, storage: Any) -> None:
         self.begins = begins
         self.index = index
         self.storage = storage
-        self.start = start
-        self.end = end
-        self.align = align
+        self.views: dict[View, int] = {}
         self.placeholder = PickleBuffer(bytearray())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _open_span, (self.begins, self.index, self.placeholder)
 
-    def begin(self) -> int:
-        """Where the sent bytes begin. Views of several item sizes need a common multiple; sizes are powers of two."""
-        return self.start - self.start % self.align
+    def pack(self, torch: Any) -> tuple[memoryview, list[int]]:
+        """The bytes to send, and where each view begins in them: the complement of that if it is a copy."""
+        views = list(self.views)
+        if len(views) == 1 and views[0][1] - views[0][0] <= _SLACK:
+            return memoryview(self._bytes(torch, *views[0][:2]).numpy()), [0]
+        places = [0] * len(views)
+        parts: list[Any] = []
+        length = 0
+        for group in _groups(views):
+            # Views of several item sizes need a common multiple; sizes are powers of two.
+            align = max(views[i][2] for i in group)
+            start, end = min(views[i][0] for i in group), max(views[i][1] for i in group)
+            start -= start % align
+            if self._is_gapped(torch, [views[i] for i in group], end - start):
+                for i in group:
+                    copy = self._elements(torch, views[i])
+                    places[i] = ~length
+                    parts.append((length, copy))
+                    length = _round_up(length + copy.numel())
+            else:
+                for i in group:
+                    places[i] = length + views[i][0] - start
+                parts.append((length, self._bytes(torch, start, end)))
+                length = _round_up(length + end - start)
+        if len(parts) == 1:
+            return memoryview(parts[0][1].numpy()), places
+        joined = torch.empty(length, dtype=torch.uint8, device="cpu")
+        for at, part in parts:
+            joined[at : at + part.numel()].copy_(part)
+        return memoryview(joined.numpy()), places
 
-    def memory(self, torch: Any) -> memoryview:
-        view = torch.empty(0, dtype=torch.uint8, device="cpu")
-        view.set_(self.storage, self.begin(), (self.end - self.begin(),), (1,))
-        return memoryview(view.numpy())
+    def _bytes(self, torch: Any, start: int, end: int) -> Any:
+        return torch.empty(0, dtype=torch.uint8, device="cpu").set_(self.storage, start, (end - start,), (1,))
+
+    def _elements(self, torch: Any, view: View) -> Any:
+        start, _, item, expanded, stride = view
+        size = _unexpanded(expanded, stride)
+        as_bytes = torch.empty(0, dtype=torch.uint8, device="cpu")
+        as_bytes.set_(self.storage, start, (*size, item), (*(step * item for step in stride), 1))
+        return as_bytes.contiguous().reshape(-1)
+
+    def _is_gapped(self, torch: Any, views: list[View], span: int) -> bool:
+        """Are most bytes of the span in no view, and is no byte in two elements, which copies would take apart?"""
+        sizes = [math.prod(_unexpanded(size, stride)) * item for _, _, item, size, stride in views]
+        if span <= 2 * sum(sizes) + _SLACK:
+            return False
+        unit = min(view[2] for view in views)
+        origin = min(view[0] for view in views)
+        touched = torch.zeros(span // unit + 1, dtype=torch.bool, device="cpu")
+        for start, _, item, expanded, stride in views:
+            size = _unexpanded(expanded, stride)
+            steps = (*(step * item // unit for step in stride), 1)
+            touched.as_strided((*size, item // unit), steps, (start - origin) // unit).fill_(True)
+        return bool(int(touched.count_nonzero()) * unit == sum(sizes))
+
+
+def _groups(views: list[View]) -> list[list[int]]:
+    """The indices of views that lie within each other's bounds, with more than some bytes between the groups."""
+    if len(views) == 1:
+        return [[0]]
+    groups: list[list[int]] = []
+    reached = 0
+    for i in sorted(range(len(views)), key=lambda i: views[i][0]):
+        start, end = views[i][:2]
+        if groups and start <= reached + _SLACK:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+        reached = max(reached, end)
+    return groups
+
+
+def _unexpanded(size: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(n if step else 1 for n, step in zip(size, stride, strict=True))
+
+
+def _round_up(length: int) -> int:
+    return (length + 63) & ~63
 
 
 class TensorPacker:
@@ -86,14 +167,18 @@ class TensorPacker:
 
     def finish(self, buffers: list[PickleBuffer]) -> list[memoryview]:
         """The bytes of `buffers`, as the pickler gave them out, with those of the spans filled in."""
-        placeholders = {id(span.placeholder): span for span in self._spans.values()}
+        packed = {id(span.placeholder): span.pack(self._torch) for span in self._spans.values()}
         frames = []
         for buffer in buffers:
-            span = placeholders.get(id(buffer))
+            span = packed.get(id(buffer))
             if span is not None:
-                frames.append(span.memory(self._torch))
+                frames.append(span[0])
             elif buffer is self._begins.placeholder:
-                frames.append(memoryview(array("q", [span.begin() for span in self._spans.values()])).cast("B"))
+                table = array("q")
+                for _, places in packed.values():
+                    table.append(len(places))
+                    table.extend(places)
+                frames.append(memoryview(table).cast("B"))
             else:
                 frames.append(buffer.raw())
         if self._spans:
@@ -103,7 +188,7 @@ class TensorPacker:
     def _reduce(self, tensor: Any) -> Any:
         torch = self._torch
         if not _is_plain(torch, tensor):
-            return tensor.__reduce_ex__(5)
+            return reduce_sparse(torch, tensor) or _without_spare_memory(torch, tensor).__reduce_ex__(5)
         size, dtype, requires_grad = tuple(tensor.shape), tensor.dtype, tensor.requires_grad
         if tensor.numel() == 0:
             return _rebuild_empty, (dtype, size, tensor.stride(), requires_grad)
@@ -121,13 +206,10 @@ class TensorPacker:
             return tensor.__reduce_ex__(5)
         span = self._spans.get(storage._cdata)
         if span is None:
-            span = _Span(self._begins, len(self._spans), storage, start, end, item)
+            span = _Span(self._begins, len(self._spans), storage)
             self._spans[storage._cdata] = span
-        else:
-            span.start = min(span.start, start)
-            span.end = max(span.end, end)
-            span.align = max(span.align, item)
-        return _rebuild, (span, dtype, start, size, stride, requires_grad)
+        number = span.views.setdefault((start, end, item, size, stride), len(span.views))
+        return _rebuild, (span, number, dtype, size, stride, requires_grad)
 
 
 def _is_plain(torch: Any, tensor: Any) -> bool:
@@ -144,17 +226,40 @@ def _is_plain(torch: Any, tensor: Any) -> bool:
     )
 
 
+def _without_spare_memory(torch: Any, tensor: Any) -> Any:
+    """The tensor, or a copy where PyTorch, which pickles whole storages, would send much more than its elements."""
+    if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_nested or tensor._backward_hooks:
+        return tensor
+    try:
+        whole = tensor.untyped_storage().nbytes()
+    except RuntimeError:  # without memory of its own
+        return tensor
+    if whole <= 2 * tensor.numel() * tensor.element_size() + _SLACK:
+        return tensor
+    copy = tensor.detach().clone().requires_grad_(tensor.requires_grad)
+    copy.__dict__.update(tensor.__dict__)
+    return copy
+
+
 def torch_is_imported() -> bool:
     """Else there can be no tensors. Another thread may be half-way through importing it."""
     return hasattr(sys.modules.get("torch"), "Tensor")
 
 
-def _read_begins(buffer: Buffer) -> list[int]:
-    return memoryview(buffer).cast("B").cast("q").tolist()
+def _read_begins(buffer: Buffer) -> list[list[int]]:
+    numbers = memoryview(buffer).cast("B").cast("q").tolist()
+    begins, at = [], 0
+    while at < len(numbers):
+        count = numbers[at]
+        if count < 1:
+            raise ValueError(f"a table of tensors has a span of {count} views")
+        begins.append(numbers[at + 1 : at + 1 + count])
+        at += 1 + count
+    return begins
 
 
-def _open_span(begins: list[int], index: int, buffer: Buffer) -> tuple[Any, int]:
-    """The storage of a received span, and its first byte's offset in the sender's storage."""
+def _open_span(begins: list[list[int]], index: int, buffer: Buffer) -> tuple[Any, list[int]]:
+    """The storage of a received span, and where each of its views begins."""
     import torch
 
     if not memoryview(buffer).readonly:  # it is this process's alone, and may be changed
@@ -167,14 +272,30 @@ def _open_span(begins: list[int], index: int, buffer: Buffer) -> tuple[Any, int]
 
 
 def _rebuild(
-    span: tuple[Any, int], dtype: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], requires_grad: bool
+    span: tuple[Any, list[int]],
+    number: int,
+    dtype: Any,
+    size: tuple[int, ...],
+    stride: tuple[int, ...],
+    requires_grad: bool,
 ) -> Any:
     import torch
 
-    storage, begin = span
+    storage, places = span
+    begin = places[number]
+    if begin < 0:
+        begin, stride = ~begin, _strides_of_copy(size, stride)
     tensor = torch.empty(0, dtype=dtype, device="cpu")
-    tensor.set_(storage, (offset - begin) // tensor.element_size(), size, stride)
+    tensor.set_(storage, begin // tensor.element_size(), size, stride)
     return tensor.requires_grad_() if requires_grad else tensor
+
+
+def _strides_of_copy(size: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...]:
+    made, step = [], 1
+    for n, old in zip(reversed(size), reversed(stride), strict=True):
+        made.append(step if old else 0)
+        step *= n if old else 1
+    return tuple(reversed(made))
 
 
 def _rebuild_empty(dtype: Any, size: tuple[int, ...], stride: tuple[int, ...], requires_grad: bool) -> Any:

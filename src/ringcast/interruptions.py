@@ -1,0 +1,29 @@
+"""Did an exception come out of a signal's handler, rather than out of what was going on when the signal came?"""
+
+from __future__ import annotations
+
+import signal
+from functools import partial
+from types import CodeType, TracebackType
+from typing import Any
+
+
+def from_signal_handler(trace: TracebackType | None) -> bool:
+    """Is a frame of `trace` one of a handler that is in force?"""
+    if trace is None:
+        return False
+    codes = {_code(signal.getsignal(each)) for each in signal.valid_signals()} - {None}
+    while trace is not None:
+        if trace.tb_frame.f_code in codes:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def _code(handler: Any) -> CodeType | None:
+    """None: nothing written in Python."""
+    while isinstance(handler, partial):
+        handler = handler.func
+    if not hasattr(handler, "__code__") and not hasattr(handler, "__func__"):
+        handler = type.__getattribute__(type(handler), "__call__") if callable(handler) else None
+    return getattr(getattr(handler, "__func__", handler), "__code__", None)
