@@ -109,6 +109,8 @@ class _Span:
         sizes = [math.prod(_unexpanded(size, stride)) * item for _, _, item, size, stride in views]
         if span <= 2 * sum(sizes) + _SLACK:
             return False
+        if len(views) == 1 and _is_injective(*views[0][3:]):
+            return True
         unit = min(view[2] for view in views)
         origin = min(view[0] for view in views)
         touched = torch.zeros(span // unit + 1, dtype=torch.bool, device="cpu")
@@ -137,6 +139,16 @@ def _groups(views: list[View]) -> list[list[int]]:
 
 def _unexpanded(size: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(n if step else 1 for n, step in zip(size, stride, strict=True))
+
+
+def _is_injective(size: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Is it plain that no two elements are the same memory, expanded axes aside? A map of a large span costs its size."""
+    reached = 0
+    for step, n in sorted(zip(stride, _unexpanded(size, stride), strict=True)):
+        if n > 1 and step <= reached:
+            return False
+        reached += (n - 1) * step
+    return True
 
 
 def _round_up(length: int) -> int:
