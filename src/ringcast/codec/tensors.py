@@ -142,7 +142,7 @@ def _unexpanded(size: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ..
 
 
 def _is_injective(size: tuple[int, ...], stride: tuple[int, ...]) -> bool:
-    """Is it plain that no two elements are the same memory, expanded axes aside? A map of a large span costs its size."""
+    """Is it plain that no two elements are the same memory, expanded axes aside? Told without a map of the span."""
     reached = 0
     for step, n in sorted(zip(stride, _unexpanded(size, stride), strict=True)):
         if n > 1 and step <= reached:
