@@ -179,10 +179,12 @@ void take_message(Round& round, Receiver& receiver, std::uint64_t number, std::m
     }
     const Receiver::Message message = receiver.current();
     if (message.in_block() && random() % 2 == 0) {
-        auto lease = std::make_unique<Lease>(receiver.consume_leased(message));
+        const std::byte* view = receiver.view(message, true);
+        auto lease = std::make_unique<Lease>(receiver.consume_leased(
+            message, view != nullptr ? Lease::Through::private_readonly : Lease::Through::shared));
         receiver.settle();
         round.figures.leased.fetch_add(1);
-        const std::byte* bytes = lease->bytes();
+        const std::byte* bytes = view != nullptr ? view : message.bytes;
         round.dropper.keep({number, bytes, message.length, std::move(lease)});
     } else {
         const std::vector<std::byte> copy(message.bytes, message.bytes + message.length);
