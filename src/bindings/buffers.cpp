@@ -61,19 +61,16 @@ PyType_Spec lease_spec = {"ringcast._core.Lease", sizeof(LeaseBuffer), 0,
 
 }  // namespace
 
-Chunk::Chunk(std::shared_ptr<Segment> of, const Sender::Room& room, std::uint64_t offset)
+Chunk::Chunk(std::shared_ptr<Segment> of, const Sender::Room& room, std::uint64_t offset, bool staged,
+             std::shared_ptr<Loan> of_block)
     : segment(std::move(of)),
       payload(room.bytes),
       data_offset(offset),
       length(room.length - offset),
-      row(room.place.row) {
-    if (room.in_block) return;
-    staging = std::make_unique<std::byte[]>(room.length);
+      loan(std::move(of_block)) {
+    if (!staged) return;
+    staging = std::make_unique_for_overwrite<std::byte[]>(room.length);
     payload = staging.get();
-}
-
-Chunk::~Chunk() {
-    if (loan != 0 && fork_generation == platform::fork_generation()) Sender::end_loan(*segment, row, loan);
 }
 
 nb::object make_lease_buffer(const std::byte* bytes, std::uint64_t length, bool writable) {

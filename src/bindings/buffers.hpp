@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "lease.hpp"
+#include "loan.hpp"
 #include "sender.hpp"
 
 namespace ringcast::bindings {
@@ -17,28 +18,19 @@ namespace ringcast::bindings {
 namespace nb = nanobind;
 
 struct Chunk {
-    Chunk(std::shared_ptr<Segment> of, const Sender::Room& room, std::uint64_t data_offset);
-    ~Chunk();
-    Chunk(const Chunk&) = delete;
-    Chunk& operator=(const Chunk&) = delete;
+    // `staged`: the message is made in memory of its own, and copied into the room when it is published.
+    Chunk(std::shared_ptr<Segment> of, const Sender::Room& room, std::uint64_t data_offset, bool staged,
+          std::shared_ptr<Loan> loan);
 
     std::shared_ptr<Segment> segment;
-    std::unique_ptr<std::byte[]> staging;  // a message for a slot is made here: a view of the slot could outlive it
+    std::unique_ptr<std::byte[]> staging;
     std::byte* payload;
-    std::uint64_t data_offset;  // what is before it is the library's own
-    std::uint64_t length;       // of what the user sees
-    std::uint32_t row;
-    std::uint64_t loan = 0;  // not 0: the block is kept until this is gone
-    bool sealed = false;     // its time to be written is over
-    std::uint32_t fork_generation = platform::fork_generation();
+    std::uint64_t data_offset;        // what is before it is the library's own
+    std::uint64_t length;             // of what the user sees
+    std::shared_ptr<Loan> loan;       // the block is kept until this is gone
+    std::atomic<bool> sealed{false};  // its time to be written is over
     std::atomic<std::uint32_t> exports{0};
 };
-
-// Does anything but the one reference of the caller use the chunk? Views do so as exports, but NumPy's constructor lets go
-// of the export and keeps a reference.
-inline bool has_views(nb::handle chunk) {
-    return nb::inst_ptr<Chunk>(chunk)->exports.load(std::memory_order_relaxed) != 0 || Py_REFCNT(chunk.ptr()) > 1;
-}
 
 // A buffer over the bytes of a block, which holds nothing yet: made before the message is taken, so that there is nothing
 // left that can fail when it is.

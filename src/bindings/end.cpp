@@ -158,7 +158,7 @@ void End::raise_timeout(const WaitOptions& options, const std::string& waited_fo
 }
 
 void End::check_nesting() const {
-    if (endpoint_->has_turn(platform::thread_id()))
+    if (endpoint_->has_turn(platform::thread_id()) || endpoint_->opened_chunk())
         raise("BusyError", context() +
                                ": this thread is already inside a call on this end (an open acquire_write or "
                                "acquire_read, or code that runs within a call)");
@@ -177,7 +177,8 @@ void Call::wait_for_turn(const WaitOptions& options) {
     });
     if (!held_)
         raise("QueueTimeoutError", end_.context() + ": waited " + in_seconds(options.timeout_ns) +
-                                       " s, but another thread was using this end all the time");
+                                       " s, but another thread was using this end all the time" +
+                                       (end_.endpoint().has_open_chunk() ? ", by a chunk that it has not left" : ""));
     if (!end_.endpoint().stopped()) return;
     held_ = false;  // this constructor's object will not be destroyed
     end_.endpoint().give_turn_back();
@@ -187,13 +188,10 @@ void Call::wait_for_turn(const WaitOptions& options) {
 std::optional<Call> Call::without_waiting(End& end) {
     end.check_usable();
     if (end.endpoint().try_take_turn(platform::thread_id())) return Call(end);
+    end.endpoint().drop_orphaned_chunk();
+    if (end.endpoint().try_take_turn(platform::thread_id())) return Call(end);
     end.check_nesting();
     return std::nullopt;
-}
-
-void check_open_chunk(const End& end, const char* what) {
-    if (end.in_chunk && end.endpoint().has_turn(platform::thread_id())) return;
-    raise("BusyError", end.context() + ": " + what + " must be left by the thread that entered it, once");
 }
 
 void add_methods(nb::handle type, PyMethodDef* methods, std::size_t count) {

@@ -87,12 +87,6 @@ public:
               Check&& check, WaitedFor&& waited_for);
 
     const Codec codec;
-    // Between acquire_write, a loan or acquire_read and its end; guarded by the turn.
-    Sender::Room room{};
-    bool in_chunk = false;
-    Encoding chunk_encoding{};
-    std::optional<std::uint64_t> chunk_length;  // of a message that is still in the ring
-    nb::object chunk;                           // the buffer over `room`
     LeftOvers left_over;
     std::uint64_t skipped = 0;  // messages that were kept for the reader's rank, which it did not ask for
 
@@ -131,6 +125,7 @@ bool take_turn(Endpoint& endpoint, std::uint64_t thread, std::int64_t deadline_n
     while (true) {
         const std::uint32_t seen = turn.released();
         if (turn.try_take_enlisted(thread)) return true;
+        endpoint.drop_orphaned_chunk();
         const std::int64_t now = platform::monotonic_ns();
         if (now >= deadline_ns) return false;
         if (now >= starving_from) turn.starve(thread);
@@ -155,8 +150,12 @@ public:
     Call(Call&& other) noexcept : end_(other.end_), held_(std::exchange(other.held_, false)) {}
     // For calls that never wait: null if another thread has the turn. Raises BusyError on nested use.
     static std::optional<Call> without_waiting(End& end);
-    void keep() noexcept { held_ = false; }  // the turn outlives this call: a chunk is open
-    std::int64_t deadline_ns = 0;            // 0: not computed yet
+    // The turn outlives this call: it is an open chunk's now. Returns the ticket.
+    std::uint64_t entrust() noexcept {
+        held_ = false;
+        return end_.endpoint().entrust_turn();
+    }
+    std::int64_t deadline_ns = 0;  // 0: not computed yet
 
 private:
     explicit Call(End& end) : end_(end), held_(true) {}

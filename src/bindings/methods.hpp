@@ -48,8 +48,16 @@ PyObject* guarded(PyObject* self, Body&& body) noexcept {
     return nullptr;
 }
 
-// A chunk's turn is held by its thread from opening to closing. Raises BusyError if that is not so.
-void check_open_chunk(const End& end, const char* what);
+// Room for a message, once there is some: `self` is the Python object of the end, whose turn the caller has.
+void reserve(End& end, Sender& sender, std::uint64_t bytes, Sender::Room& room, const WaitOptions& options,
+             std::int64_t& deadline_ns, PyObject* self);
+// The next message's bytes, once there is one. A chunk is open on it then.
+struct TakenChunk {
+    nb::object buffer;
+    nb::object view;  // a memoryview of it
+};
+TakenChunk await_chunk(End& end, Receiver& receiver, const WaitOptions& options, std::int64_t& deadline_ns,
+                       PyObject* self);
 
 void add_methods(nb::handle type, PyMethodDef* methods, std::size_t count);
 void add_send_methods(nb::handle type);

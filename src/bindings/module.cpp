@@ -21,6 +21,7 @@ NB_MODULE(_core, module) {
     ringcast::bindings::bind_waiting(module);
     ringcast::bindings::bind_segment(module);
     ringcast::bindings::bind_buffers(module);
+    ringcast::bindings::bind_chunks(module);
     ringcast::bindings::bind_end(module);
     ringcast::bindings::bind_foreign_code(module);
 #ifdef RINGCAST_FAULT_POINTS

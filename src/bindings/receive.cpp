@@ -264,64 +264,6 @@ PyObject* dequeue_many(PyObject* self, Arguments arguments, Py_ssize_t positiona
     });
 }
 
-PyObject* open_read(PyObject* self, Arguments arguments, Py_ssize_t positional, PyObject* keywords) {
-    return guarded(self, [&] {
-        const auto [timeout, cancel, indefinite] =
-            parse<3>("_open_read", {"timeout", "cancel", "indefinite"}, 3, arguments, positional, keywords);
-        End& end = end_of(self);
-        Receiver& receiver = end.reader("acquire_read");
-        const WaitOptions options = wait_options(timeout, cancel, indefinite);
-        Call call(end, options);
-        await_message(end, receiver, options, call.deadline_ns, self);
-        nb::object buffer;
-        std::optional<Receiver::Message> message;
-        const std::byte* bytes = nullptr;
-        if (end.left_over.any()) {
-            std::optional<LeftOver> left = end.left_over.next();
-            if (left->error.is_valid()) raise_left_over(left->error);
-            // What was taken to be decoded may be no view that anybody may have.
-            buffer = copy_payload(left->taken.message, left->taken.bytes);
-        } else {
-            message = receiver.current();
-            if (message->in_block()) bytes = receiver.view(*message, true);
-            buffer = bytes != nullptr ? make_lease_buffer(bytes, message->length, false)
-                                      : copy_payload(*message, message->bytes);
-        }
-        // All that can fail comes before the lease: the message is still the current one, to be read by the next call.
-        nb::object view = owned(PyMemoryView_FromObject(buffer.ptr()));
-        end.chunk_length.reset();
-        if (message) {
-            receiver.settle();
-            if (bytes != nullptr)
-                hold(buffer, receiver.peek_leased(*message, Lease::Through::private_readonly));
-            else
-                receiver.peek_copied(*message);
-            end.chunk_length = message->length;
-        }
-        end.in_chunk = true;
-        call.keep();
-        return view.release().ptr();
-    });
-}
-
-PyObject* close_read(PyObject* self, PyObject*) {
-    return guarded(self, [&] {
-        End& end = end_of(self);
-        Receiver& receiver = end.reader("acquire_read");
-        if (end.endpoint().in_forked_child()) end.check_usable();
-        check_open_chunk(end, "acquire_read");
-        if (end.chunk_length) receiver.finish_peek(*end.chunk_length);
-        end.in_chunk = false;
-        // Evicted meanwhile? The bytes were checked when they were taken; the next call says it.
-        try {
-            receiver.settle();
-        } catch (const Error&) {
-        }
-        receiver.give_turn_back();
-        return Py_NewRef(Py_None);
-    });
-}
-
 PyMethodDef methods[] = {
     {"dequeue", as_c_function(&dequeue), kFastCall,
      "dequeue($self, timeout=None, cancel=None, indefinite=False)\n--\n\n"
@@ -338,11 +280,36 @@ PyMethodDef methods[] = {
      "Wait for a message, then take all that are there, at most max_n. Returns a list.\n\n"
      "A call that a signal's exception ends has handed out nothing, and the next one begins with what it had taken."},
     {"_await_readable", as_c_function(&await_readable), kFastCall, nullptr},
-    {"_open_read", as_c_function(&open_read), kFastCall, nullptr},
-    {"_close_read", as_c_function(&close_read), METH_NOARGS, nullptr},
 };
 
 }  // namespace
+
+TakenChunk await_chunk(End& end, Receiver& receiver, const WaitOptions& options, std::int64_t& deadline_ns,
+                       PyObject* self) {
+    await_message(end, receiver, options, deadline_ns, self);
+    TakenChunk chunk;
+    std::optional<Receiver::Message> message;
+    const std::byte* bytes = nullptr;
+    if (end.left_over.any()) {
+        std::optional<LeftOver> left = end.left_over.next();
+        if (left->error.is_valid()) raise_left_over(left->error);
+        // What was taken to be decoded may be no view that anybody may have.
+        chunk.buffer = copy_payload(left->taken.message, left->taken.bytes);
+    } else {
+        message = receiver.current();
+        if (message->in_block()) bytes = receiver.view(*message, true);
+        chunk.buffer = bytes != nullptr ? make_lease_buffer(bytes, message->length, false)
+                                        : copy_payload(*message, message->bytes);
+    }
+    // All that can fail comes before the lease: the message is still the current one, to be read by the next call.
+    chunk.view = owned(PyMemoryView_FromObject(chunk.buffer.ptr()));
+    if (message) {
+        receiver.settle();
+        if (bytes != nullptr) hold(chunk.buffer, receiver.peek_leased(*message, Lease::Through::private_readonly));
+        receiver.open_chunk(*message);
+    }
+    return chunk;
+}
 
 PyObject* end_iternext(PyObject* self) {
     return guarded(self, [&]() -> PyObject* {

@@ -32,6 +32,8 @@ void notice_departures(End& end, Sender& sender, PyObject* self) {
         tell_of_departures(end, sender, self);
 }
 
+}  // namespace
+
 void reserve(End& end, Sender& sender, std::uint64_t bytes, Sender::Room& room, const WaitOptions& options,
              std::int64_t& deadline_ns, PyObject* self) {
     const auto try_reserve = [&] {
@@ -53,6 +55,8 @@ void reserve(End& end, Sender& sender, std::uint64_t bytes, Sender::Room& room, 
             [&] { return end.awaited(); });
     }
 }
+
+namespace {
 
 void send_bytes(End& end, Sender& sender, PyObject* bytes, const WaitOptions& options, std::int64_t& deadline_ns,
                 PyObject* self, bool announce_later) {
@@ -210,88 +214,6 @@ PyObject* enqueue_many(PyObject* self, Arguments arguments, Py_ssize_t positiona
     });
 }
 
-// A message to be made in place: the turn is kept until close_write. Returns the user's part of it as a memoryview.
-PyObject* open_chunk(End& end, Sender& sender, Call& call, Encoding encoding, std::uint64_t data_offset) {
-    Chunk* chunk = new Chunk(sender.shared_segment(), end.room, data_offset);
-    end.chunk = nb::cast(chunk, nb::rv_policy::take_ownership);
-    nb::object view = owned(PyMemoryView_FromObject(end.chunk.ptr()));
-    end.chunk_encoding = encoding;
-    end.in_chunk = true;
-    call.keep();
-    return view.release().ptr();
-}
-
-PyObject* open_write(PyObject* self, Arguments arguments, Py_ssize_t positional, PyObject* keywords) {
-    return guarded(self, [&] {
-        const auto [nbytes, timeout] =
-            parse<2>("_open_write", {"nbytes", "timeout"}, 2, arguments, positional, keywords);
-        End& end = end_of(self);
-        Sender& sender = end.writer("acquire_write");
-        const WaitOptions options{.timeout_ns = parse_timeout(timeout)};
-        end.check_usable();
-        Call call(end, options);
-        const std::uint64_t bytes =
-            nbytes == Py_None ? sender.segment().geometry().max_chunk_bytes : parse_count("nbytes", nbytes);
-        reserve(end, sender, bytes, end.room, options, call.deadline_ns, self);
-        return open_chunk(end, sender, call, Encoding::raw, 0);
-    });
-}
-
-PyObject* open_array(PyObject* self, Arguments arguments, Py_ssize_t positional, PyObject* keywords) {
-    return guarded(self, [&] {
-        const auto [dtype, shape, nbytes, timeout] =
-            parse<4>("_open_array", {"dtype", "shape", "nbytes", "timeout"}, 4, arguments, positional, keywords);
-        End& end = end_of(self);
-        Sender& sender = end.writer("loan_array");
-        const WaitOptions options{.timeout_ns = parse_timeout(timeout)};
-        end.check_usable();
-        const auto text = nb::cast<std::string>(nb::handle(dtype));
-        const auto extents = nb::cast<std::vector<Py_ssize_t>>(nb::handle(shape));
-        const std::uint64_t data_offset = array_data_offset(extents.size(), text.size());
-        const auto bytes = nb::cast<std::uint64_t>(nb::handle(nbytes));
-        Call call(end, options);
-        reserve(end, sender, data_offset + bytes, end.room, options, call.deadline_ns, self);
-        nb::object view = nb::steal(open_chunk(end, sender, call, Encoding::array, data_offset));
-        write_array_header(nb::inst_ptr<Chunk>(end.chunk)->payload, 'C', extents.data(), extents.size(), text);
-        return view.release().ptr();
-    });
-}
-
-// Publishes the open chunk, or does not. `views_may_live`: views that are left are no error, they only keep the block.
-PyObject* close_write(PyObject* self, Arguments arguments, Py_ssize_t positional, PyObject* keywords) {
-    return guarded(self, [&] {
-        const auto [publish, views_may_live] =
-            parse<2>("_close_write", {"publish", "views_may_live"}, 2, arguments, positional, keywords);
-        End& end = end_of(self);
-        Sender& sender = end.writer("acquire_write");
-        if (end.endpoint().in_forked_child()) end.check_usable();
-        check_open_chunk(end, "acquire_write");
-        const nb::object object = std::move(end.chunk);
-        Chunk& chunk = *nb::inst_ptr<Chunk>(object);
-        const bool views_alive = has_views(object);
-        const bool wanted = parse_flag("publish", publish);
-        const bool publishes = wanted && (!views_alive || parse_flag("views_may_live", views_may_live));
-        const std::uint64_t loan = end.room.in_block && views_alive ? sender.new_loan() : 0;
-        if (publishes && !end.room.in_block) copy_bytes(end.room.bytes, chunk.payload, end.room.length);
-        if (publishes)
-            sender.commit(end.room, end.chunk_encoding, false, false, loan);
-        else if (loan != 0)
-            sender.abandon(end.room, loan);
-        else
-            sender.cancel();
-        chunk.sealed = true;
-        chunk.loan = loan;  // from here on the last view gives the block back
-        end.in_chunk = false;
-        sender.give_turn_back();
-        if (wanted && !publishes)
-            raise("ViewsAliveError",
-                  end.context() +
-                      ": arrays or views of a chunk are alive at the end of its block and could change what readers "
-                      "see; nothing was published. Delete them (`del array`) inside the block");
-        return Py_NewRef(Py_None);
-    });
-}
-
 PyMethodDef methods[] = {
     {"enqueue", as_c_function(&enqueue), kFastCall,
      "enqueue($self, obj, timeout=None)\n--\n\n"
@@ -306,9 +228,6 @@ PyMethodDef methods[] = {
      "enqueue_many($self, objs, timeout=None)\n--\n\n"
      "Send each of objs in order; timeout is for all of them together. Returns how many were sent.\n"
      "If it raises, the exception's `sent` attribute tells how many were."},
-    {"_open_write", as_c_function(&open_write), kFastCall, nullptr},
-    {"_open_array", as_c_function(&open_array), kFastCall, nullptr},
-    {"_close_write", as_c_function(&close_write), kFastCall, nullptr},
 };
 
 }  // namespace

@@ -12,6 +12,7 @@ Arena::Arena(Segment& segment)
       allocator_(segment.geometry().data_bytes, page_),
       pages_(segment.geometry().data_bytes, page_) {
     rows_.reserve(segment.geometry().max_leases);
+    held_.reserve(segment.geometry().max_leases);
     for (std::uint32_t row = segment.geometry().max_leases; row > 0; --row) rows_.push_back(row - 1);
 }
 
@@ -51,7 +52,7 @@ void Arena::publish(const Place& place, std::uint64_t position, std::uint64_t lo
     count_use();
 }
 
-void Arena::abandon(const Place& place, std::uint64_t loan) {
+void Arena::abandon(const Place& place, std::uint64_t loan) noexcept {
     held_.push_back(Block{kAbandoned, loan, place.node, place.row, ring_.n_seats});
     count_use();
 }
@@ -59,6 +60,12 @@ void Arena::abandon(const Place& place, std::uint64_t loan) {
 bool Arena::is_held_by(const Block& block, std::uint32_t column) const noexcept {
     if (column == ring_.n_seats) return block.loan != 0 && !is_marked(ring_, column, block.row, block.loan);
     return block.position != kAbandoned && may_read(ring_, column, block.row, block.position);
+}
+
+std::uint64_t Arena::loaned_blocks() const noexcept {
+    const auto is_loaned = [this](const Block& block) { return is_held_by(block, ring_.n_seats); };
+    return static_cast<std::uint64_t>(std::count_if(unread_.begin(), unread_.end(), is_loaned) +
+                                      std::count_if(held_.begin(), held_.end(), is_loaned));
 }
 
 bool Arena::is_held(Block& block, bool ask_kernel) const {

@@ -38,7 +38,7 @@ public:
     // The block is message `position` from now on. `loan` is not 0 if a view of the writer's own may be on it.
     void publish(const Place& place, std::uint64_t position, std::uint64_t loan);
     // The block was not published, but a view of the writer's own is on it.
-    void abandon(const Place& place, std::uint64_t loan);
+    void abandon(const Place& place, std::uint64_t loan) noexcept;
 
     // Frees the blocks that nobody reads any more, of messages before `gate`. A patient look asks the kernel about the
     // life of those who may hold a block; otherwise only so many blocks are looked at.
@@ -62,6 +62,7 @@ public:
     std::uint64_t oldest_unread() const noexcept { return unread_.front().position; }  // only if there are any
     std::uint64_t memory() const noexcept { return pages_.count(); }
     std::uint64_t used_bytes() const noexcept { return allocator_.used_bytes(); }
+    std::uint64_t loaned_blocks() const noexcept;  // on which this process has views of its own
     std::uint64_t blocks() const noexcept { return allocator_.blocks(); }
     // Of the free address space, how much is not in its largest piece.
     std::uint64_t scattered_bytes() const noexcept { return allocator_.free_bytes() - allocator_.largest_free(); }

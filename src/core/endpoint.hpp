@@ -3,6 +3,9 @@
 // Calls on an end take its turn. `shut_down` takes none: it may come from any thread, or from a finalizer that runs
 // inside a call. It ends the wait in progress at once; what needs the turn (to say that nothing more will be published,
 // to leave the seat) is done by whoever gives the turn back.
+//
+// An open chunk has the turn by a ticket: its owner ends it in any thread. `shut_down` drops it, and so does whoever needs
+// the turn when the thread that opened it has ended.
 #pragma once
 
 #include <atomic>
@@ -51,6 +54,33 @@ public:
         turn_.give_back();
         run_pending();
     }
+
+    // The calling thread's turn becomes an open chunk's. Returns its ticket, which is worth nothing if the end has been
+    // shut down.
+    std::uint64_t entrust_turn() noexcept {
+        const std::uint64_t ticket = ++tickets_ << 1 | 1;
+        chunk_thread_.store(platform::system_thread_id(), std::memory_order_relaxed);
+        turn_.entrust(ticket);
+        run_pending();
+        return ticket;
+    }
+    // False: the chunk has been dropped.
+    bool redeem_turn(std::uint64_t ticket) noexcept { return turn_.redeem(ticket, platform::thread_id()); }
+    bool has_open_chunk() const noexcept { return turn_.ticket() != 0; }
+    // Has this thread opened the chunk that is open now?
+    bool opened_chunk() const noexcept {
+        return has_open_chunk() && chunk_thread_.load(std::memory_order_relaxed) == platform::system_thread_id();
+    }
+    void drop_orphaned_chunk() noexcept {
+        const std::uint64_t ticket = turn_.ticket();
+        // If the thread is that of a later chunk, the ticket is worth nothing any more.
+        if (ticket == 0 || platform::thread_lives(chunk_thread_.load(std::memory_order_relaxed)) ||
+            !redeem_turn(ticket))
+            return;
+        drop_chunk();
+        give_turn_back();
+    }
+    virtual void drop_chunk() noexcept = 0;  // with the turn
 
     void shut_down() noexcept {
         if (in_forked_child()) return;
@@ -125,7 +155,13 @@ private:
     // seq_cst against give_back's exchange: the one who gives the turn back sees the request, or the requester gets the
     // turn.
     void run_pending() noexcept {
-        while (pending_.load(std::memory_order_seq_cst) != 0 && turn_.try_take(platform::thread_id())) {
+        while (pending_.load(std::memory_order_seq_cst) != 0) {
+            const std::uint64_t thread = platform::thread_id();
+            if (!turn_.try_take(thread)) {
+                const std::uint64_t ticket = turn_.ticket();
+                if (ticket == 0 || !turn_.redeem(ticket, thread)) return;
+                drop_chunk();
+            }
             const std::uint32_t wanted = pending_.exchange(0, std::memory_order_seq_cst);
             if ((wanted & kFinish) != 0) finish();
             if ((wanted & kRelease) != 0) {
@@ -144,6 +180,8 @@ private:
     std::atomic<bool> stopped_{false};
     std::atomic<std::uint32_t> pending_{0};
     Turn turn_;
+    std::uint64_t tickets_ = 0;  // guarded by the turn
+    std::atomic<std::uint64_t> chunk_thread_{0};
     mutable std::mutex lifetime_;  // held for moments, never while waiting and never while Python runs
 };
 

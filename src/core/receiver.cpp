@@ -139,8 +139,6 @@ Receiver::Receiver(std::shared_ptr<Segment> segment, const Strategy& strategy, c
 void Receiver::finish() noexcept {
     const auto& ring = segment_->ring();
     const bool in_order = !failed_.load(std::memory_order_relaxed);
-    // A view of the current message may live on; its block is kept for it only if the message is behind the cursor.
-    if (peeked_ && in_order) ring_.consume();
     const auto& ranks = segment_->ranks();
     const auto home = std::find(ranks.begin(), ranks.end(), claim_.rank) - ranks.begin();
     if (in_order && segment_->is_promised()) note_absence(ring.seats[home], ring_.cursor(), platform::process_id());

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "endpoint.hpp"
@@ -71,14 +72,6 @@ public:
         peeked_ = true;
         return Lease(hold_, Lease::Block{message.block, message.length, ring_.cursor(), message.row, through});
     }
-    // The current message has been copied, and is to stay the current one until `finish_peek`.
-    void peek_copied(const Message& message) noexcept { copied_ = message; }
-    void finish_peek(std::uint64_t length) noexcept {
-        if (copied_ && copied_->in_block())
-            mark_done(segment_->ring(), claim_.seat, copied_->row, mark_of(ring_.cursor()));
-        copied_.reset();
-        advance(length);
-    }
     Lease consume_leased(const Message& message, Lease::Through through) noexcept {
         Lease lease = peek_leased(message, through);
         advance(message.length);
@@ -98,6 +91,17 @@ public:
         peeked_ = false;
         ring_.consume();
         messages_.store(messages_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+    }
+    // A chunk is open on the current message, which has been leased or copied, and stays the current one until then.
+    void open_chunk(const Message& message) noexcept { chunk_ = message; }
+    // It has been read, unless the reader fails.
+    void drop_chunk() noexcept override {
+        const std::optional<Message> chunk = std::exchange(chunk_, std::nullopt);
+        if (!chunk || failed_.load(std::memory_order_relaxed)) return;
+        if (peeked_)
+            advance(chunk->length);
+        else
+            consume(*chunk);
     }
     // After the copies and before anybody sees them. Throws reader_evicted.
     void settle() {
@@ -147,9 +151,9 @@ private:
     Claim claim_;
     std::shared_ptr<SeatHold> hold_;
     RingReader<Native> ring_;
-    bool peeked_ = false;            // the current message is leased
-    std::optional<Message> copied_;  // the current message, by a peek that goes on
+    bool peeked_ = false;  // the current message is leased
     std::atomic<bool> failed_{false};
+    std::optional<Message> chunk_;  // the current message, while a chunk is open on it
     std::atomic<std::uint64_t> messages_{0};
     std::atomic<std::uint64_t> bytes_{0};
 };

@@ -91,7 +91,14 @@ std::string Sender::explain_wait() const {
     const auto& ring = segment_->ring();
     const std::string unread = "messages unread: " + std::to_string(backlog());
     if (!wait_.for_block) return readers_.describe(ring_.laggard()) + " to make room; " + unread;
-    std::string text = "readers to release memory: " + arena_.explain_refusal(wait_.bytes);
+    const std::uint64_t loaned = arena_.loaned_blocks();
+    std::string text =
+        (loaned == 0 ? "readers to release memory: " : "memory to be released: ") + arena_.explain_refusal(wait_.bytes);
+    if (loaned != 0)
+        text +=
+            "; this very process holds " + std::to_string(loaned) +
+            " of them by arrays or views of its own chunks (loan_array, loan, acquire_write): delete those, or keep "
+            "copies (`array.copy()`) instead";
     if (arena_.any_unread()) text += "; " + readers_.describe(ring_.laggard()) + " is the furthest behind";
     for (std::uint32_t i = 0; i < ring.n_seats; ++i) {
         const std::uint64_t blocks = ring.seats[i].leased_blocks.load(std::memory_order_relaxed);

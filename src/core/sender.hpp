@@ -7,10 +7,12 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "arena.hpp"
 #include "endpoint.hpp"
+#include "loan.hpp"
 #include "reader_policy.hpp"
 #include "readiness.hpp"
 #include "ring.hpp"
@@ -58,7 +60,7 @@ public:
         return place_block(bytes, room);
     }
     // Publishes what was written into the room; wakes readers unless `announce_later`. `loan` is not 0 if a view of
-    // this process may be on the room's block for longer: see `end_loan`.
+    // this process may be on the room's block for longer.
     void commit(const Room& room, Encoding encoding, bool framed, bool announce_later = false, std::uint64_t loan = 0) {
         reached(FaultPoint::commit_begin);
         bytes_ += room.length;
@@ -81,18 +83,32 @@ public:
         if (reserved_) arena_.cancel(open_place_);
         reserved_ = false;
     }
-    // A number for a view of the writer's own on a reserved block. Until `end_loan` the block is not used again.
-    std::uint64_t new_loan() noexcept { return ++loans_; }
-    // Instead of `cancel`, if the view lives on.
-    void abandon(const Room& room, std::uint64_t loan) {
-        arena_.abandon(room.place, loan);
-        reserved_ = false;
+    // For the buffer of a chunk over the room; null if that is not in a block.
+    std::shared_ptr<Loan> make_loan(const Room& room) {
+        return room.in_block ? std::make_shared<Loan>(segment_, room.place.row, ++loans_) : nullptr;
     }
-    // From any thread; takes no turn.
-    static void end_loan(const Segment& segment, std::uint32_t row, std::uint64_t loan) noexcept {
-        mark_done(segment.ring(), segment.ring().n_seats, row, loan);
-        Native::fence_seq_cst();  // [signal] for the mark
-        unpark<Native>(segment.ring().control->writer_parked);
+    // The room becomes an open chunk's, to be ended by `publish_chunk` or `drop_chunk`.
+    void open_chunk(const Room& room, std::shared_ptr<Loan> loan) noexcept {
+        chunk_.emplace(Chunk{room, std::move(loan)});
+    }
+    const Room& chunk_room() const noexcept { return chunk_->room; }
+    // `views_live`: the block is kept until they are gone.
+    void publish_chunk(Encoding encoding, bool views_live) {
+        const Chunk chunk = *std::exchange(chunk_, std::nullopt);
+        const bool kept = chunk.loan != nullptr && views_live;
+        commit(chunk.room, encoding, false, false, kept ? chunk.loan->number() : 0);
+        if (kept) chunk.loan->keep();
+    }
+    // Views may live: the block comes back when they are gone.
+    void drop_chunk() noexcept override {
+        if (!chunk_) return;
+        if (chunk_->loan != nullptr) {
+            arena_.abandon(chunk_->room.place, chunk_->loan->number());
+            chunk_->loan->keep();
+            reserved_ = false;
+        }
+        cancel();
+        chunk_.reset();
     }
     void announce() noexcept { ring_.announce(); }
 
@@ -172,6 +188,11 @@ private:
     Arena::Place open_place_{};
     std::uint64_t bytes_ = 0;
     std::uint64_t loans_ = 0;
+    struct Chunk {
+        Room room;
+        std::shared_ptr<Loan> loan;
+    };
+    std::optional<Chunk> chunk_;  // the open one
 };
 
 }  // namespace ringcast

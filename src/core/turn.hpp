@@ -3,6 +3,9 @@
 // A try-lock that knows its owner, so that nested use by one thread is an error and not a deadlock. Who must wait is
 // parked, in bounded slices, and looks at its deadline and at signals in between. Private to the process.
 //
+// The turn may also belong to an open chunk, which has a ticket for it: whoever has the ticket takes the turn back as a
+// thread, once. That may be the chunk's owner or somebody who may end any chunk, in a thread without the interpreter's lock.
+//
 // Where callers are serialised anyway, by an interpreter's global lock that they hold at each of these calls but
 // `await`, that lock orders everything and plain loads and stores will do: the two atomic exchanges that they replace
 // are a fifth of what a small message costs.
@@ -36,6 +39,20 @@ public:
             owner_.exchange(hand_over ? kHandedOver : 0, std::memory_order_seq_cst);  // release [turn]
         if (hand_over && starving_.load(kOrder) == 0) change(kHandedOver, 0);         // it has given up meanwhile
         if (waiters_.load(kOrder) != 0) wake();
+    }
+
+    // Tickets are odd numbers from 3 on, and no two chunks' are the same.
+    void entrust(std::uint64_t ticket) noexcept {
+        owner_.exchange(ticket, std::memory_order_seq_cst);
+    }  // release [turn]
+    // That of the chunk that has the turn; 0: none has.
+    std::uint64_t ticket() const noexcept {
+        const std::uint64_t owner = owner_.load(std::memory_order_relaxed);
+        return (owner & 1) != 0 && owner != kHandedOver ? owner : 0;
+    }
+    bool redeem(std::uint64_t ticket, std::uint64_t thread) noexcept {
+        return owner_.compare_exchange_strong(ticket, thread, std::memory_order_seq_cst,  // acquire [turn]
+                                              std::memory_order_relaxed);
     }
 
     // To wait: enlist; then try_take_enlisted and await what `released` gave before, in turns; at last delist.

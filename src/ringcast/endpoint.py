@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from ringcast import _at_exit, _core, arguments, reports
-from ringcast.chunks import LoanedArray, ReadChunk, WriteChunk
+from ringcast.chunks import LoanedArray, ReadChunk, WriteChunk, loaned_array
 from ringcast.errors import QueueClosedError, QueueTimeoutError, RoleError
 from ringcast.stats import QueueStats, collect_stats
 from ringcast.waiting import PATIENT, NativePolicy, WaitSettings
@@ -90,7 +90,8 @@ class QueueEnd(_core.End):
 
         Leaving the block publishes all of them; an exception publishes nothing. Views, arrays and tensors made from the
         memoryview, and second names for it, must be gone by then (ViewsAliveError, and nothing is published).
-        Other threads wait meanwhile.
+        Other threads wait meanwhile. If the queue is closed meanwhile, leaving raises QueueClosedError, and nothing is
+        published.
         Raises QueueTimeoutError, MessageTooLargeError, CapacityError, ReaderDiedError on entering.
         """
         return WriteChunk(self, nbytes, timeout)
@@ -106,12 +107,12 @@ class QueueEnd(_core.End):
     def loan_array(self, shape: int | Sequence[int], dtype: DTypeLike, timeout: float | None = None) -> LoanedArray:
         """A context manager that yields a writable, uninitialised NumPy array in shared memory, in C order.
 
-        It is published on leaving the block, without a copy, and received as a read-only array. An exception publishes
-        nothing. On leaving, the array becomes read-only; slices, views and other references to it must be gone by then
-        (ViewsAliveError, and nothing is published). Raises ArgumentError for a dtype that holds Python objects or has
-        no portable text.
+        It is published on leaving the block, from 64 KiB on without a copy, and received as a read-only array. An
+        exception publishes nothing. On leaving, the array becomes read-only, and holds its memory if it is kept;
+        slices, views and other references to it must be gone by then (ViewsAliveError, and nothing is published).
+        Raises ArgumentError for a dtype that holds Python objects or has no portable text.
         """
-        return LoanedArray(self, shape, dtype, timeout)
+        return loaned_array(self, shape, dtype, timeout)
 
     def acquire_read(
         self, timeout: float | None = None, cancel: threading.Event | None = None, indefinite: bool = False

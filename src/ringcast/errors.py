@@ -89,7 +89,7 @@ class RoleError(RingcastError, RuntimeError):
 
 
 class BusyError(RingcastError, RuntimeError):
-    """One thread used an end inside another use of the same end."""
+    """One thread used an end inside another use of the same end; or a chunk is not open any more, or open already."""
 
 
 class ForkedError(RingcastError, RuntimeError):
@@ -143,7 +143,7 @@ class EncodeError(MessageError, TypeError, PicklingError):
 
 
 class ViewsAliveError(MessageError, BufferError):
-    """Arrays or views made from an `acquire_write` chunk outlive its block. Nothing was sent."""
+    """Arrays, tensors or views of a chunk outlive its block, and could change what readers see. Nothing was sent."""
 
 
 class DecodeError(MessageError, ValueError):

@@ -240,3 +240,93 @@ TEST(a_rank_is_claimed_once_and_again_after_its_reader_left) {
     }
     CHECK(claim_seat(*second, 1).rank == 1);
 }
+
+namespace {
+
+// An open chunk over a new message's room, as its owner has it.
+struct OpenChunk {
+    OpenChunk(Sender& of, std::uint64_t bytes) : sender(of) {
+        CHECK(sender.try_take_turn(platform::thread_id()));
+        Sender::Room room;
+        CHECK(sender.try_reserve(bytes, room));
+        loan = sender.make_loan(room);
+        memory = room.bytes;
+        sender.open_chunk(room, loan);
+        ticket = sender.entrust_turn();
+    }
+    bool publish() {
+        if (!sender.redeem_turn(ticket)) return false;
+        sender.publish_chunk(Encoding::raw, false);
+        sender.give_turn_back();
+        return true;
+    }
+
+    Sender& sender;
+    std::shared_ptr<Loan> loan;
+    std::byte* memory = nullptr;
+    std::uint64_t ticket = 0;
+};
+
+}  // namespace
+
+TEST(a_shutdown_drops_an_open_chunk_and_readers_hear_of_the_end_whoever_comes_first) {
+    for (int n = 0; n < 200 * check::kScale; ++n) {
+        const auto segment = make(1, 50'000, 4, 0);
+        const auto attached = Segment::attach(segment->name(), Access::read, "test");
+        Receiver receiver(attached, Strategy::park(), claim_seat(*attached, 0));
+        Sender sender(segment, Strategy::park(), {});
+        OpenChunk chunk(sender, n % 2 == 0 ? 100 : 50'000);
+        std::memset(chunk.memory, 7, 100);
+        std::thread stopper([&] { sender.shut_down(); });
+        const bool published = chunk.publish();
+        stopper.join();
+        std::vector<std::byte> bytes;
+        CHECK(receive(receiver, bytes) == published);
+        if (published) CHECK(!receive(receiver, bytes));
+        CHECK(sender.messages() == (published ? 1 : 0));
+        CHECK(!sender.has_open_chunk());
+    }
+}
+
+TEST(a_dropped_chunk_s_block_is_kept_until_its_loan_has_ended) {
+    const auto segment = make(1, 50'000, 4, 0);
+    const auto attached = Segment::attach(segment->name(), Access::read, "test");
+    Receiver receiver(attached, Strategy::park(), claim_seat(*attached, 0));
+    Sender sender(segment, Strategy::park(), {});
+    OpenChunk chunk(sender, 50'000);
+    CHECK(sender.redeem_turn(chunk.ticket));
+    sender.drop_chunk();
+    CHECK(!sender.redeem_turn(chunk.ticket));  // while this thread has the turn
+    std::vector<std::byte> bytes;
+    for (std::uint64_t number = 0; number < 50; ++number) {
+        std::memset(chunk.memory, 255, 50'000);
+        send(sender, number, 50'000);
+        std::memset(chunk.memory, 255, 50'000);
+        CHECK(receive(receiver, bytes));
+        CHECK(std::memcmp(bytes.data(), &number, 8) == 0 && bytes.back() == std::byte(number));
+    }
+    sender.reclaim();
+    CHECK(segment->ring().control->blocks_in_use.load() == 1);
+    chunk.loan.reset();
+    sender.reclaim();
+    CHECK(segment->ring().control->blocks_in_use.load() == 0);
+    sender.give_turn_back();
+}
+
+TEST(the_chunk_of_a_thread_that_has_ended_is_dropped_for_whoever_needs_the_turn_and_no_other_s) {
+    const auto segment = make(1, 50'000, 4, 0);
+    Sender sender(segment, Strategy::park(), {});
+    std::optional<OpenChunk> chunk;
+    chunk.emplace(sender, 100);
+    CHECK(sender.opened_chunk());
+    sender.drop_orphaned_chunk();
+    CHECK(sender.has_open_chunk());
+    CHECK(chunk->publish());
+    std::thread([&] { chunk.emplace(sender, 100); }).join();
+    CHECK(!sender.opened_chunk());
+    while (sender.has_open_chunk()) sender.drop_orphaned_chunk();  // a joined thread is about to end
+    CHECK(!chunk->publish());
+    CHECK(sender.messages() == 1);
+    CHECK(sender.try_take_turn(platform::thread_id()));
+    sender.give_turn_back();
+}

@@ -76,13 +76,11 @@ public:
         std::uint64_t number;
         const std::byte* bytes;
         std::uint64_t length;
-        std::unique_ptr<Lease> lease;  // or else it is a loan
-        std::uint32_t row = 0;
-        std::uint64_t loan = 0;
+        std::unique_ptr<Lease> lease;
+        std::shared_ptr<Loan> loan;  // or this
     };
 
-    Dropper(const Segment& segment, std::uint64_t largest)
-        : segment_(segment), largest_(largest), thread_([this] { run(); }) {}
+    explicit Dropper(std::uint64_t largest) : largest_(largest), thread_([this] { run(); }) {}
     ~Dropper() {
         done_.store(true);
         thread_.join();
@@ -104,18 +102,16 @@ private:
     void run() {
         for (;;) {
             const bool last = done_.load();
-            const auto taken = take();
+            auto taken = take();
             if (!taken) {
                 if (last) return;
                 std::this_thread::yield();
                 continue;
             }
             check_message(taken->bytes, taken->length, taken->number, largest_);
-            if (taken->loan != 0) Sender::end_loan(segment_, taken->row, taken->loan);
         }
     }
 
-    const Segment& segment_;
     std::uint64_t largest_;
     std::mt19937_64 random_{7};
     std::atomic<bool> done_{false};
@@ -126,11 +122,7 @@ private:
 
 struct Round {
     Round(Figures& all, std::uint64_t seed, std::uint32_t depth, std::uint64_t largest_message, std::uint64_t budget)
-        : figures(all),
-          random(seed),
-          largest(largest_message),
-          segment(make(depth, budget)),
-          dropper(*segment, largest) {}
+        : figures(all), random(seed), largest(largest_message), segment(make(depth, budget)), dropper(largest) {}
 
     std::shared_ptr<Segment> make(std::uint32_t depth, std::uint64_t budget) const {
         std::vector<std::uint32_t> ranks(kReaders);
@@ -185,7 +177,7 @@ void take_message(Round& round, Receiver& receiver, std::uint64_t number, std::m
         receiver.settle();
         round.figures.leased.fetch_add(1);
         const std::byte* bytes = view != nullptr ? view : message.bytes;
-        round.dropper.keep({number, bytes, message.length, std::move(lease)});
+        round.dropper.keep({number, bytes, message.length, std::move(lease), nullptr});
     } else {
         const std::vector<std::byte> copy(message.bytes, message.bytes + message.length);
         receiver.consume(message);
@@ -259,12 +251,21 @@ void send(Round& round, Sender& sender, std::uint64_t number) {
         CHECK(!sender.check_room(0));  // nobody has died
     }
     write_message(room.bytes, bytes, number);
-    const std::uint64_t loan = room.in_block && round.random() % 4 == 0 ? sender.new_loan() : 0;
-    sender.commit(room, Encoding::raw, false, round.random() % 4 == 0, loan);
     if (room.in_block) round.figures.in_blocks.fetch_add(1);
-    if (loan == 0) return;
+    if (!room.in_block || round.random() % 4 != 0) {
+        sender.commit(room, Encoding::raw, false, round.random() % 4 == 0);
+        return;
+    }
+    const auto loan = sender.make_loan(room);
+    sender.open_chunk(room, loan);
+    const bool dropped = round.random() % 8 == 0;  // with views that live on
+    if (dropped)
+        sender.drop_chunk();
+    else
+        sender.publish_chunk(Encoding::raw, true);
     round.figures.loaned.fetch_add(1);
-    round.dropper.keep({number, room.bytes, bytes, nullptr, room.place.row, loan});
+    round.dropper.keep({number, room.bytes, bytes, nullptr, loan});
+    if (dropped) send(round, sender, number);
 }
 
 void evict(Round& round, Sender& sender) {

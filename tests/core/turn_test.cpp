@@ -173,3 +173,30 @@ TEST(a_wait_is_bounded) {
     CHECK(!take(turn, none, 200, 1'000'000, 1));
     turn.give_back();
 }
+
+template <class Turn>
+void entrust() {
+    Turn turn;
+    CHECK(turn.try_take(100));
+    CHECK(turn.ticket() == 0);
+    turn.entrust(3);
+    CHECK(turn.ticket() == 3);
+    CHECK(!turn.is_mine(100));
+    CHECK(!turn.try_take(100));
+    CHECK(!turn.redeem(5, 200));
+    CHECK(turn.redeem(3, 200));
+    CHECK(turn.is_mine(200));
+    CHECK(!turn.redeem(3, 200));
+    turn.enlist();
+    turn.starve(300);
+    turn.give_back();  // to the one that starves: that is no ticket
+    CHECK(turn.ticket() == 0);
+    CHECK(turn.try_take_enlisted(300));
+    turn.delist(300);
+    turn.give_back();
+}
+
+TEST(a_ticket_has_the_turn_and_is_redeemed_once_by_any_thread) {
+    entrust<BasicTurn<false>>();
+    entrust<BasicTurn<true>>();
+}

@@ -13,11 +13,10 @@ from ringcast.errors import (
     ArgumentError,
     BusyError,
     MessageTooLargeError,
-    QueueClosedError,
     QueueTimeoutError,
     ViewsAliveError,
 )
-from tests.support import Background, broadcast, eventually
+from tests.support import Background, broadcast
 
 
 @pytest.mark.parametrize("nbytes", [1, 100, 1120, 1121, 70_000])
@@ -149,47 +148,6 @@ def test_another_thread_s_call_waits_for_the_chunk_within_its_time_out() -> None
             view[:] = b"first"
         waiting.result()
         assert [reader.dequeue(10), reader.dequeue(10)] == [b"first", b"second"]
-
-
-def test_a_chunk_is_left_by_the_thread_that_entered_it() -> None:
-    with broadcast() as (writer, (reader,)):
-        chunk = writer.acquire_write(nbytes=3)
-        chunk.__enter__()
-        with pytest.raises(BusyError, match="must be left by the thread that entered it"):
-            Background(chunk.__exit__, None, None, None).result()
-        chunk.__exit__(None, None, None)
-        assert len(reader.dequeue(10)) == 3
-        with pytest.raises(BusyError, match="once"):
-            chunk.__exit__(None, None, None)
-
-
-def test_shutdown_inside_a_chunk_of_another_thread_ends_what_comes_after_it() -> None:
-    with broadcast() as (writer, (reader,)):
-        with writer.acquire_write(nbytes=4) as view:
-            view[:] = b"last"
-            Background(writer.shutdown).result()
-        with pytest.raises(QueueClosedError):
-            writer.enqueue(b"more")
-        assert list(reader) == [b"last"]
-
-
-def test_closing_from_another_thread_waits_until_the_chunk_is_left() -> None:
-    with broadcast() as (writer, (reader,)):
-        with writer.acquire_write(nbytes=4) as view:
-            closing = Background(writer.close)
-            eventually(lambda: writer.closed, "the shutdown")
-            view[:] = b"last"  # still mapped
-            assert closing.running
-        closing.result()
-        assert list(reader) == [b"last"]
-
-
-def test_closing_inside_one_s_own_chunk_keeps_the_memory_until_it_is_left() -> None:
-    with broadcast() as (writer, (reader,)):
-        with writer.acquire_write(nbytes=4) as view:
-            writer.close()
-            view[:] = b"last"
-        assert list(reader) == [b"last"]
 
 
 @pytest.mark.parametrize("nbytes", [0, -1])

@@ -26,6 +26,10 @@ inline std::string describe_process(std::uint32_t pid, std::uint64_t pid_namespa
 }
 // Never 0, unique among the living threads of this process.
 inline std::uint64_t thread_id() noexcept { return reinterpret_cast<std::uint64_t>(__builtin_thread_pointer()); }
+// The system's number for the calling thread, which a thread that begins soon after its end does not get.
+std::uint64_t system_thread_id() noexcept;
+// False if the thread of this process that had that number has ended. True where the system does not tell.
+bool thread_lives(std::uint64_t system_id) noexcept;
 // The CPUs this process may run on, by affinity, one bit each; CPUs beyond the mask share its last bit.
 using CpuMask = std::array<std::uint64_t, 16>;
 CpuMask allowed_cpus() noexcept;

@@ -4,8 +4,11 @@
 #include <sched.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include <algorithm>
+#include <cerrno>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -13,6 +16,7 @@
 #include <vector>
 
 #include "errors.hpp"
+#include "platform/lock_file.hpp"
 
 namespace ringcast::platform {
 
@@ -67,6 +71,21 @@ double smallest_quota() {
 
 std::uint32_t process_id() noexcept { return static_cast<std::uint32_t>(getpid()); }
 std::uint32_t user_id() noexcept { return geteuid(); }
+
+std::uint64_t system_thread_id() noexcept {
+    struct Known {
+        std::uint32_t fork_generation;
+        std::uint64_t id;
+    };
+    thread_local Known known{0, 0};
+    if (known.id == 0 || known.fork_generation != fork_generation())
+        known = {fork_generation(), static_cast<std::uint64_t>(syscall(SYS_gettid))};
+    return known.id;
+}
+
+bool thread_lives(std::uint64_t system_id) noexcept {
+    return syscall(SYS_tgkill, getpid(), static_cast<pid_t>(system_id), 0) == 0 || errno != ESRCH;
+}
 
 std::uint64_t pid_namespace() noexcept {
     struct stat info{};

@@ -1,6 +1,7 @@
 // macOS: no pid namespaces, no affinity, no quota.
 #include "platform/process.hpp"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/sysctl.h>
 #include <unistd.h>
@@ -10,6 +11,13 @@ namespace ringcast::platform {
 std::uint32_t process_id() noexcept { return static_cast<std::uint32_t>(getpid()); }
 std::uint32_t user_id() noexcept { return geteuid(); }
 std::uint64_t pid_namespace() noexcept { return 0; }
+
+std::uint64_t system_thread_id() noexcept {
+    std::uint64_t id = 0;
+    pthread_threadid_np(nullptr, &id);
+    return id;
+}
+bool thread_lives(std::uint64_t) noexcept { return true; }  // there is no call that would tell
 
 ProcessState process_state(std::uint32_t pid, std::uint64_t) noexcept {
     int query[] = {CTL_KERN, KERN_PROC, KERN_PROC_PID, static_cast<int>(pid)};

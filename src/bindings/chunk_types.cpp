@@ -1,0 +1,427 @@
+// The context managers of acquire_write, loan, loan_array and acquire_read: each owns its open chunk.
+//
+// From entering to leaving, the end's turn is the chunk's, and this object has the ticket. It gives the turn and the room
+// back when it goes away, however and in whichever thread that happens; nothing that can fail comes between taking the
+// turn and that. Whoever drops the chunk otherwise (Endpoint) makes the ticket worthless.
+//
+// One rule for what may be left of a chunk to be written: nothing that was made of the memory handed out may live on
+// when it is published. Views count as exports of the Chunk or as references to it. Some libraries (torch.frombuffer) take
+// the address and keep no more than a reference to the object that was handed out, so that may have one reference beside
+// this object's: the user's name. Where something lives on, the block is kept for it.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+#include <string>
+#include <vector>
+
+#include "arguments.hpp"
+#include "arrays.hpp"
+#include "buffers.hpp"
+#include "methods.hpp"
+#include "modules.hpp"
+
+namespace ringcast::bindings {
+
+namespace {
+
+// Of what was handed out: this object's reference, and the user's name.
+bool is_shared(nb::handle handed_out) { return Py_REFCNT(handed_out.ptr()) > 2; }
+
+class Ticket {
+public:
+    bool any() const noexcept { return ticket_.load(std::memory_order_relaxed) != 0; }
+    void set(std::uint64_t ticket) noexcept { ticket_.store(ticket, std::memory_order_relaxed); }
+    enum class Redeemed { turn, dropped, none };
+    // Once. `turn`: the calling thread has the end's turn.
+    Redeemed redeem(Endpoint& endpoint) noexcept {
+        const std::uint64_t ticket = ticket_.exchange(0, std::memory_order_relaxed);
+        if (ticket == 0) return Redeemed::none;
+        return endpoint.redeem_turn(ticket) ? Redeemed::turn : Redeemed::dropped;
+    }
+
+private:
+    std::atomic<std::uint64_t> ticket_{0};
+};
+
+class OpenChunk {
+public:
+    explicit OpenChunk(nb::object of) : end_(std::move(of)) { end_of(end_.ptr()); }
+    ~OpenChunk() { drop(); }
+    OpenChunk(const OpenChunk&) = delete;
+    OpenChunk& operator=(const OpenChunk&) = delete;
+
+    // Gives everything back, if it is open.
+    void drop() noexcept {
+        if (!end_.is_valid()) return;
+        Endpoint& e = end().endpoint();
+        if (e.in_forked_child() || ticket_.redeem(e) != Ticket::Redeemed::turn) return;
+        e.drop_chunk();
+        e.give_turn_back();
+    }
+    End& end() const { return end_of(end_.ptr()); }
+    bool is_alive() const noexcept { return end_.is_valid(); }
+    nb::object end_object() const { return end_; }
+
+protected:
+    void check_not_open() const {
+        if (ticket_.any()) raise("BusyError", end().context() + ": this chunk is open already; leave it first");
+    }
+    // Takes the turn back, to leave the chunk. False: it has been dropped, or it is a parent's that an exception leaves.
+    bool leave(const char* what, bool failed) {
+        if (failed && end().endpoint().in_forked_child()) return false;
+        end().check_not_forked();
+        switch (ticket_.redeem(end().endpoint())) {
+            case Ticket::Redeemed::turn:
+                return true;
+            case Ticket::Redeemed::dropped:
+                return false;
+            case Ticket::Redeemed::none:
+                break;
+        }
+        raise("BusyError", end().context() + ": " + what + " can be left only once, after it was entered");
+    }
+
+    nb::object end_;
+    Ticket ticket_;
+};
+
+class WriteChunk : public OpenChunk {
+public:
+    WriteChunk(nb::object of, nb::object nbytes, nb::object timeout)
+        : OpenChunk(std::move(of)), nbytes_(std::move(nbytes)), timeout_(std::move(timeout)) {}
+
+    nb::object enter() {
+        check_not_open();
+        Sender& sender = end().writer(what());
+        const WaitOptions options{.timeout_ns = parse_timeout(timeout_.ptr())};
+        end().check_usable();
+        Call call(end(), options);
+        struct Reserved {
+            WriteChunk& chunk;
+            Sender& sender;
+            bool lent = false;
+            ~Reserved() {
+                if (lent) return;
+                chunk.forget();
+                sender.cancel();
+            }
+        } reserved{*this, sender};
+        Sender::Room room;
+        reserve(end(), sender, bytes(sender), room, options, call.deadline_ns, end_.ptr());
+        std::shared_ptr<Loan> loan = stages(room) ? nullptr : sender.make_loan(room);
+        buffer_ = nb::cast(new Chunk(sender.shared_segment(), room, data_offset(), stages(room), loan),
+                           nb::rv_policy::take_ownership);
+        handed_out_ = make(*nb::inst_ptr<Chunk>(buffer_));
+        nb::object result = handed_out_;
+        references_ = Py_REFCNT(buffer_.ptr());
+        exports_ = exports();
+        sender.open_chunk(room, std::move(loan));
+        reserved.lent = true;
+        ticket_.set(call.entrust());
+        if (!end().endpoint().stopped()) return result;
+        forget();
+        end().check_usable();
+        return result;
+    }
+
+    void exit(bool wanted) {
+        if (!leave(what(), !wanted)) {
+            forget();
+            if (wanted) raise_dropped();
+            return;
+        }
+        Sender& sender = end().writer(what());
+        nb::object buffer = std::move(buffer_);
+        nb::object handed_out = std::move(handed_out_);
+        nb::object whole = std::move(whole_);
+        struct Finish {  // whatever comes: nothing is published by halves
+            Sender& sender;
+            ~Finish() {
+                sender.drop_chunk();
+                sender.give_turn_back();
+            }
+        };
+        bool left = true;
+        {
+            const Finish finish{sender};
+            Chunk& chunk = *nb::inst_ptr<Chunk>(buffer);
+            left = can_be_written(buffer, handed_out, whole);
+            if (wanted && !left) {
+                const Sender::Room& room = sender.chunk_room();
+                if (chunk.staging) copy_bytes(room.bytes, chunk.payload, room.length);
+                sender.publish_chunk(encoding(), is_viewed(handed_out));
+            }
+            chunk.sealed.store(true, std::memory_order_relaxed);
+        }
+        if (wanted && left)
+            raise("ViewsAliveError",
+                  end().context() +
+                      ": arrays, tensors or views of a chunk are alive at the end of its block and could change what "
+                      "readers see; nothing was published. Delete them (`del array`) inside the block");
+    }
+
+    [[noreturn]] void raise_dropped() const {
+        if (end().endpoint().stopped())
+            raise("QueueClosedError", end().context() + ": this end was shut down" + End::why_closed() +
+                                          " while the chunk was open; nothing of it was published");
+        raise("BusyError", end().context() +
+                               ": the thread that had opened this chunk ended without leaving it, and other calls went "
+                               "on; nothing of it was published");
+    }
+
+    int traverse(visitproc visit, void* arg) const {
+        for (const nb::object* o : {&end_, &nbytes_, &timeout_, &buffer_, &handed_out_, &whole_}) Py_VISIT(o->ptr());
+        return traverse_more(visit, arg);
+    }
+    void clear() {
+        drop();
+        forget();
+        end_.reset();
+    }
+    virtual ~WriteChunk() { drop(); }
+
+protected:
+    virtual const char* what() const { return "acquire_write"; }
+    virtual Encoding encoding() const { return Encoding::raw; }
+    virtual std::uint64_t bytes(Sender& sender) {
+        return nbytes_.is_none() ? sender.segment().geometry().max_chunk_bytes : parse_count("nbytes", nbytes_.ptr());
+    }
+    virtual std::uint64_t data_offset() const { return 0; }
+    // A view of a slot could outlive the block and change a later message.
+    virtual bool stages(const Sender::Room& room) const { return !room.in_block; }
+    // The object for the user.
+    virtual nb::object make(Chunk&) { return owned(PyMemoryView_FromObject(buffer_.ptr())); }
+    virtual bool can_be_written(nb::handle buffer, nb::handle view, nb::handle) {
+        if (is_shared(view)) return true;  // and the view keeps the memory for them
+        PyObject* released = PyObject_CallMethod(view.ptr(), "release", nullptr);
+        if (released == nullptr) {
+            if (PyErr_ExceptionMatches(PyExc_BufferError) == 0) throw nb::python_error();
+            PyErr_Clear();
+            return true;
+        }
+        Py_DECREF(released);
+        return nb::inst_ptr<Chunk>(buffer)->exports.load(std::memory_order_relaxed) != 0 || Py_REFCNT(buffer.ptr()) > 1;
+    }
+    virtual bool is_viewed(nb::handle) const { return false; }  // by what cannot write
+    virtual int traverse_more(visitproc, void*) const { return 0; }
+
+    std::uint32_t exports() const { return nb::inst_ptr<Chunk>(buffer_)->exports.load(std::memory_order_relaxed); }
+    void forget() {
+        ticket_.set(0);
+        const nb::object gone[] = {std::move(handed_out_), std::move(whole_), std::move(buffer_)};
+    }
+
+    nb::object nbytes_;
+    nb::object timeout_;
+    nb::object buffer_;      // the Chunk
+    nb::object handed_out_;  // a view of it, as the user got it
+    nb::object whole_;       // what the views that are made of that refer to, if it is another object
+    Py_ssize_t references_ = 0;
+    std::uint32_t exports_ = 0;
+};
+
+// The array becomes read-only on leaving and may be kept, by its name.
+class LoanedArray : public WriteChunk {
+public:
+    LoanedArray(nb::object of, nb::tuple shape, nb::object dtype, const std::string& text, std::uint64_t nbytes,
+                nb::object timeout)
+        : WriteChunk(std::move(of), nb::none(), std::move(timeout)),
+          shape_(std::move(shape)),
+          dtype_(std::move(dtype)),
+          text_(text),
+          extents_(nb::cast<std::vector<Py_ssize_t>>(shape_)),
+          elements_(nbytes) {}
+
+protected:
+    // A kept array of less does not keep a block: it is copied when it is published.
+    static constexpr std::uint64_t kStagedBytes = 64 << 10;
+
+    const char* what() const override { return "loan_array"; }
+    Encoding encoding() const override { return Encoding::array; }
+    std::uint64_t data_offset() const override { return array_data_offset(extents_.size(), text_.size()); }
+    std::uint64_t bytes(Sender&) override { return data_offset() + elements_; }
+    bool stages(const Sender::Room& room) const override { return !room.in_block || elements_ < kStagedBytes; }
+
+    nb::object make(Chunk& chunk) override {
+        write_array_header(chunk.payload, 'C', extents_.data(), extents_.size(), text_);
+        const nb::object view = owned(PyMemoryView_FromObject(buffer_.ptr()));
+        try {
+            // The base of slices and of most other views is this one, not the array that the user gets; what else is made
+            // of the array refers to the array itself.
+            whole_ = nb::module_::import_("numpy").attr("ndarray")(shape_, dtype_, view);
+            nb::object array = whole_[nb::ellipsis()];
+            whole_references_ = Py_REFCNT(whole_.ptr());
+            return array;
+        } catch (nb::python_error& error) {
+            if (!error.matches(PyExc_ValueError)) throw;
+            raise_from(error, "ArgumentError",
+                       end().context() + ": there can be no array of shape " + nb::cast<std::string>(nb::repr(shape_)) +
+                           " and dtype " + text_ + " (" + text_of(error) + ")");
+        }
+    }
+    bool can_be_written(nb::handle buffer, nb::handle array, nb::handle whole) override {
+        const bool shared = is_shared(array);
+        const Chunk& chunk = *nb::inst_ptr<Chunk>(buffer);
+        const bool left = shared || Py_REFCNT(whole.ptr()) > whole_references_ ||
+                          Py_REFCNT(buffer.ptr()) > references_ ||
+                          chunk.exports.load(std::memory_order_relaxed) > exports_;
+        array.attr("setflags")(nb::arg("write") = false);
+        return left;
+    }
+    bool is_viewed(nb::handle array) const override { return Py_REFCNT(array.ptr()) > 1; }
+    int traverse_more(visitproc visit, void* arg) const override {
+        Py_VISIT(shape_.ptr());
+        Py_VISIT(dtype_.ptr());
+        return 0;
+    }
+
+private:
+    nb::tuple shape_;
+    nb::object dtype_;
+    std::string text_;
+    std::vector<Py_ssize_t> extents_;
+    std::uint64_t elements_;
+    Py_ssize_t whole_references_ = 0;
+};
+
+class ReadChunk : public OpenChunk {
+public:
+    ReadChunk(nb::object of, nb::object timeout, nb::object cancel, nb::object indefinite)
+        : OpenChunk(std::move(of)),
+          timeout_(std::move(timeout)),
+          cancel_(std::move(cancel)),
+          indefinite_(std::move(indefinite)) {}
+
+    nb::object enter() {
+        check_not_open();
+        Receiver& receiver = end().reader("acquire_read");
+        const WaitOptions options{parse_timeout(timeout_.ptr()), parse_cancel(cancel_.ptr()),
+                                  parse_flag("indefinite", indefinite_.ptr())};
+        Call call(end(), options);
+        auto [buffer, view] = await_chunk(end(), receiver, options, call.deadline_ns, end_.ptr());
+        buffer_ = std::move(buffer);  // until the chunk is left: only then has the reader's cursor passed the message
+        ticket_.set(call.entrust());
+        if (!end().endpoint().stopped()) return view;
+        ticket_.set(0);
+        buffer_.reset();
+        end().check_usable();
+        return view;
+    }
+
+    void exit(bool failed) {
+        const bool open = leave("acquire_read", failed);
+        const nb::object buffer = std::move(buffer_);
+        if (!open) return;  // shut down; what the user has of the message is whole
+        Receiver& receiver = end().reader("acquire_read");
+        receiver.drop_chunk();
+        // Evicted meanwhile? The bytes were checked when they were taken; the next call says it.
+        try {
+            receiver.settle();
+        } catch (const Error&) {
+        }
+        receiver.give_turn_back();
+    }
+
+    int traverse(visitproc visit, void* arg) const {
+        for (const nb::object* o : {&end_, &timeout_, &cancel_, &indefinite_, &buffer_}) Py_VISIT(o->ptr());
+        return 0;
+    }
+    void clear() {
+        drop();
+        buffer_.reset();
+        end_.reset();
+    }
+    ~ReadChunk() { drop(); }
+
+private:
+    nb::object timeout_;
+    nb::object cancel_;
+    nb::object indefinite_;
+    nb::object buffer_;
+};
+
+template <class Type>
+int traverse(PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    return nb::inst_ready(self) ? nb::inst_ptr<Type>(self)->traverse(visit, arg) : 0;
+}
+template <class Type>
+int clear(PyObject* self) {
+    if (nb::inst_ready(self)) nb::inst_ptr<Type>(self)->clear();
+    return 0;
+}
+
+template <class Type>
+Type& chunk_of(PyObject* self) {
+    return *nb::inst_ptr<Type>(self);
+}
+// The context of errors of the core, as `guarded` gives it to those of an end's calls.
+template <class Type, class Body>
+PyObject* guarded_chunk(PyObject* self, Body&& body) noexcept {
+    try {
+        if (!nb::inst_ready(self) || !chunk_of<Type>(self).is_alive())
+            raise("BusyError", "this chunk is not usable: it was not made by a queue, or is being collected");
+    } catch (nb::python_error& error) {
+        error.restore();
+        return nullptr;
+    }
+    return guarded(chunk_of<Type>(self).end_object().ptr(), std::forward<Body>(body));
+}
+
+template <class Type>
+PyObject* enter(PyObject* self, PyObject*) {
+    return guarded_chunk<Type>(self, [&] { return chunk_of<Type>(self).enter().release().ptr(); });
+}
+bool has_failed(PyObject* const* arguments, Py_ssize_t count) { return count > 0 && arguments[0] != Py_None; }
+PyObject* exit_write(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+    return guarded_chunk<WriteChunk>(self, [&] {
+        chunk_of<WriteChunk>(self).exit(!has_failed(arguments, count));
+        return Py_NewRef(Py_None);
+    });
+}
+PyObject* exit_read(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+    return guarded_chunk<ReadChunk>(self, [&] {
+        chunk_of<ReadChunk>(self).exit(has_failed(arguments, count));
+        return Py_NewRef(Py_None);
+    });
+}
+
+PyMethodDef write_methods[] = {
+    {"__enter__", &enter<WriteChunk>, METH_NOARGS, "__enter__($self)\n--\n\n"},
+    {"__exit__", as_c_function(&exit_write), METH_FASTCALL, "__exit__($self, kind, error, traceback, /)\n--\n\n"},
+};
+PyMethodDef read_methods[] = {
+    {"__enter__", &enter<ReadChunk>, METH_NOARGS, "__enter__($self)\n--\n\n"},
+    {"__exit__", as_c_function(&exit_read), METH_FASTCALL, "__exit__($self, kind, error, traceback, /)\n--\n\n"},
+};
+
+}  // namespace
+
+void bind_chunks(nb::module_& module) {
+    using namespace nb::literals;
+    PyType_Slot write_slots[] = {{Py_tp_traverse, reinterpret_cast<void*>(&traverse<WriteChunk>)},
+                                 {Py_tp_clear, reinterpret_cast<void*>(&clear<WriteChunk>)},
+                                 {0, nullptr}};
+    nb::object write =
+        nb::class_<WriteChunk>(module, "WriteChunk", nb::type_slots(write_slots),
+                               "The context manager of acquire_write and loan.")
+            .def(nb::init<nb::object, nb::object, nb::object>(), "end"_a, "nbytes"_a.none(), "timeout"_a.none());
+    add_methods(write, write_methods, std::size(write_methods));
+    PyType_Slot array_slots[] = {{Py_tp_traverse, reinterpret_cast<void*>(&traverse<LoanedArray>)},
+                                 {Py_tp_clear, reinterpret_cast<void*>(&clear<LoanedArray>)},
+                                 {0, nullptr}};
+    nb::class_<LoanedArray, WriteChunk>(module, "LoanedArray", nb::type_slots(array_slots),
+                                        "The context manager of loan_array.")
+        .def(nb::init<nb::object, nb::tuple, nb::object, std::string, std::uint64_t, nb::object>(), "end"_a, "shape"_a,
+             "dtype"_a, "dtype_text"_a, "nbytes"_a, "timeout"_a.none());
+    PyType_Slot read_slots[] = {{Py_tp_traverse, reinterpret_cast<void*>(&traverse<ReadChunk>)},
+                                {Py_tp_clear, reinterpret_cast<void*>(&clear<ReadChunk>)},
+                                {0, nullptr}};
+    nb::object read =
+        nb::class_<ReadChunk>(module, "ReadChunk", nb::type_slots(read_slots), "The context manager of acquire_read.")
+            .def(nb::init<nb::object, nb::object, nb::object, nb::object>(), "end"_a, "timeout"_a.none(),
+                 "cancel"_a.none(), "indefinite"_a.none());
+    add_methods(read, read_methods, std::size(read_methods));
+}
+
+}  // namespace ringcast::bindings
