@@ -176,7 +176,9 @@ def _may_count_as_dead(actor: Actor) -> bool:
     fault = actor.fault
     if fault is None or fault.action != "exit":
         return False
-    return fault.ends == "exception" or fault.point in (*ATTACH_POINTS, *CLAIM_POINTS)
+    # Who takes a seat wakes the writer; and another thread's reader may have come to the fault's point before.
+    at_once = fault.point in (*ATTACH_POINTS, *CLAIM_POINTS, "wake_begin") or "large" in fault.beside
+    return at_once or fault.ends == "exception"
 
 
 def _of_wake_ups(story: Story) -> Iterator[str]:
