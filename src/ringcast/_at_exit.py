@@ -34,6 +34,7 @@ _POLL_S = 0.02
 _PATIENCE_S = 1.0
 """For so long, together, other exit handlers may take until the ends are shut down in spite of them."""
 _DAEMONS_S = 0.1
+"""The same for daemon threads that have just received a tensor: these end at their next call, others' may never."""
 _LIBRARIES = ("multiprocessing.util", "multiprocess.util", "billiard.util")
 
 
@@ -128,7 +129,7 @@ def _let_threads_end() -> None:
         if not any(_may_send(thread) for thread in _others()):
             _close(held_up)
         else:
-            time.sleep(_POLL_S)
+            time.sleep(_POLL_S)  # nothing tells when a thread of somebody else's has no more to send
 
 
 def _others() -> Iterator[threading.Thread]:

@@ -37,7 +37,7 @@ def _reduce(data: Any) -> Any:
     try:
         whole = data.get_total_buffer_size()
         spare = whole > _SLACK and whole > 2 * _own_bytes(data) + _SLACK
-    except (AttributeError, TypeError, ValueError, NotImplementedError):
+    except (AttributeError, TypeError, ValueError, NotImplementedError):  # buffers that pyarrow cannot count
         spare = False
     return (_compact(data) if spare else data).__reduce_ex__(5)
 
