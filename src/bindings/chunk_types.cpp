@@ -107,7 +107,7 @@ public:
             }
         } reserved{*this, sender};
         Sender::Room room;
-        reserve(end(), sender, bytes(sender), room, options, call.deadline_ns, end_.ptr());
+        if (!reserve(end(), sender, bytes(sender), room, options, call.deadline_ns, end_.ptr())) return nb::object();
         std::shared_ptr<Loan> loan = stages(room) ? nullptr : sender.make_loan(room);
         buffer_ = nb::cast(new Chunk(sender.shared_segment(), room, data_offset(), stages(room), loan),
                            nb::rv_policy::take_ownership);
@@ -299,6 +299,7 @@ public:
                                   parse_flag("indefinite", indefinite_.ptr())};
         Call call(end(), options);
         auto [buffer, view] = await_chunk(end(), receiver, options, call.deadline_ns, end_.ptr());
+        if (!view.is_valid()) return view;
         buffer_ = std::move(buffer);  // until the chunk is left: only then has the reader's cursor passed the message
         ticket_.set(call.entrust());
         if (!end().endpoint().stopped()) return view;

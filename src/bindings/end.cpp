@@ -83,11 +83,11 @@ std::string End::why_closed() {
     return exiting_.load(std::memory_order_relaxed) ? ", because the interpreter is exiting" : "";
 }
 
-std::string End::awaited() const {
-    if (is_writer()) return sender_->explain_wait();
+std::string End::awaited(platform::Detail detail) const {
+    if (is_writer()) return sender_->explain_wait(detail);
     const Header& header = receiver_->segment().header();
     return "a message from the writer (" +
-           platform::describe_process(header.creator_pid, header.creator_pid_namespace) + ")";
+           platform::describe_process(header.creator_pid, header.creator_pid_namespace, detail) + ")";
 }
 
 void End::raise_role(const char* method) const {
@@ -153,8 +153,32 @@ void End::check_wanted() const {
                                         "cancelled or its loop ends; `await aget()` waits without a thread of a pool");
 }
 
+nb::object End::timeout_text(const WaitOptions& options, const std::string& waited_for) const {
+    std::string text;
+    text.reserve(256);
+    text.append(label_).append(" (").append(owner_).append("): waited ");
+    text.append(options.timeout_ns == 0 ? "0.000" : in_seconds(options.timeout_ns))
+        .append(" s for ")
+        .append(waited_for);
+    return owned(PyUnicode_FromStringAndSize(text.data(), static_cast<Py_ssize_t>(text.size())));
+}
+
 void End::raise_timeout(const WaitOptions& options, const std::string& waited_for) const {
-    raise("QueueTimeoutError", context() + ": waited " + in_seconds(options.timeout_ns) + " s for " + waited_for);
+    PyErr_SetObject(timeout_error().ptr(), timeout_text(options, waited_for).ptr());
+    throw nb::python_error();
+}
+
+PyObject* End::timed_out(const WaitOptions& options) {
+    const bool waited = options.timeout_ns != 0;
+    if (!waited && nothing_there_.is_valid()) {
+        PyErr_SetObject(timeout_error().ptr(), nothing_there_.ptr());
+        return nullptr;
+    }
+    const nb::object text =
+        timeout_text(options, awaited(waited ? platform::Detail::looked_up : platform::Detail::at_hand));
+    if (!waited && !is_writer()) nothing_there_ = text;
+    PyErr_SetObject(timeout_error().ptr(), text.ptr());
+    return nullptr;
 }
 
 void End::check_nesting() const {

@@ -72,7 +72,7 @@ public:
     // "queue 'sched' (reader, rank 1, pid 77)": what every message about this end begins with.
     std::string context() const;
     // For whom a call of this end waits, if it has to.
-    std::string awaited() const;
+    std::string awaited(platform::Detail detail) const;
     // What is said after "shut down" once `note_exit` has been called: it was not the user who did that.
     static std::string why_closed();
     static void note_exit() noexcept { exiting_.store(true, std::memory_order_relaxed); }
@@ -81,10 +81,15 @@ public:
     void report_losses(PyObject* self, const std::vector<Loss>& losses) const;
 
     // Waits, in slices, without the interpreter's lock. `briefly()` and `slice(until)` say whether it is worth trying
-    // again, and so does `check(waited_ns)`, or it throws why it never will be; `waited_for()` says what did not come.
-    template <class Briefly, class Slice, class Check, class WaitedFor>
-    void wait(const WaitOptions& options, std::int64_t& deadline_ns, PyObject* self, Briefly&& briefly, Slice&& slice,
-              Check&& check, WaitedFor&& waited_for);
+    // again, and so does `check(waited_ns)`, or it throws why it never will be. False: the time is over. With a time-out of
+    // 0 there is no wait, but `check(0)`.
+    template <class Briefly, class Slice, class Check>
+    bool wait(const WaitOptions& options, std::int64_t& deadline_ns, PyObject* self, Briefly&& briefly, Slice&& slice,
+              Check&& check);
+    // Sets QueueTimeoutError and returns null: it is an everyday result of a call, and throwing it costs more than all the
+    // rest of one that does not wait.
+    PyObject* timed_out(const WaitOptions& options);
+    [[noreturn]] void raise_timeout(const WaitOptions& options, const std::string& waited_for) const;
 
     const Codec codec;
     LeftOvers left_over;
@@ -95,7 +100,7 @@ private:
     nb::object evicted_before_it_came(const Claim& claim) const;
     [[noreturn]] void raise_role(const char* method) const;
     [[noreturn]] void raise_unusable() const;
-    [[noreturn]] void raise_timeout(const WaitOptions& options, const std::string& waited_for) const;
+    nb::object timeout_text(const WaitOptions& options, const std::string& waited_for) const;
 
     static std::atomic<bool> exiting_;
 
@@ -106,6 +111,7 @@ private:
     std::int64_t report_interval_ns_;
     std::string label_;
     std::string owner_;
+    nb::object nothing_there_;  // what a reader's time-out of 0 says, once it has been said
 };
 
 // Takes the turn that another thread has, waiting without the interpreter's lock until `deadline_ns`. `check` runs
@@ -165,13 +171,10 @@ private:
     bool held_;
 };
 
-template <class Briefly, class Slice, class Check, class WaitedFor>
-void End::wait(const WaitOptions& options, std::int64_t& deadline_ns, PyObject* self, Briefly&& briefly, Slice&& slice,
-               Check&& check, WaitedFor&& waited_for) {
-    if (options.timeout_ns == 0) {
-        if (check(0)) return;
-        raise_timeout(options, waited_for());
-    }
+template <class Briefly, class Slice, class Check>
+bool End::wait(const WaitOptions& options, std::int64_t& deadline_ns, PyObject* self, Briefly&& briefly, Slice&& slice,
+               Check&& check) {
+    if (options.timeout_ns == 0) return check(0);
     Endpoint& e = *endpoint_;
     e.begin_wait();
     const std::int64_t started = e.waiter().started_ns();
@@ -194,10 +197,11 @@ void End::wait(const WaitOptions& options, std::int64_t& deadline_ns, PyObject* 
         if (ready) break;
         after_slice(options, self, due);
         if (check(platform::monotonic_ns() - started)) break;
-        if (platform::monotonic_ns() >= deadline_ns) raise_timeout(options, waited_for());
+        if (platform::monotonic_ns() >= deadline_ns) return false;
     }
     e.waiter().finish();
     check_usable();  // shut down meanwhile?
+    return true;
 }
 
 }  // namespace ringcast::bindings

@@ -34,6 +34,12 @@ std::vector<std::uint32_t> await_ready(nb::handle self, End& end, nb::handle tim
         std::erase_if(ranks, [&](std::uint32_t rank) { return has_reader(ring, rank); });
         return ranks;
     };
+    // All may be there without the writer's word for it.
+    const auto give_up = [&](const std::string& waited_for) {
+        auto ranks = missing();
+        if (ranks.empty()) end.raise_timeout(options, waited_for);
+        return ranks;
+    };
     try {
         if (end.is_writer()) {
             Sender& sender = end.writer("wait_until_ready");
@@ -43,12 +49,14 @@ std::vector<std::uint32_t> await_ready(nb::handle self, End& end, nb::handle tim
                     end.report_eviction(self.ptr(), *eviction, waited_ns);
                 return false;
             };
-            drop_dead(0);
+            // Who does not wait, and finds somebody missing, need not know who else is.
+            if (options.timeout_ns != 0 || sender.ready() || sender.life_look_due()) drop_dead(0);
             while (!sender.ready())
-                end.wait(
-                    options, call.deadline_ns, self.ptr(), [] { return false; },
-                    [&](std::int64_t until) { return sender.await_ready(until); }, drop_dead,
-                    [] { return std::string("readers"); });
+                if (options.timeout_ns == 0 ||
+                    !end.wait(
+                        options, call.deadline_ns, self.ptr(), [] { return false; },
+                        [&](std::int64_t until) { return sender.await_ready(until); }, drop_dead))
+                    return give_up("readers");
             sender.confirm_ready();
         } else {
             Receiver& receiver = end.reader("wait_until_ready");
@@ -57,27 +65,20 @@ std::vector<std::uint32_t> await_ready(nb::handle self, End& end, nb::handle tim
                 if (receiver.writer_closed())
                     raise("QueueClosedError",
                           end.context() + ": the writer has closed the queue, before all readers were there");
-                end.wait(
+                const bool goes_on = end.wait(
                     options, call.deadline_ns, self.ptr(), [] { return false; },
                     [&](std::int64_t until) { return receiver.await_all_ready(until); },
-                    [&](std::int64_t) {
-                        receiver.check_writer_lives();
+                    [&](std::int64_t waited_ns) {
+                        if (waited_ns != 0 || receiver.life_look_due()) receiver.check_writer_lives();
                         return false;
-                    },
-                    [&] {
-                        return "the writer (pid " + std::to_string(receiver.segment().header().creator_pid) +
-                               ") to call wait_until_ready, too";
                     });
+                if (!goes_on)
+                    return give_up("the writer (pid " + std::to_string(receiver.segment().header().creator_pid) +
+                                   ") to call wait_until_ready, too");
             }
             receiver.refresh_placement();
         }
         return {};
-    } catch (nb::python_error& error) {
-        const auto timed_out = nb::module_::import_("ringcast.errors").attr("QueueTimeoutError");
-        if (!error.matches(timed_out)) throw;
-        auto ranks = missing();
-        if (ranks.empty()) throw;  // all are there, but the writer has not said so
-        return ranks;
     } catch (const Error& error) {
         raise(error, end.context());
     }
@@ -269,7 +270,7 @@ void bind_end(nb::module_& module) {
             .def_prop_ro("_rank", [](End& end) { return end.reader("rank").rank(); })
             .def("shutdown", [](End& end) { end.endpoint().shut_down(); })
             .def_prop_ro("_context", &End::context)
-            .def("_awaited", &End::awaited)
+            .def("_awaited", [](const End& end) { return end.awaited(platform::Detail::looked_up); })
             .def_prop_ro("_why_closed", [](const End&) { return End::why_closed(); })
             .def("_check_not_forked", &End::check_not_forked)
             .def_ro("_skipped", &End::skipped)

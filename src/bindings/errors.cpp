@@ -4,6 +4,7 @@
 
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <atomic>
 #include <exception>
 
 namespace nb = nanobind;
@@ -75,6 +76,16 @@ void raise(const Error& error, const std::string& context) {
     set_error(type_of(error.code()), context.empty() ? std::string(error.what()) : context + ": " + error.what(),
               error.system_errno(), error.peer());
     throw nb::python_error();
+}
+
+nb::handle timeout_error() {
+    static std::atomic<PyObject*> type{nullptr};
+    PyObject* known = type.load(std::memory_order_acquire);  // acquire [timeout-error]
+    if (known == nullptr) {
+        known = nb::object(nb::module_::import_("ringcast.errors").attr("QueueTimeoutError")).release().ptr();
+        type.store(known, std::memory_order_release);  // release [timeout-error]
+    }
+    return known;
 }
 
 void raise_from(nb::python_error& cause, const char* type, const std::string& message) {

@@ -48,10 +48,12 @@ PyObject* guarded(PyObject* self, Body&& body) noexcept {
     return nullptr;
 }
 
-// Room for a message, once there is some: `self` is the Python object of the end, whose turn the caller has.
-void reserve(End& end, Sender& sender, std::uint64_t bytes, Sender::Room& room, const WaitOptions& options,
-             std::int64_t& deadline_ns, PyObject* self);
-// The next message's bytes, once there is one. A chunk is open on it then.
+// Room for a message, once there is some: `self` is the Python object of the end, whose turn the caller has. False: the
+// time is over, and the Python exception set.
+[[nodiscard]] bool reserve(End& end, Sender& sender, std::uint64_t bytes, Sender::Room& room,
+                           const WaitOptions& options, std::int64_t& deadline_ns, PyObject* self);
+// The next message's bytes, once there is one; a chunk is open on it then. Invalid objects: the time is over, and the Python
+// exception set.
 struct TakenChunk {
     nb::object buffer;
     nb::object view;  // a memoryview of it

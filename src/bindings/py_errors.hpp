@@ -13,6 +13,9 @@ namespace ringcast::bindings {
 // Raises the Python exception for an error of the core, with `context` ("queue 'a', writer, pid 7") before its message.
 [[noreturn]] void raise(const Error& error, const std::string& context);
 
+// ringcast.errors.QueueTimeoutError, looked up once.
+nanobind::handle timeout_error();
+
 // The same, with the Python exception `cause` as its cause.
 [[noreturn]] void raise_from(nanobind::python_error& cause, const char* type, const std::string& message);
 // Does it end programs (KeyboardInterrupt), or come out of a signal's handler, and says nothing of what was being done?

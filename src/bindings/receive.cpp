@@ -19,23 +19,28 @@ WaitOptions wait_options(PyObject* timeout, PyObject* cancel, PyObject* indefini
 
 constexpr auto kNoFurtherCheck = [] {};
 
-// Until there is a message, in the ring or left over. `further_check` runs between parks and may throw.
+// Until there is a message, in the ring or left over. False: the time is over, and the Python exception set.
+// `further_check` runs between parks and may throw.
 template <class Check = decltype(kNoFurtherCheck)>
-void await_message(End& end, Receiver& receiver, const WaitOptions& options, std::int64_t& deadline_ns, PyObject* self,
-                   const Check& further_check = kNoFurtherCheck) {
+[[nodiscard]] bool await_message(End& end, Receiver& receiver, const WaitOptions& options, std::int64_t& deadline_ns,
+                                 PyObject* self, const Check& further_check = kNoFurtherCheck) {
     while (!receiver.readable() && !end.left_over.any()) {
         receiver.check_end(false);
-        if (receiver.readable()) return;
-        end.wait(
+        if (receiver.readable()) return true;
+        const bool goes_on = end.wait(
             options, deadline_ns, self, [&] { return receiver.await_message_briefly(); },
             [&](std::int64_t until) { return receiver.await_message(until); },
-            [&](std::int64_t) {
-                receiver.check_end(true);
+            [&](std::int64_t waited_ns) {
+                receiver.check_end(waited_ns != 0 || receiver.life_look_due());
                 further_check();
-                return end.left_over.any();  // another thread's call was interrupted
-            },
-            [&] { return end.awaited(); });
+                return receiver.readable() || end.left_over.any();  // another thread's call was interrupted
+            });
+        if (!goes_on) {
+            end.timed_out(options);
+            return false;
+        }
     }
+    return true;
 }
 
 nb::object copy_payload(const Receiver::Message& message, const std::byte* bytes) {
@@ -120,7 +125,7 @@ PyObject* take(End& end, Receiver& receiver, std::optional<Call>& call) {
 
 PyObject* receive(PyObject* self, End& end, Receiver& receiver, const WaitOptions& options) {
     std::optional<Call> call(std::in_place, end, options);
-    if (!receiver.readable()) await_message(end, receiver, options, call->deadline_ns, self);
+    if (!receiver.readable() && !await_message(end, receiver, options, call->deadline_ns, self)) return nullptr;
     return take(end, receiver, call);
 }
 
@@ -141,7 +146,7 @@ PyObject* try_dequeue(PyObject* self, Arguments arguments, Py_ssize_t positional
         Receiver& receiver = end.reader("try_dequeue");
         std::optional<Call> call = Call::without_waiting(end);
         if (call && !receiver.readable() && !end.left_over.any()) {
-            receiver.check_end(true);
+            receiver.check_end(receiver.life_look_due());
             if (!receiver.readable()) call.reset();
         }
         if (!call) return Py_NewRef(fallback == nullptr ? Py_None : fallback);
@@ -158,8 +163,9 @@ PyObject* await_readable(PyObject* self, Arguments arguments, Py_ssize_t positio
         Receiver& receiver = end.reader("aget");
         const WaitOptions options{.cancel = cancel};
         Call call(end, options);
-        await_message(end, receiver, WaitOptions{}, call.deadline_ns, self, [&] { end.check_cancel(options); });
-        return Py_NewRef(Py_None);
+        const auto given_up = [&] { end.check_cancel(options); };
+        return await_message(end, receiver, WaitOptions{}, call.deadline_ns, self, given_up) ? Py_NewRef(Py_None)
+                                                                                             : nullptr;
     });
 }
 
@@ -248,7 +254,7 @@ nb::list rebuilt_batch(End& end, std::vector<Taken>& batch) {
 }
 
 PyObject* dequeue_many(PyObject* self, Arguments arguments, Py_ssize_t positional, PyObject* keywords) {
-    return guarded(self, [&] {
+    return guarded(self, [&]() -> PyObject* {
         const auto [max_n, timeout, cancel, indefinite] =
             parse<4>("dequeue_many", {"max_n", "timeout", "cancel", "indefinite"}, 1, arguments, positional, keywords);
         End& end = end_of(self);
@@ -256,7 +262,7 @@ PyObject* dequeue_many(PyObject* self, Arguments arguments, Py_ssize_t positiona
         const std::uint64_t most = parse_count("max_n", max_n);
         const WaitOptions options = wait_options(timeout, cancel, indefinite);
         std::optional<Call> call(std::in_place, end, options);
-        await_message(end, receiver, options, call->deadline_ns, self);
+        if (!await_message(end, receiver, options, call->deadline_ns, self)) return nullptr;
         std::vector<Taken> batch;
         take_batch(end, receiver, most, batch);
         call.reset();
@@ -286,8 +292,8 @@ PyMethodDef methods[] = {
 
 TakenChunk await_chunk(End& end, Receiver& receiver, const WaitOptions& options, std::int64_t& deadline_ns,
                        PyObject* self) {
-    await_message(end, receiver, options, deadline_ns, self);
     TakenChunk chunk;
+    if (!await_message(end, receiver, options, deadline_ns, self)) return chunk;
     std::optional<Receiver::Message> message;
     const std::byte* bytes = nullptr;
     if (end.left_over.any()) {

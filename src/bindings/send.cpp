@@ -16,11 +16,11 @@ namespace {
 
 constexpr std::uint32_t kAnnounceEvery = 32;  // messages of a batch that may wait for their readers' wake-up
 
-// Looks at the reader in the way: true if it is not any more, because it has been evicted.
+// Looks at the reader in the way: true if it is worth trying again, because it has been evicted or blocks came back.
 bool make_room(End& end, Sender& sender, std::int64_t waited_ns, PyObject* self) {
     const auto eviction = sender.check_room(waited_ns);
     if (eviction) end.report_eviction(self, *eviction, waited_ns);
-    return eviction.has_value();
+    return eviction.has_value() || sender.reclaimed();
 }
 
 // Says which readers have left since the last message was sent, or raises ReaderLeftError: the next one is not for them.
@@ -34,7 +34,7 @@ void notice_departures(End& end, Sender& sender, PyObject* self) {
 
 }  // namespace
 
-void reserve(End& end, Sender& sender, std::uint64_t bytes, Sender::Room& room, const WaitOptions& options,
+bool reserve(End& end, Sender& sender, std::uint64_t bytes, Sender::Room& room, const WaitOptions& options,
              std::int64_t& deadline_ns, PyObject* self) {
     const auto try_reserve = [&] {
         if (bytes < kUnlockedCopyBytes) return sender.try_reserve(bytes, room);
@@ -48,23 +48,30 @@ void reserve(End& end, Sender& sender, std::uint64_t bytes, Sender::Room& room, 
         if (refused_ns == 0) refused_ns = now;
         const std::int64_t patience_end = sender.patience_end(refused_ns);
         if (now >= patience_end && make_room(end, sender, now - refused_ns, self)) continue;
-        end.wait(
+        const bool goes_on = end.wait(
             options, deadline_ns, self, [&] { return sender.await_room_briefly(); },
             [&](std::int64_t until) { return sender.await_room(std::min(until, patience_end)); },
-            [&](std::int64_t) { return make_room(end, sender, platform::monotonic_ns() - refused_ns, self); },
-            [&] { return end.awaited(); });
+            [&](std::int64_t waited_ns) {
+                return make_room(end, sender, waited_ns == 0 ? 0 : platform::monotonic_ns() - refused_ns, self);
+            });
+        if (!goes_on) {
+            end.timed_out(options);
+            return false;
+        }
     }
+    return true;
 }
 
 namespace {
 
-void send_bytes(End& end, Sender& sender, PyObject* bytes, const WaitOptions& options, std::int64_t& deadline_ns,
-                PyObject* self, bool announce_later) {
+[[nodiscard]] bool send_bytes(End& end, Sender& sender, PyObject* bytes, const WaitOptions& options,
+                              std::int64_t& deadline_ns, PyObject* self, bool announce_later) {
     const auto length = static_cast<std::uint64_t>(PyBytes_GET_SIZE(bytes));
     Sender::Room room;
-    reserve(end, sender, length, room, options, deadline_ns, self);
+    if (!reserve(end, sender, length, room, options, deadline_ns, self)) return false;
     copy_bytes(room.bytes, PyBytes_AS_STRING(bytes), length);
     sender.commit(room, Encoding::raw, false, announce_later);
+    return true;
 }
 
 // Calls `send` with what `object`, which is not bytes, is sent as: something with payload_bytes, write, encoding, framed.
@@ -78,30 +85,30 @@ auto with_payload(const End& end, PyObject* object, Send&& send) {
     return send(end.codec.encode(object));
 }
 
-void send(End& end, Sender& sender, PyObject* object, const WaitOptions& options, PyObject* self) {
+// False: the time is over, and the Python exception set.
+[[nodiscard]] bool send(End& end, Sender& sender, PyObject* object, const WaitOptions& options, PyObject* self) {
     if (PyBytes_CheckExact(object)) {
         Call call(end, options);
-        send_bytes(end, sender, object, options, call.deadline_ns, self, false);
-        return;
+        return send_bytes(end, sender, object, options, call.deadline_ns, self, false);
     }
-    with_payload(end, object, [&](const auto& payload) {
+    return with_payload(end, object, [&](const auto& payload) {
         Call call(end, options);
         Sender::Room room;
-        reserve(end, sender, payload.payload_bytes(), room, options, call.deadline_ns, self);
+        if (!reserve(end, sender, payload.payload_bytes(), room, options, call.deadline_ns, self)) return false;
         payload.write(room.bytes);
         sender.commit(room, payload.encoding(), payload.framed());
+        return true;
     });
 }
 
 PyObject* enqueue(PyObject* self, Arguments arguments, Py_ssize_t positional, PyObject* keywords) {
-    return guarded(self, [&] {
+    return guarded(self, [&]() -> PyObject* {
         const auto [object, timeout] = parse<2>("enqueue", {"obj", "timeout"}, 1, arguments, positional, keywords);
         End& end = end_of(self);
         Sender& sender = end.writer("enqueue");
         const WaitOptions options{.timeout_ns = parse_timeout(timeout)};
         end.check_usable();
-        send(end, sender, object, options, self);
-        return Py_NewRef(Py_None);
+        return send(end, sender, object, options, self) ? Py_NewRef(Py_None) : nullptr;
     });
 }
 
@@ -143,6 +150,14 @@ bool all_bytes(const nb::tuple& items) {
     return true;
 }
 
+// The Python exception that is set tells how many messages were sent before it.
+PyObject* with_sent(std::uint64_t sent) {
+    nb::python_error error;  // takes it
+    error.value().attr("sent") = sent;
+    error.restore();
+    return nullptr;
+}
+
 // Raises the exception in flight again, with its `sent` attribute telling how many messages were sent before it.
 [[noreturn]] void raise_with_sent(const End& end, std::uint64_t sent) {
     try {
@@ -158,7 +173,7 @@ bool all_bytes(const nb::tuple& items) {
 }
 
 PyObject* enqueue_many(PyObject* self, Arguments arguments, Py_ssize_t positional, PyObject* keywords) {
-    return guarded(self, [&] {
+    return guarded(self, [&]() -> PyObject* {
         const auto [objects, timeout] =
             parse<2>("enqueue_many", {"objs", "timeout"}, 1, arguments, positional, keywords);
         End& end = end_of(self);
@@ -192,8 +207,10 @@ PyObject* enqueue_many(PyObject* self, Arguments arguments, Py_ssize_t positiona
                         } announce_at_end{sender};
                         do {
                             end.check_usable();
-                            send_bytes(end, sender, PyTuple_GET_ITEM(sequence.ptr(), static_cast<Py_ssize_t>(sent)),
-                                       left, call.deadline_ns, self, (sent + 1) % kAnnounceEvery != 0);
+                            PyObject* bytes = PyTuple_GET_ITEM(sequence.ptr(), static_cast<Py_ssize_t>(sent));
+                            if (!send_bytes(end, sender, bytes, left, call.deadline_ns, self,
+                                            (sent + 1) % kAnnounceEvery != 0))
+                                return with_sent(sent);
                             ++sent;
                         } while (sent < count && !courtesy.is_due());
                     }
@@ -202,7 +219,7 @@ PyObject* enqueue_many(PyObject* self, Arguments arguments, Py_ssize_t positiona
             } else {
                 Courtesy courtesy(1);
                 for (nb::handle item : sequence) {
-                    send(end, sender, item.ptr(), rest(), self);
+                    if (!send(end, sender, item.ptr(), rest(), self)) return with_sent(sent);
                     ++sent;
                     if (courtesy.is_due()) courtesy.pause();
                 }

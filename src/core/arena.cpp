@@ -82,22 +82,23 @@ bool Arena::is_held(Block& block, bool ask_kernel) const {
     return false;
 }
 
-void Arena::reclaim(std::uint64_t gate, bool patient) {
+void Arena::reclaim(std::uint64_t gate, Look look) {
+    const bool ask_kernel = look == Look::asking;
     const std::size_t blocks = allocator_.blocks();
     while (!unread_.empty() && unread_.front().position < gate) {
         Block block = unread_.front();
-        const bool held = is_held(block, patient);  // may throw: the block is kept track of until it is known
+        const bool held = is_held(block, ask_kernel);  // may throw: the block is kept track of until it is known
         unread_.pop_front();
         if (held)
             held_.push_back(block);
         else
             free(block.node, block.row);
     }
-    std::size_t looks = patient ? held_.size() : std::min(kHurriedLook, held_.size());
+    std::size_t looks = look == Look::hurried ? std::min(kHurriedLook, held_.size()) : held_.size();
     while (looks-- > 0) {
         if (next_held_ >= held_.size()) next_held_ = 0;
         Block& block = held_[next_held_];
-        if (is_held(block, patient)) {
+        if (is_held(block, ask_kernel)) {
             ++next_held_;
             continue;
         }

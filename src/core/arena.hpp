@@ -40,9 +40,11 @@ public:
     // The block was not published, but a view of the writer's own is on it.
     void abandon(const Place& place, std::uint64_t loan) noexcept;
 
-    // Frees the blocks that nobody reads any more, of messages before `gate`. A patient look asks the kernel about the
-    // life of those who may hold a block; otherwise only so many blocks are looked at.
-    void reclaim(std::uint64_t gate, bool patient);
+    // How closely a reclaim looks: at so many of the blocks that are held; at all; at all, asking the kernel about the life
+    // of those who may hold them.
+    enum class Look { hurried, thorough, asking };
+    // Frees the blocks that nobody reads any more, of messages before `gate`.
+    void reclaim(std::uint64_t gate, Look look);
     // Has something happened since a refusal that makes it worth while to reclaim and try again? `passed(position)`
     // says whether the reader that is waited for has read the message. Changes nothing.
     template <class Passed>
@@ -79,7 +81,7 @@ private:
     static constexpr std::uint64_t kGrowthBytes = 256 << 10;  // small blocks get memory in steps of this
     static constexpr std::uint64_t kIdleBytes = 1 << 20;      // not worth giving back
     static constexpr std::int64_t kWindowNs = 1'000'000'000;  // memory unused in two of these is given back
-    static constexpr std::size_t kHurriedLook = 64;           // held blocks looked at by a reclaim that is not patient
+    static constexpr std::size_t kHurriedLook = 64;           // held blocks looked at by a hurried reclaim
 
     bool is_held_by(const Block& block, std::uint32_t column) const noexcept;
     bool is_held(Block& block, bool ask_kernel) const;

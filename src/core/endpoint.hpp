@@ -20,6 +20,24 @@
 
 namespace ringcast {
 
+// When a call that does not wait asks the kernel who lives. It may be one of many, and that is a system call: so it does
+// now and then, soon enough for who calls again and again to hear of a death in time.
+class LifeLook {
+public:
+    bool is_due() noexcept {
+        const std::int64_t now = platform::monotonic_ns();
+        if (now < due_ns_) return false;
+        due_ns_ = now + kEveryNs;
+        return true;
+    }
+    // Somebody has died.
+    void look_again() noexcept { due_ns_ = 0; }
+
+private:
+    static constexpr std::int64_t kEveryNs = 100'000'000;
+    std::int64_t due_ns_ = 0;
+};
+
 class Endpoint {
 public:
     using Native = platform::Native;
@@ -111,6 +129,9 @@ public:
     std::int64_t waiting_since_ns() const noexcept { return waiting_since_ns_.load(std::memory_order_relaxed); }
     void note_waiting(std::int64_t since_ns) noexcept { waiting_since_ns_.store(since_ns, std::memory_order_relaxed); }
 
+    // For calls that do not wait. With the turn.
+    bool life_look_due() noexcept { return life_look_.is_due(); }
+
     void begin_wait() noexcept {
         waiter_.begin();
         if (waiter_.started_ns() - placed_at_ns_ > kPlacementNs) refresh_placement();
@@ -142,6 +163,8 @@ protected:
 
     static_assert(kCpuWords == std::tuple_size_v<platform::CpuMask>);
     static constexpr std::int64_t kPlacementNs = 500'000'000;
+
+    LifeLook life_look_;
 
     std::shared_ptr<Segment> segment_;
     WaitCounters counters_;

@@ -95,10 +95,10 @@ std::vector<Loss> ReaderWatch::final_losses() {
     return losses;
 }
 
-bool ReaderWatch::is_gone(std::uint32_t seat, std::uint64_t word) const {
+bool ReaderWatch::is_gone(std::uint32_t seat, std::uint64_t word, bool ask_kernel) const {
     const SeatState state = seat_state(word);
     if (state == SeatState::failed || state == SeatState::lapsed) return true;
-    if (state != SeatState::active || segment_.locks().is_held_by_another(seat_lock(seat))) return false;
+    if (state != SeatState::active || !ask_kernel || segment_.locks().is_held_by_another(seat_lock(seat))) return false;
     // Else it left just now, or a restarted reader has taken it over.
     return segment_.ring().seats[seat].state.load(std::memory_order_acquire) == word;
 }
@@ -158,14 +158,14 @@ bool ReaderWatch::evict(std::uint32_t rank) noexcept {
     return any;
 }
 
-std::string ReaderWatch::describe(std::uint32_t seat) const {
+std::string ReaderWatch::describe(std::uint32_t seat, platform::Detail detail) const {
     const NativeSeat& s = segment_.ring().seats[seat];
     const std::string rank = "the reader of rank " + std::to_string(s.rank.load(std::memory_order_relaxed));
     if (seat_state(s.state.load(std::memory_order_acquire)) == SeatState::expected)  // acquire [join]
         return rank + " (which has not attached)";
     return rank + " (" +
            platform::describe_process(s.pid.load(std::memory_order_relaxed),
-                                      s.pid_namespace.load(std::memory_order_relaxed)) +
+                                      s.pid_namespace.load(std::memory_order_relaxed), detail) +
            ")";
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "platform/process.hpp"
 #include "readiness.hpp"
 #include "ring.hpp"
 #include "segment.hpp"
@@ -62,8 +63,9 @@ public:
     // The ranks that lack messages now that the queue ends, and of which `departures` has not told.
     std::vector<Loss> final_losses();
 
-    // Is the seat's holder gone without having left, with `word` as its state?
-    bool is_gone(std::uint32_t seat, std::uint64_t word) const;
+    // Is the seat's holder gone without having left, with `word` as its state? If the kernel is not asked, only what it
+    // has said before counts.
+    bool is_gone(std::uint32_t seat, std::uint64_t word, bool ask_kernel = true) const;
     // For such a holder: evicts it, as the policy says, or throws reader_died.
     std::optional<Eviction> drop_gone(std::uint32_t seat, std::uint64_t word);
     std::optional<Eviction> evict_seat(std::uint32_t seat, std::uint64_t word, Eviction::Cause cause) noexcept;
@@ -72,7 +74,7 @@ public:
     bool evict(std::uint32_t rank) noexcept;
 
     // "the reader of rank 3 (pid 77, stopped)"
-    std::string describe(std::uint32_t seat) const;
+    std::string describe(std::uint32_t seat, platform::Detail detail = platform::Detail::looked_up) const;
 
 private:
     // What has been told of a rank.

@@ -184,7 +184,7 @@ void Receiver::throw_corrupt(const Descriptor& descriptor) const {
                     std::to_string(static_cast<int>(descriptor.encoding)) + "): its memory was overwritten");
 }
 
-void Receiver::check_end(bool look_at_life) const {
+void Receiver::check_end(bool look_at_life) {
     // The state is looked at after the queue's end: who was evicted before that has not read every message.
     const bool closed = writer_closed();
     if (!ring_.still_seated()) throw_evicted();
@@ -199,11 +199,12 @@ void Receiver::check_end(bool look_at_life) const {
     }
 }
 
-void Receiver::check_writer_lives() const {
+void Receiver::check_writer_lives() {
     if (writer_died()) throw_writer_died();
 }
 
-void Receiver::throw_writer_died() const {
+void Receiver::throw_writer_died() {
+    life_look_.look_again();  // and is told again
     throw Error(ErrorCode::writer_died,
                 "the writer (pid " + std::to_string(segment_->header().creator_pid) +
                     ") died without closing the queue; what it published " +

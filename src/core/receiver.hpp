@@ -111,8 +111,8 @@ public:
     void fail() noexcept { failed_.store(true, std::memory_order_relaxed); }
     // Evicted? Or did the writer end the queue, or die, with everything read? Throws reader_evicted, closed,
     // writer_died. `look_at_life` asks the kernel, too.
-    void check_end(bool look_at_life) const;
-    void check_writer_lives() const;  // throws writer_died, whatever is left to read
+    void check_end(bool look_at_life);
+    void check_writer_lives();  // throws writer_died, whatever is left to read
 
     bool await_message_briefly() noexcept {
         return waiter_.briefly([this] { return message_or_end(); });
@@ -143,7 +143,7 @@ private:
     // A writer closes the queue before it drops its lock, so the lock is asked first.
     bool writer_died() const { return !segment_->creator_alive() && !writer_closed(); }
     bool views_enough(std::uint64_t bytes) const noexcept;
-    [[noreturn]] void throw_writer_died() const;
+    [[noreturn]] void throw_writer_died();
     [[noreturn]] void throw_evicted() const;
     [[noreturn]] void throw_corrupt(const Descriptor& descriptor) const;
     void finish() noexcept override;  // leaves the seat

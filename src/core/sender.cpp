@@ -24,10 +24,10 @@ bool Sender::place_block(std::uint64_t bytes, Room& room) {
     check_size(bytes);
     // The newest gate, not just a sufficient one: the block that came back last is still in the cache.
     ring_.refresh_gate();
-    arena_.reclaim(ring_.gate(), false);
+    arena_.reclaim(ring_.gate(), Arena::Look::hurried);
     bool placed = arena_.place(bytes, room.place);
     if (!placed) {
-        arena_.reclaim(ring_.gate(), true);
+        arena_.reclaim(ring_.gate(), block_look_.is_due() ? Arena::Look::asking : Arena::Look::thorough);
         placed = arena_.place(bytes, room.place);
     }
     if (!placed) {
@@ -47,12 +47,12 @@ bool Sender::place_block(std::uint64_t bytes, Room& room) {
 
 void Sender::reclaim() {
     ring_.refresh_gate();
-    arena_.reclaim(ring_.gate(), true);
+    arena_.reclaim(ring_.gate(), Arena::Look::asking);
 }
 
 void Sender::give_back_idle() {
     ring_.refresh_gate();
-    arena_.reclaim(ring_.gate(), false);
+    arena_.reclaim(ring_.gate(), Arena::Look::hurried);
     arena_.give_back_idle(platform::monotonic_ns());
 }
 
@@ -64,12 +64,15 @@ std::optional<Eviction> Sender::check_room(std::int64_t waited_ns) {
     const ReaderPolicy& policy = readers_.policy();
     const bool too_long = policy.slow != ReaderPolicy::Slow::block && waited_ns >= policy.patience_ns;
     const auto throw_full = [this] {
-        throw Error(ErrorCode::queue_full, "the queue stayed full; it waits for " + explain_wait());
+        throw Error(ErrorCode::queue_full,
+                    "the queue stayed full; it waits for " + explain_wait(platform::Detail::looked_up));
     };
+    const bool ask_kernel = waited_ns != 0 || life_look_due();
     std::uint64_t needed = wait_.passed;
     if (wait_.for_block) {
         const std::uint64_t blocks = arena_.blocks();
-        reclaim();
+        ring_.refresh_gate();
+        arena_.reclaim(ring_.gate(), ask_kernel ? Arena::Look::asking : Arena::Look::thorough);
         if (arena_.blocks() != blocks) wait_.reclaimed = true;
         if (wait_.reclaimed) return std::nullopt;
         // Only views are in the way, of readers that live: evicting them would free nothing.
@@ -81,16 +84,20 @@ std::optional<Eviction> Sender::check_room(std::int64_t waited_ns) {
     }
     const std::uint32_t laggard = ring_.laggard();
     const std::uint64_t word = segment_->ring().seats[laggard].state.load(std::memory_order_acquire);  // acquire [join]
-    if (readers_.is_gone(laggard, word)) return readers_.drop_gone(laggard, word);
+    if (readers_.is_gone(laggard, word, ask_kernel)) {
+        life_look_.look_again();   // others may be gone
+        block_look_.look_again();  // and it may hold blocks
+        return readers_.drop_gone(laggard, word);
+    }
     if (!too_long || ring_.seat_passed(laggard, needed)) return std::nullopt;
     if (policy.slow == ReaderPolicy::Slow::raise) throw_full();
     return readers_.evict_seat(laggard, word, Eviction::Cause::slow);
 }
 
-std::string Sender::explain_wait() const {
+std::string Sender::explain_wait(platform::Detail detail) const {
     const auto& ring = segment_->ring();
     const std::string unread = "messages unread: " + std::to_string(backlog());
-    if (!wait_.for_block) return readers_.describe(ring_.laggard()) + " to make room; " + unread;
+    if (!wait_.for_block) return readers_.describe(ring_.laggard(), detail) + " to make room; " + unread;
     const std::uint64_t loaned = arena_.loaned_blocks();
     std::string text =
         (loaned == 0 ? "readers to release memory: " : "memory to be released: ") + arena_.explain_refusal(wait_.bytes);
@@ -99,11 +106,13 @@ std::string Sender::explain_wait() const {
             "; this very process holds " + std::to_string(loaned) +
             " of them by arrays or views of its own chunks (loan_array, loan, acquire_write): delete those, or keep "
             "copies (`array.copy()`) instead";
-    if (arena_.any_unread()) text += "; " + readers_.describe(ring_.laggard()) + " is the furthest behind";
+    if (arena_.any_unread()) text += "; " + readers_.describe(ring_.laggard(), detail) + " is the furthest behind";
     for (std::uint32_t i = 0; i < ring.n_seats; ++i) {
         const std::uint64_t blocks = ring.seats[i].leased_blocks.load(std::memory_order_relaxed);
-        if (blocks == 0 || !segment_->locks().is_held_by_another(seat_lock(i))) continue;
-        text += "; " + readers_.describe(i) + " holds views of " + std::to_string(blocks) + " messages, " +
+        if (blocks == 0) continue;
+        // The dead hold nothing, whatever their seats say.
+        if (detail == platform::Detail::looked_up && !segment_->locks().is_held_by_another(seat_lock(i))) continue;
+        text += "; " + readers_.describe(i, detail) + " holds views of " + std::to_string(blocks) + " messages, " +
                 in_units(ring.seats[i].leased_bytes.load(std::memory_order_relaxed));
     }
     return text + "; " + unread;

@@ -123,9 +123,11 @@ public:
             return room_or_stopped();
         }) || (wait_.retry_ns != kForever && platform::monotonic_ns() >= wait_.retry_ns);
     }
-    // Takes the blocks back that the dead held, and looks at the reader that is waited for since `waited_ns`: if it is
-    // gone, or has been waited for too long, evicts it, as the policy says, or throws reader_died or queue_full.
+    // Takes the blocks back that the dead held, and looks at the reader that is waited for since `waited_ns` (0: by a call
+    // that does not wait): if it is gone, or has been waited for too long, evicts it, as the policy says, or throws reader_died or queue_full.
     std::optional<Eviction> check_room(std::int64_t waited_ns);
+    // Did blocks come back since the last refused `try_reserve`?
+    bool reclaimed() const noexcept { return wait_.reclaimed; }
     // When, in a wait that began then, `check_room` is due at the latest.
     std::int64_t patience_end(std::int64_t began_ns) const noexcept {
         const ReaderPolicy& policy = readers_.policy();
@@ -133,7 +135,7 @@ public:
         return began_ns + policy.patience_ns;
     }
     // What is waited for, and who is in the way.
-    std::string explain_wait() const;
+    std::string explain_wait(platform::Detail detail) const;
 
     ReaderWatch& readers() noexcept { return readers_; }
 
@@ -183,6 +185,7 @@ private:
     RingWriter<Native> ring_;
     ReaderWatch readers_;
     Arena arena_;
+    LifeLook block_look_;    // at those who hold blocks
     RoomWait wait_{};        // of the last refused try_reserve
     bool reserved_ = false;  // open_place_ is reserved and not published
     Arena::Place open_place_{};

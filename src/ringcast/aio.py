@@ -24,7 +24,7 @@ from ringcast.errors import QueueTimeoutError, RoleError, WaitCancelledError
 
 _NOTHING: Any = object()
 _READY_IN_A_ROW = 64
-"""After so many messages that were taken without waiting, other tasks get a turn: a fast writer starves no loop."""
+"""After so many looks without waiting, other tasks get a turn: neither a fast writer nor a poller starves the loop."""
 _JOIN_S = 5.0
 
 
@@ -37,6 +37,7 @@ class ReadingEnd(Protocol):
     def closed(self) -> bool: ...
     @property
     def _context(self) -> str: ...
+    def dequeue(self, timeout: float | None = None) -> Any: ...
     def try_dequeue(self, default: Any = None) -> Any: ...
     def _await_readable(self, cancel: Any) -> None: ...
     def _awaited(self) -> str: ...
@@ -101,6 +102,9 @@ class AsyncReader:
             self._ready_in_a_row = 0
             await asyncio.sleep(0)  # before a message is taken: a cancellation may come here
         if not line:
+            if timeout == 0:  # neither a timer nor the helper: the end looks, and raises what `dequeue` raises
+                self._ready_in_a_row += 1
+                return end.dequeue(0)
             message = end.try_dequeue(_NOTHING)
             if message is not _NOTHING:
                 self._ready_in_a_row += 1

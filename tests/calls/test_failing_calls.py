@@ -7,14 +7,12 @@ the same operation works as soon as the calls do.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import gc
 import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +21,7 @@ import pytest
 from ringcast import _core
 from ringcast.errors import RingcastError, SystemCallError
 from tests.calls.scenarios import SCENARIOS, Scenario
+from tests.calls.shim import Shim
 from tests.support import Child, Link, segments
 
 ERRORS = {
@@ -56,28 +55,6 @@ LEAVES_NAMES = ("unlink", "lstat")
 """Without these no name can be removed: it stays until the next queue of that name."""
 
 
-class Shim:
-    """The preloaded library's functions."""
-
-    def __init__(self) -> None:
-        self._library = ctypes.CDLL(None)
-        code = [
-            [int(address, 16) for address in line.split()[0].split("-")]
-            for line in Path("/proc/self/maps").read_text().splitlines()
-            if line.endswith(str(_core.__file__)) and " r-xp " in line
-        ]
-        self._library.fail_module(*(ctypes.c_size_t(address) for address in code[0]))
-        self._library.fail_count.restype = ctypes.c_long
-        self._function = b""
-
-    def arm(self, function: str, call: int, repeats: int, error: int) -> None:
-        self._function = function.encode()
-        self._library.fail_arm(self._function, ctypes.c_long(call), ctypes.c_long(repeats), error)
-
-    def counts(self) -> dict[str, int]:
-        return {function: self._library.fail_count(function.encode()) for function in ERRORS}
-
-
 def resources() -> tuple[int, list[str], set[str]]:
     """Open descriptors, mappings of shared memory and names."""
     gc.collect()
@@ -97,7 +74,7 @@ def attempt(
     except Exception as caught:
         raised = caught.with_traceback(None)
     finally:
-        counts = shim.counts()
+        counts = shim.counts(ERRORS)
         shim.arm("", 0, 0, 0)
     del operation
     with contextlib.suppress(StopIteration):
@@ -136,20 +113,6 @@ def _fail_each_call(link: Link, name: str) -> None:
                         os.unlink(f"/dev/shm/{left}")
                     seen[type(raised).__name__] = seen.get(type(raised).__name__, 0) + 1
     link.send((counts, seen))
-
-
-@pytest.fixture(scope="session")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The path of the compiled shim."""
-    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    if compiler is None or not sys.platform.startswith("linux"):
-        assert not os.environ.get("CI"), "CI needs a C compiler"
-        pytest.skip("needs a C compiler, and a loader that preloads")
-    library = tmp_path_factory.mktemp("shim") / f"fail{sysconfig.get_config_var('SHLIB_SUFFIX')}"
-    source = Path(__file__).with_name("fail.c")
-    flags = ["-std=c11", "-O1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run([compiler, *flags, "-o", str(library), str(source), "-ldl"], check=True)
-    return str(library)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -205,7 +205,7 @@ def test_a_stopped_reader_is_alive_and_said_to_be_stopped(
         eventually(lambda: writer.stats()["readers"][0]["process"] == "stopped", "the stop")
         assert writer.stats()["readers"][0]["alive"] is True
         with pytest.raises(QueueTimeoutError, match=rf"rank 0 \(pid {reader.pid}, stopped\) to make room"):
-            writer.enqueue(2, timeout=0)
+            writer.enqueue(2, timeout=0.01)
         waiting = Background(writer.enqueue, 2, 60)
         eventually(lambda: writer.stats()["waiting_s"] > 0, "the wait")
         eventually(lambda: caplog.records, "the report")

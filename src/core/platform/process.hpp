@@ -18,9 +18,13 @@ ProcessState process_state(std::uint32_t pid, std::uint64_t pid_namespace_of_pid
 inline bool is_this_process(std::uint32_t pid, std::uint64_t pid_namespace_of_pid) noexcept {
     return pid == process_id() && pid_namespace_of_pid == pid_namespace();
 }
+// How much a message says of a process: what is at hand, for a call that did not wait, or what the system says, too.
+enum class Detail { at_hand, looked_up };
 // "pid 7", "pid 7, stopped" or "pid 7, this process".
-inline std::string describe_process(std::uint32_t pid, std::uint64_t pid_namespace_of_pid) {
+inline std::string describe_process(std::uint32_t pid, std::uint64_t pid_namespace_of_pid,
+                                    Detail detail = Detail::looked_up) {
     const std::string text = "pid " + std::to_string(pid);
+    if (detail == Detail::at_hand) return text;
     if (is_this_process(pid, pid_namespace_of_pid)) return text + ", this process";
     return text + (process_state(pid, pid_namespace_of_pid) == ProcessState::stopped ? ", stopped" : "");
 }
