@@ -10,7 +10,7 @@ import importlib.metadata
 import platform
 from collections.abc import Iterable
 
-from . import faster_fifo_queue, iceoryx, mp_pipe, mp_queue, pyzmq_push, ringcast_queue
+from . import faster_fifo_queue, iceoryx, mp_pipe, mp_queue, pyzmq_push, ringcast_queue, vllm_queue
 from .base import Subject
 
 SUBJECTS: tuple[Subject, ...] = (
@@ -20,6 +20,7 @@ SUBJECTS: tuple[Subject, ...] = (
     *pyzmq_push.SUBJECTS,
     *faster_fifo_queue.SUBJECTS,
     *iceoryx.SUBJECTS,
+    *vllm_queue.SUBJECTS,
 )
 
 
@@ -53,5 +54,6 @@ def versions(subjects: Iterable[Subject]) -> dict[str, str]:
         try:
             found[subject.package] = importlib.metadata.version(subject.package)
         except importlib.metadata.PackageNotFoundError:
-            found[subject.package] = "unknown"
+            module = importlib.import_module(subject.module.partition(".")[0])  # a build of another name
+            found[subject.package] = str(getattr(module, "__version__", "unknown"))
     return found
