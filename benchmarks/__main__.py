@@ -127,7 +127,7 @@ def _list() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke run of about a minute; rough figures")
+    parser.add_argument("--quick", action="store_true", help="a smoke run of about two minutes; rough figures")
     parser.add_argument("--only", action="append", default=[], metavar="NAME[,NAME]", help="workloads and subjects")
     parser.add_argument("--list", action="store_true", help="name the workloads and subjects, and do nothing")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"rounds (full: {FULL.rounds}, quick: {QUICK.rounds})")

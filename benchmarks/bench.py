@@ -30,9 +30,9 @@ class Bench:
         name = f"{RUN_PREFIX}{next(self._numbers)}"
         return QueueSpec(name, self.workdir, n_readers, depth, max_bytes, payload)
 
-    def run(self, writer: Role, readers: Sequence[Role]) -> list[Any]:
-        """Run a crew on this run's CPUs."""
-        return run_crew(writer, readers, self.placement, self.settings.timeout_seconds)
+    def run(self, writer: Role, readers: Sequence[Role], placement: Placement | None = None) -> list[Any]:
+        """Run a crew on this run's CPUs, placed as all are or as given."""
+        return run_crew(writer, readers, placement or self.placement, self.settings.timeout_seconds)
 
     def messages_for(self, *who: str) -> int:
         """How many messages fill the time of a rate measurement, by the rate this subject had before."""

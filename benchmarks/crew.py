@@ -88,7 +88,7 @@ def run_crew(writer: Role, readers: Sequence[Role], placement: Placement, timeou
 
 def _main(role: Role, member: Member, placement: Placement, out: Connection, parent: int) -> None:
     """The life of one member."""
-    _die_with(parent)
+    die_with(parent)
     # The terminal's Ctrl-C goes to every process; the parent decides, and asks with SIGTERM, so that ends get closed.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
@@ -105,7 +105,7 @@ def _leave(_signal: int, _frame: FrameType | None) -> None:
     sys.exit(1)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Have the kernel end this process with its parent, even if that one is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

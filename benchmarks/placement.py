@@ -9,7 +9,7 @@ scheduler.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 def usable_cpus() -> list[int]:
@@ -40,6 +40,18 @@ class Placement:
         """The CPU of the reader with this rank."""
         others = self.cpus[1:] or self.cpus
         return others[rank % len(others)]
+
+    def most_readers_of_a_cpu(self, n_readers: int) -> int:
+        """How many of so many readers share a CPU."""
+        return -(-n_readers // max(1, len(self.cpus) - 1))
+
+    def free(self) -> Placement:
+        """The same CPUs, nobody pinned."""
+        return replace(self, pinned=False)
+
+    def on_one_cpu(self) -> Placement:
+        """Everybody pinned to the writer's CPU."""
+        return Placement((self.writer,), hasattr(os, "sched_setaffinity"))
 
     def of_process(self, index: int) -> int:
         """The CPU of a crew's process: 0 is the writer, 1 the reader of rank 0, and so on."""

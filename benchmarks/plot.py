@@ -35,11 +35,12 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 def draw(results: Results, path: Path) -> None:
     """Write the picture of a run to ``path``."""
     panels = [
-        (workload, group)
+        (workload, panel)
         for workload, cases in results.workloads
         if workload.has_subjects
         for group in grouped(cases)
-        if _any_figure(results, workload, group)
+        for panel in ([group] if _over_something(group) else [(case,) for case in group])
+        if _any_figure(results, workload, panel)
     ]
     if not panels:
         return
@@ -71,6 +72,11 @@ def _title(chart: Figure, results: Results) -> None:
     chart.text(0.012, 1 - 0.70 / height, f"{where}   ·   {how}", fontsize=10.5, color=_MUTED)
 
 
+def _over_something(cases: tuple[Case, ...]) -> bool:
+    """Whether these cases differ in the size of a message or in the number of readers: a line. Else bars for each."""
+    return len({(case.nbytes, case.n_readers) for case in cases}) == len(cases) > 1
+
+
 def _any_figure(results: Results, workload: Workload, cases: tuple[Case, ...]) -> bool:
     return any(
         results.value(workload, case, subject.key, metric) is not None
@@ -92,6 +98,7 @@ def _colour(results: Results, subject: Subject) -> str:
 def _bars(axis: Axes, results: Results, workload: Workload, case: Case) -> None:
     """One bar a subject, best on top; a second figure (a tail, another load) is a mark on the same line."""
     first, second = workload.metrics[0], workload.metrics[1] if len(workload.metrics) > 1 else None
+    marked = second is not None and second.unit == first.unit  # else it is only written beside the bar
     present = [
         (subject, value)
         for subject in results.subjects
@@ -100,16 +107,16 @@ def _bars(axis: Axes, results: Results, workload: Workload, case: Case) -> None:
     present.sort(key=lambda pair: pair[1], reverse=first.better == "lower")
     seconds = [results.value(workload, case, subject.key, second) if second else None for subject, _ in present]
     floor = results.value(workload, case, FLOOR, first)
-    everything = [value for _, value in present] + [v for v in (*seconds, floor) if v]
+    everything = [v for v in (*(value for _, value in present), *(seconds if marked else ()), floor) if v] or [1.0]
     logarithmic = max(everything) > 20 * min(everything)
     for row, ((subject, value), also) in enumerate(zip(present, seconds, strict=True)):
         axis.barh(row, value, height=0.62, color=_colour(results, subject), zorder=2)
         right = value
-        if second is not None and also:
+        if marked and also:
             right = max(value, also)
             axis.plot([min(value, also), max(value, also)], [row, row], color=_MUTED, lw=1.2, zorder=3)
             axis.plot(also, row, marker="|", ms=11, mew=2, color=_INK, zorder=4)
-        text = figure(value, first.unit) + (f"  ·  {figure(also, second.unit)}" if second and also else "")
+        text = figure(value, first.unit) + (f"  ·  {figure(also, second.unit)}" if second and also is not None else "")
         strong = "bold" if subject.standing == "ringcast" else "normal"
         axis.annotate(
             text,
@@ -135,8 +142,9 @@ def _bars(axis: Axes, results: Results, workload: Workload, case: Case) -> None:
     if floor:
         _floor_line(axis, floor, f"{workload.floor_label}: {figure(floor, first.unit)}")
     arrow = "less" if first.better == "lower" else "more"
-    also_says = f"  ·  mark: {second.title}" if second else ""
-    _style(axis, workload, f"{first.title}{also_says}  ({arrow} is better)", first, horizontal=True)
+    also_says = f"  ·  {'mark: ' if marked else ''}{second.title}" if second else ""
+    caption = f"{first.title}{also_says}  ({arrow} is better)"
+    _style(axis, workload, caption, first, horizontal=True, group=case.full_title if case.group else "")
 
 
 def _floor_line(axis: Axes, value: float, text: str) -> None:

@@ -65,7 +65,10 @@ def _workload_tables(results: Results, workload: Workload, cases: Sequence[Case]
     headline = workload.metrics[0]
     several = len(cases) > 1 or bool(cases[0].title)
     columns = [(case, metric) for case in cases for metric in workload.metrics]
-    head = [case.title if several else metric.title for case, metric in columns]
+    both = several and len(workload.metrics) > 1
+    head = [
+        f"{case.title}: {metric.title}" if both else case.title if several else metric.title for case, metric in columns
+    ]
     figures = {
         key: [figure(results.value(workload, case, key, metric), metric.unit) for case, metric in columns]
         for key in rows
@@ -79,7 +82,8 @@ def _workload_tables(results: Results, workload: Workload, cases: Sequence[Case]
         if all(base is None for base in bases):
             continue
         ratio_head += [
-            f"x {what}" + (f", {case.title if case.nbytes else case.key}" if several else "") for case in cases
+            f"x {what}" + (f", {case.title if case.group or case.nbytes else case.key}" if several else "")
+            for case in cases
         ]
         for key, cells in ratios.items():
             for case, base in zip(cases, bases, strict=True):

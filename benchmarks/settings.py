@@ -1,7 +1,7 @@
 """How much is measured: the one home of every count, size and duration of a run.
 
-``FULL`` is meant for figures that are published (about twelve minutes on two CPUs), ``QUICK`` to see that everything
-works (about a minute; its figures are rough).
+``FULL`` is meant for figures that are published (about 25 minutes on two CPUs), ``QUICK`` to see that everything
+works (about two minutes; its figures are rough).
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from dataclasses import dataclass
 #: Bytes of a small message, and slots of a queue: what the goals are stated for.
 MESSAGE_BYTES = 64
 DEPTH = 1024
+
+#: Slots of a queue that carries steps of work: the depth that `MessageQueue` has by default.
+STEP_DEPTH = 10
 
 #: How many readers the rate of small messages is measured with.
 FAN_OUTS = (1, 2, 4, 8)
@@ -31,14 +34,19 @@ class Settings:
 
     rounds: int
     latency_trips: int
+    dict_trips: int
+    bursts: int
     rate_seconds: float
     rate_first_messages: int
     fan_outs: tuple[int, ...]
+    object_fan_outs: tuple[int, ...]
     wake_count: int
     wake_idle_seconds: float
     idle_seconds: float
     cadence_seconds: float
     cadence_interval_seconds: float
+    step_warm_up_seconds: float
+    step_seconds: float
     startup_count: int
     floor_blocks: int
     floor_copy_seconds: float
@@ -63,14 +71,19 @@ class Settings:
 FULL = Settings(
     rounds=5,
     latency_trips=10_000,
+    dict_trips=5_000,
+    bursts=100,
     rate_seconds=0.5,
     rate_first_messages=5_000,
     fan_outs=FAN_OUTS,
+    object_fan_outs=(1, 2, 4),
     wake_count=50,
     wake_idle_seconds=0.020,
     idle_seconds=2.0,
     cadence_seconds=2.0,
     cadence_interval_seconds=0.005,
+    step_warm_up_seconds=0.3,
+    step_seconds=0.8,
     startup_count=10,
     floor_blocks=20_000,
     floor_copy_seconds=0.05,
@@ -85,14 +98,19 @@ FULL = Settings(
 QUICK = Settings(
     rounds=1,
     latency_trips=2_000,
+    dict_trips=1_000,
+    bursts=20,
     rate_seconds=0.1,
     rate_first_messages=2_000,
     fan_outs=FAN_OUTS,
+    object_fan_outs=(1, 2, 4),
     wake_count=15,
     wake_idle_seconds=0.020,
     idle_seconds=0.5,
     cadence_seconds=0.5,
     cadence_interval_seconds=0.005,
+    step_warm_up_seconds=0.1,
+    step_seconds=0.2,
     startup_count=3,
     floor_blocks=4_000,
     floor_copy_seconds=0.02,

@@ -130,10 +130,15 @@ class SubjectBase:
         """Most leave nothing."""
 
 
+_WORKLOADS = (
+    *("latency", "rate", "dict", "bursts", "step", "wake", "cpu", "startup"),
+    *("objects", "arrays", "tensors", "tensor_list", "loan"),
+)
+
+
 def only(*workloads: str) -> dict[str, str]:
     """An ``unfit`` mapping for a variant that is a row of these workloads only."""
-    everything = ("latency", "rate", "wake", "cpu", "startup", "objects", "arrays", "tensors", "tensor_list", "loan")
-    return {name: "" for name in everything if name not in workloads}
+    return {name: "" for name in _WORKLOADS if name not in workloads}
 
 
 #: Everything that this run makes outside its own folder carries this prefix, so that it can be found and removed.

@@ -1,7 +1,8 @@
 """ringcast itself, as a user has it: `MessageQueue`, its handle passed to the readers, the default waiting strategy.
 
-The variants are extra rows: "spin" waits by spinning only, "many" uses enqueue_many and dequeue_many, "zero_copy" has
-torch tensors on the shared memory instead of in copies, and the loans produce an array in place.
+The variants are extra rows: "spin", "yield", "busy" and "park" wait in that manner, "many" uses enqueue_many and
+dequeue_many, "zero_copy" has torch tensors on the shared memory instead of in copies, and the loans produce an array in
+place.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ class Ringcast(SubjectBase):
         """Whether the installed ringcast has what this variant is about."""
         from ringcast import MessageQueue
 
+        try:
+            MessageQueue(1, max_chunks=1, wait=self.wait).close()
+        except ValueError:
+            return f"this ringcast has no wait={self.wait!r}"
         if self.loan and not hasattr(MessageQueue, "loan_array"):
             return "this ringcast has no loan_array"
         if self.zero_copy and "zero_copy" not in signature(MessageQueue.create_from_handle).parameters:
@@ -83,17 +88,26 @@ class Ringcast(SubjectBase):
         return fill if self.loan == "filled" else stamp
 
 
-SUBJECTS = (
-    Ringcast("ringcast", "ringcast", "ringcast", "ringcast", standing="ringcast"),
-    Ringcast(
-        "ringcast-spin",
-        "ringcast, wait=spin",
+def _waiting(wait: str, *workloads: str) -> Ringcast:
+    """A row that shows a waiting strategy, of these workloads only."""
+    return Ringcast(
+        f"ringcast-{wait}",
+        f"ringcast, wait={wait}",
         "ringcast",
         "ringcast",
         standing="extra",
-        unfit=only("latency"),
-        wait="spin",
-    ),
+        unfit=only(*workloads),
+        wait=wait,
+    )
+
+
+SUBJECTS = (
+    Ringcast("ringcast", "ringcast", "ringcast", "ringcast", standing="ringcast"),
+    # Spinning ends that share CPUs take turns by time slices: in the step pattern one step would take milliseconds.
+    _waiting("spin", "latency", "dict", "bursts", "arrays"),
+    _waiting("yield", "latency", "dict", "bursts", "step", "wake", "cpu", "arrays"),
+    _waiting("busy", "latency", "dict", "bursts", "step", "wake", "cpu"),
+    _waiting("park", "dict", "step"),
     Ringcast("ringcast-many", "ringcast, many at once", "ringcast", "ringcast", standing="extra", unfit=only("rate")),
     Ringcast(
         "ringcast-zero-copy",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -77,6 +77,11 @@ class Workload(ABC):
     def measure_floor(self, case: Case, bench: Bench) -> Outcome | None:
         """Measure the floor once; None if this workload has none."""
         return None
+
+
+def readers_cases(fan_outs: Iterable[int]) -> tuple[Case, ...]:
+    """One case a number of readers."""
+    return tuple(Case(f"{n}", f"{n} reader{'s' if n > 1 else ''}", n) for n in fan_outs)
 
 
 def grouped(cases: Sequence[Case]) -> list[tuple[Case, ...]]:

@@ -1,7 +1,8 @@
-"""The rate of a nested dict of about 1 KiB, against what encoding and decoding alone allow.
+"""The rate of a nested dict of about 1 KiB to one, two and four readers, against what encoding and decoding allow.
 
-The bound is the slower of pickle.dumps and pickle.loads (protocol 5) of the same objects, alone, on one of the same
-CPUs, in the same round: a queue whose two ends work side by side can do no better.
+The time runs from the first dict that any reader received to the last one that the slowest received. The bound is the
+slower of pickle.dumps and pickle.loads (protocol 5) of the same objects, alone, on one of the same CPUs, in the same
+round: a queue whose ends work side by side can do no better. Readers that share a CPU share what it decodes.
 """
 
 from __future__ import annotations
@@ -17,32 +18,12 @@ from ..bench import Bench
 from ..crew import Member
 from ..measure import Metric, Outcome
 from ..peers.base import Subject
-from ..settings import DEPTH
-from .base import Case, Workload
+from ..settings import DEPTH, Settings
+from .base import Case, Workload, readers_cases
+from .messages import END, most_bytes, pickled_bytes, step_of_work
 from .stream import stream
 
-
-def _message(number: int) -> dict[str, Any]:
-    """A step of work as an inference engine would broadcast it; about 1 KiB when pickled."""
-    return {
-        "step": number,
-        "kind": "decode",
-        "requests": [
-            {
-                "id": f"request-{number}-{each}",
-                "tokens": [number + each * 7 + i for i in range(16)],
-                "blocks": [each * 64 + i for i in range(8)],
-                "sampling": {"temperature": 0.7, "top_p": 0.95, "seed": number * 31 + each, "stop": ["\n\n", "</s>"]},
-            }
-            for each in range(6)
-        ],
-        "flags": {"prefix_cache": True, "profile": False, "graph": None},
-    }
-
-
-_MESSAGES = [_message(number) for number in range(128)]
-_END = {"end": True}
-_MAX_BYTES = max(len(pickle.dumps(message, 5)) for message in _MESSAGES) + 512
+_MESSAGES = [step_of_work(number, 6) for number in range(128)]
 
 
 class Objects(Workload):
@@ -50,17 +31,22 @@ class Objects(Workload):
 
     key = "objects"
     title = "Rate of a nested dict"
-    explain = f"{sum(len(pickle.dumps(m, 5)) for m in _MESSAGES) // len(_MESSAGES):,} bytes pickled, one reader"
+    explain = f"{pickled_bytes(_MESSAGES):,} bytes pickled, depth {DEPTH:,}, every reader gets every dict"
     metrics = (Metric("rate", "messages/s", "/s", better="higher"),)
     floor_label = "pickle alone, slower of both"
     needs_trial = True
 
+    def cases(self, settings: Settings) -> tuple[Case, ...]:
+        """The numbers of readers."""
+        return readers_cases(settings.object_fan_outs)
+
     def measure(self, subject: Subject, case: Case, bench: Bench) -> Outcome:
         """Stream for about as long as set."""
-        passes = -(-bench.messages_for(self.key, subject.key) // len(_MESSAGES))
-        spec = bench.spec(1, DEPTH, _MAX_BYTES, "object")
-        rate = stream(subject, spec, _MESSAGES, _END, passes, 0, bench)
-        bench.remember_rate(rate, self.key, subject.key)
+        who = (self.key, case.key, subject.key)
+        passes = -(-bench.messages_for(*who) // len(_MESSAGES))
+        spec = bench.spec(case.n_readers, DEPTH, most_bytes(_MESSAGES), "object")
+        rate = stream(subject, spec, _MESSAGES, END, passes, 0, bench)
+        bench.remember_rate(rate, *who)
         return Outcome({"rate": rate})
 
     def measure_floor(self, case: Case, bench: Bench) -> Outcome | None:
@@ -73,7 +59,8 @@ class Objects(Workload):
             return _calls_a_second(dumps, _MESSAGES, seconds), _calls_a_second(pickle.loads, encoded, seconds)
 
         encode, decode = bench.run(alone, [])[0]
-        return Outcome({"rate": min(encode, decode), "encode": encode, "decode": decode})
+        rate = min(encode, decode / bench.placement.most_readers_of_a_cpu(case.n_readers))
+        return Outcome({"rate": rate, "encode": encode, "decode": decode})
 
 
 def _calls_a_second(call: Callable[[Any], Any], arguments: Sequence[Any], seconds: float) -> float:

@@ -10,7 +10,7 @@ from ..floor import NotInThisBuildError
 from ..measure import Metric, Outcome
 from ..peers.base import Subject
 from ..settings import DEPTH, MESSAGE_BYTES, Settings
-from .base import Case, Workload
+from .base import Case, Workload, readers_cases
 from .stream import stream
 
 #: Distinct messages, sent again and again, so that making them costs nothing while the clock runs.
@@ -33,7 +33,7 @@ class Rate(Workload):
 
     def cases(self, settings: Settings) -> tuple[Case, ...]:
         """The numbers of readers."""
-        return tuple(Case(f"{n}", f"{n} reader{'s' if n > 1 else ''}", n) for n in settings.fan_outs)
+        return readers_cases(settings.fan_outs)
 
     def measure(self, subject: Subject, case: Case, bench: Bench) -> Outcome:
         """Stream for about as long as set."""
