@@ -132,7 +132,7 @@ def _bars(axis: Axes, results: Results, workload: Workload, case: Case) -> None:
     axis.set_yticks(range(len(present)), [subject.label for subject, _ in present])
     for label, (subject, _) in zip(axis.get_yticklabels(), present, strict=True):
         label.set_fontweight("bold" if subject.standing == "ringcast" else "normal")
-    axis.set_ylim(-0.6, len(present) - 0.4 + (0.5 if floor else 0.0))
+    axis.set_ylim(-0.6, len(present) - 0.4 + (0.09 * len(present) if floor else 0.0))  # room for the floor's name
     if logarithmic:
         axis.set_xscale("log")
         axis.set_xlim(min(everything) / 3, max(everything) * (max(everything) / min(everything)) ** 0.55)

@@ -18,10 +18,12 @@ def render(results: Results) -> str:
     """The whole report."""
     lines = [*_heading(results), ""]
     for workload, cases in results.workloads:
-        for group in grouped(cases):
+        for number, group in enumerate(grouped(cases)):
             among = f", {group[0].group}" if group[0].group else ""
             lines += [f"{workload.title}{among}: {workload.explain}", ""]
-            body = [*_workload_tables(results, workload, group), *_remarks(results, workload, group)]
+            body = [*_workload_tables(results, workload, group), *_failures(results, workload, group)]
+            if number == 0:
+                body += _unfit(results, workload)
             lines += [(_INDENT + line).rstrip() for line in body]
             lines.append("")
     lines += _goals(judge(results))
@@ -112,13 +114,20 @@ def _base(results: Results, workload: Workload, case: Case, metric: Metric, what
     return results.best_peer(workload, case, metric)
 
 
-def _remarks(results: Results, workload: Workload, cases: Sequence[Case]) -> list[str]:
-    """Who is not in the table and why, and what went wrong."""
-    remarks = [
+def _unfit(results: Results, workload: Workload) -> list[str]:
+    """Who takes no part in a workload, and why."""
+    if not workload.has_subjects or workload.ringcast_only:
+        return []
+    return [
         f"{subject.label}: not measured: {reason}"
         for subject in results.subjects
-        if (reason := subject.unfit.get(workload.key)) and workload.has_subjects and not workload.ringcast_only
+        if (reason := subject.unfit.get(workload.key))
     ]
+
+
+def _failures(results: Results, workload: Workload, cases: Sequence[Case]) -> list[str]:
+    """What went wrong."""
+    remarks: list[str] = []
     labels = {subject.key: subject.label for subject in results.subjects} | {FLOOR: workload.floor_label}
     for case in cases:
         for key, label in labels.items():

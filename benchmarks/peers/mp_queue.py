@@ -63,7 +63,7 @@ SUBJECTS = (
         "multiprocessing",
         unfit={
             "startup": "a running process cannot be given one: it can only be inherited",
-            "step": "left out, so that a run is over sooner; the other peers wait less",
+            "step": "left out to bound a run's time",
         },
     ),
 )

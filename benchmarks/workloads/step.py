@@ -65,7 +65,7 @@ class Step(Workload):
 
     key = "step"
     title = "A step"
-    explain = f"a dict to {_WORKERS} workers, work in each, a dict from each; not pinned unless so said"
+    explain = f"a dict to {_WORKERS} workers, each works and answers; not pinned unless so said"
     metrics = (
         Metric("mean", "mean", "ns"),
         Metric("cpu", "CPU", "ns"),
