@@ -17,6 +17,7 @@ from .floor import Floor, FloorError
 from .goals import judge
 from .peers import SUBJECTS, available, versions
 from .peers.base import Subject
+from .peers.ringcast_queue import rescued_wakes
 from .placement import Placement
 from .progress import Progress
 from .report import render
@@ -80,6 +81,8 @@ def _measure(
         for subject in present:
             subject.sweep()
     results.facts |= disturbance.seen()
+    if any(subject.module == "ringcast" for subject in present):
+        results.facts["rescued_wakes"] = rescued_wakes()
     return results
 
 

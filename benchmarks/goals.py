@@ -1,20 +1,26 @@
-"""The project's goals for small messages, waking, CPU, start-up, arrays and tensors, held against a run.
+"""The project's goals, held against a run.
 
-Ratios are of the run's own native floor. The round figures that the design gives for rates are held against the run
-too, as goals of their own.
+A goal is for a figure itself, or for its ratio to another figure of the same run: the native floor, the best peer,
+another way of waiting, or the same with one reader. Ratios are medians of the rounds' own; where a goal grants
+something on top ("3 x spinning + 1 µs"), that of what is found to what is granted in the same round. The rates of small
+messages are those of a quiet machine of two CPUs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
+from .measure import Metric
 from .results import FLOOR, Results
-from .text import figure
+from .text import digits, figure
 from .workloads.base import Case, Workload
 
 RINGCAST = "ringcast"
+_BEST_PEER = "best peer"
+_ONE_READER = "1 reader"
 Verdict = Literal["reached", "missed", "not measured"]
 
 
@@ -30,68 +36,86 @@ class Judged:
 
 @dataclass(frozen=True)
 class _Goal:
-    """``limit`` is of the figure itself, or of its ratio to the floor if ``of_floor``.
+    """``factor`` times the figure of ``of``, and ``slack`` more; with no ``of``, ``factor`` is the limit itself.
 
-    With ``of_one_reader`` it is of its ratio to the figure with one reader and the same size.
+    ``of`` is `FLOOR`, `_BEST_PEER`, `_ONE_READER` (the same with one reader) or the key of a subject. It is a limit
+    from above where lower figures are better, else from below. ``factor`` is None for cases without this goal.
     """
 
     workload: str
     metric: str
     goal: str
-    limit: Callable[[Case], float | None]
-    of_floor: bool
-    at_least: bool
+    factor: Callable[[Case], float | None]
+    of: str = ""
+    slack: float = 0.0
     subject: str = RINGCAST
-    of_one_reader: bool = False
 
 
 def _always(limit: float) -> Callable[[Case], float | None]:
     return lambda _case: limit
 
 
-def _array_limit(case: Case) -> float | None:
-    """Of one memcpy, with one reader."""
-    if case.n_readers != 1:
-        return None
-    return 0.85 if case.nbytes >= _MIB else {_MIB // 4: 0.6, _MIB // 16: 0.4}.get(case.nbytes)
+def _where(limit: float, wanted: Callable[[Case], bool]) -> Callable[[Case], float | None]:
+    return lambda case: limit if wanted(case) else None
+
+
+def _in(situation: str, limit: float) -> Callable[[Case], float | None]:
+    """In the step pattern."""
+    return _where(limit, lambda case: case.key.startswith(f"{situation}/"))
 
 
 def _two_readers_limit(case: Case) -> float | None:
-    return 0.9 if case.n_readers == 2 and case.nbytes >= _MIB else None
+    """Of the rate to one reader; between these sizes there is no goal."""
+    if case.n_readers != 2:
+        return None
+    return 0.8 if case.nbytes <= _MIB else 0.9 if case.nbytes >= 16 * _MIB else None
 
 
 _MIB = 1 << 20
-_RATES = {1: 4e6, 2: 3e6, 4: 2e6, 8: 1e6}
+_US = 1e3
+_RATES = {1: 10e6, 2: 6e6, 4: 3.5e6, 8: 2e6}
+_SPIN, _YIELD, _PARK = "ringcast-spin", "ringcast-yield", "ringcast-park"
+_DICT, _RATE, _STEP = "dict there and back, one way", "64-byte rate", "step"
+_WAKE, _BEAT = "wake-up after 20 ms of idleness, p50", "CPU of a reader that gets a message every 5 ms"
 
 _GOALS = (
-    _Goal("latency", "p50", "64-byte one-way latency, p50", _always(3.0), of_floor=True, at_least=False),
-    _Goal("rate", "rate", "64-byte rate", _always(0.6), of_floor=True, at_least=True),
-    _Goal("rate", "rate", "64-byte rate", lambda case: _RATES.get(case.n_readers), of_floor=False, at_least=True),
-    _Goal("objects", "rate", "nested dict of about 1 KiB, rate", _always(0.9), of_floor=True, at_least=True),
-    _Goal("wake", "p50", "wake-up after 20 ms of idleness, p50", _always(2.0), of_floor=True, at_least=False),
-    _Goal("cpu", "idle", "CPU of an idle reader", _always(0.1), of_floor=False, at_least=False),
-    _Goal(
-        "cpu", "cadence", "CPU of a reader that gets a message every 5 ms", _always(0.8), of_floor=False, at_least=False
-    ),
-    _Goal("startup", "ready", "queue made, attached, ready", _always(2.0), of_floor=False, at_least=False),
-    _Goal("arrays", "rate", "arrays", _array_limit, of_floor=True, at_least=True),
-    _Goal("arrays", "rate", "arrays", _two_readers_limit, of_floor=False, at_least=True, of_one_reader=True),
-    _Goal("tensors", "rate", "tensors, copied", _always(0.45), of_floor=True, at_least=True),
-    _Goal(
-        "tensors",
-        "rate",
-        "tensors, zero_copy",
-        _always(0.8),
-        of_floor=True,
-        at_least=True,
-        subject=f"{RINGCAST}-zero-copy",
-    ),
+    _Goal("latency", "p50", "64-byte one-way latency, p50", _always(2.2), FLOOR),
+    _Goal("latency", "p99", "64-byte one-way latency, p99", _always(3.0), _SPIN, 1 * _US),
+    _Goal("rate", "rate", _RATE, lambda case: _RATES.get(case.n_readers)),
+    _Goal("dict", "p50", f"{_DICT}, p50", _always(1.3), _SPIN),
+    _Goal("dict", "p50", f"{_DICT}, p50", _always(1.0), _BEST_PEER),
+    _Goal("step", "p50", f"{_STEP}, p50", _in("alone", 1.1), _YIELD),
+    _Goal("step", "cpu", f"{_STEP}, CPU", _in("alone", 0.85), _YIELD),
+    _Goal("step", "mean", f"{_STEP}, mean", _in("beside", 0.9), _YIELD),
+    _Goal("step", "mean", f"{_STEP}, mean", _in("crowded", 0.5), _YIELD),
+    _Goal("step", "mean", f"{_STEP}, mean", _in("crowded", 1.15), _PARK),
+    _Goal("step", "mean", f"{_STEP}, mean", _in("shared", 1.1), _YIELD),
+    _Goal("wake", "p50", _WAKE, _always(1.0), _BEST_PEER),
+    _Goal("wake", "p50", _WAKE, _always(1.0), FLOOR, 20 * _US),
+    _Goal("cpu", "wakes", "wake-ups of an idle reader", _always(2.0)),
+    _Goal("cpu", "cadence", _BEAT, _always(1.0)),
+    _Goal("startup", "ready", "queue made, attached, ready", _always(2.0)),
+    _Goal("objects", "rate", "nested dict of about 1 KiB, rate", _always(0.9), FLOOR),
+    _Goal("objects", "rate", "nested dict of about 1 KiB, rate", _always(1.2), _BEST_PEER),
+    _Goal("arrays", "rate", "arrays", _where(0.85, lambda case: case.n_readers == 1 and case.nbytes >= _MIB), FLOOR),
+    _Goal("arrays", "rate", "arrays", _two_readers_limit, _ONE_READER),
+    _Goal("arrays", "rate", "arrays", _where(2.0, lambda case: case.n_readers == 2), _BEST_PEER),
+    _Goal("tensors", "rate", "tensors, copied", _always(0.45), FLOOR),
+    _Goal("tensors", "rate", "tensors, zero_copy", _always(0.8), FLOOR, subject=f"{RINGCAST}-zero-copy"),
 )
 
 
 def judge(results: Results) -> list[Judged]:
     """Every goal whose workload was part of the run."""
-    return [judged for goal in _GOALS for judged in _judge(goal, results)]
+    return [judged for goal in _GOALS for judged in _judge(goal, results)] + _rescued(results)
+
+
+def _rescued(results: Results) -> list[Judged]:
+    """Wake-ups that were lost, and found by a time-out, in all of the run."""
+    if "rescued_wakes" not in results.facts:
+        return []
+    lost = results.facts["rescued_wakes"]
+    return [Judged("lost wake-ups, all measurements with ringcast", "0", f"{lost}", "missed" if lost else "reached")]
 
 
 def _judge(goal: _Goal, results: Results) -> Iterable[Judged]:
@@ -100,33 +124,64 @@ def _judge(goal: _Goal, results: Results) -> Iterable[Judged]:
         return
     workload, cases = found
     for case in cases:
-        limit = goal.limit(case)
-        if limit is not None:
-            one = next((each for each in cases if (each.nbytes, each.n_readers) == (case.nbytes, 1)), None)
-            yield _judge_case(goal, limit, results, workload, case, one)
+        factor = goal.factor(case)
+        if factor is not None:
+            yield _judge_case(goal, factor, results, workload, case, cases)
 
 
 def _judge_case(
-    goal: _Goal, limit: float, results: Results, workload: Workload, case: Case, one_reader: Case | None
+    goal: _Goal, factor: float, results: Results, workload: Workload, case: Case, cases: Sequence[Case]
 ) -> Judged:
     metric = next(metric for metric in workload.metrics if metric.key == goal.metric)
     title = ", ".join(filter(None, (goal.goal, case.full_title)))
-    relation = "at least" if goal.at_least else "at most"
-    base = "1 reader" if goal.of_one_reader else workload.floor_label if goal.of_floor else None
-    asked = f"{limit:g} x {base}" if base else figure(limit, metric.unit)
-    bound = f"{relation} {asked}"
     value = results.value(workload, case, goal.subject, metric)
+    shown = figure(value, metric.unit)
+    if not goal.of:
+        return Judged(title, _bound(goal, factor, metric, ""), shown, _verdict(value, factor, metric))
+
+    name = workload.floor_label if goal.of == FLOOR else goal.of.replace(f"{RINGCAST}-", "wait=")
+    bound = _bound(goal, factor, metric, name)
+    base, base_case = _base(goal, results, workload, case, cases, metric)
+    below = results.value(workload, base_case, base, metric)
+    ratio = results.ratio(workload, case, goal.subject, base, metric, base_case, partial(_limit, goal, factor))
     if value is None:
         return Judged(title, bound, "-", "not measured")
-    shown = figure(value, metric.unit)
-    if base is not None:
-        base_key, base_case = (goal.subject, one_reader) if goal.of_one_reader else (FLOOR, case)
-        ratio = None
-        if base_case is not None:
-            ratio = results.ratio(workload, case, goal.subject, base_key, metric, base_case)
-        if ratio is None or base_case is None:
-            return Judged(title, bound, f"{shown}, no {base}", "not measured")
-        value = ratio
-        shown = f"{shown}, {ratio:.2f} x {figure(results.value(workload, base_case, base_key, metric), metric.unit)}"
-    reached = value >= limit if goal.at_least else value <= limit
-    return Judged(title, bound, shown, "reached" if reached else "missed")
+    if below is None or ratio is None:
+        return Judged(title, bound, f"{shown}, no {name}", "not measured")
+    if goal.slack:
+        found = f"{shown}, {digits(ratio)} of what {figure(below, metric.unit)} grants"
+        return Judged(title, bound, found, _verdict(ratio, 1.0, metric))
+    found = f"{shown}, {ratio:.2f} x {figure(below, metric.unit)}" + (f" ({base})" if goal.of == _BEST_PEER else "")
+    return Judged(title, bound, found, _verdict(ratio, factor, metric))
+
+
+def _bound(goal: _Goal, factor: float, metric: Metric, name: str) -> str:
+    """The goal's limit in words."""
+    if goal.of == _BEST_PEER and factor == 1:
+        return "ahead of every peer"
+    times = figure(factor, metric.unit) if not goal.of else "" if factor == 1 else f"{factor:g} x "
+    slack = f" + {figure(goal.slack, metric.unit)}" if goal.slack else ""
+    return f"{'at least' if metric.better == 'higher' else 'at most'} {times}{name}{slack}"
+
+
+def _base(
+    goal: _Goal, results: Results, workload: Workload, case: Case, cases: Sequence[Case], metric: Metric
+) -> tuple[str, Case]:
+    """Whose figure of which case the goal is held against; a subject or case that there is not has no figures."""
+    if goal.of == _BEST_PEER:
+        return results.best_peer(workload, case, metric) or goal.of, case
+    if goal.of == _ONE_READER:
+        one = (each for each in cases if (each.nbytes, each.n_readers) == (case.nbytes, 1))
+        return goal.subject, next(one, Case("not measured"))
+    return goal.of, case
+
+
+def _limit(goal: _Goal, factor: float, of: float) -> float:
+    """What the base's figure grants; where nothing is granted on top, the figure, so that the ratio is to that."""
+    return factor * of + goal.slack if goal.slack else of
+
+
+def _verdict(value: float | None, limit: float, metric: Metric) -> Verdict:
+    if value is None:
+        return "not measured"
+    return "reached" if (value >= limit if metric.better == "higher" else value <= limit) else "missed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -35,12 +36,20 @@ class Results:
         return found.value(metric) if found is not None else None
 
     def ratio(
-        self, workload: Workload, case: Case, subject: str, base: str, metric: Metric, base_case: Case | None = None
+        self,
+        workload: Workload,
+        case: Case,
+        subject: str,
+        base: str,
+        metric: Metric,
+        base_case: Case | None = None,
+        limit: Callable[[float], float] = float,
     ) -> float | None:
         """How many times the base's figure a subject's is: the median of the rounds' ratios.
 
         What disturbs a machine for a while disturbs both figures of a round, and leaves their ratio alone. Where a
-        round of either is missing, the ratio of the reported figures. The base's figure is of ``base_case``, if given.
+        round of either is missing, the ratio of the reported figures. The base's figure is of ``base_case``, if given;
+        with ``limit`` the ratio is to what that makes of it.
         """
         ours = self.series.get((workload.key, case.key, subject))
         theirs = self.series.get((workload.key, (base_case or case).key, base))
@@ -48,9 +57,9 @@ class Results:
             return None
         pairs = list(zip(ours.each(metric), theirs.each(metric), strict=False))
         if len(pairs) == len(ours.rounds) == len(theirs.rounds) and pairs and all(below for _, below in pairs):
-            return median(above / below for above, below in pairs)
+            return median(above / limit(below) for above, below in pairs)
         value, below = ours.value(metric), theirs.value(metric)
-        return value / below if value is not None and below else None
+        return value / limit(below) if value is not None and below else None
 
     def best_peer(self, workload: Workload, case: Case, metric: Metric) -> str | None:
         """The key of the peer with the best figure."""
