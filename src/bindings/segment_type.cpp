@@ -107,6 +107,12 @@ nb::tuple slot_state(const Segment& segment, std::uint32_t index) {
     return nb::make_tuple(all ? "read_by_all" : (done.size() == 0 ? "written" : "read_by_some"), done);
 }
 
+// Has the writer sent such, as a message or within one?
+bool has_sent(const Segment& segment, Encoding encoding) {
+    const std::uint32_t sent = segment.ring().control->encodings_sent.load(std::memory_order_relaxed);
+    return (sent >> static_cast<unsigned>(encoding) & 1) != 0;
+}
+
 const char* fate_name(Fate fate) {
     switch (fate) {
         case Fate::alive:
@@ -215,6 +221,8 @@ void bind_segment(nb::module_& module) {
                      [](const Segment& s) { return s.ring().control->bytes_published.load(std::memory_order_relaxed); })
         .def_prop_ro("closed",
                      [](const Segment& s) { return s.ring().control->closed.load(std::memory_order_acquire) == 1; })
+        .def_prop_ro("sends_arrays", [](const Segment& s) { return has_sent(s, Encoding::array); })
+        .def_prop_ro("sends_tensors", [](const Segment& s) { return has_sent(s, Encoding::tensor); })
         .def("seats", &seats)
         .def("missed", &missed)
         .def("slot_state", &slot_state, "index"_a);

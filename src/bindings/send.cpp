@@ -85,6 +85,14 @@ auto with_payload(const End& end, PyObject* object, Send&& send) {
     return send(end.codec.encode(object));
 }
 
+// Buffers that travel beside a message's stream are mostly arrays', where there are arrays at all.
+template <class Payload>
+void note_arrays_within(Sender& sender, const Payload& payload) {
+    if (!payload.framed() || sender.has_sent(Encoding::array)) return;
+    PyObject* modules = PyImport_GetModuleDict();
+    if (PyDict_GetItemString(modules, "numpy") != nullptr) sender.note_encoding(Encoding::array);
+}
+
 // False: the time is over, and the Python exception set.
 [[nodiscard]] bool send(End& end, Sender& sender, PyObject* object, const WaitOptions& options, PyObject* self) {
     if (PyBytes_CheckExact(object)) {
@@ -96,6 +104,7 @@ auto with_payload(const End& end, PyObject* object, Send&& send) {
         Sender::Room room;
         if (!reserve(end, sender, payload.payload_bytes(), room, options, call.deadline_ns, self)) return false;
         payload.write(room.bytes);
+        note_arrays_within(sender, payload);
         sender.commit(room, payload.encoding(), payload.framed());
         return true;
     });
@@ -139,7 +148,10 @@ PyObject* try_enqueue(PyObject* self, PyObject* object) {
         }
         return with_payload(end, object, [&](const auto& payload) {
             return try_send(self, end, sender, payload.payload_bytes(), payload.encoding(), payload.framed(),
-                            [&](std::byte* to) { payload.write(to); });
+                            [&](std::byte* to) {
+                                payload.write(to);
+                                note_arrays_within(sender, payload);
+                            });
         });
     });
 }

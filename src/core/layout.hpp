@@ -78,6 +78,7 @@ struct Control {
     typename P::template atomic<std::uint32_t> initialised;                // 1, stored last by the creator
     typename P::template atomic<std::uint32_t> departures;                 // readers that have left in order
     typename P::template atomic<std::uint32_t> promised;                   // 1: a handle promises messages to the ranks
+    typename P::template atomic<std::uint32_t> encodings_sent;  // bit 1 << Encoding, also of what other messages hold
     alignas(kLinePair) typename P::template atomic<std::uint64_t> data_committed;   // statistics
     typename P::template atomic<std::uint64_t> bytes_published;                     // statistics
     typename P::template atomic<std::uint64_t> blocks_in_use;                       // statistics
@@ -152,7 +153,7 @@ static_assert(offsetof(Header, marks_offset) == 104 && offsetof(Header, max_leas
 static_assert(offsetof(Header, creator_pid) == 128 && offsetof(Header, release) == 152 && sizeof(Header) == 304);
 static_assert(offsetof(NativeControl, head) == 0 && offsetof(NativeControl, writer_parked) == 128);
 static_assert(offsetof(NativeControl, closed) == 256 && offsetof(NativeControl, all_ready) == 260 &&
-              offsetof(NativeControl, departures) == 268);
+              offsetof(NativeControl, departures) == 268 && offsetof(NativeControl, encodings_sent) == 276);
 static_assert(offsetof(NativeControl, data_committed) == 384 && offsetof(NativeControl, cpus) == 512);
 static_assert(sizeof(NativeControl) == 640);
 static_assert(offsetof(NativeSeat, state) == 0 && offsetof(NativeSeat, rank) == 24 &&

@@ -74,10 +74,19 @@ public:
             reserved_ = false;
             if (room.length > segment_->geometry().max_chunk_bytes) count_oversize();
         }
+        if (encoding != Encoding::raw) note_encoding(encoding);
         ring_.publish(descriptor);
         if (!announce_later) ring_.announce();
         if (arena_.memory() != 0 && ring_.position() % kLookForIdleMemory == 0) give_back_idle();
     }
+    // What readers that come need to decode, so that they are ready for it: of a message, or of something within one.
+    void note_encoding(Encoding encoding) noexcept {
+        if (has_sent(encoding)) [[likely]]
+            return;
+        encodings_ |= 1u << static_cast<unsigned>(encoding);
+        segment_->ring().control->encodings_sent.store(encodings_, std::memory_order_relaxed);
+    }
+    bool has_sent(Encoding encoding) const noexcept { return (encodings_ >> static_cast<unsigned>(encoding) & 1) != 0; }
     // Takes back what was reserved and not published.
     void cancel() noexcept {
         if (reserved_) arena_.cancel(open_place_);
@@ -191,6 +200,7 @@ private:
     Arena::Place open_place_{};
     std::uint64_t bytes_ = 0;
     std::uint64_t loans_ = 0;
+    std::uint32_t encodings_ = 0;  // as in Control
     struct Chunk {
         Room room;
         std::shared_ptr<Loan> loan;

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ringcast import _at_exit, _core, arguments, reports
 from ringcast.chunks import LoanedArray, ReadChunk, WriteChunk, loaned_array
+from ringcast.codec import get_ready
 from ringcast.errors import QueueClosedError, QueueTimeoutError, RoleError
 from ringcast.stats import QueueStats, collect_stats
 from ringcast.waiting import PATIENT, NativePolicy, WaitSettings
@@ -58,6 +59,8 @@ class QueueEnd(_core.End):
         # at each call.
         if hasattr(self, "_segment"):
             raise RoleError(f"{self._context}: this object is an end already; make another one instead")
+        if not writer and codec.arrays:
+            get_ready(arrays=segment.sends_arrays, tensors=segment.sends_tensors)
         super().__init__(
             segment,
             writer=writer,

@@ -19,7 +19,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ringcast.codec.objects import encode_pickle, encode_raw
@@ -105,6 +108,21 @@ def codec(
             raise ArgumentError(f"the environment variable {ENVIRONMENT} is {setting!r}; it must be 0, 1 or unset")
         allow_pickle = setting == "1"
     return Codec(name, allow_pickle, message_type, copy, zero_copy or copy is True)
+
+
+def get_ready(*, arrays: bool, tensors: bool) -> None:
+    """Import now what decoding needs, and not in the middle of the traffic.
+
+    For what the writer has sent, and for arrays if this process uses NumPy anyway. What cannot be imported is the error
+    of the message that needs it.
+    """
+    if arrays or tensors or "numpy" in sys.modules:
+        with suppress(Exception):
+            import_module("numpy")
+            import_module("ringcast.codec.arrays")
+    if tensors:
+        with suppress(Exception):
+            import_module("torch")
 
 
 def _new_msgpack(message_type: Any) -> Msgpack:
