@@ -46,7 +46,7 @@ World::World(const Shape& shape)
     Explorer& explorer = Explorer::the();
     explorer.forget_locations();
     explorer.name(&ring.control->head, "head");
-    explorer.name(&ring.control->writer_parked, "writer's parked word");
+    explorer.name(&ring.control->writer_parked.word, "writer's parked word");
     explorer.name(&ring.control->closed, "closed");
     explorer.name(&ring.control->departures, "departures");
     for (std::uint32_t i = 0; i < shape.seats; ++i) {
@@ -57,7 +57,7 @@ World::World(const Shape& shape)
         explorer.name(&seat.state, of + "state");
         explorer.name(&seat.joined_at, of + "join position");
         explorer.name(&seat.cursor, of + "cursor");
-        explorer.name(&seat.parked, of + "parked word");
+        explorer.name(&seat.parked.word, of + "parked word");
         explorer.name(&seat.touching, of + "touched message");
         for (std::uint32_t row = 0; row < shape.blocks; ++row) {
             auto& mark = ring.mark(i, row);
@@ -338,6 +338,11 @@ void Reader::await_ready() {
     Policy::copy(&bytes, world_.block(0), sizeof bytes);
 }
 
+void Reader::await_rouse() {
+    const auto roused = [&] { return world_.roused.load(std::memory_order_relaxed); };
+    while (!roused()) sleep(world_.ring.seats[index_].parked, 1, roused);
+}
+
 void Reader::end_lease() {
     std::uint64_t bytes = 0;
     Policy::copy(&bytes, world_.block(leased_.block), sizeof bytes);
@@ -345,7 +350,7 @@ void Reader::end_lease() {
     ringcast::mark_done(world_.ring, index_, leased_.row, ringcast::mark_of(leased_.position));
     Policy::fence_seq_cst();  // [signal] for the mark
     auto& parked = world_.ring.control->writer_parked;
-    if (parked.load(std::memory_order_relaxed) == ringcast::kAnySeat) ringcast::unpark<Policy>(parked);
+    if (parked.word.load(std::memory_order_relaxed) == ringcast::kAnySeat) ringcast::unpark<Policy>(parked);
 }
 
 // As Heirs does.

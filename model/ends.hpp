@@ -45,6 +45,7 @@ public:
     std::array<std::uint8_t, 3> holder{};  // the thread that took the seat last
     std::uint64_t published = 0;           // as of now, known to nobody in the program
     std::array<std::uint64_t, 3> read{};   // by whoever had the seat last: the messages before this one
+    Policy::atomic<bool> roused;           // by the reader's own process
     std::array<bool, 3> kept{};            // is it certain that what the seat's readers have not read is kept?
 
     std::byte* block(std::uint64_t index) const { return data_ + index * kBlockBytes; }
@@ -64,7 +65,7 @@ constexpr std::uint64_t content(std::uint64_t position) { return 100 + position;
 
 // Parks. True if only time has ended it; a wake-up that was lost is a violation.
 template <class Ready>
-bool sleep(Policy::futex_word& parked, std::uint32_t token, Ready&& ready) {
+bool sleep(ringcast::Parked<Policy>& parked, std::uint32_t token, Ready&& ready) {
     const auto result = ringcast::park<Policy>(parked, token, INT64_MAX, ready);
     // Who was killed between a store and its wake-up wakes nobody: that is what the bound on every park is for.
     if (result == ringcast::ParkResult::rescued && !Explorer::the().any_killed())
@@ -141,6 +142,8 @@ public:
     void look_and_leave();
     // Waits until all are ready, and reads what the writer had prepared.
     void await_ready();
+    // Waits, for nothing that is in the ring.
+    void await_rouse();
     // Makes a seat that is free the image of its own, with a lease, for a child; and looks at the leased block as the child,
     // long after the parent's lease has ended.
     void make_image(std::uint32_t image);

@@ -89,6 +89,8 @@ EDITS = [
     Edit("seats.hpp", "bool expect_reader(", "unpark<P>", "", "the writer is not woken by what is kept"),
     Edit("seats.hpp", "void leave_seat(", "unpark<P>", "", "the writer is not woken by a seat that is left"),
     Edit("parking.hpp", "ParkResult park(", "if (ready())", "", "a sleeper does not look again"),
+    Edit("parking.hpp", "void unpark(", "if (parked.word.exchange(", "", "the waker stamps and leaves the word"),
+    Edit("parking.hpp", "void rouse(", "unpark<P>", "", "a process does not wake its own end"),
     Edit(
         "marks.hpp",
         "bool is_marked(",

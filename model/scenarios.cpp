@@ -345,6 +345,18 @@ const std::vector<Scenario>& scenarios() {
                                            if (self.attach()) self.await_ready();
                                        }}};
          }},
+        {"roused",
+         "a reader that waits, by another thread of its process",
+         {.state = SeatState::active},
+         [](World& w) {
+             return std::vector{writer(w, [](Writer&) {}),
+                                Thread{"reader",
+                                       [&w] {
+                                           Reader self(w, 0);
+                                           if (self.attach()) self.await_rouse();
+                                       }},
+                                Thread{"rouser", [&w] { ringcast::rouse<Policy>(w.roused, w.ring.seats[0].parked); }}};
+         }},
         {"a departure",
          "that the writer looks for",
          {.state = SeatState::active},

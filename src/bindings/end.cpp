@@ -107,21 +107,22 @@ void End::raise_unusable() const {
     raise("QueueClosedError", context() + ": this end has been shut down" + why_closed());
 }
 
-void End::after_slice(const WaitOptions& options, PyObject* self, WaitReports& due) {
+bool End::after_slice(const WaitOptions& options, PyObject* self, WaitReports& due) {
     if (PyErr_CheckSignals() != 0) throw nb::python_error();
     check_usable();
     check_cancel(options);
-    check_wanted();
+    const bool polls = check_wanted();
     const std::int64_t now = platform::monotonic_ns();
     const double seconds = static_cast<double>(now - endpoint_->waiter().started_ns()) / 1e9;
     if (now >= due.self_wait_ns) {
         due.self_wait_ns = kForever;  // once a wait
         if (!options.indefinite) reporter_.attr("self_wait")(nb::handle(self), seconds);
     }
-    if (now < due.long_wait_ns) return;
+    if (now < due.long_wait_ns) return polls;
     due.long_wait_ns += report_interval_ns_;
-    endpoint_->counters().long_waits.fetch_add(1, std::memory_order_relaxed);
+    WaitCounters::add(endpoint_->counters().long_waits);
     if (!options.indefinite) reporter_.attr("long_wait")(nb::handle(self), seconds);
+    return polls;
 }
 
 void End::report_eviction(PyObject* self, const Eviction& eviction, std::int64_t waited_ns) const {
@@ -146,11 +147,14 @@ void End::check_cancel(const WaitOptions& options) const {
     if (truth != 0) raise("WaitCancelledError", context() + ": the wait was cancelled by its `cancel` event");
 }
 
-void End::check_wanted() const {
-    if (nb::cast<bool>(nb::module_::import_("ringcast._futures").attr("is_given_up")()))
+bool End::check_wanted() const {
+    const nb::object given_up = nb::module_::import_("ringcast._futures").attr("is_given_up")();
+    if (given_up.is_none()) return false;
+    if (nb::cast<bool>(given_up))
         raise("WaitCancelledError", context() +
                                         ": the wait was given up, because the asyncio future that it was for has been "
                                         "cancelled or its loop ends; `await aget()` waits without a thread of a pool");
+    return true;
 }
 
 nb::object End::timeout_text(const WaitOptions& options, const std::string& waited_for) const {
@@ -197,7 +201,7 @@ void Call::wait_for_turn(const WaitOptions& options) {
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
         end_.check_usable();
         end_.check_cancel(options);
-        end_.check_wanted();
+        return end_.check_wanted() || (options.cancel != nullptr && options.cancel != Py_None);
     });
     if (!held_)
         raise("QueueTimeoutError", end_.context() + ": waited " + in_seconds(options.timeout_ns) +

@@ -34,7 +34,8 @@ struct WaitReports {
 };
 inline constexpr std::int64_t kSelfWaitNs = 1'000'000'000;
 
-inline constexpr std::int64_t kCancelPollNs = 45'000'000;  // a threading.Event cannot wake a futex
+// Who waits for what nobody can wake it for, such as a threading.Event, looks so often.
+inline constexpr std::int64_t kPollNs = kFirstSliceNs;
 
 class End {
 public:
@@ -68,7 +69,8 @@ public:
     }
     void check_nesting() const;                           // raises BusyError if this thread has the turn
     void check_cancel(const WaitOptions& options) const;  // raises WaitCancelledError
-    void check_wanted() const;  // raises WaitCancelledError if nobody can get this call's result (ringcast._futures)
+    // Raises WaitCancelledError if nobody can get this call's result (ringcast._futures). Can that still come true?
+    bool check_wanted() const;
     // "queue 'sched' (reader, rank 1, pid 77)": what every message about this end begins with.
     std::string context() const;
     // For whom a call of this end waits, if it has to.
@@ -96,7 +98,8 @@ public:
     std::uint64_t skipped = 0;  // messages that were kept for the reader's rank, which it did not ask for
 
 private:
-    void after_slice(const WaitOptions& options, PyObject* self, WaitReports& due);
+    // Is what may end the wait to be looked for, since nobody wakes it up?
+    bool after_slice(const WaitOptions& options, PyObject* self, WaitReports& due);
     nb::object evicted_before_it_came(const Claim& claim) const;
     [[noreturn]] void raise_role(const char* method) const;
     [[noreturn]] void raise_unusable() const;
@@ -115,7 +118,7 @@ private:
 };
 
 // Takes the turn that another thread has, waiting without the interpreter's lock until `deadline_ns`. `check` runs
-// between slices and may throw. False: the time is over.
+// between slices, may throw, and says whether what it looks at is to be looked at often. False: the time is over.
 template <class Check>
 bool take_turn(Endpoint& endpoint, std::uint64_t thread, std::int64_t deadline_ns, Check&& check) {
     constexpr std::int64_t kStarvingNs = 5'000'000;  // waited for so long, a thread goes before newcomers
@@ -128,6 +131,7 @@ bool take_turn(Endpoint& endpoint, std::uint64_t thread, std::int64_t deadline_n
     turn.enlist();
     const Enlisted enlisted{endpoint, thread};
     const std::int64_t starving_from = platform::monotonic_ns() + kStarvingNs;
+    std::int64_t slice_ns = kStarvingNs;
     while (true) {
         const std::uint32_t seen = turn.released();
         if (turn.try_take_enlisted(thread)) return true;
@@ -137,9 +141,10 @@ bool take_turn(Endpoint& endpoint, std::uint64_t thread, std::int64_t deadline_n
         if (now >= starving_from) turn.starve(thread);
         {
             const Unlocked unlocked;
-            turn.await(seen, std::min(deadline_ns - now, now < starving_from ? kStarvingNs : kCancelPollNs));
+            turn.await(seen, std::min(deadline_ns - now, slice_ns));
         }
-        check();
+        const bool polls = check();
+        slice_ns = polls || slice_ns == kStarvingNs ? kPollNs : kSliceNs;
     }
 }
 
@@ -184,22 +189,26 @@ bool End::wait(const WaitOptions& options, std::int64_t& deadline_ns, PyObject* 
     WaitReports due{started + report_interval_ns_, started + kSelfWaitNs};
     struct Waiting {
         Endpoint& e;
-        ~Waiting() { e.note_waiting(0); }
-    } waiting{e};
+        bool& ready;
+        ~Waiting() {
+            e.note_waiting(0);
+            e.waiter().finish(ready);
+        }
+    } waiting{e, ready};
     if (!ready) e.note_waiting(started);
+    bool polls = options.cancel != nullptr && options.cancel != Py_None;
     while (!ready) {
+        const std::int64_t report_ns = std::min({deadline_ns, due.long_wait_ns, due.self_wait_ns});
         {
             const Unlocked unlocked;
-            ready = slice(options.cancel == nullptr || options.cancel == Py_None
-                              ? deadline_ns
-                              : std::min(deadline_ns, platform::monotonic_ns() + kCancelPollNs));
+            ready = slice(polls ? std::min(report_ns, platform::monotonic_ns() + kPollNs) : report_ns);
         }
+        if (e.take_rouse()) ready = false;
         if (ready) break;
-        after_slice(options, self, due);
-        if (check(platform::monotonic_ns() - started)) break;
-        if (platform::monotonic_ns() >= deadline_ns) return false;
+        polls = after_slice(options, self, due) || polls;
+        ready = check(platform::monotonic_ns() - started);
+        if (!ready && platform::monotonic_ns() >= deadline_ns) return false;
     }
-    e.waiter().finish();
     check_usable();  // shut down meanwhile?
     return true;
 }

@@ -99,6 +99,7 @@ std::uint64_t linger(nb::handle self, End& end, nb::handle timeout) {
         }
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
     }
+    sender.waiter().finish(sender.undelivered() == 0);
     try {
         end.report_losses(self.ptr(), sender.readers().final_losses());
     } catch (const Error&) {  // the kernel does not say who lives: nothing is known that could be told
@@ -127,6 +128,7 @@ std::uint64_t close(nb::handle self, nb::handle linger_timeout) {
     if (!e.has_turn(thread))
         release.has_turn = take_turn(e, thread, deadline, [] {
             if (PyErr_CheckSignals() != 0) throw nb::python_error();
+            return false;
         });
     const bool open = e.look([] {});
     return release.has_turn && open && end.is_writer() ? linger(self, end, linger_timeout) : 0;
@@ -189,6 +191,12 @@ nb::dict counters(End& end) {
     result["parks"] = c.parks.load(std::memory_order_relaxed);
     result["rescued_wakes"] = c.rescued_wakes.load(std::memory_order_relaxed);
     result["long_waits"] = c.long_waits.load(std::memory_order_relaxed);
+    result["brief"] = c.brief.load(std::memory_order_relaxed);
+    result["awake"] = c.awake.load(std::memory_order_relaxed);
+    result["parked"] = c.parked.load(std::memory_order_relaxed);
+    result["vain_ns"] = c.vain_ns.load(std::memory_order_relaxed);
+    result["wake_ns"] = c.wake_ns.load(std::memory_order_relaxed);
+    result["penalties"] = c.penalties.load(std::memory_order_relaxed);
     const std::int64_t since = end.endpoint().waiting_since_ns();
     result["waiting_ns"] = since == 0 ? 0 : platform::monotonic_ns() - since;
     if (end.is_writer() && !end.endpoint().stopped()) {
@@ -269,6 +277,7 @@ void bind_end(nb::module_& module) {
             .def_prop_ro("closed", [](End& end) { return end.endpoint().stopped(); })
             .def_prop_ro("_rank", [](End& end) { return end.reader("rank").rank(); })
             .def("shutdown", [](End& end) { end.endpoint().shut_down(); })
+            .def("_rouse", [](End& end) { end.endpoint().rouse(); })
             .def_prop_ro("_context", &End::context)
             .def("_awaited", [](const End& end) { return end.awaited(platform::Detail::looked_up); })
             .def_prop_ro("_why_closed", [](const End&) { return End::why_closed(); })

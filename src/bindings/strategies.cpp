@@ -29,9 +29,11 @@ void bind_waiting(nb::module_& module) {
     strategies["spin"] = as_tuple(Strategy::spin());
     strategies["yield"] = as_tuple(Strategy::yield());
     strategies["park"] = as_tuple(Strategy::park());
+    strategies["busy"] = as_tuple(Strategy::busy(kBusyWindowNs));
     module.attr("STRATEGIES") = strategies;
     module.attr("FOREVER_NS") = kForever;
     module.attr("LONGEST_PARK_NS") = kSliceNs;
+    module.attr("BUSY_WINDOW_NS") = kBusyWindowNs;
 }
 
 }  // namespace ringcast::bindings

@@ -42,7 +42,7 @@ class Endpoint {
 public:
     using Native = platform::Native;
 
-    Endpoint(std::shared_ptr<Segment> segment, const Strategy& strategy, Native::futex_word& parked,
+    Endpoint(std::shared_ptr<Segment> segment, const Strategy& strategy, Parked<Native>& parked,
              std::atomic<std::uint64_t>* cpus)
         : segment_(std::move(segment)),
           waiter_(strategy, counters_),
@@ -104,9 +104,8 @@ public:
         if (in_forked_child()) return;
         {
             const std::lock_guard guard(lifetime_);
-            if (!segment_ || stopped_.exchange(true, std::memory_order_seq_cst)) return;
-            Native::fence_seq_cst();  // [signal]
-            unpark<Native>(parked_);
+            if (!segment_ || stopped()) return;
+            ringcast::rouse<Native>(stopped_, parked_);
         }
         pending_.fetch_or(kFinish, std::memory_order_seq_cst);
         run_pending();
@@ -125,6 +124,14 @@ public:
         return segment_ != nullptr;
     }
 
+    // The call that waits now, or the next that does, ends its slice: what it looks at between slices has changed.
+    void rouse() noexcept {
+        look([this] { ringcast::rouse<Native>(roused_, parked_); });
+    }
+    bool take_rouse() noexcept {
+        return roused_.load(std::memory_order_relaxed) && roused_.exchange(false, std::memory_order_relaxed);
+    }
+
     // Since when (on the monotonic clock) a call has been waiting; 0: none is. For statistics, from any thread.
     std::int64_t waiting_since_ns() const noexcept { return waiting_since_ns_.load(std::memory_order_relaxed); }
     void note_waiting(std::int64_t since_ns) noexcept { waiting_since_ns_.store(since_ns, std::memory_order_relaxed); }
@@ -137,7 +144,7 @@ public:
         if (waiter_.started_ns() - placed_at_ns_ > kPlacementNs) refresh_placement();
     }
 
-    // Tells the others where this end may run, and finds out whether all ends have a CPU each.
+    // Tells the others where this end may run, and finds out how many ends have no CPU of their own.
     void refresh_placement() noexcept {
         placed_at_ns_ = platform::monotonic_ns();
         const auto mine = platform::allowed_cpus();
@@ -155,11 +162,12 @@ public:
         }
         std::uint32_t cpus = 0;
         for (const std::uint64_t word : all) cpus += static_cast<std::uint32_t>(__builtin_popcountll(word));
-        waiter_.set_crowded(ends > std::min(cpus, quota_));
+        waiter_.set_excess(std::int64_t{ends} - std::min(cpus, quota_));
     }
 
 protected:
     virtual void finish() noexcept = 0;  // with the turn, once, after the last call
+    bool roused() const noexcept { return roused_.load(std::memory_order_relaxed); }
 
     static_assert(kCpuWords == std::tuple_size_v<platform::CpuMask>);
     static constexpr std::int64_t kPlacementNs = 500'000'000;
@@ -169,7 +177,7 @@ protected:
     std::shared_ptr<Segment> segment_;
     WaitCounters counters_;
     Waiter<Native> waiter_;
-    Native::futex_word& parked_;
+    Parked<Native>& parked_;
 
 private:
     static constexpr std::uint32_t kFinish = 1;
@@ -201,6 +209,7 @@ private:
     std::int64_t placed_at_ns_ = 0;
     std::atomic<std::int64_t> waiting_since_ns_{0};
     std::atomic<bool> stopped_{false};
+    std::atomic<bool> roused_{false};
     std::atomic<std::uint32_t> pending_{0};
     Turn turn_;
     std::uint64_t tickets_ = 0;  // guarded by the turn

@@ -17,13 +17,14 @@
 #include <string>
 
 #include "area_kind.hpp"
+#include "parked.hpp"
 #include "platform/policy.hpp"
 
 namespace ringcast {
 
 inline constexpr std::size_t kLinePair = 128;
 inline constexpr std::uint64_t kMagic = 0x3154'5341'4347'4e52;  // "RNGCAST1" in memory order on little-endian machines
-inline constexpr std::uint32_t kLayoutVersion = 3;
+inline constexpr std::uint32_t kLayoutVersion = 4;
 inline constexpr std::size_t kReleaseBytes = 24;
 inline constexpr std::size_t kUserNameBytes = 128;
 inline constexpr std::uint32_t kSpareSeats = 8;
@@ -71,8 +72,8 @@ template <class P>
 struct Control {
     // Messages published. Readability is decided by a slot's sequence alone; this serves joiners and statistics.
     alignas(kLinePair) typename P::template atomic<std::uint64_t> head;
-    // The writer's parked word: 0, a seat's number + 1, or kAnySeat.
-    alignas(kLinePair) typename P::futex_word writer_parked;
+    // The writer's word: a seat's number + 1, or kAnySeat.
+    alignas(kLinePair) Parked<P> writer_parked;
     alignas(kLinePair) typename P::template atomic<std::uint32_t> closed;  // 1: nothing will be published any more
     typename P::template atomic<std::uint32_t> all_ready;                  // 1: every rank has been there
     typename P::template atomic<std::uint32_t> initialised;                // 1, stored last by the creator
@@ -102,7 +103,7 @@ struct Seat {
     typename P::template atomic<std::uint64_t> touching;  // a message's number: the holder may be reading its block
     typename P::template atomic<std::uint64_t> leased_blocks;                       // statistics: held by views
     typename P::template atomic<std::uint64_t> leased_bytes;                        // statistics
-    alignas(kLinePair) typename P::futex_word parked;                               // the reader's parked word: 0 or 1
+    alignas(kLinePair) Parked<P> parked;                                            // the reader's word: 1
     alignas(kLinePair) typename P::template atomic<std::uint64_t> cpus[kCpuWords];  // where the reader may run
 };
 
@@ -152,6 +153,7 @@ static_assert(offsetof(Header, max_chunk_bytes) == 48 && offsetof(Header, seats_
 static_assert(offsetof(Header, marks_offset) == 104 && offsetof(Header, max_leases) == 120);
 static_assert(offsetof(Header, creator_pid) == 128 && offsetof(Header, release) == 152 && sizeof(Header) == 304);
 static_assert(offsetof(NativeControl, head) == 0 && offsetof(NativeControl, writer_parked) == 128);
+static_assert(sizeof(Parked<platform::Native>) == 16 && offsetof(Parked<platform::Native>, woken_at) == 8);
 static_assert(offsetof(NativeControl, closed) == 256 && offsetof(NativeControl, all_ready) == 260 &&
               offsetof(NativeControl, departures) == 268 && offsetof(NativeControl, encodings_sent) == 276);
 static_assert(offsetof(NativeControl, data_committed) == 384 && offsetof(NativeControl, cpus) == 512);

@@ -66,7 +66,7 @@ public:
         mark_done(segment.ring(), hold_->seat(), block_.row, mark_of(block_.position));
         platform::Native::fence_seq_cst();  // [signal] for the mark
         auto& parked = segment.ring().control->writer_parked;
-        if (parked.load(std::memory_order_relaxed) == kAnySeat) unpark<platform::Native>(parked);
+        if (parked.word.load(std::memory_order_relaxed) == kAnySeat) unpark<platform::Native>(parked);
     }
     Lease(Lease&& other) noexcept : hold_(std::move(other.hold_)), block_(other.block_), number_(other.number_) {}
 

@@ -14,18 +14,28 @@
 #include <cstdint>
 
 #include "fault_points.hpp"
+#include "parked.hpp"
 #include "platform/futex.hpp"
 
 namespace ringcast {
 
 // The caller has made a condition true and has executed its [signal] fence.
 template <class P>
-void unpark(typename P::futex_word& parked) noexcept {
+void unpark(Parked<P>& parked) noexcept {
     // relaxed: the fences order it. The exchange lets exactly one waker make the system call.
-    if (parked.load(std::memory_order_relaxed) != 0 && parked.exchange(0, std::memory_order_relaxed) != 0) {
-        P::reached(FaultPoint::wake_begin);
-        P::futex_wake_all(parked);
-    }
+    if (parked.word.load(std::memory_order_relaxed) == 0) return;
+    parked.woken_at.store(P::now_ns(), std::memory_order_relaxed);
+    if (parked.word.exchange(0, std::memory_order_relaxed) == 0) return;
+    P::reached(FaultPoint::wake_begin);
+    P::futex_wake_all(parked.word);
+}
+
+// Makes true what the sleeper looks at beside what others do for it: its own process wants it awake.
+template <class P>
+void rouse(typename P::template atomic<bool>& flag, Parked<P>& parked) noexcept {
+    flag.store(true, std::memory_order_relaxed);
+    P::fence_seq_cst();  // [signal]
+    unpark<P>(parked);
 }
 
 enum class ParkResult { ready, woken, timed_out, interrupted, rescued };
@@ -33,31 +43,31 @@ enum class ParkResult { ready, woken, timed_out, interrupted, rescued };
 // Sleeps until unparked, at most `timeout_ns`. `ready` looks at every condition that ends the wait.
 // `rescued`: the time-out found the condition true and nobody came to wake us: a lost wake-up.
 template <class P, class Ready>
-ParkResult park(typename P::futex_word& parked, std::uint32_t token, std::int64_t timeout_ns, Ready&& ready) noexcept {
+ParkResult park(Parked<P>& parked, std::uint32_t token, std::int64_t timeout_ns, Ready&& ready) noexcept {
     constexpr std::int64_t kGraceNs = 20'000'000;  // a waker may be between its store and its exchange
     P::reached(FaultPoint::park_begin);
-    parked.store(token, std::memory_order_relaxed);
+    parked.word.store(token, std::memory_order_relaxed);
     P::reached(FaultPoint::park_stored);
     P::fence_seq_cst();  // [park]
     if (ready()) {
-        parked.store(0, std::memory_order_relaxed);
+        parked.word.store(0, std::memory_order_relaxed);
         return ParkResult::ready;
     }
     P::reached(FaultPoint::park_checked);
-    const auto result = P::futex_wait(parked, token, timeout_ns);
+    const auto result = P::futex_wait(parked.word, token, timeout_ns);
     P::reached(FaultPoint::park_returned);
     ParkResult outcome = ParkResult::woken;
-    if (parked.load(std::memory_order_relaxed) != 0) {
+    if (parked.word.load(std::memory_order_relaxed) != 0) {
         if (result == platform::FutexResult::interrupted) outcome = ParkResult::interrupted;
         if (result == platform::FutexResult::timed_out) {
             outcome = ParkResult::timed_out;
             if (ready()) {
-                P::futex_wait(parked, token, kGraceNs);
-                outcome = parked.load(std::memory_order_relaxed) != 0 ? ParkResult::rescued : ParkResult::woken;
+                P::futex_wait(parked.word, token, kGraceNs);
+                outcome = parked.word.load(std::memory_order_relaxed) != 0 ? ParkResult::rescued : ParkResult::woken;
             }
         }
     }
-    parked.store(0, std::memory_order_relaxed);
+    parked.word.store(0, std::memory_order_relaxed);
     return outcome;
 }
 

@@ -118,7 +118,7 @@ public:
         return waiter_.briefly([this] { return message_or_end(); });
     }
     bool await_message(std::int64_t until_ns) noexcept {
-        return waiter_.slice(parked_, 1, until_ns, [this] { return message_or_end(); });
+        return waiter_.slice(parked_, 1, until_ns, [this] { return message_or_end() || roused(); });
     }
     bool writer_closed() const noexcept {
         return segment_->ring().control->closed.load(std::memory_order_acquire) == 1;  // acquire [closed]

@@ -184,7 +184,7 @@ public:
         // [evict] came before ours, and the load of the state below sees EVICTED.
         P::fence_seq_cst();
         P::reached(FaultPoint::settle_fenced);
-        const std::uint32_t waited_for = ring_.control->writer_parked.load(std::memory_order_relaxed);
+        const std::uint32_t waited_for = ring_.control->writer_parked.word.load(std::memory_order_relaxed);
         if (waited_for == token_ || waited_for == kAnySeat) unpark<P>(ring_.control->writer_parked);
         return still_seated();
     }

@@ -1,11 +1,10 @@
-// How an end waits: it spins, gives way, then parks, in proportions that its strategy sets.
+// How an end waits: it looks again and again, gives way to others, then parks, in proportions that its strategy sets.
 //
-//     spin      look again and again, with the CPU's pause; wakes fastest, uses a core
-//     yield     give the core away between looks; for more ends than cores that must not sleep
+//     spin      look, with the CPU's pause between; wakes fastest, uses a core, and starves a peer that needs it
+//     yield     give the core away between looks; for ends that must not sleep
 //     park      sleep at once
-//     adaptive  spin for about as long as waits have lately taken, if that is tens of microseconds at most, else
-//     hardly;
-//               then park. No spinning when the ends of this queue have fewer CPUs than there are ends
+//     adaptive  give way for as long as that is worth while (budget.hpp), then sleep
+//     busy      the same, but for a window of each wait awake in any case
 //
 // A wait runs as: `begin`, `briefly` (at most 5 microseconds, so a caller may hold its interpreter's lock), then
 // `slice`s without that lock until ready or until the caller's deadline, then `finish`. Between slices the caller looks
@@ -16,31 +15,47 @@
 #include <atomic>
 #include <cstdint>
 
+#include "budget.hpp"
 #include "parking.hpp"
 
 namespace ringcast {
 
 inline constexpr std::int64_t kForever = INT64_MAX;
-inline constexpr std::int64_t kBriefNs = 5'000;
-inline constexpr std::int64_t kSliceNs = 90'000'000;  // no park is longer: signals and deaths are seen in time
+// No park is longer. A signal ends one, deaths are seen by who looks for them between two: within a second.
+inline constexpr std::int64_t kFirstSliceNs = 90'000'000;
+inline constexpr std::int64_t kSliceNs = 500'000'000;
 
 struct Strategy {
     std::int64_t spin_ns;   // from the start of the wait
     std::int64_t yield_ns;  // then
     std::int64_t park_ns;   // then, at a time; 0: go on yielding (or spinning, if yield_ns is 0)
-    bool adaptive;          // spin_ns is the longest wait that is worth spinning for; see above
+    bool adaptive;          // the budget sets what comes before parking, and yield_ns how long that is at least
 
     static constexpr Strategy spin() { return {kForever, 0, 0, false}; }
     static constexpr Strategy yield() { return {0, kForever, 0, false}; }
     static constexpr Strategy park() { return {0, 0, kSliceNs, false}; }
-    static constexpr Strategy adaptive_default() { return {60'000, 0, kSliceNs, true}; }
+    static constexpr Strategy adaptive_default() { return busy(0); }
+    static constexpr Strategy busy(std::int64_t window_ns) { return {0, window_ns, kSliceNs, true}; }
 };
+inline constexpr std::int64_t kBusyWindowNs = 2'000'000;
 
-// Read by any thread, for statistics.
+// Written with the end's turn, read by any thread, for statistics.
 struct WaitCounters {
-    std::atomic<std::uint64_t> parks{0};
-    std::atomic<std::uint64_t> rescued_wakes{0};  // parks that only the time-out ended: lost wake-ups, must stay 0
-    std::atomic<std::uint64_t> long_waits{0};
+    using Count = std::atomic<std::uint64_t>;
+    // Waits that ended as they should, by the way in which they did.
+    Count brief{0};   // with the interpreter's lock
+    Count awake{0};   // before a park
+    Count parked{0};  // in one
+    Count parks{0};
+    Count rescued_wakes{0};  // parks that only the time-out ended: lost wake-ups, must stay 0
+    Count long_waits{0};
+    Count vain_ns{0};  // of CPU time, awake before a park or a time-out
+    Count wake_ns{0};  // what a wake-up takes, lately; 0: none was measured
+    Count penalties{0};
+
+    static void add(Count& count, std::uint64_t by = 1) noexcept {
+        count.store(count.load(std::memory_order_relaxed) + by, std::memory_order_relaxed);
+    }
 };
 
 template <class P>
@@ -50,60 +65,46 @@ public:
 
     void begin() noexcept {
         started_ns_ = P::now_ns();
-        spin_ns_ = strategy_.spin_ns;
-        if (strategy_.adaptive) {
-            // Twice the usual wait catches most messages; where that is longer than the bound, spinning is waste. But
-            // two ends that answer each other and both park would measure only each other's wake-ups, and park for
-            // ever: a rare long spin finds out whether the other is fast when it is not asleep.
-            const std::int64_t hopeful = 2 * typical_wait_ns_ + kHopelessSpinNs;
-            const bool probe = ++waits_ % kProbeEvery == 0;
-            spin_ns_ = crowded_                       ? 0
-                       : hopeful <= strategy_.spin_ns ? std::max(hopeful, kBriefNs)
-                       : probe                        ? kProbeNs
-                                                      : kHopelessSpinNs;
-        }
+        slices_ = 0;
+        vain_ns_ = 0;
+        slept_ = false;
+        woken_ns_ = 0;
+        if (strategy_.adaptive) budget_.begin(started_ns_, strategy_.yield_ns);
     }
-    void set_crowded(bool crowded) noexcept { crowded_ = crowded; }
+    void set_excess(std::int64_t excess) noexcept { budget_.set_excess(excess); }
     std::int64_t started_ns() const noexcept { return started_ns_; }
 
     template <class Ready>
     bool briefly(Ready&& ready) const noexcept {
-        return spin_until(started_ns_ + std::min(spin_ns_, kBriefNs), ready);
+        const std::int64_t bound =
+            strategy_.adaptive ? budget_.brief_ns() : std::min(strategy_.spin_ns, Budget::kBriefNs);
+        return spin_until(started_ns_ + bound, ready);
     }
 
-    // True as soon as `ready`; false when this slice is over, at `until_ns` at the latest.
+    // True as soon as `ready`; false when this slice is over, at `until_ns` at the latest, or when something else has woken
+    // the end.
     template <class Ready>
-    bool slice(typename P::futex_word& parked, std::uint32_t token, std::int64_t until_ns, Ready&& ready) noexcept {
-        const std::int64_t now = P::now_ns();
-        const std::int64_t slice_end = std::min(until_ns, now + kSliceNs);
-        if (spin_until(std::min(slice_end, after(started_ns_, spin_ns_)), ready)) return true;
-        const std::int64_t yield_end = after(after(started_ns_, spin_ns_), strategy_.yield_ns);
-        const bool never_parks = strategy_.park_ns == 0;
-        for (int looks = 0;; ++looks) {
-            const std::int64_t clock = P::now_ns();
-            if (clock >= slice_end) return ready();
-            // Even a strategy that parks at once gives way once: the other end may be waiting for this very CPU.
-            if (!never_parks && clock >= yield_end && looks >= kLeastYields) break;
-            P::yield();
-            if (ready()) return true;
-        }
+    bool slice(Parked<P>& parked, std::uint32_t token, std::int64_t until_ns, Ready&& ready) noexcept {
+        const std::int64_t slice_end = std::min(until_ns, P::now_ns() + (slices_++ == 0 ? kFirstSliceNs : kSliceNs));
+        if (strategy_.adaptive ? stay_awake(slice_end, ready) : follow(slice_end, ready)) return true;
         const std::int64_t left = std::min(slice_end - P::now_ns(), strategy_.park_ns);
         if (left <= 0) return ready();
-        counters_.parks.fetch_add(1, std::memory_order_relaxed);
-        if (ringcast::park<P>(parked, token, left, ready) == ParkResult::rescued)
-            counters_.rescued_wakes.fetch_add(1, std::memory_order_relaxed);
-        return ready();
+        return sleep(parked, token, left, ready);
     }
 
-    void finish() noexcept {
-        typical_wait_ns_ += (std::min(P::now_ns() - started_ns_, kSliceNs) - typical_wait_ns_) / 4;
+    // Is it over because it was `ready`?
+    void finish(bool ready) noexcept {
+        const std::int64_t vain = slept_ || !ready ? vain_ns_ : 0;
+        if (vain != 0) WaitCounters::add(counters_.vain_ns, static_cast<std::uint64_t>(vain));
+        if (ready) WaitCounters::add(slept_ ? counters_.parked : slices_ != 0 ? counters_.awake : counters_.brief);
+        if (!strategy_.adaptive) return;
+        if (ready && !slept_ && slices_ != 0) budget_.earn();
+        budget_.charge(vain);
+        budget_.finish((woken_ns_ != 0 ? woken_ns_ : P::now_ns()) - started_ns_);
     }
 
 private:
     static constexpr int kLeastYields = 1;
-    static constexpr std::int64_t kHopelessSpinNs = 2'000;
-    static constexpr std::int64_t kProbeNs = 250'000;  // longer than two wake-ups
-    static constexpr std::uint32_t kProbeEvery = 64;   // of waits that take 5 ms: 0.08 % of a core
 
     static std::int64_t after(std::int64_t start, std::int64_t span) noexcept {
         return span >= kForever - start ? kForever : start + span;
@@ -118,13 +119,81 @@ private:
         return ready();
     }
 
+    // The phases of a fixed strategy, as far as parking or the slice's end.
+    template <class Ready>
+    bool follow(std::int64_t slice_end, Ready& ready) noexcept {
+        const std::int64_t spin_end = after(started_ns_, strategy_.spin_ns);
+        if (spin_until(std::min(slice_end, spin_end), ready)) return true;
+        const std::int64_t yield_end = after(spin_end, strategy_.yield_ns);
+        const bool never_parks = strategy_.park_ns == 0;
+        for (int looks = 0;; ++looks) {
+            const std::int64_t clock = P::now_ns();
+            if (clock >= slice_end) return false;
+            // Even a strategy that parks at once gives way once: the other end may be waiting for this very CPU.
+            if (!never_parks && clock >= yield_end && looks >= kLeastYields) return false;
+            P::yield();
+            if (ready()) return true;
+        }
+    }
+
+    // What the budget allows, once in a wait.
+    template <class Ready>
+    bool stay_awake(std::int64_t slice_end, Ready& ready) noexcept {
+        constexpr int kLooksBetween = 8;  // for each look at the clocks
+        std::int64_t now = P::now_ns();
+        if (slept_ || !budget_.may_yield(now)) return false;
+        const std::int64_t cpu = P::thread_cpu_ns();
+        for (int looks = 1;; ++looks) {
+            const std::int64_t before = now;
+            P::yield();
+            const bool is_ready = ready();
+            now = P::now_ns();
+            const bool slow = budget_.was_slow_yield(before, now);
+            if (slow) WaitCounters::add(counters_.penalties);
+            if (is_ready) return true;
+            if (slow) break;
+            if (looks % kLooksBetween != 0) continue;
+            if (now >= slice_end || now >= budget_.awake_at_most_until_ns()) break;
+            if (now >= budget_.awake_until_ns() && P::thread_cpu_ns() - cpu >= budget_.awake_ns()) break;
+        }
+        vain_ns_ += P::thread_cpu_ns() - cpu;
+        return false;
+    }
+
+    template <class Ready>
+    bool sleep(Parked<P>& parked, std::uint32_t token, std::int64_t most_ns, Ready& ready) noexcept {
+        WaitCounters::add(counters_.parks);
+        const std::int64_t asleep = P::now_ns();
+        const ParkResult result = ringcast::park<P>(parked, token, most_ns, ready);
+        if (result == ParkResult::rescued) WaitCounters::add(counters_.rescued_wakes);
+        if (result != ParkResult::ready) slept_ = true;
+        if (result == ParkResult::woken) {
+            const std::int64_t now = P::now_ns();
+            const std::int64_t woken = parked.woken_at.load(std::memory_order_relaxed);
+            if (woken >= asleep && woken <= now) {
+                woken_ns_ = woken;
+                note_price(now - woken);
+            }
+        }
+        return ready();
+    }
+    void note_price(std::int64_t ns) noexcept {
+        constexpr std::int64_t kMostNs = 2'000'000;
+        const std::int64_t known = static_cast<std::int64_t>(counters_.wake_ns.load(std::memory_order_relaxed));
+        const std::int64_t price = std::max<std::int64_t>(1, std::min(ns, kMostNs));
+        counters_.wake_ns.store(static_cast<std::uint64_t>(known == 0 ? price : known + (price - known) / 8),
+                                std::memory_order_relaxed);
+    }
+
     Strategy strategy_;
     WaitCounters& counters_;
+    Budget budget_;
+    // Of the wait in progress.
     std::int64_t started_ns_ = 0;
-    std::int64_t spin_ns_ = 0;
-    std::int64_t typical_wait_ns_ = 0;
-    std::uint32_t waits_ = 0;
-    bool crowded_ = false;
+    std::int64_t vain_ns_ = 0;
+    std::int64_t woken_ns_ = 0;  // when it was woken last; 0: that is not known
+    std::uint32_t slices_ = 0;
+    bool slept_ = false;
 };
 
 }  // namespace ringcast

@@ -16,9 +16,10 @@ from ringcast import errors
 from ringcast._version import __version__
 from ringcast.queue import Handle, MessageQueue
 from ringcast.ring import ShmRingBuffer
-from ringcast.waiting import SpinSleepTimer, SpinTimer, memory_fence
+from ringcast.waiting import Busy, SpinSleepTimer, SpinTimer, memory_fence
 
 __all__ = [
+    "Busy",
     "Handle",
     "MessageQueue",
     "ShmRingBuffer",

@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
-def is_given_up() -> bool:
-    """True only if it is certain that nobody can get the result of the call that asks."""
+def is_given_up() -> bool | None:
+    """True only if it is certain that nobody can get the result of the call that asks; None if that will never be."""
     pool: Any = sys.modules.get("concurrent.futures.thread")
     if pool is None or "asyncio" not in sys.modules:
-        return False
+        return None
     work = getattr(pool, "_WorkItem", None)
     code = getattr(getattr(work, "run", None), "__code__", None)
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code is not code:
         frame = frame.f_back
     if frame is None:
-        return False
+        return None
     future = getattr(frame.f_locals.get("self"), "future", None)
     takers = [_handed_on_to(callback) for callback in list(getattr(future, "_done_callbacks", ()))]
     return bool(takers) and all(taker is not None and _is_gone(taker) for taker in takers)

@@ -3,7 +3,7 @@
 A thread waits, the loop takes. A helper thread, one for each end that is used with asyncio, waits natively until the
 next message can be read and never consumes one; then it tells the loop, and the task that is first in line takes the
 message in the step in which it returns it. So there is no moment at which a cancelled task has a message that nobody
-gets. A wait that nobody wants any more is given up within 0.1 s; until then the next `aget`, on any loop, joins it.
+gets. A wait that nobody wants any more is given up at once; until then the next `aget`, on any loop, joins it.
 
 The thread is a daemon that sleeps between requests and then holds no reference to the end: an end that is dropped is
 collected, and its thread ends, as it does when the end is shut down. The exit handler (`_at_exit`) shuts ends down and
@@ -40,6 +40,7 @@ class ReadingEnd(Protocol):
     def dequeue(self, timeout: float | None = None) -> Any: ...
     def try_dequeue(self, default: Any = None) -> Any: ...
     def _await_readable(self, cancel: Any) -> None: ...
+    def _rouse(self) -> None: ...
     def _awaited(self) -> str: ...
     def _check_not_forked(self) -> None: ...
 
@@ -136,6 +137,8 @@ class AsyncReader:
             # However this ends, what it was told is the next one's to look at.
             line.remove(me)
             _tell_first(line)
+            if self._waiting and self.is_set():
+                end._rouse()
             if timer is not None:
                 timer.cancel()
 

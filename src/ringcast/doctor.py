@@ -10,6 +10,8 @@ import os
 import platform
 import resource
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -31,6 +33,8 @@ QUEUE_ADDRESSES = 4 * QUEUE_BYTES + 2 * MIB
 LEAST_FREE = 2 * MIB
 """A queue that nobody has used takes less."""
 FEW_FILES = 256
+_WAKE_UP_S = 10.0
+_DEAR_WAKE_UP_S = 200e-6
 
 MORE_SHM = "give a container more with docker run --shm-size=1g or --ipc=host; else: mount -o remount,size=1g /dev/shm"
 
@@ -54,6 +58,7 @@ def examine() -> Iterator[Check]:
         ("limits", limits),
         ("memory", memory),
         ("CPUs", cpus),
+        ("wake-up", wake_up),
         ("log-out", log_out),
         ("leftovers", leftovers),
     )
@@ -164,12 +169,36 @@ def cpus() -> Iterator[Check]:
     usable = min(allowed, _core.cpu_quota())
     quota = f" by affinity, {usable} by quota" if usable < allowed else ""
     if usable == 1:
-        found = (
-            f"{allowed}{quota}: ends never spin, and each message to a sleeping reader costs a wake-up by the kernel"
-        )
+        found = f"{allowed}{quota}: all ends take turns on it, and wait while another, or another program, works"
         yield Check("CPUs", "warning", found, "give this process a CPU for each end that has to answer at once")
     else:
         yield Check("CPUs", "ok", f"this process may use {allowed}{quota}")
+
+
+def wake_up(count: int = 50, pause_s: float = 0.003) -> Iterator[Check]:
+    """What the kernel takes to wake a sleeping end, as the end itself measures it."""
+    from ringcast.queue import MessageQueue
+
+    with MessageQueue(1, max_chunks=2, wait="park") as writer:
+        with MessageQueue.create_from_handle(writer.export_handle(), 0, wait="park") as reader:
+            receiving = threading.Thread(target=lambda: [reader.dequeue(_WAKE_UP_S) for _ in range(count)], daemon=True)
+            receiving.start()
+            for _ in range(count):
+                time.sleep(pause_s)  # else it would not be asleep
+                writer.enqueue(b"")
+            receiving.join(_WAKE_UP_S)
+            price_s = reader.stats()["waits"]["wakeup_s"]
+    if price_s is None:
+        yield Check("wake-up", "warning", "it could not be measured: no wait was long enough", "look again later")
+        return
+    found = f"the kernel takes {price_s * 1e6:.0f} µs to wake a sleeping end"
+    if price_s < _DEAR_WAKE_UP_S:
+        yield Check("wake-up", "ok", f"{found}; ends whose messages come at most 450 µs apart stay awake")
+    else:
+        remedy = (
+            'wait="busy" for ends that must answer at once; on a virtual machine, ask for a host that polls when idle'
+        )
+        yield Check("wake-up", "warning", f"{found}: this machine is busy, or its CPUs sleep deeply", remedy)
 
 
 def log_out(root: Path = Path("/"), user: int | None = None) -> Iterator[Check]:

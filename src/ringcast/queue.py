@@ -77,8 +77,9 @@ class MessageQueue(QueueEnd):
         on_reader_leave: what happens when a reader that a handle promised messages to has left in order, and more is
             sent: "log" it once (default), or "raise" ReaderLeftError from the next call that sends, once. Either way
             `stats()["missed"]` counts what nobody has read for its rank, and who takes the rank begins at the head.
-        wait: how to wait: "adaptive" (default), "spin", "yield", "park", a SpinTimer or a SpinSleepTimer;
-            the environment variable RINGCAST_WAIT sets the default.
+        wait: how to wait: "adaptive" (default) stays awake where messages come at most 0.45 ms apart, else sleeps;
+            "busy", or Busy(window), stays awake for the first 2 ms, or `window` seconds, of each wait; "spin", "yield",
+            "park", a SpinTimer or a SpinSleepTimer. The environment variable RINGCAST_WAIT sets the default.
 
     Raises ArgumentError, SegmentExistsError (the name is taken), CapacityError (shared memory is full).
     """

@@ -36,6 +36,23 @@ class WriterStats(TypedDict):
     process: str
 
 
+class WaitStats(TypedDict):
+    """How this end's waits have ended, and what they took.
+
+    `brief`, within 5 microseconds; `awake`, by giving way to others meanwhile; `parked`, asleep. `vain_s` is the CPU
+    time, in seconds, of being awake before a park or a time-out; `wakeup_s` what the kernel lately took to wake this
+    end up, in seconds, None before the first time; `penalties` how often a yield took so long that the end did not stay
+    awake for a while, because others need the CPUs.
+    """
+
+    brief: int
+    awake: int
+    parked: int
+    vain_s: float
+    wakeup_s: float | None
+    penalties: int
+
+
 class MemoryStats(TypedDict):
     """Shared memory, in bytes.
 
@@ -75,6 +92,7 @@ class QueueStats(TypedDict):
     rescued_wakes: int
     long_waits: int
     waiting_s: float
+    waits: WaitStats
     memory: MemoryStats
     closed: bool
     writer: WriterStats
@@ -118,6 +136,14 @@ def collect_stats(segment: _core.Segment, rank: int | None, counters: dict[str, 
         "rescued_wakes": counters["rescued_wakes"],
         "long_waits": counters["long_waits"],
         "waiting_s": counters["waiting_ns"] / 1e9,
+        "waits": {
+            "brief": counters["brief"],
+            "awake": counters["awake"],
+            "parked": counters["parked"],
+            "vain_s": counters["vain_ns"] / 1e9,
+            "wakeup_s": counters["wake_ns"] / 1e9 if counters["wake_ns"] else None,
+            "penalties": counters["penalties"],
+        },
         "memory": {
             "control": segment.control_bytes,
             "data_committed": segment.committed_bytes - segment.control_bytes,

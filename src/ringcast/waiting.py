@@ -15,11 +15,30 @@ from ringcast._core import memory_fence
 from ringcast.arguments import choice, number
 from ringcast.errors import ArgumentError
 
-__all__ = ["SpinSleepTimer", "SpinTimer", "Wait", "WaitSettings", "memory_fence"]
+__all__ = ["Busy", "SpinSleepTimer", "SpinTimer", "Wait", "WaitSettings", "memory_fence"]
 
 DEFAULT_WAIT = "adaptive"
 DEFAULT_WARNING_INTERVAL_S = 60.0
+_MOST_BUSY_S = 60.0
 NativeStrategy: TypeAlias = "tuple[int, int, int, bool]"
+
+
+class Busy:
+    """Waits awake for the first `window` seconds of each wait, giving way to others meanwhile, then as "adaptive" does.
+
+    For ends that must answer at once, and whose waits are longer than "adaptive" stays awake for. `wait="busy"` is the
+    same with the default window. Where every CPU has other work, it parks like "adaptive".
+    Raises ArgumentError unless the window is from 0 to 60 seconds.
+    """
+
+    def __init__(self, window: float = _core.BUSY_WINDOW_NS / 1e9) -> None:
+        window = number("window", window)
+        if not 0 <= window <= _MOST_BUSY_S:
+            raise ArgumentError(f"Busy needs a window from 0 to {_MOST_BUSY_S:g} seconds, not {window!r}")
+        self.window = window
+
+    def __repr__(self) -> str:
+        return f"Busy({self.window!r})"
 
 
 class SpinTimer:
@@ -64,7 +83,7 @@ class SpinSleepTimer(SpinTimer):
             super().spin()
 
 
-Wait: TypeAlias = "str | SpinTimer | None"
+Wait: TypeAlias = "str | Busy | SpinTimer | None"
 
 
 def _nanoseconds(seconds: float) -> int:
@@ -125,9 +144,12 @@ def strategy(wait: Wait) -> NativeStrategy:
         return (0, _nanoseconds(wait.busy_loop_s), max(park_ns, 1), False)
     if isinstance(wait, SpinTimer):
         wait = "yield"
+    if isinstance(wait, Busy):
+        spin_ns, _, park_ns, adaptive = _core.STRATEGIES["busy"]
+        return (spin_ns, _nanoseconds(wait.window), park_ns, adaptive)
     if not isinstance(wait, str) or wait not in _core.STRATEGIES:
         names = ", ".join(_core.STRATEGIES)
-        raise ArgumentError(f"{source} is {wait!r}; it must be one of {names}, or a SpinTimer or SpinSleepTimer")
+        raise ArgumentError(f"{source} is {wait!r}; it must be one of {names}, or a Busy, SpinTimer or SpinSleepTimer")
     return _core.STRATEGIES[wait]
 
 

@@ -10,7 +10,18 @@ from pathlib import Path
 
 from tests.support import ROOT
 
-PROGRAMS = ["block_allocator", "endpoint", "geometry", "lock_file", "page_map", "parking", "ring", "stress", "turn"]
+PROGRAMS = [
+    "block_allocator",
+    "endpoint",
+    "geometry",
+    "lock_file",
+    "page_map",
+    "parking",
+    "ring",
+    "stress",
+    "turn",
+    "waiting",
+]
 BUILDS = ROOT / "build" / "core-tests"
 STRESS_SECONDS = float(os.environ.get("RINGCAST_STRESS_SECONDS", "1"))
 

@@ -16,7 +16,7 @@ namespace {
 constexpr std::int64_t kSlice = 100'000'000;
 
 struct alignas(128) Side {
-    Native::futex_word parked{0};
+    ringcast::Parked<Native> parked{};
     alignas(128) std::atomic<std::uint64_t> condition{0};
     alignas(128) std::atomic<std::uint64_t> other{0};
 };
@@ -126,18 +126,18 @@ TEST(a_waker_that_comes_just_when_the_sleeper_parks_is_noticed) {
 TEST(a_condition_that_came_true_before_parking_is_seen_without_sleeping) {
     Side side;
     CHECK(ringcast::park<Native>(side.parked, 1, kSlice, [] { return true; }) == ParkResult::ready);
-    CHECK(side.parked.load() == 0);
+    CHECK(side.parked.word.load() == 0);
 }
 
 TEST(a_condition_that_nobody_announces_is_counted_as_rescued) {
     Side side;
     int looks = 0;
     CHECK(ringcast::park<Native>(side.parked, 7, 1'000'000, [&] { return ++looks > 1; }) == ParkResult::rescued);
-    CHECK(side.parked.load() == 0);
+    CHECK(side.parked.word.load() == 0);
 }
 
 TEST(a_wait_that_nothing_ends_is_over_after_its_time) {
     Side side;
     CHECK(ringcast::park<Native>(side.parked, 7, 1'000'000, [] { return false; }) == ParkResult::timed_out);
-    CHECK(side.parked.load() == 0);
+    CHECK(side.parked.word.load() == 0);
 }

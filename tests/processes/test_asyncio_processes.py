@@ -127,6 +127,24 @@ def test_a_killed_writer_is_known_within_a_second_after_all_it_sent(start: Calla
     reader.close()
 
 
+def test_a_cancelled_task_wakes_the_thread_that_waits_for_it() -> None:
+    with MessageQueue(1, wait="park") as writer:
+        reader = MessageQueue.create_from_handle(writer.export_handle(), 0, wait="park")
+
+        async def main() -> None:
+            for _ in range(20):
+                task, parks = asyncio.create_task(reader.aget()), reader.stats()["parks"]
+                await asyncio.to_thread(eventually, lambda p=parks: parked(reader, p + 2), "a sleep")  # type: ignore[misc]
+                task.cancel()
+                await asyncio.to_thread(eventually, lambda: reader.stats()["waiting_s"] == 0, "the wait's end")
+                if reader.stats()["waits"]["wakeup_s"] is not None:
+                    break
+
+        asyncio.run(main())
+        assert reader.stats()["waits"]["wakeup_s"] is not None  # no time-out ended the last one
+        reader.close()
+
+
 def test_an_idle_wait_parks_and_does_nothing_else() -> None:
     with MessageQueue(1) as writer:
         reader = MessageQueue.create_from_handle(writer.export_handle(), 0)

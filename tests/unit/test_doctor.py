@@ -26,7 +26,7 @@ def test_every_check_has_a_result_and_bad_ones_have_a_remedy() -> None:
     checks = list(examine())
     subjects = {check.subject for check in checks}
     assert subjects == {
-        "versions", "shared memory", "kernel", "queue", "limits", "memory", "CPUs", "log-out", "leftovers",
+        "versions", "shared memory", "kernel", "queue", "limits", "memory", "CPUs", "wake-up", "log-out", "leftovers",
     }  # fmt: skip
     for check in checks:
         assert check.found
@@ -48,7 +48,7 @@ def test_a_check_that_cannot_be_made_is_a_warning_and_the_others_are_made(monkey
     checks = {check.subject: check for check in examine()}
     assert checks["leftovers"].status == "warning"
     assert "no more files" in checks["leftovers"].found
-    assert len(checks) == 9
+    assert len(checks) == 10
 
 
 def mounts(tmp_path: Path, *types: str) -> Path:
@@ -152,8 +152,8 @@ def test_the_control_group_s_memory(monkeypatch: pytest.MonkeyPatch, headroom: i
     [
         (4, 1 << 30, "ok", "may use 4"),
         (4, 2, "ok", "may use 4 by affinity, 2 by quota"),
-        (4, 1, "warning", "4 by affinity, 1 by quota: ends never spin"),
-        (1, 1 << 30, "warning", "1: ends never spin"),
+        (4, 1, "warning", "4 by affinity, 1 by quota: all ends take turns on it"),
+        (1, 1 << 30, "warning", "1: all ends take turns on it"),
     ],
 )
 def test_cpus(monkeypatch: pytest.MonkeyPatch, allowed: int, quota: int, status: str, part: str) -> None:

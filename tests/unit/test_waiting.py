@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import ringcast
-from ringcast import MessageQueue, SpinSleepTimer, SpinTimer, memory_fence
+from ringcast import Busy, MessageQueue, SpinSleepTimer, SpinTimer, memory_fence
 from ringcast.errors import ArgumentError, QueueClosedError, QueueTimeoutError, WaitCancelledError
 from tests.support import Background, broadcast, eventually, parked, unique_name
 
@@ -20,6 +20,8 @@ STRATEGIES: dict[str, Any] = {
     "spin": "spin",
     "yield": "yield",
     "park": "park",
+    "busy": "busy",
+    "Busy": Busy(0.0005),
     "SpinTimer": SpinTimer(),
     "SpinSleepTimer": SpinSleepTimer(busy_loop_s=0.001, wait_sleep_s=0.01),
     "SpinSleepTimer that sleeps at once": SpinSleepTimer(busy_loop_s=0, wait_sleep_s=10),
@@ -184,7 +186,7 @@ def test_an_endless_interval_means_never(monkeypatch: pytest.MonkeyPatch, text: 
         pass
 
 
-@pytest.mark.parametrize("strategy", ["adaptive", "spin", "yield", "park"])
+@pytest.mark.parametrize("strategy", ["adaptive", "busy", "spin", "yield", "park"])
 def test_the_environment_chooses_the_strategy(monkeypatch: pytest.MonkeyPatch, strategy: str) -> None:
     monkeypatch.setenv("RINGCAST_WAIT", strategy)
     assert ringcast.waiting.strategy(None) == ringcast.waiting.strategy(strategy)
@@ -196,6 +198,86 @@ def test_the_environment_chooses_the_strategy(monkeypatch: pytest.MonkeyPatch, s
         assert waiting.result() == 1
         if strategy in ("spin", "yield"):
             assert reader.stats()["parks"] == 0
+
+
+def test_statistics_tell_how_waits_have_ended() -> None:
+    with broadcast(2, wait="park") as (writer, (sleeper, other)):
+        for n in range(50):
+            parks = sleeper.stats()["parks"]
+            waiting = Background(sleeper.dequeue, 60)
+            eventually(lambda p=parks: parked(sleeper, p + 1), "the reader's sleep")  # type: ignore[misc]
+            writer.enqueue(n)
+            assert waiting.result() == n
+            waits = sleeper.stats()["waits"]
+            assert waits["brief"] == 0
+            assert waits["awake"] + waits["parked"] == n + 1  # awake: the message came before it slept
+            if waits["parked"] >= 5:
+                break
+        assert waits["parked"] >= 5
+        assert waits["wakeup_s"] is not None
+        assert 0 < waits["wakeup_s"] < 1
+        assert other.stats()["waits"] == {
+            "brief": 0, "awake": 0, "parked": 0, "vain_s": 0.0, "wakeup_s": None, "penalties": 0,
+        }  # fmt: skip
+
+
+def test_statistics_tell_of_waits_that_ended_awake() -> None:
+    with broadcast(wait="yield") as (writer, (reader,)):
+        waiting = Background(reader.dequeue, 60)
+        eventually(lambda: reader.stats()["waiting_s"] > 0, "the wait")
+        writer.enqueue(1)
+        assert waiting.result() == 1
+        waits = reader.stats()["waits"]
+        assert (waits["awake"], waits["parked"], waits["wakeup_s"]) == (1, 0, None)
+
+
+def test_what_was_awake_in_vain_is_told_whether_it_parked_or_timed_out() -> None:
+    with broadcast(wait=Busy(0.001)) as (_, (reader,)):
+        for timeout in (0.0005, 0.05):
+            before = reader.stats()["waits"]
+            with pytest.raises(QueueTimeoutError):
+                reader.dequeue(timeout)
+            waits = reader.stats()["waits"]
+            assert waits["vain_s"] > before["vain_s"] or waits["penalties"]
+            assert (waits["brief"], waits["awake"], waits["parked"]) == (0, 0, 0)
+        assert reader.stats()["parks"] >= 1
+
+
+def test_busy_is_a_window_in_which_an_end_is_awake() -> None:
+    assert ringcast.waiting.strategy("busy") == ringcast.waiting.strategy(Busy())
+    assert ringcast.waiting.strategy(Busy(0)) == ringcast.waiting.strategy("adaptive")
+    assert (Busy(0.5).window, repr(Busy())) == (0.5, "Busy(0.002)")
+
+
+@pytest.mark.parametrize("window", [-1, 61, float("nan"), float("inf"), "2 ms", None, True, b"1"])
+def test_a_window_that_is_no_time_is_refused(window: Any) -> None:
+    with pytest.raises(ArgumentError, match="window"):
+        Busy(window)
+
+
+def test_a_wait_can_be_roused_to_look_at_what_its_caller_changes() -> None:
+    class Cancel:
+        wanted = False
+
+        def is_set(self) -> bool:
+            return self.wanted
+
+    cancel = Cancel()
+    with broadcast(wait="park") as (_, (reader,)):
+        waiting = Background(reader._await_readable, cancel)
+        eventually(lambda: parked(reader), "the sleep")
+
+        def roused() -> bool:
+            reader._rouse()
+            return reader.stats()["waits"]["wakeup_s"] is not None  # no time-out ended a sleep
+
+        eventually(roused, "a wake-up")
+        parks = reader.stats()["parks"]
+        eventually(lambda: parked(reader, parks + 1), "the next sleep: nothing had changed")
+        cancel.wanted = True
+        reader._rouse()
+        with pytest.raises(WaitCancelledError):
+            waiting.result()
 
 
 def test_an_unknown_strategy_in_the_environment_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,8 @@ inline std::int64_t read_clock_ns(clockid_t clock) noexcept {
 }
 
 inline std::int64_t monotonic_ns() noexcept { return read_clock_ns(CLOCK_MONOTONIC); }
+// Of the calling thread, on whatever CPU.
+inline std::int64_t thread_cpu_ns() noexcept { return read_clock_ns(CLOCK_THREAD_CPUTIME_ID); }
 inline std::int64_t wall_clock_ns() noexcept { return read_clock_ns(CLOCK_REALTIME); }
 
 }  // namespace ringcast::platform

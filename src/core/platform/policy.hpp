@@ -41,6 +41,7 @@ struct Native {
     static void futex_wake_all(futex_word& word) noexcept { platform::futex_wake_all(word); }
 
     static std::int64_t now_ns() noexcept { return monotonic_ns(); }
+    static std::int64_t thread_cpu_ns() noexcept { return platform::thread_cpu_ns(); }
 
     static void pause() noexcept {
 #if defined(__x86_64__) || defined(__i386__)
