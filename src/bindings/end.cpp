@@ -119,7 +119,7 @@ bool End::after_slice(const WaitOptions& options, PyObject* self, WaitReports& d
         if (!options.indefinite) reporter_.attr("self_wait")(nb::handle(self), seconds);
     }
     if (now < due.long_wait_ns) return polls;
-    due.long_wait_ns += report_interval_ns_;
+    due.long_wait_ns = now + report_interval_ns_;
     WaitCounters::add(endpoint_->counters().long_waits);
     if (!options.indefinite) reporter_.attr("long_wait")(nb::handle(self), seconds);
     return polls;

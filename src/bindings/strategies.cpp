@@ -1,10 +1,13 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
 #include "modules.hpp"
 #include "platform/policy.hpp"
 #include "py_errors.hpp"
+#include "unlocked.hpp"
 #include "waiting.hpp"
+#include "wake_up.hpp"
 
 namespace nb = nanobind;
 
@@ -34,6 +37,13 @@ void bind_waiting(nb::module_& module) {
     module.attr("FOREVER_NS") = kForever;
     module.attr("LONGEST_PARK_NS") = kSliceNs;
     module.attr("BUSY_WINDOW_NS") = kBusyWindowNs;
+    module.def(
+        "measure_wake_ups",
+        [](std::uint32_t count, std::int64_t pause_ns) {
+            const Unlocked unlocked;
+            return measure_wake_ups(count, pause_ns);
+        },
+        nb::arg("count"), nb::arg("pause_ns"));
 }
 
 }  // namespace ringcast::bindings

@@ -21,17 +21,19 @@ public:
     // There are so many more ends than CPUs for them.
     void set_excess(std::int64_t excess) noexcept { excess_ = std::max<std::int64_t>(0, excess); }
 
-    // A wait begins, in which being awake for `window_ns` is free; a moment always is.
+    // A wait begins, in which being awake for `window_ns` is free.
     void begin(std::int64_t now, std::int64_t window_ns) noexcept {
         account_ns_ = std::min(kMostNs, account_ns_ + (now - began_ns_) / kRefill);
         began_ns_ = now;
-        free_ns_ = std::max(window_ns, 2 * kMomentNs);  // two, since clocks are looked at now and then only
+        window_ns_ = window_ns;
         const std::int64_t need = 2 * typical_ns_ + kMarginNs;
-        awake_ns_ = std::max(need <= std::min(kWorthNs, account_ns_) ? need : kMomentNs, window_ns);
+        awake_ns_ = std::max(need <= std::min(kWorthNs, account_ns_) ? need : 0, window_ns);
     }
     // For so long an interpreter's lock may be kept, since waits are hardly longer.
     std::int64_t brief_ns() const noexcept { return typical_ns_ <= kBriefNs && excess_ == 0 ? kBriefNs : 0; }
     bool may_yield(std::int64_t now) const noexcept { return now >= no_yield_until_ns_; }
+    // For more than a few looks?
+    bool is_worth_while() const noexcept { return awake_ns_ > 0; }
     // Until when it may stay awake, if that has taken `awake_ns` of CPU time by then, and until when whatever it has taken.
     std::int64_t awake_until_ns() const noexcept { return began_ns_ + awake_ns_; }
     std::int64_t awake_at_most_until_ns() const noexcept { return awake_until_ns() + kStarvedNs; }
@@ -56,7 +58,7 @@ public:
 
     // In a wait, so much CPU time was spent awake in vain.
     void charge(std::int64_t vain_ns) noexcept {
-        account_ns_ = std::max<std::int64_t>(0, account_ns_ - std::max<std::int64_t>(0, vain_ns - free_ns_));
+        account_ns_ = std::max<std::int64_t>(0, account_ns_ - std::max<std::int64_t>(0, vain_ns - window_ns_));
     }
     // A wait has ended awake, and needed no park.
     void earn() noexcept { account_ns_ = std::min(kMostNs, account_ns_ + kParkNs); }
@@ -70,7 +72,6 @@ public:
     static constexpr std::int64_t kParkNs = 8'000;       // of CPU time, of who parks and who wakes together
     static constexpr std::int64_t kMarginNs = 100'000;   // about a wake-up
     static constexpr std::int64_t kWorthNs = 1'000'000;  // what takes longer is not worth it
-    static constexpr std::int64_t kMomentNs = 2'000;
     static constexpr std::int64_t kStarvedNs = 50'000'000;
     static constexpr std::int64_t kSlowYieldNs = 500'000;
     static constexpr std::int64_t kPenaltyNs = 100'000'000;
@@ -85,7 +86,7 @@ private:
     std::int64_t penalty_ns_ = 0;
     std::int64_t excess_ = 0;
     std::int64_t began_ns_ = 0;  // of this wait, or of the last
-    std::int64_t free_ns_ = 0;
+    std::int64_t window_ns_ = 0;
     std::int64_t awake_ns_ = 0;
 };
 

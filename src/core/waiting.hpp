@@ -21,7 +21,8 @@
 namespace ringcast {
 
 inline constexpr std::int64_t kForever = INT64_MAX;
-// No park is longer. A signal ends one, deaths are seen by who looks for them between two: within a second.
+// No slice is longer: signals are looked at between two, which end a park anyway, and deaths, to be seen within a second. The
+// second is for an end that has slept in this wait before.
 inline constexpr std::int64_t kFirstSliceNs = 90'000'000;
 inline constexpr std::int64_t kSliceNs = 500'000'000;
 
@@ -65,7 +66,7 @@ public:
 
     void begin() noexcept {
         started_ns_ = P::now_ns();
-        slices_ = 0;
+        sliced_ = false;
         vain_ns_ = 0;
         slept_ = false;
         woken_ns_ = 0;
@@ -85,7 +86,8 @@ public:
     // the end.
     template <class Ready>
     bool slice(Parked<P>& parked, std::uint32_t token, std::int64_t until_ns, Ready&& ready) noexcept {
-        const std::int64_t slice_end = std::min(until_ns, P::now_ns() + (slices_++ == 0 ? kFirstSliceNs : kSliceNs));
+        const std::int64_t slice_end = std::min(until_ns, P::now_ns() + (slept_ ? kSliceNs : kFirstSliceNs));
+        sliced_ = true;
         if (strategy_.adaptive ? stay_awake(slice_end, ready) : follow(slice_end, ready)) return true;
         const std::int64_t left = std::min(slice_end - P::now_ns(), strategy_.park_ns);
         if (left <= 0) return ready();
@@ -96,15 +98,16 @@ public:
     void finish(bool ready) noexcept {
         const std::int64_t vain = slept_ || !ready ? vain_ns_ : 0;
         if (vain != 0) WaitCounters::add(counters_.vain_ns, static_cast<std::uint64_t>(vain));
-        if (ready) WaitCounters::add(slept_ ? counters_.parked : slices_ != 0 ? counters_.awake : counters_.brief);
+        if (ready) WaitCounters::add(slept_ ? counters_.parked : sliced_ ? counters_.awake : counters_.brief);
         if (!strategy_.adaptive) return;
-        if (ready && !slept_ && slices_ != 0) budget_.earn();
+        if (ready && !slept_ && sliced_) budget_.earn();
         budget_.charge(vain);
         budget_.finish((woken_ns_ != 0 ? woken_ns_ : P::now_ns()) - started_ns_);
     }
 
 private:
     static constexpr int kLeastYields = 1;
+    static constexpr int kLooksBetween = 8;  // for each look at the clocks
 
     static std::int64_t after(std::int64_t start, std::int64_t span) noexcept {
         return span >= kForever - start ? kForever : start + span;
@@ -136,13 +139,12 @@ private:
         }
     }
 
-    // What the budget allows, once in a wait.
+    // What the budget allows, before the first park of a wait.
     template <class Ready>
     bool stay_awake(std::int64_t slice_end, Ready& ready) noexcept {
-        constexpr int kLooksBetween = 8;  // for each look at the clocks
         std::int64_t now = P::now_ns();
         if (slept_ || !budget_.may_yield(now)) return false;
-        const std::int64_t cpu = P::thread_cpu_ns();
+        std::int64_t cpu = 0;
         for (int looks = 1;; ++looks) {
             const std::int64_t before = now;
             P::yield();
@@ -153,10 +155,12 @@ private:
             if (is_ready) return true;
             if (slow) break;
             if (looks % kLooksBetween != 0) continue;
-            if (now >= slice_end || now >= budget_.awake_at_most_until_ns()) break;
+            if (now >= slice_end || now >= budget_.awake_at_most_until_ns() || !budget_.is_worth_while()) break;
+            // To read the thread's clock is a system call, which the shortest waits are spared; the first looks are free.
+            if (cpu == 0) cpu = P::thread_cpu_ns();
             if (now >= budget_.awake_until_ns() && P::thread_cpu_ns() - cpu >= budget_.awake_ns()) break;
         }
-        vain_ns_ += P::thread_cpu_ns() - cpu;
+        if (cpu != 0) vain_ns_ += P::thread_cpu_ns() - cpu;
         return false;
     }
 
@@ -192,7 +196,7 @@ private:
     std::int64_t started_ns_ = 0;
     std::int64_t vain_ns_ = 0;
     std::int64_t woken_ns_ = 0;  // when it was woken last; 0: that is not known
-    std::uint32_t slices_ = 0;
+    bool sliced_ = false;
     bool slept_ = false;
 };
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import statistics
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -33,7 +32,6 @@ QUEUE_ADDRESSES = 4 * QUEUE_BYTES + 2 * MIB
 LEAST_FREE = 2 * MIB
 """A queue that nobody has used takes less."""
 FEW_FILES = 256
-_WAKE_UP_S = 10.0
 _DEAR_WAKE_UP_S = 200e-6
 
 MORE_SHM = "give a container more with docker run --shm-size=1g or --ipc=host; else: mount -o remount,size=1g /dev/shm"
@@ -175,22 +173,13 @@ def cpus() -> Iterator[Check]:
         yield Check("CPUs", "ok", f"this process may use {allowed}{quota}")
 
 
-def wake_up(count: int = 50, pause_s: float = 0.003) -> Iterator[Check]:
-    """What the kernel takes to wake a sleeping end, as the end itself measures it."""
-    from ringcast.queue import MessageQueue
-
-    with MessageQueue(1, max_chunks=2, wait="park") as writer:
-        with MessageQueue.create_from_handle(writer.export_handle(), 0, wait="park") as reader:
-            receiving = threading.Thread(target=lambda: [reader.dequeue(_WAKE_UP_S) for _ in range(count)], daemon=True)
-            receiving.start()
-            for _ in range(count):
-                time.sleep(pause_s)  # else it would not be asleep
-                writer.enqueue(b"")
-            receiving.join(_WAKE_UP_S)
-            price_s = reader.stats()["waits"]["wakeup_s"]
-    if price_s is None:
-        yield Check("wake-up", "warning", "it could not be measured: no wait was long enough", "look again later")
+def wake_up() -> Iterator[Check]:
+    """What the kernel takes to wake a sleeping end."""
+    taken = _core.measure_wake_ups(50, 2_000_000)
+    if not taken:
+        yield Check("wake-up", "warning", "it could not be measured: nothing fell asleep", "look again later")
         return
+    price_s = statistics.median(taken) / 1e9
     found = f"the kernel takes {price_s * 1e6:.0f} µs to wake a sleeping end"
     if price_s < _DEAR_WAKE_UP_S:
         yield Check("wake-up", "ok", f"{found}; ends whose messages come at most 450 µs apart stay awake")

@@ -144,8 +144,8 @@ struct Round {
 };
 
 Strategy any_strategy(std::mt19937_64& random) {
-    const Strategy all[] = {Strategy::park(), Strategy::yield(), Strategy::adaptive_default()};
-    return all[random() % 3];
+    const Strategy all[] = {Strategy::park(), Strategy::yield(), Strategy::adaptive_default(), Strategy::busy(100'000)};
+    return all[random() % std::size(all)];
 }
 
 template <class End>

@@ -138,7 +138,7 @@ def plan(seed: int) -> Scenario:
         victims = {rng.randrange(count)}
     elif hit == "several":
         victims = {rank for rank in range(count) if rng.random() < 0.7}
-    waits = ("adaptive", "adaptive", "park", "yield")
+    waits = ("adaptive", "busy", "park", "yield")
 
     writer = WriterPlan(
         messages=messages,
