@@ -6,6 +6,8 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -26,6 +28,17 @@ STRATEGIES: dict[str, Any] = {
     "SpinSleepTimer": SpinSleepTimer(busy_loop_s=0.001, wait_sleep_s=0.01),
     "SpinSleepTimer that sleeps at once": SpinSleepTimer(busy_loop_s=0, wait_sleep_s=10),
 }
+
+
+@contextmanager
+def waiting_by(wait: Any, n_reader: int = 1) -> Iterator[tuple[MessageQueue, list[MessageQueue]]]:
+    """A queue all of whose ends wait in this way."""
+    with MessageQueue(n_reader, wait=wait) as writer, ExitStack() as stack:
+        handle = writer.export_handle()
+        yield (
+            writer,
+            [stack.enter_context(MessageQueue.create_from_handle(handle, rank, wait=wait)) for rank in range(n_reader)],
+        )
 
 
 @pytest.mark.parametrize("wait", STRATEGIES)
@@ -60,7 +73,7 @@ def test_every_strategy_keeps_its_time_out(wait: str) -> None:
 
 @pytest.mark.parametrize("wait", ["adaptive", "park"])
 def test_a_sleeping_reader_is_woken_by_each_message(wait: str) -> None:
-    with broadcast(2, wait=wait) as (writer, readers):
+    with waiting_by(wait, 2) as (writer, readers):
         received: list[list[int]] = [[], []]
 
         def collect(reader: MessageQueue, into: list[int]) -> None:
@@ -201,7 +214,7 @@ def test_the_environment_chooses_the_strategy(monkeypatch: pytest.MonkeyPatch, s
 
 
 def test_statistics_tell_how_waits_have_ended() -> None:
-    with broadcast(2, wait="park") as (writer, (sleeper, other)):
+    with waiting_by("park", 2) as (writer, (sleeper, other)):
         for n in range(50):
             parks = sleeper.stats()["parks"]
             waiting = Background(sleeper.dequeue, 60)
@@ -222,7 +235,7 @@ def test_statistics_tell_how_waits_have_ended() -> None:
 
 
 def test_statistics_tell_of_waits_that_ended_awake() -> None:
-    with broadcast(wait="yield") as (writer, (reader,)):
+    with waiting_by("yield") as (writer, (reader,)):
         waiting = Background(reader.dequeue, 60)
         eventually(lambda: reader.stats()["waiting_s"] > 0, "the wait")
         writer.enqueue(1)
@@ -232,7 +245,7 @@ def test_statistics_tell_of_waits_that_ended_awake() -> None:
 
 
 def test_what_was_awake_in_vain_is_told_whether_it_parked_or_timed_out() -> None:
-    with broadcast(wait=Busy(0.001)) as (_, (reader,)):
+    with waiting_by(Busy(0.001)) as (_, (reader,)):
         for timeout in (0.0005, 0.05):
             before = reader.stats()["waits"]
             with pytest.raises(QueueTimeoutError):
@@ -263,7 +276,7 @@ def test_a_wait_can_be_roused_to_look_at_what_its_caller_changes() -> None:
             return self.wanted
 
     cancel = Cancel()
-    with broadcast(wait="park") as (_, (reader,)):
+    with waiting_by("park") as (_, (reader,)):
         waiting = Background(reader._await_readable, cancel)
         eventually(lambda: parked(reader), "the sleep")
 
