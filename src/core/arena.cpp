@@ -160,19 +160,26 @@ void Arena::shrink(std::uint64_t memory) {
     });
 }
 
-void Arena::give_back_idle(std::int64_t now_ns) {
-    if (now_ns < window_end_ns_) return;
-    const std::uint64_t needed = std::max(peak_, last_peak_) + kIdleBytes;
-    if (window_end_ns_ != 0 && pages_.count() > needed) shrink(needed);
+void Arena::end_window() noexcept {
+    idle_beyond_ = std::max(peak_, last_peak_) + kIdleBytes;
     last_peak_ = peak_;
     peak_ = allocator_.used_bytes();
-    window_end_ns_ = now_ns + kWindowNs;
+}
+
+bool Arena::give_back_piece() {
+    const std::uint64_t before = pages_.count();
+    const std::uint64_t needed = std::max(idle_beyond_, peak_ + kIdleBytes);  // it may have grown since
+    if (before <= needed) return false;
+    shrink(std::max(needed, before - std::min(before, kPieceBytes)));
+    able_to_shrink_ = pages_.count() < before;
+    return able_to_shrink_;
 }
 
 void Arena::free(std::uint32_t node, std::uint32_t row) noexcept {
     reached(FaultPoint::block_free_begin);
     allocator_.free(node);
     rows_.push_back(row);
+    ++frees_;
 }
 
 void Arena::count_use() noexcept {

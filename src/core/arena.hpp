@@ -54,9 +54,14 @@ public:
             if (!is_held_by(block, block.holder)) return true;
         return false;
     }
-    // Forgets memory that has not been needed for a while.
-    void give_back_idle(std::int64_t now_ns);
-    void give_back_all() { shrink(0); }
+    // A while is over. What the largest use of this one and the last did not need is idle, but for a little.
+    void end_window() noexcept;
+    // Gives a bounded piece of the idle memory back: some 0.5 ms. False: there is none, or it cannot be given back.
+    bool give_back_piece();
+    // Has it memory that is idle or may become so, and that is worth looking after?
+    bool may_become_idle() const noexcept {
+        return pages_.count() > kIdleBytes && (able_to_shrink_ || !allocator_.empty());
+    }
 
     Refusal refusal() const noexcept { return refusal_; }
     std::string explain_refusal(std::uint64_t bytes) const;
@@ -66,6 +71,7 @@ public:
     std::uint64_t used_bytes() const noexcept { return allocator_.used_bytes(); }
     std::uint64_t loaned_blocks() const noexcept;  // on which this process has views of its own
     std::uint64_t blocks() const noexcept { return allocator_.blocks(); }
+    std::uint64_t frees() const noexcept { return frees_; }  // blocks that have come back, ever
     // Of the free address space, how much is not in its largest piece.
     std::uint64_t scattered_bytes() const noexcept { return allocator_.free_bytes() - allocator_.largest_free(); }
 
@@ -80,14 +86,15 @@ private:
     static constexpr std::uint64_t kAbandoned = UINT64_MAX;   // as position: was never published
     static constexpr std::uint64_t kGrowthBytes = 256 << 10;  // small blocks get memory in steps of this
     static constexpr std::uint64_t kIdleBytes = 1 << 20;      // not worth giving back
-    static constexpr std::int64_t kWindowNs = 1'000'000'000;  // memory unused in two of these is given back
-    static constexpr std::size_t kHurriedLook = 64;           // held blocks looked at by a hurried reclaim
+    static constexpr std::uint64_t kPieceBytes = 2 << 20;
+    static constexpr std::size_t kHurriedLook = 64;  // held blocks looked at by a hurried reclaim
 
     bool is_held_by(const Block& block, std::uint32_t column) const noexcept;
     bool is_held(Block& block, bool ask_kernel) const;
     bool commit(std::uint64_t begin, std::uint64_t end);
     bool reserve(std::uint64_t begin, std::uint64_t end);
-    void shrink(std::uint64_t memory);  // gives memory of free blocks back, highest first, until no more than so much
+    // Gives memory of free blocks back, highest first, until there is no more than so much.
+    void shrink(std::uint64_t memory);
     void free(std::uint32_t node, std::uint32_t row) noexcept;
     void count_use() noexcept;
 
@@ -101,10 +108,12 @@ private:
     std::deque<Block> unread_;         // by position
     std::vector<Block> held_;
     std::size_t next_held_ = 0;
+    std::uint64_t frees_ = 0;
     Refusal refusal_ = Refusal::none;
     std::uint64_t peak_ = 0;  // most bytes used in this window, and in the last
     std::uint64_t last_peak_ = 0;
-    std::int64_t window_end_ns_ = 0;
+    std::uint64_t idle_beyond_ = UINT64_MAX;  // of the memory; what the peaks of the last two windows need
+    bool able_to_shrink_ = true;
 };
 
 }  // namespace ringcast

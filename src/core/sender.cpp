@@ -24,20 +24,23 @@ bool Sender::place_block(std::uint64_t bytes, Room& room) {
     check_size(bytes);
     // The newest gate, not just a sufficient one: the block that came back last is still in the cache.
     ring_.refresh_gate();
-    arena_.reclaim(ring_.gate(), Arena::Look::hurried);
-    bool placed = arena_.place(bytes, room.place);
+    const auto arena = arena_.lock();
+    arena->reclaim(ring_.gate(), Arena::Look::hurried);
+    bool placed = arena->place(bytes, room.place);
     if (!placed) {
-        arena_.reclaim(ring_.gate(), block_look_.is_due() ? Arena::Look::asking : Arena::Look::thorough);
-        placed = arena_.place(bytes, room.place);
+        arena->reclaim(ring_.gate(), Arena::Look::asking);
+        placed = arena->place(bytes, room.place);
     }
     if (!placed) {
         // Nobody says so when other programs give a full machine memory back.
-        const bool machine_full = arena_.refusal() == Arena::Refusal::machine;
+        const bool machine_full = arena->refusal() == Arena::Refusal::machine;
         wait_ = RoomWait{.for_block = true,
                          .bytes = bytes,
+                         .frees = arena->frees(),
                          .retry_ns = machine_full ? platform::monotonic_ns() + kRetryNs : kForever};
         return false;
     }
+    arena_.watch(arena);
     reached(FaultPoint::block_placed);
     open_place_ = room.place;
     reserved_ = true;
@@ -47,13 +50,7 @@ bool Sender::place_block(std::uint64_t bytes, Room& room) {
 
 void Sender::reclaim() {
     ring_.refresh_gate();
-    arena_.reclaim(ring_.gate(), Arena::Look::asking);
-}
-
-void Sender::give_back_idle() {
-    ring_.refresh_gate();
-    arena_.reclaim(ring_.gate(), Arena::Look::hurried);
-    arena_.give_back_idle(platform::monotonic_ns());
+    arena_.lock()->reclaim(ring_.gate(), Arena::Look::asking);
 }
 
 void Sender::count_oversize() noexcept {
@@ -70,23 +67,25 @@ std::optional<Eviction> Sender::check_room(std::int64_t waited_ns) {
     const bool ask_kernel = waited_ns != 0 || life_look_due();
     std::uint64_t needed = wait_.passed;
     if (wait_.for_block) {
-        const std::uint64_t blocks = arena_.blocks();
         ring_.refresh_gate();
-        arena_.reclaim(ring_.gate(), ask_kernel ? Arena::Look::asking : Arena::Look::thorough);
-        if (arena_.blocks() != blocks) wait_.reclaimed = true;
-        if (wait_.reclaimed) return std::nullopt;
+        std::optional<std::uint64_t> unread;
+        {
+            const auto arena = arena_.lock();
+            arena->reclaim(ring_.gate(), ask_kernel ? Arena::Look::asking : Arena::Look::thorough);
+            if (arena->frees() != wait_.frees) return std::nullopt;
+            if (arena->any_unread()) unread = arena->oldest_unread();
+        }
         // Only views are in the way, of readers that live: evicting them would free nothing.
-        if (!arena_.any_unread()) {
+        if (!unread) {
             if (too_long) throw_full();
             return std::nullopt;
         }
-        needed = arena_.oldest_unread() + 1;
+        needed = *unread + 1;
     }
     const std::uint32_t laggard = ring_.laggard();
     const std::uint64_t word = segment_->ring().seats[laggard].state.load(std::memory_order_acquire);  // acquire [join]
     if (readers_.is_gone(laggard, word, ask_kernel)) {
-        life_look_.look_again();   // others may be gone
-        block_look_.look_again();  // and it may hold blocks
+        life_look_.look_again();  // others may be gone
         return readers_.drop_gone(laggard, word);
     }
     if (!too_long || ring_.seat_passed(laggard, needed)) return std::nullopt;
@@ -98,15 +97,16 @@ std::string Sender::explain_wait(platform::Detail detail) const {
     const auto& ring = segment_->ring();
     const std::string unread = "messages unread: " + std::to_string(backlog());
     if (!wait_.for_block) return readers_.describe(ring_.laggard(), detail) + " to make room; " + unread;
-    const std::uint64_t loaned = arena_.loaned_blocks();
+    const auto arena = arena_.lock();
+    const std::uint64_t loaned = arena->loaned_blocks();
     std::string text =
-        (loaned == 0 ? "readers to release memory: " : "memory to be released: ") + arena_.explain_refusal(wait_.bytes);
+        (loaned == 0 ? "readers to release memory: " : "memory to be released: ") + arena->explain_refusal(wait_.bytes);
     if (loaned != 0)
         text +=
             "; this very process holds " + std::to_string(loaned) +
             " of them by arrays or views of its own chunks (loan_array, loan, acquire_write): delete those, or keep "
             "copies (`array.copy()`) instead";
-    if (arena_.any_unread()) text += "; " + readers_.describe(ring_.laggard(), detail) + " is the furthest behind";
+    if (arena->any_unread()) text += "; " + readers_.describe(ring_.laggard(), detail) + " is the furthest behind";
     for (std::uint32_t i = 0; i < ring.n_seats; ++i) {
         const std::uint64_t blocks = ring.seats[i].leased_blocks.load(std::memory_order_relaxed);
         if (blocks == 0) continue;

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "arena.hpp"
+#include "arena_keeper.hpp"
 #include "endpoint.hpp"
 #include "loan.hpp"
 #include "reader_policy.hpp"
@@ -24,7 +24,7 @@ struct RoomWait {
     bool for_block = false;            // for memory, not for a slot
     std::uint64_t passed = 0;          // for a slot: how far every reader must have come
     std::uint64_t bytes = 0;           // for a block: of the message
-    bool reclaimed = false;            // during this wait, blocks have come back
+    std::uint64_t frees = 0;           // for a block: how many had come back; more have when there are more
     std::int64_t retry_ns = kForever;  // when to try again, whatever has been heard since
 };
 
@@ -69,7 +69,7 @@ public:
         if (room.in_block) {
             descriptor.block = room.place.offset;
             descriptor.row = room.place.row;
-            arena_.publish(room.place, ring_.position(), loan);
+            arena_.lock()->publish(room.place, ring_.position(), loan);
             reached(FaultPoint::block_unread);
             reserved_ = false;
             if (room.length > segment_->geometry().max_chunk_bytes) count_oversize();
@@ -77,7 +77,6 @@ public:
         if (encoding != Encoding::raw) note_encoding(encoding);
         ring_.publish(descriptor);
         if (!announce_later) ring_.announce();
-        if (arena_.memory() != 0 && ring_.position() % kLookForIdleMemory == 0) give_back_idle();
     }
     // What readers that come need to decode, so that they are ready for it: of a message, or of something within one.
     void note_encoding(Encoding encoding) noexcept {
@@ -89,7 +88,7 @@ public:
     bool has_sent(Encoding encoding) const noexcept { return (encodings_ >> static_cast<unsigned>(encoding) & 1) != 0; }
     // Takes back what was reserved and not published.
     void cancel() noexcept {
-        if (reserved_) arena_.cancel(open_place_);
+        if (reserved_) arena_.lock()->cancel(open_place_);
         reserved_ = false;
     }
     // For the buffer of a chunk over the room; null if that is not in a block.
@@ -112,7 +111,7 @@ public:
     void drop_chunk() noexcept override {
         if (!chunk_) return;
         if (chunk_->loan != nullptr) {
-            arena_.abandon(chunk_->room.place, chunk_->loan->number());
+            arena_.lock()->abandon(chunk_->room.place, chunk_->loan->number());
             chunk_->loan->keep();
             reserved_ = false;
         }
@@ -136,7 +135,7 @@ public:
     // that does not wait): if it is gone, or has been waited for too long, evicts it, as the policy says, or throws reader_died or queue_full.
     std::optional<Eviction> check_room(std::int64_t waited_ns);
     // Did blocks come back since the last refused `try_reserve`?
-    bool reclaimed() const noexcept { return wait_.reclaimed; }
+    bool reclaimed() const noexcept { return wait_.for_block && arena_.lock()->frees() != wait_.frees; }
     // When, in a wait that began then, `check_room` is due at the latest.
     std::int64_t patience_end(std::int64_t began_ns) const noexcept {
         const ReaderPolicy& policy = readers_.policy();
@@ -172,29 +171,30 @@ public:
     std::uint64_t backlog() const noexcept;
     // Frees what nobody reads any more, for statistics that are up to date. Needs the turn.
     void reclaim();
-    std::uint64_t scattered_bytes() const noexcept { return arena_.scattered_bytes(); }
+    std::uint64_t scattered_bytes() const noexcept { return arena_.lock()->scattered_bytes(); }
 
 private:
-    void finish() noexcept override { end_queue(segment_->ring(), ring_); }
-    static constexpr std::uint64_t kLookForIdleMemory = 256;  // in messages
-    static constexpr std::int64_t kRetryNs = 50'000'000;      // a full machine's memory is looked at so often
+    void finish() noexcept override {
+        end_queue(segment_->ring(), ring_);
+        arena_.stop();
+    }
+    static constexpr std::int64_t kRetryNs = 50'000'000;  // a full machine's memory is looked at so often
 
     void check_size(std::uint64_t bytes) const;  // throws message_too_large
     bool place_block(std::uint64_t bytes, Room& room);
-    void give_back_idle();
     void count_oversize() noexcept;
     bool room_or_stopped() const noexcept {
         if (stopped()) return true;
         if (!wait_.for_block) return ring_.seat_passed(ring_.laggard(), wait_.passed);
-        return wait_.reclaimed || arena_.may_have_room([this](std::uint64_t position) {
+        const auto arena = arena_.lock();
+        return arena->frees() != wait_.frees || arena->may_have_room([this](std::uint64_t position) {
             return ring_.seat_passed(ring_.laggard(), position + 1);
         });
     }
 
     RingWriter<Native> ring_;
     ReaderWatch readers_;
-    Arena arena_;
-    LifeLook block_look_;    // at those who hold blocks
+    ArenaKeeper arena_;
     RoomWait wait_{};        // of the last refused try_reserve
     bool reserved_ = false;  // open_place_ is reserved and not published
     Arena::Place open_place_{};

@@ -1,0 +1,84 @@
+#include "arena_keeper.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <system_error>
+#include <thread>
+
+#include <pthread.h>
+
+namespace ringcast {
+
+namespace {
+
+using platform::Native;
+
+constexpr auto kLookEvery = std::chrono::seconds(1);
+constexpr auto kPause = std::chrono::microseconds(100);  // between two pieces: whoever waits for the lock gets it
+
+// How far all gating readers have come. Not RingWriter's scan, whose results and announcements are the writer's thread's.
+std::uint64_t gate_of(const RingView<Native>& ring) noexcept {
+    std::uint64_t least = ring.control->head.load(std::memory_order_relaxed);
+    // fence [join-scan]: a joiner whom this scan misses sees this head, or a later one, and reads nothing before it.
+    Native::fence_seq_cst();
+    for (std::uint32_t i = 0; i < ring.n_seats; ++i) {
+        const NativeSeat& seat = ring.seats[i];
+        if (!gates(seat.state.load(std::memory_order_acquire))) continue;      // acquire [join], [leave]
+        least = std::min(least, seat.cursor.load(std::memory_order_acquire));  // acquire [consume]
+    }
+    // fence [evict]: of a holder that this scan has seen evicted we see which block it touches, or it sees that it is.
+    Native::fence_seq_cst();
+    return least;
+}
+
+}  // namespace
+
+ArenaKeeper::ArenaKeeper(Segment& segment) : shared_(std::make_shared<Shared>(segment)) {}
+
+void ArenaKeeper::watch(const Locked& arena) {
+    if (shared_->watched || shared_->stopped || !arena->may_become_idle()) return;
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &before);  // signals are for the threads that wait
+    try {
+        std::thread([shared = shared_] { keep(shared); }).detach();
+        shared_->watched = true;
+    } catch (const std::system_error&) {  // no thread can be had now: the next block's memory asks again
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+void ArenaKeeper::stop() noexcept {
+    const std::lock_guard guard(shared_->mutex);
+    shared_->stopped = true;
+    shared_->stopping.notify_all();
+}
+
+void ArenaKeeper::keep(const std::shared_ptr<Shared>& shared) noexcept {
+    std::unique_lock guard(shared->mutex);
+    while (!shared->stopping.wait_for(guard, kLookEvery, [&] { return shared->stopped; }) &&
+           give_back(*shared, guard)) {
+    }
+    shared->watched = false;
+}
+
+// Is there anything left that may become idle?
+bool ArenaKeeper::give_back(Shared& shared, std::unique_lock<std::mutex>& guard) noexcept {
+    Arena& arena = shared.arena;
+    try {
+        arena.reclaim(gate_of(shared.ring), Arena::Look::asking);
+    } catch (const Error&) {  // the kernel does not say now who lives: the next look asks again
+    }
+    arena.end_window();
+    while (arena.give_back_piece()) {
+        guard.unlock();
+        std::this_thread::sleep_for(kPause);
+        guard.lock();
+        if (shared.stopped) return false;
+    }
+    return arena.may_become_idle();
+}
+
+}  // namespace ringcast
