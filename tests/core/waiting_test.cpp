@@ -25,6 +25,7 @@ struct Machine {
     std::int64_t due = kForever;  // when what is waited for comes
     bool stamps = true;
     std::vector<std::int64_t> parks;  // for how long, at most
+    std::uint64_t yields = 0;
 
     void work(std::int64_t ns) {
         now += ns;
@@ -40,6 +41,7 @@ struct Simulated {
     static std::int64_t now_ns() noexcept { return machine.now; }
     static std::int64_t thread_cpu_ns() noexcept { return machine.cpu; }
     static void yield() noexcept {
+        ++machine.yields;
         machine.work(machine.yield_takes);
         machine.now += machine.yield_elsewhere;
     }
@@ -248,6 +250,33 @@ TEST(a_busy_end_is_awake_for_its_window_without_being_charged) {
     machine.parks.clear();
     for (int i = 0; i < 1'000; ++i) CHECK(wait_for(busy, 1'800 * kUs));
     CHECK(machine.parks.empty());
+}
+
+TEST(what_a_busy_end_s_window_took_is_not_charged_to_its_account) {
+    World world;
+    Waiter busy(Strategy::busy(200 * kUs), world.counters);
+    for (int i = 0; i < 100; ++i) CHECK(wait_for(busy, 10 * kMs));
+    for (int i = 0; i < 20; ++i) CHECK(wait_for(busy, 300 * kUs));  // it learns
+    machine.parks.clear();
+    for (int i = 0; i < 100; ++i) CHECK(wait_for(busy, 300 * kUs));
+    CHECK(machine.parks.empty());
+}
+
+TEST(time_that_others_had_the_cpu_is_no_time_awake_up_to_a_bound) {
+    World world;
+    world.wait_for(100, 30 * kUs);
+    machine.yield_elsewhere = 40 * kUs;
+    world.wait_for(1, kMs);
+    CHECK(machine.parks.empty());
+    machine.yield_elsewhere = 400 * kUs;
+    world.wait_for(1, 200 * kMs);
+    CHECK(machine.parks.size() == 2);  // the first until its slice was over
+}
+
+TEST(who_has_slept_in_a_wait_sleeps_on_in_it) {
+    World world;
+    CHECK(!wait_for(world.waiter, kForever, 60 * kS));
+    CHECK(machine.yields * static_cast<std::uint64_t>(machine.yield_takes) < 120 * kUs);
 }
 
 TEST(a_busy_end_parks_at_once_on_a_loaded_machine) {
