@@ -7,6 +7,7 @@ message, then sleeps on a socket that the writer notifies.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -31,6 +32,7 @@ class VllmQueue(SubjectBase):
         """The writer's end, and its handle to every reader."""
         from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
 
+        os.environ["VLLM_RPC_BASE_PATH"] = spec.workdir  # where its sockets are; it leaves them behind
         readers = spec.n_readers
         slot_bytes = spec.max_bytes + _ROOM_BYTES
         queue: Any = MessageQueue(readers, readers, max_chunk_bytes=slot_bytes, max_chunks=spec.depth)
