@@ -1,4 +1,8 @@
-"""Busy processes beside a measurement: each computes without end at normal priority, as other people's jobs do."""
+"""Busy processes beside a measurement: each computes without end at normal priority, as other people's jobs do.
+
+They stay in the benchmark's session: where Linux groups processes by session (autogroup), those of another would share
+CPUs with all of ours together, and not with each.
+"""
 
 from __future__ import annotations
 

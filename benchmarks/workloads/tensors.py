@@ -57,7 +57,7 @@ class TensorList(PayloadWorkload):
 
     key = "tensor_list"
     title = "A list of tensors"
-    explain = f"{_LIST_LENGTH} of 64 KiB in one message (arrays without torch), one reader, every page touched"
+    explain = f"{_LIST_LENGTH} of 64 KiB in one message (arrays without torch), every page touched"
 
     def lacking(self) -> str:
         """Nothing: it can do without torch. Imports it if it is there, before any process is forked."""
