@@ -43,7 +43,7 @@ void read_all(const std::string& name, std::uint32_t rank, std::uint64_t message
                     receiver.check_end(true);
                 }
             }
-            receiver.waiter().finish();
+            receiver.waiter().finish(true);
             receiver.check_end(false);
         }
         const auto current = receiver.current();
@@ -110,7 +110,7 @@ double ring_rate(int writer_cpu, const std::vector<int>& reader_cpus, std::uint6
                     sender.check_room(0);  // throws if a reader died
                 }
             }
-            sender.waiter().finish();
+            sender.waiter().finish(true);
         }
         std::memcpy(room.bytes, message.data(), message_bytes);
         sender.commit(room, ringcast::Encoding::raw, false);
