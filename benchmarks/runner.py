@@ -50,8 +50,6 @@ def _steps(results: Results, bench: Bench, number: int) -> list[_Step]:
     """One round's measurements in order."""
     steps: list[_Step] = []
     for workload, cases in results.workloads:
-        if number > workload.most_rounds(bench.settings):
-            continue
         for case in cases:
             floor = partial(workload.measure_floor, case, bench)
             steps.append(_Step(workload, case, FLOOR, workload.floor_label, floor))

@@ -51,8 +51,7 @@ class Settings:
     floor_blocks: int
     floor_copy_seconds: float
 
-    #: Large payloads: the rounds at most, the time of one measurement, and which sizes are sent to how many readers.
-    payload_rounds: int
+    #: Large payloads: the time of one measurement, and which sizes are sent to how many readers.
     payload_seconds: float
     array_sizes: dict[int, tuple[int, ...]]
     tensor_sizes: tuple[int, ...]
@@ -87,7 +86,6 @@ FULL = Settings(
     startup_count=10,
     floor_blocks=20_000,
     floor_copy_seconds=0.05,
-    payload_rounds=3,
     payload_seconds=0.2,
     array_sizes={1: _ARRAY_SIZES, 2: _ARRAY_SIZES, 4: (256 * _KIB, 4 * _MIB, 16 * _MIB)},
     tensor_sizes=(_MIB, 16 * _MIB, 64 * _MIB),
@@ -114,7 +112,6 @@ QUICK = Settings(
     startup_count=3,
     floor_blocks=4_000,
     floor_copy_seconds=0.02,
-    payload_rounds=1,
     payload_seconds=0.05,
     array_sizes={1: (64 * _KIB, _MIB, 16 * _MIB), 2: (64 * _KIB, _MIB, 16 * _MIB)},
     tensor_sizes=(_MIB, 16 * _MIB),

@@ -56,10 +56,6 @@ class Workload(ABC):
         """Why this workload cannot be measured here at all; empty if it can."""
         return ""
 
-    def most_rounds(self, settings: Settings) -> int:
-        """In how many of the run's rounds it is measured: the first so many."""
-        return settings.rounds
-
     def takes(self, subject: Subject) -> bool:
         """Whether a subject takes part."""
         if not self.has_subjects or (self.ringcast_only and subject.module != "ringcast"):

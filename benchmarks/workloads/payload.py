@@ -24,7 +24,7 @@ from ..bench import Bench
 from ..crew import Member
 from ..measure import Metric, Outcome
 from ..peers.base import Payload, Subject
-from ..settings import PAYLOAD_DEPTH, PAYLOAD_DESTINATIONS, PAYLOAD_SOURCES, Settings
+from ..settings import PAYLOAD_DEPTH, PAYLOAD_DESTINATIONS, PAYLOAD_SOURCES
 from .base import Case, Workload, check, settle
 
 PAGE_BYTES = 4096
@@ -59,10 +59,6 @@ class PayloadWorkload(Workload):
 
     metrics = (RATE,)
     floor_label = FLOOR_LABEL
-
-    def most_rounds(self, settings: Settings) -> int:
-        """Fewer than the others have: they take the most time, and vary the least."""
-        return min(settings.rounds, settings.payload_rounds)
 
 
 @lru_cache(maxsize=1)
