@@ -108,10 +108,11 @@ def _rows(results: Results, workload: Workload) -> dict[str, str]:
 
 
 def _base(results: Results, workload: Workload, case: Case, metric: Metric, what: str) -> str | None:
-    """The key of what a ratio is of; None if it was not measured."""
+    """The key of what a ratio is of; None if it was not measured, or is nothing at all."""
     if what == "floor":
         return FLOOR if results.value(workload, case, FLOOR, metric) is not None else None
-    return results.best_peer(workload, case, metric)
+    best = results.best_peer(workload, case, metric)
+    return best if best is not None and results.value(workload, case, best, metric) else None
 
 
 def _unfit(results: Results, workload: Workload) -> list[str]:

@@ -55,7 +55,7 @@ def _steps(results: Results, bench: Bench, number: int) -> list[_Step]:
             steps.append(_Step(workload, case, FLOOR, workload.floor_label, floor))
             turn = number % max(1, len(results.subjects))
             for subject in (*results.subjects[turn:], *results.subjects[:turn]):
-                if workload.takes(subject):
+                if workload.takes(subject) and workload.covers(subject, case):
                     measure = partial(workload.measure, subject, case, bench)
                     steps.append(_Step(workload, case, subject.key, subject.label, measure))
     return steps

@@ -14,6 +14,8 @@ from ..settings import PAYLOAD_DEPTH, Settings
 from .base import Case
 from .payload import PayloadWorkload, Traffic, deliver, floor, look_at, mark, sized_cases, sources
 
+_SIZES_OF_EXTRA_ROWS = (64 << 10, 1 << 20, 16 << 20)
+
 
 class Arrays(PayloadWorkload):
     """See the module."""
@@ -28,6 +30,10 @@ class Arrays(PayloadWorkload):
         for n_readers, sizes in settings.array_sizes.items():
             cases += sized_cases(sizes, n_readers, f"{n_readers} reader{'s' if n_readers > 1 else ''}")
         return tuple(cases)
+
+    def covers(self, subject: Subject, case: Case) -> bool:
+        """Extra rows only where they differ from their neighbours, to bound a run's time."""
+        return subject.standing != "extra" or (case.n_readers <= 2 and case.nbytes in _SIZES_OF_EXTRA_ROWS)
 
     def measure(self, subject: Subject, case: Case, bench: Bench) -> Outcome:
         """Send for about as long as set."""

@@ -62,6 +62,10 @@ class Workload(ABC):
             return False
         return self.key not in subject.unfit
 
+    def covers(self, subject: Subject, case: Case) -> bool:
+        """Whether a subject that takes part is measured in this case."""
+        return True
+
     def cases(self, settings: Settings) -> tuple[Case, ...]:
         """The variants to measure."""
         return (Case(),)
