@@ -21,7 +21,8 @@ NB_MODULE(_core, module) {
     ringcast::bindings::bind_waiting(module);
     ringcast::bindings::bind_segment(module);
     ringcast::bindings::bind_buffers(module);
-    ringcast::bindings::bind_chunks(module);
+    ringcast::bindings::bind_write_chunks(module);
+    ringcast::bindings::bind_read_chunks(module);
     ringcast::bindings::bind_end(module);
     ringcast::bindings::bind_foreign_code(module);
 #ifdef RINGCAST_FAULT_POINTS

@@ -1,8 +1,4 @@
-// The context managers of acquire_write, loan, loan_array and acquire_read: each owns its open chunk.
-//
-// From entering to leaving, the end's turn is the chunk's, and this object has the ticket. It gives the turn and the room
-// back when it goes away, however and in whichever thread that happens; nothing that can fail comes between taking the
-// turn and that. Whoever drops the chunk otherwise (Endpoint) makes the ticket worthless.
+// The context managers of acquire_write, loan and loan_array.
 //
 // One rule for what may be left of a chunk to be written: nothing that was made of the memory handed out may live on
 // when it is published. Views count as exports of the Chunk or as references to it. Some libraries (torch.frombuffer) take
@@ -17,8 +13,8 @@
 #include "arguments.hpp"
 #include "arrays.hpp"
 #include "buffers.hpp"
-#include "methods.hpp"
 #include "modules.hpp"
+#include "open_chunk.hpp"
 
 namespace ringcast::bindings {
 
@@ -26,64 +22,6 @@ namespace {
 
 // Of what was handed out: this object's reference, and the user's name.
 bool is_shared(nb::handle handed_out) { return Py_REFCNT(handed_out.ptr()) > 2; }
-
-class Ticket {
-public:
-    bool any() const noexcept { return ticket_.load(std::memory_order_relaxed) != 0; }
-    void set(std::uint64_t ticket) noexcept { ticket_.store(ticket, std::memory_order_relaxed); }
-    enum class Redeemed { turn, dropped, none };
-    // Once. `turn`: the calling thread has the end's turn.
-    Redeemed redeem(Endpoint& endpoint) noexcept {
-        const std::uint64_t ticket = ticket_.exchange(0, std::memory_order_relaxed);
-        if (ticket == 0) return Redeemed::none;
-        return endpoint.redeem_turn(ticket) ? Redeemed::turn : Redeemed::dropped;
-    }
-
-private:
-    std::atomic<std::uint64_t> ticket_{0};
-};
-
-class OpenChunk {
-public:
-    explicit OpenChunk(nb::object of) : end_(std::move(of)) { end_of(end_.ptr()); }
-    ~OpenChunk() { drop(); }
-    OpenChunk(const OpenChunk&) = delete;
-    OpenChunk& operator=(const OpenChunk&) = delete;
-
-    // Gives everything back, if it is open.
-    void drop() noexcept {
-        if (!end_.is_valid()) return;
-        Endpoint& e = end().endpoint();
-        if (e.in_forked_child() || ticket_.redeem(e) != Ticket::Redeemed::turn) return;
-        e.drop_chunk();
-        e.give_turn_back();
-    }
-    End& end() const { return end_of(end_.ptr()); }
-    bool is_alive() const noexcept { return end_.is_valid(); }
-    nb::object end_object() const { return end_; }
-
-protected:
-    void check_not_open() const {
-        if (ticket_.any()) raise("BusyError", end().context() + ": this chunk is open already; leave it first");
-    }
-    // Takes the turn back, to leave the chunk. False: it has been dropped, or it is a parent's that an exception leaves.
-    bool leave(const char* what, bool failed) {
-        if (failed && end().endpoint().in_forked_child()) return false;
-        end().check_not_forked();
-        switch (ticket_.redeem(end().endpoint())) {
-            case Ticket::Redeemed::turn:
-                return true;
-            case Ticket::Redeemed::dropped:
-                return false;
-            case Ticket::Redeemed::none:
-                break;
-        }
-        raise("BusyError", end().context() + ": " + what + " can be left only once, after it was entered");
-    }
-
-    nb::object end_;
-    Ticket ticket_;
-};
 
 class WriteChunk : public OpenChunk {
 public:
@@ -284,105 +222,9 @@ private:
     Py_ssize_t whole_references_ = 0;
 };
 
-class ReadChunk : public OpenChunk {
-public:
-    ReadChunk(nb::object of, nb::object timeout, nb::object cancel, nb::object indefinite)
-        : OpenChunk(std::move(of)),
-          timeout_(std::move(timeout)),
-          cancel_(std::move(cancel)),
-          indefinite_(std::move(indefinite)) {}
-
-    nb::object enter() {
-        check_not_open();
-        Receiver& receiver = end().reader("acquire_read");
-        const WaitOptions options{parse_timeout(timeout_.ptr()), parse_cancel(cancel_.ptr()),
-                                  parse_flag("indefinite", indefinite_.ptr())};
-        Call call(end(), options);
-        auto [buffer, view] = await_chunk(end(), receiver, options, call.deadline_ns, end_.ptr());
-        if (!view.is_valid()) return view;
-        buffer_ = std::move(buffer);  // until the chunk is left: only then has the reader's cursor passed the message
-        ticket_.set(call.entrust());
-        if (!end().endpoint().stopped()) return view;
-        ticket_.set(0);
-        buffer_.reset();
-        end().check_usable();
-        return view;
-    }
-
-    void exit(bool failed) {
-        const bool open = leave("acquire_read", failed);
-        const nb::object buffer = std::move(buffer_);
-        if (!open) return;  // shut down; what the user has of the message is whole
-        Receiver& receiver = end().reader("acquire_read");
-        receiver.drop_chunk();
-        // Evicted meanwhile? The bytes were checked when they were taken; the next call says it.
-        try {
-            receiver.settle();
-        } catch (const Error&) {
-        }
-        receiver.give_turn_back();
-    }
-
-    int traverse(visitproc visit, void* arg) const {
-        for (const nb::object* o : {&end_, &timeout_, &cancel_, &indefinite_, &buffer_}) Py_VISIT(o->ptr());
-        return 0;
-    }
-    void clear() {
-        drop();
-        buffer_.reset();
-        end_.reset();
-    }
-    ~ReadChunk() { drop(); }
-
-private:
-    nb::object timeout_;
-    nb::object cancel_;
-    nb::object indefinite_;
-    nb::object buffer_;
-};
-
-template <class Type>
-int traverse(PyObject* self, visitproc visit, void* arg) {
-    Py_VISIT(Py_TYPE(self));
-    return nb::inst_ready(self) ? nb::inst_ptr<Type>(self)->traverse(visit, arg) : 0;
-}
-template <class Type>
-int clear(PyObject* self) {
-    if (nb::inst_ready(self)) nb::inst_ptr<Type>(self)->clear();
-    return 0;
-}
-
-template <class Type>
-Type& chunk_of(PyObject* self) {
-    return *nb::inst_ptr<Type>(self);
-}
-// The context of errors of the core, as `guarded` gives it to those of an end's calls.
-template <class Type, class Body>
-PyObject* guarded_chunk(PyObject* self, Body&& body) noexcept {
-    try {
-        if (!nb::inst_ready(self) || !chunk_of<Type>(self).is_alive())
-            raise("BusyError", "this chunk is not usable: it was not made by a queue, or is being collected");
-    } catch (nb::python_error& error) {
-        error.restore();
-        return nullptr;
-    }
-    return guarded(chunk_of<Type>(self).end_object().ptr(), std::forward<Body>(body));
-}
-
-template <class Type>
-PyObject* enter(PyObject* self, PyObject*) {
-    return guarded_chunk<Type>(self, [&] { return chunk_of<Type>(self).enter().release().ptr(); });
-}
-bool has_failed(PyObject* const* arguments, Py_ssize_t count) { return count > 0 && arguments[0] != Py_None; }
 PyObject* exit_write(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
     return guarded_chunk<WriteChunk>(self, [&] {
         chunk_of<WriteChunk>(self).exit(!has_failed(arguments, count));
-        return Py_NewRef(Py_None);
-    });
-}
-PyObject* exit_read(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
-    return guarded_chunk<ReadChunk>(self, [&] {
-        chunk_of<ReadChunk>(self).exit(has_failed(arguments, count));
         return Py_NewRef(Py_None);
     });
 }
@@ -391,14 +233,10 @@ PyMethodDef write_methods[] = {
     {"__enter__", &enter<WriteChunk>, METH_NOARGS, "__enter__($self)\n--\n\n"},
     {"__exit__", as_c_function(&exit_write), METH_FASTCALL, "__exit__($self, kind, error, traceback, /)\n--\n\n"},
 };
-PyMethodDef read_methods[] = {
-    {"__enter__", &enter<ReadChunk>, METH_NOARGS, "__enter__($self)\n--\n\n"},
-    {"__exit__", as_c_function(&exit_read), METH_FASTCALL, "__exit__($self, kind, error, traceback, /)\n--\n\n"},
-};
 
 }  // namespace
 
-void bind_chunks(nb::module_& module) {
+void bind_write_chunks(nb::module_& module) {
     using namespace nb::literals;
     PyType_Slot write_slots[] = {{Py_tp_traverse, reinterpret_cast<void*>(&traverse<WriteChunk>)},
                                  {Py_tp_clear, reinterpret_cast<void*>(&clear<WriteChunk>)},
@@ -415,14 +253,6 @@ void bind_chunks(nb::module_& module) {
                                         "The context manager of loan_array.")
         .def(nb::init<nb::object, nb::tuple, nb::object, std::string, std::uint64_t, nb::object>(), "end"_a, "shape"_a,
              "dtype"_a, "dtype_text"_a, "nbytes"_a, "timeout"_a.none());
-    PyType_Slot read_slots[] = {{Py_tp_traverse, reinterpret_cast<void*>(&traverse<ReadChunk>)},
-                                {Py_tp_clear, reinterpret_cast<void*>(&clear<ReadChunk>)},
-                                {0, nullptr}};
-    nb::object read =
-        nb::class_<ReadChunk>(module, "ReadChunk", nb::type_slots(read_slots), "The context manager of acquire_read.")
-            .def(nb::init<nb::object, nb::object, nb::object, nb::object>(), "end"_a, "timeout"_a.none(),
-                 "cancel"_a.none(), "indefinite"_a.none());
-    add_methods(read, read_methods, std::size(read_methods));
 }
 
 }  // namespace ringcast::bindings
