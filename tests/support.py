@@ -72,6 +72,14 @@ def broadcast(
             end.close(0)
 
 
+WAYS_TO_WRITE: dict[str, Callable[[MessageQueue, int], Any]] = {
+    "acquire_write": lambda writer, nbytes: writer.acquire_write(nbytes=nbytes),
+    "loan": lambda writer, nbytes: writer.loan(nbytes),
+    "loan_array": lambda writer, nbytes: writer.loan_array(nbytes, "u1"),
+}
+"""The context managers of a message of so many bytes that is made in place."""
+
+
 class Background:
     """A thread of the test; `result` gives what its function returned, or raises what it raised."""
 

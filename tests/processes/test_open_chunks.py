@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
-import numpy as np  # before: NumPy does not survive an interrupt while it is imported
+import numpy as np  # noqa: F401 (before: NumPy does not survive an interrupt while it is imported)
 import pytest
 
 from ringcast import MessageQueue
 from ringcast.errors import QueueClosedError
-from tests.support import Background, Child, Link
+from tests.support import WAYS_TO_WRITE, Background, Child, Link
 
 
 class Interrupts:
@@ -50,19 +50,14 @@ def _interrupted(link: Link, kind: str, nbytes: int) -> None:
             pass
 
     def write() -> None:
-        with writer.acquire_write(timeout=60, nbytes=nbytes) as view:
-            view[0] = 1
-        reader.dequeue(60)
-
-    def loan_array() -> None:
-        with writer.loan_array(nbytes, np.uint8, timeout=60) as array:
-            array[0] = 1
-        del array
+        with WAYS_TO_WRITE[kind](writer, nbytes) as memory:
+            memory[0] = 1
+        del memory
         reader.dequeue(60)
 
     interrupts = Interrupts(nbytes)
     for n in range(300):
-        interrupts.run({"read": read, "write": write, "loan_array": loan_array}[kind])
+        interrupts.run(read if kind == "acquire_read" else write)
         while reader.try_dequeue() is not None:
             pass
         assert writer.try_enqueue(n)
@@ -75,7 +70,7 @@ def _interrupted(link: Link, kind: str, nbytes: int) -> None:
 
 
 @pytest.mark.parametrize("nbytes", [100, 200_000])
-@pytest.mark.parametrize("kind", ["read", "write", "loan_array"])
+@pytest.mark.parametrize("kind", ["acquire_read", *WAYS_TO_WRITE])
 def test_ctrl_c_at_any_moment_around_a_chunk_leaves_both_ends_usable(
     kind: str, nbytes: int, start: Callable[..., Child]
 ) -> None:
@@ -90,7 +85,7 @@ def _ends_with_open_chunks(link: Link, call: str, how: str) -> None:
     opened = threading.Event()
 
     def keep_open() -> None:
-        with writer.loan(100_000) if call == "loan" else writer.loan_array(100_000, "u1"):
+        with WAYS_TO_WRITE[call](writer, 100_000):
             opened.set()
             threading.Event().wait()
 
@@ -103,7 +98,7 @@ def _ends_with_open_chunks(link: Link, call: str, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["close", "exit"])
-@pytest.mark.parametrize("call", ["loan", "loan_array"])
+@pytest.mark.parametrize("call", WAYS_TO_WRITE)
 def test_readers_hear_of_the_end_of_a_writer_whose_daemon_thread_has_a_chunk_open(
     call: str, how: str, start: Callable[..., Child]
 ) -> None:

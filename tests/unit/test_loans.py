@@ -10,7 +10,7 @@ import pytest
 
 from ringcast import MessageQueue
 from ringcast.errors import ArgumentError, BusyError, MessageTooLargeError, QueueTimeoutError, ViewsAliveError
-from tests.support import broadcast, eventually
+from tests.support import WAYS_TO_WRITE, broadcast, eventually
 
 SIZES = [1, 8, 1000, 100_000]
 """As elements of 8 bytes: in the slot, and in blocks."""
@@ -291,14 +291,14 @@ def test_what_makes_no_sense_or_does_not_fit_is_refused_and_takes_nothing() -> N
 
 
 @pytest.mark.parametrize("nbytes", [1000, 100_000])
-@pytest.mark.parametrize("call", ["loan", "acquire_write"])
+@pytest.mark.parametrize("call", WAYS_TO_WRITE)
 def test_a_tensor_on_a_loan_that_outlives_it_changes_no_message_and_no_freed_memory(call: str, nbytes: int) -> None:
     torch = pytest.importorskip("torch")
     with broadcast() as (writer, (reader,)):
         for make in (torch.frombuffer, lambda view, dtype: torch.frombuffer(view, dtype=dtype)[1:]):
             kept = []
             for _ in range(20):
-                opened = writer.loan(nbytes) if call == "loan" else writer.acquire_write(nbytes=nbytes)
+                opened = WAYS_TO_WRITE[call](writer, nbytes)
                 with pytest.raises(ViewsAliveError, match="nothing was published"), opened as view:
                     kept.append(make(view, dtype=torch.uint8))
                 del view

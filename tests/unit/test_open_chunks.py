@@ -16,19 +16,14 @@ import pytest
 
 from ringcast import MessageQueue
 from ringcast.errors import BusyError, QueueClosedError, QueueTimeoutError, ViewsAliveError
-from tests.support import Background, broadcast, eventually, parked
+from tests.support import WAYS_TO_WRITE, Background, broadcast, eventually, parked
 
 SMALL = 100
 LARGE = 100_000
 """In a slot, and in a block."""
 
-WRITES: dict[str, Callable[[MessageQueue, int], Any]] = {
-    "acquire_write": lambda writer, nbytes: writer.acquire_write(nbytes=nbytes),
-    "loan": lambda writer, nbytes: writer.loan(nbytes),
-    "loan_array": lambda writer, nbytes: writer.loan_array(nbytes, "u1"),
-}
 in_every_size = pytest.mark.parametrize("nbytes", [SMALL, LARGE])
-in_every_way_to_write = pytest.mark.parametrize("call", WRITES)
+in_every_way_to_write = pytest.mark.parametrize("call", WAYS_TO_WRITE)
 
 
 def check_goes_on(writer: MessageQueue, reader: MessageQueue) -> None:
@@ -43,7 +38,7 @@ def check_goes_on(writer: MessageQueue, reader: MessageQueue) -> None:
 @in_every_way_to_write
 def test_a_chunk_to_write_that_nobody_refers_to_any_more_gives_everything_back(call: str, nbytes: int) -> None:
     with broadcast() as (writer, (reader,)):
-        chunk = WRITES[call](writer, nbytes)
+        chunk = WAYS_TO_WRITE[call](writer, nbytes)
         chunk.__enter__()
         with pytest.raises(BusyError):
             writer.enqueue(1)
@@ -71,7 +66,7 @@ def test_a_chunk_to_read_that_nobody_refers_to_any_more_has_been_read(nbytes: in
 @in_every_way_to_write
 def test_a_chunk_is_entered_and_left_once(call: str, nbytes: int) -> None:
     with broadcast() as (writer, (reader,)):
-        chunk = WRITES[call](writer, nbytes)
+        chunk = WAYS_TO_WRITE[call](writer, nbytes)
         with pytest.raises(BusyError, match="left only once"):
             chunk.__exit__(None, None, None)
         chunk.__enter__()
@@ -88,7 +83,7 @@ def test_a_chunk_is_entered_and_left_once(call: str, nbytes: int) -> None:
 @in_every_way_to_write
 def test_a_chunk_may_be_left_in_another_thread(call: str, nbytes: int) -> None:
     with broadcast() as (writer, (reader,)):
-        chunk = WRITES[call](writer, nbytes)
+        chunk = WAYS_TO_WRITE[call](writer, nbytes)
         chunk.__enter__()[:] = np.full(nbytes, 7, "u1")
         Background(chunk.__exit__, None, None, None).result()
         assert bytes(reader.dequeue(10)) == b"\7" * nbytes
@@ -105,7 +100,7 @@ def test_a_chunk_may_be_left_in_another_thread(call: str, nbytes: int) -> None:
 @in_every_way_to_write
 def test_a_generator_that_is_closed_in_another_thread_publishes_nothing(call: str, nbytes: int) -> None:
     def filling(writer: MessageQueue) -> Generator[Any, None, None]:
-        with WRITES[call](writer, nbytes) as memory:
+        with WAYS_TO_WRITE[call](writer, nbytes) as memory:
             yield memory
 
     with broadcast() as (writer, (reader,)):
@@ -124,7 +119,7 @@ def test_calls_go_on_when_the_thread_has_ended_that_opened_a_chunk_and_what_is_k
 ) -> None:
     with broadcast() as (writer, (reader,)):
         for waits in (True, False):
-            chunk = WRITES[call](writer, nbytes)
+            chunk = WAYS_TO_WRITE[call](writer, nbytes)
             memory = in_a_thread_that_ends(chunk.__enter__)
             if waits:
                 writer.enqueue(b"next", timeout=10)
@@ -194,7 +189,7 @@ def test_closing_a_writer_drops_its_open_chunk_and_readers_hear_of_the_close(
 ) -> None:
     with broadcast() as (writer, (reader,)):
         writer.enqueue(b"before")
-        chunk = WRITES[call](writer, nbytes)
+        chunk = WAYS_TO_WRITE[call](writer, nbytes)
         memory = chunk.__enter__()
         close = getattr(writer, end)
         if elsewhere:
@@ -218,7 +213,7 @@ def test_an_exception_that_leaves_a_chunk_whose_end_was_closed_stays_the_one_tha
     call: str, nbytes: int
 ) -> None:
     with broadcast() as (writer, (reader,)):
-        chunk = WRITES[call](writer, nbytes)
+        chunk = WAYS_TO_WRITE[call](writer, nbytes)
         chunk.__enter__()
         writer.close()
         assert chunk.__exit__(LookupError, LookupError(), None) is None
@@ -264,10 +259,10 @@ def test_a_call_that_waits_for_an_open_chunk_hears_of_the_shutdown() -> None:
 def test_an_exit_stack_publishes_and_drops_as_a_block_does(call: str, nbytes: int) -> None:
     with broadcast() as (writer, (reader,)):
         with contextlib.ExitStack() as stack:
-            stack.enter_context(WRITES[call](writer, nbytes))[:] = np.full(nbytes, 7, "u1")
+            stack.enter_context(WAYS_TO_WRITE[call](writer, nbytes))[:] = np.full(nbytes, 7, "u1")
         assert bytes(reader.dequeue(10)) == b"\7" * nbytes
         with contextlib.suppress(MemoryError), contextlib.ExitStack() as stack:
-            stack.enter_context(WRITES[call](writer, nbytes))
+            stack.enter_context(WAYS_TO_WRITE[call](writer, nbytes))
             raise MemoryError
         check_goes_on(writer, reader)
 
@@ -278,7 +273,7 @@ def test_a_task_that_is_cancelled_inside_a_chunk_publishes_nothing(call: str, nb
     with broadcast() as (writer, (reader,)):
 
         async def fill(opened: asyncio.Event) -> None:
-            with WRITES[call](writer, nbytes):
+            with WAYS_TO_WRITE[call](writer, nbytes):
                 opened.set()
                 await asyncio.Event().wait()
 
@@ -333,7 +328,7 @@ def test_an_interrupt_at_any_point_around_a_chunk_to_write_leaves_the_end_free(c
     with broadcast() as (writer, (reader,)):
 
         def write() -> None:
-            with WRITES[call](writer, nbytes) as memory:
+            with WAYS_TO_WRITE[call](writer, nbytes) as memory:
                 memory[0] = 1
                 del memory
 
@@ -373,7 +368,10 @@ def test_an_interrupt_at_any_point_around_a_chunk_to_read_leaves_the_end_free(nb
 def test_a_second_name_for_what_was_handed_out_counts_as_a_view(call: str) -> None:
     with broadcast() as (writer, (reader,)):
         for nbytes in (SMALL, LARGE):
-            with pytest.raises(ViewsAliveError, match="nothing was published"), WRITES[call](writer, nbytes) as memory:
+            with (
+                pytest.raises(ViewsAliveError, match="nothing was published"),
+                WAYS_TO_WRITE[call](writer, nbytes) as memory,
+            ):
                 second = memory
             if call != "loan_array":  # which is read-only now
                 second[:1] = second[:1]
