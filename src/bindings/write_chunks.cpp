@@ -1,9 +1,10 @@
 // The context managers of acquire_write, loan and loan_array.
 //
-// One rule for what may be left of a chunk to be written: nothing that was made of the memory handed out may live on
-// when it is published. Views count as exports of the Chunk or as references to it. Some libraries (torch.frombuffer) take
-// the address and keep no more than a reference to the object that was handed out, so that may have one reference beside
-// this object's: the user's name. Where something lives on, the block is kept for it.
+// One rule for what may be left of a chunk to be written: nothing that was made of the memory handed out may change what
+// is published. Views count as exports of the Chunk or as references to it, and are an error. Some libraries
+// (torch.frombuffer) take the address and keep no more than a reference to the object that was handed out, so that may have
+// one reference beside this object's. A variable's changes nothing. If it is none that is found (names.hpp), it may be such
+// a library's: readers get a copy. Where something lives on, its memory is kept for it.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -14,14 +15,21 @@
 #include "arrays.hpp"
 #include "buffers.hpp"
 #include "modules.hpp"
+#include "names.hpp"
 #include "open_chunk.hpp"
 
 namespace ringcast::bindings {
 
 namespace {
 
-// Of what was handed out: this object's reference, and the user's name.
-bool is_shared(nb::handle handed_out) { return Py_REFCNT(handed_out.ptr()) > 2; }
+// Who has references to what was handed out, beside the chunk's own.
+enum class Held { by_nobody, by_variable, hidden, by_many };
+
+Held who_holds(nb::handle handed_out) {
+    const Py_ssize_t others = Py_REFCNT(handed_out.ptr()) - 1;
+    if (others != 1) return others == 0 ? Held::by_nobody : Held::by_many;
+    return is_named(handed_out) ? Held::by_variable : Held::hidden;
+}
 
 class WriteChunk : public OpenChunk {
 public:
@@ -83,11 +91,14 @@ public:
         {
             const Finish finish{sender};
             Chunk& chunk = *nb::inst_ptr<Chunk>(buffer);
-            left = can_be_written(buffer, handed_out, whole);
-            if (wanted && !left) {
+            const Held held = who_holds(handed_out);
+            left = can_be_written(buffer, handed_out, whole, held);
+            if (wanted && !left && held == Held::hidden && chunk.staging == nullptr) {
+                left = !send_copy(sender, chunk);
+            } else if (wanted && !left) {
                 const Sender::Room& room = sender.chunk_room();
                 if (chunk.staging) copy_bytes(room.bytes, chunk.payload, room.length);
-                sender.publish_chunk(encoding(), is_viewed(handed_out));
+                sender.publish_chunk(encoding(), keeps_view() && held != Held::by_nobody);
             }
             chunk.sealed.store(true, std::memory_order_relaxed);
         }
@@ -129,8 +140,10 @@ protected:
     virtual bool stages(const Sender::Room& room) const { return !room.in_block; }
     // The object for the user.
     virtual nb::object make(Chunk&) { return owned(PyMemoryView_FromObject(buffer_.ptr())); }
-    virtual bool can_be_written(nb::handle buffer, nb::handle view, nb::handle) {
-        if (is_shared(view)) return true;  // and the view keeps the memory for them
+    virtual bool can_be_written(nb::handle buffer, nb::handle view, nb::handle, Held held) {
+        if (held == Held::by_many) return true;  // and the view keeps the memory for them
+        const bool hidden = held == Held::hidden;
+        if (hidden) keep_until_gone(view, buffer);
         PyObject* released = PyObject_CallMethod(view.ptr(), "release", nullptr);
         if (released == nullptr) {
             if (PyErr_ExceptionMatches(PyExc_BufferError) == 0) throw nb::python_error();
@@ -138,11 +151,28 @@ protected:
             return true;
         }
         Py_DECREF(released);
-        return nb::inst_ptr<Chunk>(buffer)->exports.load(std::memory_order_relaxed) != 0 || Py_REFCNT(buffer.ptr()) > 1;
+        return nb::inst_ptr<Chunk>(buffer)->exports.load(std::memory_order_relaxed) != 0 ||
+               Py_REFCNT(buffer.ptr()) > (hidden ? 2 : 1);
     }
-    virtual bool is_viewed(nb::handle) const { return false; }  // by what cannot write
+    virtual bool keeps_view() const { return false; }  // as one that cannot write
     virtual int traverse_more(visitproc, void*) const { return 0; }
 
+    // To readers goes another block than the chunk's, which is kept for whoever holds it. False: there is no other, and no
+    // reader can help it.
+    bool send_copy(Sender& sender, const Chunk& chunk) {
+        const WaitOptions options{.timeout_ns = parse_timeout(timeout_.ptr())};
+        const std::uint64_t bytes = chunk.data_offset + chunk.length;
+        std::int64_t deadline_ns = 0;
+        Sender::Room room;
+        sender.drop_chunk();
+        if (!sender.try_reserve(bytes, room)) {
+            if (sender.only_loans_in_the_way()) return false;
+            if (!reserve(end(), sender, bytes, room, options, deadline_ns, end_.ptr())) throw nb::python_error();
+        }
+        copy_bytes(room.bytes, chunk.payload, bytes);
+        sender.commit(room, encoding(), false);
+        return true;
+    }
     std::uint32_t exports() const { return nb::inst_ptr<Chunk>(buffer_)->exports.load(std::memory_order_relaxed); }
     void forget() {
         ticket_.set(0);
@@ -197,16 +227,15 @@ protected:
                            " and dtype " + text_ + " (" + text_of(error) + ")");
         }
     }
-    bool can_be_written(nb::handle buffer, nb::handle array, nb::handle whole) override {
-        const bool shared = is_shared(array);
+    bool can_be_written(nb::handle buffer, nb::handle array, nb::handle whole, Held held) override {
         const Chunk& chunk = *nb::inst_ptr<Chunk>(buffer);
-        const bool left = shared || Py_REFCNT(whole.ptr()) > whole_references_ ||
+        const bool left = held == Held::by_many || Py_REFCNT(whole.ptr()) > whole_references_ ||
                           Py_REFCNT(buffer.ptr()) > references_ ||
                           chunk.exports.load(std::memory_order_relaxed) > exports_;
         array.attr("setflags")(nb::arg("write") = false);
         return left;
     }
-    bool is_viewed(nb::handle array) const override { return Py_REFCNT(array.ptr()) > 1; }
+    bool keeps_view() const override { return true; }
     int traverse_more(visitproc visit, void* arg) const override {
         Py_VISIT(shape_.ptr());
         Py_VISIT(dtype_.ptr());

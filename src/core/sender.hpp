@@ -142,6 +142,12 @@ public:
         if (policy.slow == ReaderPolicy::Slow::block || policy.patience_ns >= kForever - began_ns) return kForever;
         return began_ns + policy.patience_ns;
     }
+    // After a refused `try_reserve`: has this very process all memory, by views of its own chunks?
+    bool only_loans_in_the_way() const {
+        if (!wait_.for_block || wait_.retry_ns != kForever) return false;
+        const auto arena = arena_.lock();
+        return arena->loaned_blocks() == arena->blocks();
+    }
     // What is waited for, and who is in the way.
     std::string explain_wait(platform::Detail detail) const;
 

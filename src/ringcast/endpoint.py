@@ -92,7 +92,8 @@ class QueueEnd(_core.End):
         """A context manager that yields a writable memoryview in shared memory, of `nbytes` bytes or max_chunk_bytes.
 
         Leaving the block publishes all of them; an exception publishes nothing. Views, arrays and tensors made from the
-        memoryview, and second names for it, must be gone by then (ViewsAliveError, and nothing is published).
+        memoryview, and second names for it, must be gone by then (ViewsAliveError, and nothing is published). Where
+        something else than a variable of the calling code holds it, what is published is a copy.
         Other threads wait meanwhile. If the queue is closed meanwhile, leaving raises QueueClosedError, and nothing is
         published.
         Raises QueueTimeoutError, MessageTooLargeError, CapacityError, ReaderDiedError on entering.
