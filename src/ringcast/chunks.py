@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from ringcast import arguments
-from ringcast._core import LoanedArray, ReadChunk, WriteChunk
+from ringcast._core import End, LoanedArray, ReadChunk, WriteChunk
 from ringcast.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -18,12 +18,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike
 
-    from ringcast.endpoint import QueueEnd
-
 __all__ = ["LoanedArray", "ReadChunk", "WriteChunk", "loaned_array"]
 
 
-def loaned_array(end: QueueEnd, shape: int | Sequence[int], dtype: DTypeLike, timeout: float | None) -> LoanedArray:
+def loaned_array(end: End, shape: int | Sequence[int], dtype: DTypeLike, timeout: float | None) -> LoanedArray:
     """The context manager of `loan_array`. Raises ArgumentError."""
     import numpy as np
 
