@@ -66,6 +66,7 @@ def test_what_is_unread_or_viewed_is_kept_and_given_back_when_it_is_not_any_more
         viewed = reader.dequeue(30)
         _read(reader, 6, first=1)
         eventually(lambda: committed_bytes(writer.segment) <= FLOOR + 2 * SIZE, "the memory of what has been read")
+        assert writer.stats()["memory"]["blocks"] == 2
         assert bool((viewed == 0).all())
         del viewed
         _read(reader, 1, first=7)
