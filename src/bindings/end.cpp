@@ -132,6 +132,10 @@ void End::report_eviction(PyObject* self, const Eviction& eviction, std::int64_t
                                static_cast<double>(waited_ns) / 1e9);
 }
 
+void End::report_chunk_wait(std::int64_t waited_ns) const {
+    reporter_.attr("chunk_wait")(nb::find(*this), static_cast<double>(waited_ns) / 1e9);
+}
+
 void End::report_losses(PyObject* self, const std::vector<Loss>& losses) const {
     const char* const causes[] = {"left", "died"};
     for (const Loss& loss : losses)
@@ -197,9 +201,15 @@ void Call::wait_for_turn(const WaitOptions& options) {
     end_.check_nesting();
     const std::int64_t started = platform::monotonic_ns();
     deadline_ns = options.timeout_ns >= kForever - started ? kForever : started + options.timeout_ns;
+    bool told = options.indefinite;
     held_ = take_turn(end_.endpoint(), platform::thread_id(), deadline_ns, [&] {
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
         end_.check_usable();
+        const std::int64_t waited_ns = platform::monotonic_ns() - started;
+        if (!told && waited_ns >= kSelfWaitNs && end_.endpoint().has_open_chunk()) {
+            told = true;  // once a wait
+            end_.report_chunk_wait(waited_ns);
+        }
         end_.check_cancel(options);
         return end_.check_wanted() || (options.cancel != nullptr && options.cancel != Py_None);
     });

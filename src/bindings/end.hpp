@@ -41,7 +41,8 @@ class End {
 public:
     // `codec` is a ringcast.codec.Codec. `reporter` hears of what people should know, without a say in it:
     // `long_wait(end, seconds)` whenever a wait has gone on for another `report_interval_ns`, and
-    // `self_wait(end, seconds)` once in a wait that is not over after `kSelfWaitNs`,
+    // `self_wait(end, seconds)` once in a wait that is not over after `kSelfWaitNs`, `chunk_wait(end, seconds)` once in such
+    // a wait for a chunk that another thread has open,
     // `eviction(end, rank, pid, cause, behind, seconds)`, and `loss(end, rank, pid, cause, first, count, absent)`.
     End(std::shared_ptr<Segment> segment, bool writer, std::optional<std::uint32_t> rank, const Strategy& strategy,
         const ReaderPolicy& policy, const nb::object& codec, nb::object reporter, std::int64_t report_interval_ns);
@@ -80,6 +81,7 @@ public:
     static void note_exit() noexcept { exiting_.store(true, std::memory_order_relaxed); }
 
     void report_eviction(PyObject* self, const Eviction& eviction, std::int64_t waited_ns) const;
+    void report_chunk_wait(std::int64_t waited_ns) const;
     void report_losses(PyObject* self, const std::vector<Loss>& losses) const;
 
     // Waits, in slices, without the interpreter's lock. `briefly()` and `slice(until)` say whether it is worth trying

@@ -94,6 +94,15 @@ def self_wait(end: ReportingEnd, waited_s: float) -> None:
     )  # fmt: skip
 
 
+def chunk_wait(end: ReportingEnd, waited_s: float) -> None:
+    """Log that a call waits for a chunk that another thread of this process has open on the same end."""
+    _log(
+        "%s has waited %.0f s for another thread of this process, which has a chunk open on this end and has not "
+        "left its block (acquire_write, loan, loan_array, acquire_read)",
+        end._context, waited_s, facts=_facts(end, end.stats(), waited_s),
+    )  # fmt: skip
+
+
 def eviction(end: ReportingEnd, rank: int, pid: int, cause: str, behind: int, waited_s: float) -> None:
     """Log that the writer goes on without a reader."""
     stats = end.stats()

@@ -180,6 +180,32 @@ def test_a_thread_that_waits_for_the_chunk_of_a_thread_that_ends_gets_the_turn()
         assert reader.dequeue(10) == b"x"
 
 
+@pytest.mark.parametrize("to_write", [True, False])
+def test_a_wait_for_a_chunk_that_another_thread_keeps_open_is_logged_once(
+    to_write: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told() -> list[str]:
+        return [record.getMessage() for record in caplog.records if "chunk open on this end" in record.getMessage()]
+
+    def wait(timeout: float) -> Background:
+        if to_write:
+            return Background(writer.enqueue, b"x", timeout=timeout)
+        return Background(reader.dequeue, timeout=timeout)
+
+    with broadcast() as (writer, (reader,)):
+        writer.enqueue(b"first")
+        with writer.loan(LARGE) if to_write else reader.acquire_read():
+            waiting = wait(60)
+            eventually(told, "the log line")
+            with pytest.raises(QueueTimeoutError):
+                wait(2.5).result()
+            assert len(told()) == 2
+        if not to_write:
+            writer.enqueue(b"x")
+        waiting.result()
+        assert ("(writer" if to_write else "(reader") in told()[0]
+
+
 @in_every_size
 @in_every_way_to_write
 @pytest.mark.parametrize("elsewhere", [True, False])
