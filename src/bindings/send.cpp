@@ -170,7 +170,20 @@ PyObject* with_sent(std::uint64_t sent) {
     return nullptr;
 }
 
-// Raises the exception in flight again, with its `sent` attribute telling how many messages were sent before it.
+// Tells how many messages were sent before the exception: by its attribute, and of one that is not ours by a note, too.
+void tell_sent(const End& end, nb::python_error& error, std::uint64_t sent) {
+    const nb::object exception = nb::borrow(error.value());
+    const bool ours = error.matches(nb::module_::import_("ringcast.errors").attr("RingcastError"));
+    // An attribute of that name of a stranger's means something else; some exceptions take none.
+    if (ours || PyObject_HasAttrString(exception.ptr(), "sent") == 0)
+        if (PyObject_SetAttrString(exception.ptr(), "sent", nb::int_(sent).ptr()) != 0) PyErr_Clear();
+    if (ours || PyObject_HasAttrString(exception.ptr(), "add_note") == 0) return;  // from Python 3.11 on
+    const std::string note =
+        end.context() + ": enqueue_many had sent " + std::to_string(sent) + " messages before this was raised";
+    if (nb::steal(PyObject_CallMethod(exception.ptr(), "add_note", "s", note.c_str())).ptr() == nullptr) PyErr_Clear();
+}
+
+// Raises the exception in flight again, telling how many messages were sent before it.
 [[noreturn]] void raise_with_sent(const End& end, std::uint64_t sent) {
     try {
         try {
@@ -179,7 +192,7 @@ PyObject* with_sent(std::uint64_t sent) {
             raise(error, end.context());
         }
     } catch (nb::python_error& error) {
-        if (PyObject_HasAttrString(error.value().ptr(), "sent")) error.value().attr("sent") = sent;
+        tell_sent(end, error, sent);
         throw;
     }
 }
@@ -256,7 +269,9 @@ PyMethodDef methods[] = {
     {"enqueue_many", as_c_function(&enqueue_many), kFastCall,
      "enqueue_many($self, objs, timeout=None)\n--\n\n"
      "Send each of objs in order; timeout is for all of them together. Returns how many were sent.\n"
-     "If it raises, the exception's `sent` attribute tells how many were."},
+     "If it raises, the exception's `sent` attribute tells how many were. So does that of an exception that objs "
+     "raise\n"
+     "themselves, unless it has such an attribute or takes none, and, from Python 3.11 on, a note."},
 };
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -211,9 +212,36 @@ def test_an_iterable_that_fails_ends_the_batch_where_it_failed() -> None:
         raise LookupError("no more")
 
     with broadcast() as (writer, (reader,)):
-        with pytest.raises(LookupError, match="no more"):
+        with pytest.raises(LookupError, match="no more") as caught:
             writer.enqueue_many(failing())
         assert reader.dequeue_many(10) == [1]
+        assert vars(caught.value)["sent"] == 1
+        if sys.version_info >= (3, 11):
+            assert [note.partition("enqueue_many ")[2] for note in caught.value.__notes__] == [
+                "had sent 1 messages before this was raised"
+            ]
+
+
+class TakesNothing(Exception):
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(name)
+
+
+class Postage(Exception):
+    sent = "by airmail"
+
+
+@pytest.mark.parametrize("error", [TakesNothing, Postage])
+def test_an_exception_that_cannot_tell_how_many_were_sent_stays_as_it_is(error: type[Exception]) -> None:
+    def failing() -> Iterator[int]:
+        yield 1
+        raise error("no more")
+
+    with broadcast() as (writer, (reader,)):
+        with pytest.raises(error, match="no more") as caught:
+            writer.enqueue_many(failing())
+        assert reader.dequeue_many(10) == [1]
+        assert getattr(caught.value, "sent", "by airmail") == "by airmail"
 
 
 def test_broadcast_object_sends_on_one_side_and_receives_on_the_other() -> None:
