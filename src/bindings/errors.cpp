@@ -100,8 +100,9 @@ void raise_from(nb::python_error& cause, const char* type, const std::string& me
 bool interrupts(const nb::python_error& error) {
     if (!error.matches(PyExc_Exception)) return true;
     const nb::handle trace = error.traceback();
-    if (!trace.is_valid()) return false;
-    return nb::cast<bool>(nb::module_::import_("ringcast.interruptions").attr("from_signal_handler")(trace));
+    return nb::cast<bool>(
+        nb::module_::import_("ringcast.interruptions")
+            .attr("interrupts")(error.value(), trace.is_valid() ? nb::borrow(trace) : nb::object(nb::none())));
 }
 
 bool passes(const nb::python_error& error) {

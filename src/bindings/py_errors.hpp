@@ -18,7 +18,8 @@ nanobind::handle timeout_error();
 
 // The same, with the Python exception `cause` as its cause.
 [[noreturn]] void raise_from(nanobind::python_error& cause, const char* type, const std::string& message);
-// Does it end programs (KeyboardInterrupt), or come out of a signal's handler, and says nothing of what was being done?
+// Does it end programs (KeyboardInterrupt), come out of a signal's handler, or tell of want of memory, and says nothing of the
+// object that was being dealt with?
 bool interrupts(const nanobind::python_error& error);
 // Is it such, or an exception of ringcast.errors? Those are passed on as they are.
 bool passes(const nanobind::python_error& error);

@@ -1,5 +1,6 @@
 // The calls of a reader: dequeue and its relatives.
 #include <algorithm>
+#include <new>
 #include <optional>
 #include <string>
 #include <vector>
@@ -89,6 +90,9 @@ nb::object rebuilt(End& end, Taken taken) {
         return object_of(end, taken);
     } catch (nb::python_error& error) {
         if (interrupts(error)) end.left_over.put(std::move(taken));
+        throw;
+    } catch (const std::bad_alloc&) {
+        end.left_over.put(std::move(taken));
         throw;
     }
 }

@@ -1,7 +1,8 @@
 // Messages that a reader's end has taken out of the ring and not handed out.
 //
 // Objects are rebuilt after the turn has been given back, since that runs users' code. A call that is interrupted
-// meanwhile, by a signal's exception, leaves what it took with the end, and the next calls of any thread begin there.
+// meanwhile, by a signal's exception or a MemoryError, leaves what it took with the end, and the next calls of any thread
+// begin there.
 #pragma once
 
 #include <nanobind/nanobind.h>

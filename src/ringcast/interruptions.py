@@ -1,4 +1,4 @@
-"""Did an exception come out of a signal's handler, rather than out of what was going on when the signal came?"""
+"""Does an exception say something of the object that was being pickled or rebuilt, or did it only come meanwhile?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from types import CodeType, TracebackType
 from typing import Any
 
 
-def from_signal_handler(trace: TracebackType | None) -> bool:
+def interrupts(error: Exception, trace: TracebackType | None) -> bool:
+    """Did it come out of a signal's handler, or for want of memory?"""
+    return isinstance(error, MemoryError) or _from_signal_handler(trace)
+
+
+def _from_signal_handler(trace: TracebackType | None) -> bool:
     """Is a frame of `trace` one of a handler that is in force?"""
     if trace is None:
         return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -242,6 +242,46 @@ def test_an_exception_that_cannot_tell_how_many_were_sent_stays_as_it_is(error: 
             writer.enqueue_many(failing())
         assert reader.dequeue_many(10) == [1]
         assert getattr(caught.value, "sent", "by airmail") == "by airmail"
+
+
+class LacksMemory:
+    """When it is pickled, or once when it is rebuilt."""
+
+    failures: ClassVar[list[str]] = []
+
+    def __init__(self) -> None:
+        self.value = 7
+
+    def _fail(self, when: str) -> None:
+        if when in self.failures:
+            self.failures.remove(when)
+            raise MemoryError(when)
+
+    def __getstate__(self) -> dict[str, int]:
+        self._fail("pickled")
+        return vars(self)
+
+    def __setstate__(self, state: dict[str, int]) -> None:
+        self._fail("rebuilt")
+        self.__dict__.update(state)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_lack_of_memory_is_no_fault_of_the_message_which_is_the_next_to_be_received(many: bool) -> None:
+    def receive(reader: MessageQueue) -> list[Any]:
+        return reader.dequeue_many(3, timeout=10) if many else [reader.dequeue(10) for _ in range(3)]
+
+    with broadcast() as (writer, (reader,)):
+        LacksMemory.failures[:] = ["pickled", "rebuilt"]
+        with pytest.raises(MemoryError, match="pickled") as caught:
+            writer.enqueue(LacksMemory())
+        assert type(caught.value) is MemoryError
+        writer.enqueue_many([LacksMemory(), 2, 3])
+        with pytest.raises(MemoryError, match="rebuilt") as caught:
+            receive(reader)
+        assert type(caught.value) is MemoryError
+        first, *rest = receive(reader)
+        assert (first.value, rest) == (7, [2, 3])
 
 
 def test_broadcast_object_sends_on_one_side_and_receives_on_the_other() -> None:

@@ -12,7 +12,7 @@ from ringcast.codec.arrow import Reducers as arrow_reducers
 from ringcast.codec.arrow import arrow_is_imported
 from ringcast.codec.tensors import TensorPacker, torch_is_imported
 from ringcast.errors import EncodeError
-from ringcast.interruptions import from_signal_handler
+from ringcast.interruptions import interrupts
 
 
 def encode_raw(obj: Any) -> list[Any]:
@@ -34,7 +34,7 @@ def encode_pickle(obj: Any) -> bytes | list[Any]:
     try:
         return _pickle(obj)
     except Exception as error:
-        if from_signal_handler(error.__traceback__):
+        if interrupts(error, error.__traceback__):
             raise
         try:
             import cloudpickle
@@ -48,7 +48,7 @@ def encode_pickle(obj: Any) -> bytes | list[Any]:
         try:
             return _pickle(obj, cloudpickle.Pickler)
         except Exception as again:
-            if from_signal_handler(again.__traceback__):
+            if interrupts(again, again.__traceback__):
                 raise
             raise error from None
 
