@@ -180,11 +180,11 @@ void Writer::look_for_departures() {
 
 // As Arena::is_held, reclaim, and Sender::place_block.
 bool Writer::is_held(const Block& block, bool ask_kernel) {
-    for (std::uint32_t column = 0; column < world_.ring.n_seats; ++column)
-        if (may_read(world_.ring, column, block.row, block.position) &&
-            (!ask_kernel || Explorer::the().is_locked(column, Site::current())))
-            return true;
-    return false;
+    const auto holds = [&](std::uint32_t column) {
+        return column < world_.ring.n_seats && may_read(world_.ring, column, block.row, block.position) &&
+               (!ask_kernel || Explorer::the().is_locked(column, Site::current()));
+    };
+    return ringcast::first_holder(world_.ring, holds) <= world_.ring.n_seats;
 }
 
 void Writer::reclaim(std::uint64_t gate, bool ask_kernel) {

@@ -105,6 +105,13 @@ EDITS = [
         "if (position == cursor) return false;",
         "an evicted reader's current block is not kept",
     ),
+    Edit(
+        "marks.hpp",
+        "std::uint32_t first_holder(",
+        "while (column",
+        "for (column = ring.n_seats + 1; column-- > 0;) if (holds(column)) return column; column = ring.n_seats + 1;",
+        "seats are asked by falling numbers",
+    ),
 ]
 
 

@@ -74,12 +74,10 @@ bool Arena::is_held(Block& block, bool ask_kernel) const {
                (!ask_kernel || column == ring_.n_seats || segment_.locks().is_held_by_another(seat_lock(column)));
     };
     if (holds(block.holder)) return true;
-    for (std::uint32_t column = 0; column <= ring_.n_seats; ++column)  // rising: see make_image
-        if (holds(column)) {
-            block.holder = column;
-            return true;
-        }
-    return false;
+    const std::uint32_t holder = first_holder(ring_, holds);
+    if (holder > ring_.n_seats) return false;
+    block.holder = holder;
+    return true;
 }
 
 void Arena::reclaim(std::uint64_t gate, Look look) {

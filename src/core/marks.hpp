@@ -51,12 +51,21 @@ bool may_read(const RingView<P>& ring, std::uint32_t index, std::uint32_t row, s
     return !is_marked(ring, index, row, mark_of(position));
 }
 
+// The first column of marks, the writer's own behind the seats' included, for which `holds` is true; the number of columns if
+// there is none. Asked by rising numbers: see make_image.
+template <class P, class Holds>
+std::uint32_t first_holder(const RingView<P>& ring, Holds&& holds) {
+    std::uint32_t column = 0;
+    while (column <= ring.n_seats && !holds(column)) ++column;
+    return column;
+}
+
 // Makes seat `image`, whose lock the caller holds and in which nobody waits, hold all that seat `of` holds, a seat of the
 // caller's own with a lower number; its last leased message is the one before `reached`. False if the seat was changed
 // meanwhile.
 //
 // relaxed: until the caller marks what seat `of` holds, or is gone, that seat keeps it; and who has seen such a mark
-// (acquire [mark]), or found that lock free, sees all this. So the writer asks seats by rising numbers.
+// (acquire [mark]), or found that lock free, sees all this. So the writer asks seats by rising numbers (first_holder).
 template <class P>
 bool make_image(const RingView<P>& ring, std::uint32_t of, std::uint32_t image, std::uint64_t reached,
                 std::uint32_t rows) noexcept {
