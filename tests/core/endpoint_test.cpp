@@ -35,7 +35,7 @@ void send(Sender& sender, std::uint64_t number, std::uint64_t bytes) {
     while (!sender.try_reserve(bytes, room)) {
         sender.begin_wait();
         if (!sender.await_room_briefly()) sender.await_room(kForever);
-        sender.waiter().finish();
+        sender.waiter().finish(true);
     }
     CHECK(room.length == bytes);
     std::memset(room.bytes, static_cast<int>(number % 251), bytes);
@@ -53,7 +53,7 @@ bool receive(Receiver& receiver, std::vector<std::byte>& into) {
         }
         receiver.begin_wait();
         if (!receiver.await_message_briefly()) receiver.await_message(kForever);
-        receiver.waiter().finish();
+        receiver.waiter().finish(true);
     }
     const Receiver::Message message = receiver.current();
     into.assign(message.bytes, message.bytes + message.length);
@@ -105,7 +105,7 @@ void keep_leases(const std::shared_ptr<Segment>& segment, std::uint32_t rank, st
             while (!receiver.readable()) {
                 receiver.begin_wait();
                 if (!receiver.await_message_briefly()) receiver.await_message(kForever);
-                receiver.waiter().finish();
+                receiver.waiter().finish(true);
             }
             const Receiver::Message message = receiver.current();
             if (!message.in_block()) {

@@ -161,7 +161,7 @@ void take_message(Round& round, Receiver& receiver, std::uint64_t number, std::m
         receiver.check_end(true);
         receiver.begin_wait();
         if (!receiver.await_message_briefly()) receiver.await_message(kForever);
-        receiver.waiter().finish();
+        receiver.waiter().finish(true);
         if (receiver.stopped()) return;
     }
     std::unique_lock guard(round.between_messages, std::defer_lock);
@@ -247,7 +247,7 @@ void send(Round& round, Sender& sender, std::uint64_t number) {
     while (!sender.try_reserve(bytes, room)) {
         sender.begin_wait();
         if (!sender.await_room_briefly()) sender.await_room(kForever);
-        sender.waiter().finish();
+        sender.waiter().finish(true);
         CHECK(!sender.check_room(0));  // nobody has died
     }
     write_message(room.bytes, bytes, number);
