@@ -24,7 +24,7 @@ inline constexpr std::int64_t kForever = INT64_MAX;
 // No slice is longer: signals are looked at between two, which end a park anyway, and deaths, to be seen within a second. The
 // second is for an end that has slept in this wait before.
 inline constexpr std::int64_t kFirstSliceNs = 90'000'000;
-inline constexpr std::int64_t kSliceNs = 500'000'000;
+inline constexpr std::int64_t kSliceNs = 600'000'000;
 
 struct Strategy {
     std::int64_t spin_ns;   // from the start of the wait
