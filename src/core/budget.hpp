@@ -8,7 +8,8 @@
 // awake for.
 //
 // Where every CPU has other work, giving way takes as long as the others' time slices, and a sleeper that is woken gets a
-// CPU sooner than one that gives way: after one such yield the end parks at once for a while, longer each time.
+// CPU sooner than one that gives way. So when such yields have taken longer than the wake-ups would have that the end was
+// spared, it parks at once for a while, longer each time.
 #pragma once
 
 #include <algorithm>
@@ -38,9 +39,12 @@ public:
     std::int64_t awake_until_ns() const noexcept { return began_ns_ + awake_ns_; }
     std::int64_t awake_at_most_until_ns() const noexcept { return awake_until_ns() + kStarvedNs; }
     std::int64_t awake_ns() const noexcept { return awake_ns_; }
-    // A yield has taken so long. True if that shows that others want the CPU.
-    bool was_slow_yield(std::int64_t before, std::int64_t now) noexcept {
+    // A yield has taken so long. True if others want the CPU so much that it is better to sleep.
+    bool was_too_slow_a_yield(std::int64_t before, std::int64_t now) noexcept {
         if (now - before <= kSlowYieldNs * (excess_ + 1)) return false;
+        patience_ns_ -= now - before;
+        if (patience_ns_ >= 0) return false;
+        patience_ns_ = 0;
         penalty_ns_ =
             now - no_yield_until_ns_ < 4 * penalty_ns_ ? std::min(2 * penalty_ns_, kMostPenaltyNs) : kPenaltyNs;
         no_yield_until_ns_ = now + penalty_ns_;
@@ -61,7 +65,10 @@ public:
         account_ns_ = std::max<std::int64_t>(0, account_ns_ - std::max<std::int64_t>(0, vain_ns - window_ns_));
     }
     // A wait has ended awake, and needed no park.
-    void earn() noexcept { account_ns_ = std::min(kMostNs, account_ns_ + kParkNs); }
+    void earn() noexcept {
+        account_ns_ = std::min(kMostNs, account_ns_ + kParkNs);
+        patience_ns_ = std::min(kMostPatienceNs, patience_ns_ + kWakeUpNs);
+    }
 
     std::int64_t typical_ns() const noexcept { return typical_ns_; }
     std::int64_t account_ns() const noexcept { return account_ns_; }
@@ -74,6 +81,8 @@ public:
     static constexpr std::int64_t kWorthNs = 1'000'000;  // what takes longer is not worth it
     static constexpr std::int64_t kStarvedNs = 50'000'000;
     static constexpr std::int64_t kSlowYieldNs = 500'000;
+    static constexpr std::int64_t kWakeUpNs = 20'000;  // what a wait is longer that ends in a park
+    static constexpr std::int64_t kMostPatienceNs = 10'000'000;
     static constexpr std::int64_t kPenaltyNs = 100'000'000;
     static constexpr std::int64_t kMostPenaltyNs = 3'200'000'000;
 
@@ -82,6 +91,7 @@ private:
 
     std::int64_t account_ns_ = kMostNs;
     std::int64_t typical_ns_ = 0;
+    std::int64_t patience_ns_ = 0;
     std::int64_t no_yield_until_ns_ = 0;
     std::int64_t penalty_ns_ = 0;
     std::int64_t excess_ = 0;

@@ -100,7 +100,7 @@ public:
         if (vain != 0) WaitCounters::add(counters_.vain_ns, static_cast<std::uint64_t>(vain));
         if (ready) WaitCounters::add(slept_ ? counters_.parked : sliced_ ? counters_.awake : counters_.brief);
         if (!strategy_.adaptive) return;
-        if (ready && !slept_ && sliced_) budget_.earn();
+        if (ready && !slept_) budget_.earn();
         budget_.charge(vain);
         budget_.finish((woken_ns_ != 0 ? woken_ns_ : P::now_ns()) - started_ns_);
     }
@@ -150,10 +150,10 @@ private:
             P::yield();
             const bool is_ready = ready();
             now = P::now_ns();
-            const bool slow = budget_.was_slow_yield(before, now);
-            if (slow) WaitCounters::add(counters_.penalties);
+            const bool too_slow = budget_.was_too_slow_a_yield(before, now);
+            if (too_slow) WaitCounters::add(counters_.penalties);
             if (is_ready) return true;
-            if (slow) break;
+            if (too_slow) break;
             if (looks % kLooksBetween != 0) continue;
             if (now >= slice_end || now >= budget_.awake_at_most_until_ns() || !budget_.is_worth_while()) break;
             // To read the thread's clock is a system call, which the shortest waits are spared; the first looks are free.

@@ -218,15 +218,33 @@ TEST(a_yield_that_takes_long_sends_the_end_to_sleep_for_longer_each_time_it_recu
     machine.yield_elsewhere = 0;  // calm again, for long
     world.wait_for(3'000, 5 * kMs);
     const std::uint64_t penalties = world.counters.penalties.load();
-    world.wait_for(1'000, 30 * kUs);
+    world.wait_for(10, 30 * kUs);
     CHECK(world.counters.penalties.load() == penalties);
     machine.yield_elsewhere = 3 * kMs;
     world.wait_for(1, 10 * kMs);
+    CHECK(world.counters.penalties.load() == penalties + 1);
     machine.yield_elsewhere = 0;
     machine.now += 101 * kMs;  // one may recur: it is the first again
     machine.parks.clear();
     world.wait_for(1'000, 30 * kUs);
     CHECK(machine.parks.size() <= 1);
+}
+
+TEST(a_time_slice_lost_now_and_then_is_no_reason_to_sleep_if_waits_are_short) {
+    for (const std::int64_t wait : {kUs, 30 * kUs}) {
+        World world;
+        world.wait_for(600, wait);
+        for (int i = 0; i < 100; ++i) {
+            machine.yield_elsewhere = 3 * kMs;
+            world.wait_for(1, 40 * kUs);
+            machine.yield_elsewhere = 0;
+            world.wait_for(200, wait);  // 200 wake-ups would have taken longer
+        }
+        CHECK(world.counters.penalties.load() == 0);
+        machine.yield_elsewhere = 3 * kMs;
+        for (int i = 0; i < 20; ++i) world.wait_for(1, 40 * kUs);
+        CHECK(world.counters.penalties.load() == 1);
+    }
 }
 
 TEST(more_ends_than_cpus_make_a_longer_yield_one_s_own_peers) {
