@@ -7,11 +7,13 @@ native end calls these functions; they decide nothing.
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ringcast import _core
+from ringcast.errors import QueueClosedError
 from ringcast.segment import GATING_STATES
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ class ReportingEnd(Protocol):
 
     segment: str
     name: str | None
+    role: Literal["writer", "reader"]
+    rank: int | None
 
     @property
     def closed(self) -> bool: ...
@@ -49,7 +53,9 @@ _LIVES = {
 
 def long_wait(end: ReportingEnd, waited_s: float) -> None:
     """Log who has waited, for whom, and what that one is doing."""
-    stats = end.stats()
+    stats = _stats_of(end)
+    if stats is None:
+        return  # the wait ends, too
     facts = _facts(end, stats, waited_s)
     if stats["role"] == "writer":
         behind = sorted((r for r in stats["readers"] if _in_the_way(r)), key=lambda r: -r["behind"])
@@ -72,7 +78,9 @@ def self_wait(end: ReportingEnd, waited_s: float) -> None:
     threading: Any = sys.modules.get("threading")
     if threading is not None and threading.active_count() > 1:
         return
-    stats = end.stats()
+    stats = _stats_of(end)
+    if stats is None:
+        return
     facts = _facts(end, stats, waited_s)
     if stats["role"] == "writer":
         peers = [reader for reader in stats["readers"] if _in_the_way(reader)]
@@ -99,14 +107,13 @@ def chunk_wait(end: ReportingEnd, waited_s: float) -> None:
     _log(
         "%s has waited %.0f s for another thread of this process, which has a chunk open on this end and has not "
         "left its block (acquire_write, loan, loan_array, acquire_read)",
-        end._context, waited_s, facts=_facts(end, end.stats(), waited_s),
+        end._context, waited_s, facts=_facts(end, _stats_of(end), waited_s),
     )  # fmt: skip
 
 
 def eviction(end: ReportingEnd, rank: int, pid: int, cause: str, behind: int, waited_s: float) -> None:
     """Log that the writer goes on without a reader."""
-    stats = end.stats()
-    facts = _facts(end, stats, waited_s)
+    facts = _facts(end, _stats_of(end), waited_s)
     facts["evicted"] = {"rank": rank, "pid": pid or None, "cause": cause, "behind": behind}
     process = f" (pid {pid})" if pid else ""
     _log(
@@ -136,8 +143,7 @@ _LOSSES = {
 
 def loss(end: ReportingEnd, rank: int, pid: int, cause: str, first: int, count: int, absent: bool) -> None:
     """Log that messages which a handle promised to a rank are not read by anybody."""
-    stats = end.stats()
-    facts = _facts(end, stats, 0.0)
+    facts = _facts(end, _stats_of(end), 0.0)
     facts["lost"] = {"rank": rank, "pid": pid, "cause": cause, "first": first, "count": count, "absent": absent}
     if not absent:
         what = f"{count} messages before {first + count} were lost to it before somebody took its rank"
@@ -150,13 +156,12 @@ def loss(end: ReportingEnd, rank: int, pid: int, cause: str, first: int, count: 
 
 def skipped(end: ReportingEnd, count: int) -> None:
     """Log that a reader that attached without a rank did not take what a handle promised to the rank that it got."""
-    stats = end.stats()
-    facts = _facts(end, stats, 0.0)
+    facts = _facts(end, _stats_of(end), 0.0)
     facts["skipped"] = count
     _log(
         "%s attached without asking for a rank and begins with the next message; %d messages that a handle had "
         "promised to its rank are lost: attach with rank=%s to get them",
-        end._context, count, stats["rank"], facts=facts,
+        end._context, count, end.rank, facts=facts,
     )  # fmt: skip
 
 
@@ -171,15 +176,23 @@ def undelivered(end: ReportingEnd, memory: _core.Segment, messages: int, waited_
     )  # fmt: skip
 
 
-def _facts(end: ReportingEnd, stats: QueueStats, waited_s: float) -> dict[str, Any]:
+def _stats_of(end: ReportingEnd) -> QueueStats | None:
+    """None: another thread closes the end in this moment, which is no reason to be silent."""
+    try:
+        return end.stats()
+    except QueueClosedError:
+        return None
+
+
+def _facts(end: ReportingEnd, stats: QueueStats | None, waited_s: float) -> dict[str, Any]:
     return {
-        "queue": stats["name"],
-        "segment": stats["segment"],
-        "role": stats["role"],
-        "rank": stats["rank"],
-        "pid": stats["pid"],
+        "queue": end.name,
+        "segment": end.segment,
+        "role": end.role,
+        "rank": end.rank,
+        "pid": os.getpid(),
         "waited_s": waited_s,
-        "queued": stats["queued"],
+        "queued": None if stats is None else stats["queued"],
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import ringcast
-from ringcast import Busy, MessageQueue, SpinSleepTimer, SpinTimer, memory_fence
+from ringcast import Busy, MessageQueue, SpinSleepTimer, SpinTimer, memory_fence, reports
 from ringcast.errors import ArgumentError, QueueClosedError, QueueTimeoutError, WaitCancelledError
 from tests.support import Background, broadcast, eventually, parked, unique_name
 
@@ -164,6 +164,23 @@ def test_a_long_wait_of_a_writer_names_the_reader_that_lags(
     assert facts["waited_s"] > 0
     (lagging,) = facts["waiting_for"]
     assert (lagging["rank"], lagging["process"], lagging["behind"]) == (1, "running", 2)
+
+
+def test_what_is_lost_is_logged_though_another_thread_closes_the_end_meanwhile(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    writer = MessageQueue(1)
+    writer.close()
+    with caplog.at_level(logging.WARNING, "ringcast"):
+        reports.loss(writer, 0, 77, "left", 5, 3, True)
+        reports.eviction(writer, 0, 77, "slow", 3, 1.0)
+        reports.skipped(writer, 3)
+        reports.chunk_wait(writer, 1.0)
+        assert len(caplog.records) == 4
+        reports.long_wait(writer, 1.0)  # waits of an end that is closed are over
+        reports.self_wait(writer, 1.0)
+    assert len(caplog.records) == 4
+    assert all(vars(record)["ringcast"]["pid"] == os.getpid() for record in caplog.records)
 
 
 def test_a_wait_that_is_expected_to_be_long_is_not_logged(
