@@ -17,7 +17,7 @@ std::string word_text(std::uint64_t word) {
 }  // namespace
 
 World::World(const Shape& shape)
-    : blocks(shape.blocks), attached(shape.state == SeatState::active), expected(shape.state == SeatState::expected) {
+    : blocks(shape.blocks), keeper(shape.keeper), attached(shape.state == SeatState::active), expected(shape.state == SeatState::expected) {
     const auto rounded = [](std::size_t bytes) {
         return (bytes + ringcast::kLinePair - 1) / ringcast::kLinePair * ringcast::kLinePair;
     };
@@ -85,6 +85,8 @@ void World::start() {
     published = 0;
     read = {};
     kept.fill(attached || expected);
+    arena = {.shared = keeper};
+    while (arena.n_free < blocks) arena.free[arena.n_free] = arena.n_free, ++arena.n_free;
     Explorer::the().hold(kWriterLock, 0);
     for (std::uint8_t i = 0; attached && i < ring.n_seats; ++i) {
         holder[i] = static_cast<std::uint8_t>(i + 1);
@@ -187,37 +189,64 @@ bool Writer::is_held(const Block& block, bool ask_kernel) {
     return ringcast::first_holder(world_.ring, holds) <= world_.ring.n_seats;
 }
 
-void Writer::reclaim(std::uint64_t gate, bool ask_kernel) {
-    while (n_unread_ > 0 && unread_[0].position < gate) {
-        held_[n_held_++] = unread_[0];
-        std::copy(unread_.begin() + 1, unread_.begin() + n_unread_, unread_.begin());
-        --n_unread_;
+// Only where another thread may want it: taking a lock is a step.
+class Writer::ArenaLock {
+public:
+    explicit ArenaLock(const World& world, Site site = Site::current()) : shared_(world.arena.shared), site_(site) {
+        if (shared_) Explorer::the().lock(World::kArenaLock, site_);
     }
-    for (std::uint32_t i = 0; i < n_held_;) {
-        if (is_held(held_[i], ask_kernel)) {
+    ~ArenaLock() {
+        if (shared_) Explorer::the().unlock(World::kArenaLock, site_);
+    }
+    ArenaLock(const ArenaLock&) = delete;
+    ArenaLock& operator=(const ArenaLock&) = delete;
+
+private:
+    bool shared_;
+    Site site_;
+};
+
+void Writer::reclaim(std::uint64_t gate, bool ask_kernel) {
+    World::Arena& a = arena_;
+    while (a.n_unread > 0 && a.unread[0].position < gate) {
+        a.held[a.n_held++] = a.unread[0];
+        std::copy(a.unread.begin() + 1, a.unread.begin() + a.n_unread, a.unread.begin());
+        --a.n_unread;
+    }
+    for (std::uint32_t i = 0; i < a.n_held;) {
+        if (is_held(a.held[i], ask_kernel)) {
             ++i;
             continue;
         }
-        free_[n_free_++] = held_[i].row;
-        held_[i] = held_[--n_held_];
+        a.free[a.n_free++] = a.held[i].row;
+        a.held[i] = a.held[--a.n_held];
     }
+}
+
+void Writer::keep_arena(World& world) {
+    Writer self(world);
+    const ArenaLock lock(world);
+    self.reclaim(ringcast::gate_of(world.ring), true);
 }
 
 bool Writer::take_block(std::uint32_t& row) {
     for (const bool ask_kernel : {false, true}) {
         if (!ask_kernel) ring_.refresh_gate();
+        const ArenaLock lock(world_);
         reclaim(ring_.gate(), ask_kernel);
-        if (n_free_ == 0) continue;
-        row = free_[--n_free_];
+        if (arena_.n_free == 0) continue;
+        row = arena_.free[--arena_.n_free];
         return true;
     }
     return false;
 }
 
 bool Writer::may_have_block() {
-    if (n_unread_ > 0 && ring_.seat_passed(ring_.laggard(), unread_[0].position + 1)) return true;
-    for (std::uint32_t i = 0; i < n_held_; ++i)
-        if (!is_held(held_[i], false)) return true;
+    const ArenaLock lock(world_);
+    if (arena_.n_free > 0) return true;  // the other thread has taken some back
+    if (arena_.n_unread > 0 && ring_.seat_passed(ring_.laggard(), arena_.unread[0].position + 1)) return true;
+    for (std::uint32_t i = 0; i < arena_.n_held; ++i)
+        if (!is_held(arena_.held[i], false)) return true;
     return false;
 }
 
@@ -226,11 +255,14 @@ void Writer::send_block() {
     std::uint32_t row = 0;
     while (!take_block(row))
         if (sleep(world_.ring.control->writer_parked, ringcast::kAnySeat, [&] { return may_have_block(); }) &&
-            n_unread_ > 0)
+            arena_.n_unread > 0)
             drop_dead(ring_.laggard());
     const std::uint64_t bytes = content(ring_.position());
     Policy::copy(world_.block(row), &bytes, sizeof bytes);
-    unread_[n_unread_++] = Block{ring_.position(), row};
+    {
+        const ArenaLock lock(world_);
+        arena_.unread[arena_.n_unread++] = Block{ring_.position(), row};
+    }
     publish(Descriptor{content(ring_.position()), row * World::kBlockBytes, row, {}, 0, {}});
     ring_.announce();
 }

@@ -28,24 +28,38 @@ struct Shape {
     std::uint32_t depth = 1;
     SeatState state = SeatState::expected;  // of all seats at the start
     std::uint32_t blocks = 0;               // and rows of marks
+    bool keeper = false;                    // two threads of the writer's use the arena
 };
 
 // A queue's memory. It is made once for a program; its locations start anew in each execution.
 class World {
 public:
-    static constexpr std::uint32_t kWriterLock = 3;  // the others are the seats'
+    static constexpr std::uint32_t kWriterLock = 3;
+    static constexpr std::uint32_t kArenaLock = 4;  // the others are the seats'
     static constexpr std::size_t kBlockBytes = 64;
 
     explicit World(const Shape& shape);
 
     Ring ring;
     std::uint32_t blocks;
+    bool keeper;
     bool attached;                         // from the start
     bool expected;                         // the same
     std::array<std::uint8_t, 3> holder{};  // the thread that took the seat last
     std::uint64_t published = 0;           // as of now, known to nobody in the program
     std::array<std::uint64_t, 3> read{};   // by whoever had the seat last: the messages before this one
     Policy::atomic<bool> roused;           // by the reader's own process
+    // The arena's book-keeping: small, and without memory of its own (see fiber.hpp).
+    struct Block {
+        std::uint64_t position;
+        std::uint32_t row;  // and the block's number
+    };
+    struct Arena {
+        std::array<std::uint32_t, 4> free{};
+        std::array<Block, 4> unread{}, held{};
+        std::uint32_t n_free = 0, n_unread = 0, n_held = 0;
+        bool shared = false;  // by two threads of the writer's process, which lock it
+    } arena;
     std::array<bool, 3> kept{};            // is it certain that what the seat's readers have not read is kept?
 
     std::byte* block(std::uint64_t index) const { return data_ + index * kBlockBytes; }
@@ -75,9 +89,7 @@ bool sleep(ringcast::Parked<Policy>& parked, std::uint32_t token, Ready&& ready)
 
 class Writer {
 public:
-    explicit Writer(World& world) : world_(world), ring_(world.ring), n_free_(world.blocks) {
-        for (std::uint32_t i = 0; i < n_free_; ++i) free_[i] = i;
-    }
+    explicit Writer(World& world) : world_(world), ring_(world.ring), arena_(world.arena) {}
 
     enum class Announce { now, later };
     // What it does about a reader that died.
@@ -102,12 +114,12 @@ public:
     void prepare_and_confirm();
     // If a reader has left, its seat is seen left.
     void look_for_departures();
+    // Takes blocks back in another thread than that which sends, once.
+    static void keep_arena(World& world);
 
 private:
-    struct Block {
-        std::uint64_t position;
-        std::uint32_t row;  // and the block's number
-    };
+    using Block = World::Block;
+    class ArenaLock;
 
     bool evict(std::uint32_t seat, std::uint64_t word);
     void publish(const Descriptor& descriptor);
@@ -120,10 +132,7 @@ private:
 
     World& world_;
     ringcast::RingWriter<Policy> ring_;
-    // The arena's book-keeping: small, and without memory of its own (see fiber.hpp).
-    std::array<std::uint32_t, 4> free_{};
-    std::array<Block, 4> unread_{}, held_{};
-    std::uint32_t n_free_, n_unread_ = 0, n_held_ = 0;
+    World::Arena& arena_;
 };
 
 enum class Ended { closed, enough, evicted, writer_died, no_seat };

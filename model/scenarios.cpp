@@ -300,6 +300,33 @@ const std::vector<Scenario>& scenarios() {
                         }}};
          },
          100'000},
+        {"idle memory",
+         "is taken back by another thread than that which sends",
+         {.depth = 2, .state = SeatState::active, .blocks = 1, .keeper = true},
+         [](World& w) {
+             return std::vector{writer(w, send_2_blocks), reader(w, 0, 2), Thread{"keeper", [&w] {
+                                                                                      Writer::keep_arena(w);
+                                                                                  }}};
+         },
+         100'000},
+        {"idle memory and a joiner",
+         "whom the other thread's scan may miss",
+         {.depth = 2, .state = SeatState::vacant, .blocks = 1, .keeper = true},
+         [](World& w) {
+             return std::vector{writer(w, send_2_blocks_and_close), reader(w, 0, 1), Thread{"keeper", [&w] {
+                                                                                                Writer::keep_arena(w);
+                                                                                            }}};
+         },
+         100'000},
+        {"idle memory and an eviction",
+         "of who may be reading the block",
+         {.depth = 2, .state = SeatState::active, .blocks = 1, .keeper = true},
+         [](World& w) {
+             return std::vector{
+                 writer(w, [](Writer& self) { self.send_block(), self.evict(0), self.send_block(); }), reader(w, 0, 2),
+                 Thread{"keeper", [&w] { Writer::keep_arena(w); }}};
+         },
+         100'000},
         {"joining with blocks",
          "a reader may hold a block it joined at",
          {.depth = 2, .state = SeatState::vacant, .blocks = 1},

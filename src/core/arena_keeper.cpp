@@ -1,6 +1,5 @@
 #include "arena_keeper.hpp"
 
-#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <system_error>
@@ -8,29 +7,14 @@
 
 #include <pthread.h>
 
+#include "ring.hpp"
+
 namespace ringcast {
 
 namespace {
 
-using platform::Native;
-
 constexpr auto kLookEvery = std::chrono::seconds(1);
 constexpr auto kPause = std::chrono::microseconds(100);  // between two pieces: whoever waits for the lock gets it
-
-// How far all gating readers have come. Not RingWriter's scan, whose results and announcements are the writer's thread's.
-std::uint64_t gate_of(const RingView<Native>& ring) noexcept {
-    std::uint64_t least = ring.control->head.load(std::memory_order_relaxed);
-    // fence [join-scan]: a joiner whom this scan misses sees this head, or a later one, and reads nothing before it.
-    Native::fence_seq_cst();
-    for (std::uint32_t i = 0; i < ring.n_seats; ++i) {
-        const NativeSeat& seat = ring.seats[i];
-        if (!gates(seat.state.load(std::memory_order_acquire))) continue;      // acquire [join], [leave]
-        least = std::min(least, seat.cursor.load(std::memory_order_acquire));  // acquire [consume]
-    }
-    // fence [evict]: of a holder that this scan has seen evicted we see which block it touches, or it sees that it is.
-    Native::fence_seq_cst();
-    return least;
-}
 
 }  // namespace
 

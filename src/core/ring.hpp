@@ -126,6 +126,24 @@ private:
     bool unannounced_ = false;
 };
 
+// How far all gating readers have come, found by another thread of the writer's process than that which sends: of messages
+// before that, what a block is held by can be asked.
+template <class P>
+std::uint64_t gate_of(const RingView<P>& ring) noexcept {
+    std::uint64_t least = ring.control->head.load(std::memory_order_relaxed);
+    // fence [join-scan]: a joiner whom this scan misses sees this head, or a later one, and reads nothing before it.
+    P::fence_seq_cst();
+    for (std::uint32_t i = 0; i < ring.n_seats; ++i) {
+        const Seat<P>& seat = ring.seats[i];
+        if (!gates(seat.state.load(std::memory_order_acquire))) continue;          // acquire [join], [leave]
+        const std::uint64_t cursor = seat.cursor.load(std::memory_order_acquire);  // acquire [consume]
+        if (cursor < least) least = cursor;
+    }
+    // fence [evict]: of a holder that this scan has seen evicted we see which block it touches, or it sees that it is.
+    P::fence_seq_cst();
+    return least;
+}
+
 template <class P>
 class RingReader {
 public:
