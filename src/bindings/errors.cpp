@@ -101,7 +101,7 @@ bool interrupts(const nb::python_error& error) {
     if (!error.matches(PyExc_Exception)) return true;
     const nb::handle trace = error.traceback();
     return nb::cast<bool>(
-        nb::module_::import_("ringcast.interruptions")
+        nb::module_::import_("ringcast._interruptions")
             .attr("interrupts")(error.value(), trace.is_valid() ? nb::borrow(trace) : nb::object(nb::none())));
 }
 

@@ -28,7 +28,7 @@ from ringcast.errors import QueueClosedError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ringcast.stats import QueueStats
+    from ringcast._stats import QueueStats
 
 _POLL_S = 0.02
 _PATIENCE_S = 1.0

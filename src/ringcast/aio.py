@@ -19,7 +19,7 @@ import weakref
 from collections import deque
 from typing import Any, Literal, Protocol, TypeAlias
 
-from ringcast.arguments import seconds
+from ringcast._arguments import seconds
 from ringcast.errors import QueueTimeoutError, RoleError, WaitCancelledError
 
 _NOTHING: Any = object()

@@ -19,14 +19,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from ringcast import arguments, segment
-from ringcast.attributes import own_attributes, travelling
+from ringcast import _arguments, _names, _segment
+from ringcast._attributes import own_attributes, travelling
+from ringcast._end import QueueEnd
+from ringcast._handle import Handle, checked_handle
+from ringcast._joining import Patience, find_living, take_rank
 from ringcast.codec import Codec
 from ringcast.codec import codec as make_codec
-from ringcast.endpoint import QueueEnd
 from ringcast.errors import ArgumentError, NotReadyError, QueueClosedError, SegmentNotFoundError
-from ringcast.handle import Handle, checked_handle
-from ringcast.joining import Patience, find_living, take_rank
 from ringcast.waiting import OnFull, OnReaderDeath, OnReaderLeave, Wait, WaitSettings, reader_policy
 
 if TYPE_CHECKING:
@@ -105,9 +105,9 @@ class MessageQueue(QueueEnd):
     ) -> None:
         policy = reader_policy(on_reader_death, on_full, full_deadline, on_reader_leave)
         waits = WaitSettings.of(wait)
-        chosen = make_codec(arguments.choice("codec", codec, ("pickle", "msgpack", "raw")))
-        n_reader = segment.checked_readers(n_reader)
-        n_local_reader = n_reader if n_local_reader is None else arguments.checked("n_local_reader", n_local_reader, 0)
+        chosen = make_codec(_arguments.choice("codec", codec, ("pickle", "msgpack", "raw")))
+        n_reader = _segment.checked_readers(n_reader)
+        n_local_reader = n_reader if n_local_reader is None else _arguments.checked("n_local_reader", n_local_reader, 0)
         if n_local_reader > n_reader:
             raise ArgumentError(f"n_local_reader={n_local_reader} is more than n_reader={n_reader}")
         if n_reader > n_local_reader or connect_ip is not None:
@@ -118,10 +118,10 @@ class MessageQueue(QueueEnd):
             )
         ranks = list(range(n_local_reader))
         if local_reader_ranks is not None:
-            ranks = arguments.ranks("local_reader_ranks", local_reader_ranks)
+            ranks = _arguments.ranks("local_reader_ranks", local_reader_ranks)
         if len(ranks) != n_local_reader:
             raise ArgumentError(f"local_reader_ranks must be {n_local_reader} different ranks, not {ranks}")
-        made = segment.create(name, n_reader, ranks, max_chunk_bytes, max_chunks, max_bytes, max_leases)
+        made = _segment.create(name, n_reader, ranks, max_chunk_bytes, max_chunks, max_bytes, max_leases)
         self._open(made, writer=True, rank=None, waits=waits, codec=chosen, policy=policy)
 
     def export_handle(self) -> Handle:
@@ -181,15 +181,15 @@ class MessageQueue(QueueEnd):
         """
         handle = checked_handle(handle)
         rank = _checked_rank(rank)
-        patience = Patience(arguments.seconds("timeout", timeout))
+        patience = Patience(_arguments.seconds("timeout", timeout))
         waits = WaitSettings.of(wait)
-        zero_copy = arguments.flag("zero_copy", zero_copy)
+        zero_copy = _arguments.flag("zero_copy", zero_copy)
         codec = _reader_codec(allow_pickle, message_type, copy, zero_copy)
         try:
-            memory = segment.attach(handle.segment, zero_copy=zero_copy)
+            memory = _segment.attach(handle.segment, zero_copy=zero_copy)
         except SegmentNotFoundError as error:
             raise SegmentNotFoundError(
-                f"{segment.label(handle.segment)} of this handle does not exist: its writer has closed it or died, or "
+                f"{_names.label(handle.segment)} of this handle does not exist: its writer has closed it or died, or "
                 "its MessageQueue object was garbage collected because nothing referred to it any more (keep that "
                 "object, not only the handle, for as long as readers may come), or all of its readers had attached, "
                 "after which an unnamed queue takes no more"
@@ -227,16 +227,16 @@ class MessageQueue(QueueEnd):
         Raises ArgumentError, SegmentNotFoundError, RankError, RankTakenError.
         """
         if name is None:
-            raise arguments.refuse("name", "a queue's name", name)
-        real_name = segment.segment_name(name)
+            raise _arguments.refuse("name", "a queue's name", name)
+        real_name = _names.segment_name(name)
         rank = None if rank is None else _checked_rank(rank)
-        patience = Patience(arguments.seconds("timeout", timeout))
+        patience = Patience(_arguments.seconds("timeout", timeout))
         waits = WaitSettings.of(wait)
-        zero_copy = arguments.flag("zero_copy", zero_copy)
+        zero_copy = _arguments.flag("zero_copy", zero_copy)
         codec = _reader_codec(allow_pickle, message_type, copy, zero_copy)
 
         def look() -> _core.Segment:
-            return segment.attach(real_name, zero_copy=zero_copy)
+            return _segment.attach(real_name, zero_copy=zero_copy)
 
         while True:
             memory = find_living(name, real_name, look, patience, rank)
@@ -271,10 +271,10 @@ class MessageQueue(QueueEnd):
 
 def _checked_rank(rank: Any) -> int:
     """Any int: whether the queue has it, it is asked."""
-    return arguments.checked("rank", rank, -arguments.INT32_MAX, arguments.INT32_MAX)
+    return _arguments.checked("rank", rank, -_arguments.INT32_MAX, _arguments.INT32_MAX)
 
 
 def _reader_codec(allow_pickle: Any, message_type: Any, copy: Any, zero_copy: bool) -> Codec:
-    allowed = None if allow_pickle is None else arguments.flag("allow_pickle", allow_pickle)
-    copies = None if copy is None else arguments.flag("copy", copy)
+    allowed = None if allow_pickle is None else _arguments.flag("allow_pickle", allow_pickle)
+    copies = None if copy is None else _arguments.flag("copy", copy)
     return make_codec("pickle", allow_pickle=allowed, message_type=message_type, copy=copies, zero_copy=zero_copy)

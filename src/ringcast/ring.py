@@ -10,10 +10,11 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, Literal
 
-from ringcast import _core, arguments, segment
-from ringcast.chunks import ReadChunk, WriteChunk
+from ringcast import _arguments, _core, _names, _segment
+from ringcast._chunks import ReadChunk, WriteChunk
+from ringcast._end import QueueEnd
+from ringcast._joining import Patience, take_rank
 from ringcast.codec import codec as make_codec
-from ringcast.endpoint import QueueEnd
 from ringcast.errors import (
     ForkedError,
     QueueClosedError,
@@ -22,7 +23,6 @@ from ringcast.errors import (
     SegmentMismatchError,
     SegmentNotFoundError,
 )
-from ringcast.joining import Patience, take_rank
 from ringcast.waiting import Wait, WaitSettings
 
 if TYPE_CHECKING:
@@ -55,13 +55,13 @@ class ShmRingBuffer:
         wait: Wait = None,
     ) -> None:
         self._sizes = (
-            segment.checked_readers(n_reader),
-            arguments.checked("max_chunk_bytes", max_chunk_bytes, most=arguments.INT64_MAX),
-            arguments.checked("max_chunks", max_chunks),
+            _segment.checked_readers(n_reader),
+            _arguments.checked("max_chunk_bytes", max_chunk_bytes, most=_arguments.INT64_MAX),
+            _arguments.checked("max_chunks", max_chunks),
         )
-        self._rank = None if rank is None else arguments.checked("rank", rank, 0)
+        self._rank = None if rank is None else _arguments.checked("rank", rank, 0)
         if name is not None and not isinstance(name, str):
-            raise arguments.refuse("name", "the name of a ring's shared memory, or None to make one", name)
+            raise _arguments.refuse("name", "the name of a ring's shared memory, or None to make one", name)
         self._waits = WaitSettings.of(wait)
         self._pid = os.getpid()
         self._seating = threading.Lock()
@@ -70,12 +70,12 @@ class ShmRingBuffer:
         self._segment: _core.Segment | None = None
         self.is_writer = name is None
         if name is None:
-            self._segment = segment.create(None, self._sizes[0], list(range(self._sizes[0])), *self._sizes[1:])
+            self._segment = _segment.create(None, self._sizes[0], list(range(self._sizes[0])), *self._sizes[1:])
             self.name = self._segment.name
             self._end = QueueEnd.open(self._segment, writer=True, rank=None, waits=self._waits, codec=make_codec("raw"))
             return
         self.name = name
-        found = segment.attach(name)
+        found = _segment.attach(name)
         sizes = (found.n_reader, found.max_chunk_bytes, found.max_chunks)
         if sizes != self._sizes:
             raise SegmentMismatchError(
@@ -91,10 +91,10 @@ class ShmRingBuffer:
         """The next chunk, to be filled in place; see MessageQueue.acquire_write."""
         self._check_not_forked()
         if not self.is_writer:
-            raise RoleError(f"{segment.label(self.name)}: acquire_write is for its creator; this is a reader's end")
+            raise RoleError(f"{_names.label(self.name)}: acquire_write is for its creator; this is a reader's end")
         end = self._end
         if end is None:
-            raise QueueClosedError(f"{segment.label(self.name)}: this end has been closed")
+            raise QueueClosedError(f"{_names.label(self.name)}: this end has been closed")
         return end.acquire_write(timeout, nbytes=nbytes)
 
     def acquire_read(
@@ -103,14 +103,14 @@ class ShmRingBuffer:
         """The next chunk's bytes; see MessageQueue.acquire_read. The first call takes this reader's seat."""
         end = self._end
         if end is None or self._shut_down:
-            end = self._take_seat(arguments.seconds("timeout", timeout))
+            end = self._take_seat(_arguments.seconds("timeout", timeout))
         return end.acquire_read(timeout, cancel, indefinite)
 
     def _take_seat(self, timeout: float | None) -> QueueEnd:
         """This reader's end, made by the first thread that comes; the others wait for it."""
         self._check_usable()
         if not self._seating.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
-            raise QueueTimeoutError(f"{segment.label(self.name)}: another thread was attaching for all of {timeout} s")
+            raise QueueTimeoutError(f"{_names.label(self.name)}: another thread was attaching for all of {timeout} s")
         try:
             self._check_usable()
             if self._end is None:
@@ -129,14 +129,14 @@ class ShmRingBuffer:
     def _check_not_forked(self) -> None:
         if self._pid != os.getpid():
             raise ForkedError(
-                f"{segment.label(self.name)}: this object belongs to process {self._pid} and cannot be used in a "
+                f"{_names.label(self.name)}: this object belongs to process {self._pid} and cannot be used in a "
                 f"forked child (pid {os.getpid()}); send its handle(), or pickle it, and attach there"
             )
 
     def _check_usable(self) -> None:
         self._check_not_forked()
         if self._shut_down:
-            raise QueueClosedError(f"{segment.label(self.name)}: this end has been shut down")
+            raise QueueClosedError(f"{_names.label(self.name)}: this end has been shut down")
 
     def _open_reader(self, memory: _core.Segment) -> QueueEnd:
         return QueueEnd.open(memory, writer=False, rank=self._rank, waits=self._waits, codec=make_codec("raw"))
@@ -146,7 +146,7 @@ class ShmRingBuffer:
 
         "empty" and "read_by_all" chunks are writable; "read_by_some" ones are readable by the others.
         """
-        index = arguments.checked("index", index, 0, (1 << 32) - 1)
+        index = _arguments.checked("index", index, 0, (1 << 32) - 1)
         self._check_not_forked()
         state: ChunkState = self._attached().slot_state(index)[0]
         return state
@@ -168,7 +168,7 @@ class ShmRingBuffer:
     def _attached(self) -> _core.Segment:
         if self._segment is None:
             raise SegmentNotFoundError(
-                f"{segment.label(self.name)} is not attached: it does not exist on this machine, or this end was closed"
+                f"{_names.label(self.name)} is not attached: it does not exist on this machine, or this end was closed"
             )
         return self._segment
 

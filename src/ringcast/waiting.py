@@ -11,8 +11,8 @@ import time
 from typing import Literal, NamedTuple, TypeAlias
 
 from ringcast import _core
+from ringcast._arguments import choice, number
 from ringcast._core import memory_fence
-from ringcast.arguments import choice, number
 from ringcast.errors import ArgumentError
 
 __all__ = ["Busy", "SpinSleepTimer", "SpinTimer", "Wait", "WaitSettings", "memory_fence"]

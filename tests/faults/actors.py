@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ringcast import Handle, MessageQueue, _core, segment
+from ringcast import Handle, MessageQueue, _core
 from ringcast.errors import (
     CapacityError,
     NotReadyError,
@@ -35,6 +35,7 @@ from ringcast.errors import (
     SegmentNotFoundError,
     WriterDiedError,
 )
+from ringcast.instruments import list_queues, sweep
 from tests import own_shm
 from tests.faults import messages
 from tests.faults.board import Board
@@ -176,9 +177,9 @@ def _be_busy(what: Beside) -> None:
             if what == "create":
                 MessageQueue(1).close(0)
             elif what == "sweep":
-                segment.sweep()
+                sweep()
             elif what == "list":
-                segment.list_segments()
+                list_queues()
             else:
                 with suppress(SegmentNotFoundError):
                     MessageQueue.attach("nobody", timeout=0.001)
@@ -392,7 +393,7 @@ def _messages(scenario: Scenario, plan: ReaderPlan, queue: MessageQueue, life: L
 def clean(what: str, name: str | None, link: Link, report: Report) -> None:
     """A process that comes later: makes the next queue, or sweeps."""
     if what == "sweep":
-        segment.sweep()
+        sweep()
     else:
         MessageQueue(1, name=name).close(0)
 

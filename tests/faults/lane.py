@@ -18,7 +18,9 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import IO
 
-from ringcast import Handle, segment
+from ringcast import Handle
+from ringcast._names import PREFIX
+from ringcast.instruments import list_queues
 from tests import own_shm
 from tests.faults import actors
 from tests.faults.actors import Actor
@@ -110,7 +112,7 @@ class Lane:
             for actor in living:
                 self._look_after(actor)
             if self.scenario.looks_on:
-                segment.list_segments()
+                list_queues()
             if time.monotonic() > deadline:
                 self._report_hang()
                 return
@@ -182,7 +184,7 @@ class Lane:
         """Segments whose creator is an actor of this scenario."""
         pids = {actor.pid for actor in self.actors}
         found = []
-        for path in SHM.glob(segment.PREFIX + "*"):
+        for path in SHM.glob(PREFIX + "*"):
             with path.open("rb") as file:
                 header = file.read(CREATOR_PID_OFFSET + 4)
             if struct.unpack_from("=I", header, CREATOR_PID_OFFSET)[0] in pids:

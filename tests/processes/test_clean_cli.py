@@ -106,7 +106,7 @@ assert os.listdir("/dev/shm") == []
 @needs_namespace
 def test_clean_names_what_it_leaves_alone_and_why() -> None:
     in_shm_of_its_own("""
-from ringcast.segment import segment_name
+from ringcast._names import segment_name
 junk = "/dev/shm/" + segment_name("junk")
 open(junk, "w").write("no queue")
 code, out = ringcast("clean")

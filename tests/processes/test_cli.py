@@ -19,9 +19,10 @@ pytest.importorskip("click")
 pytest.importorskip("rich")
 
 from ringcast import MessageQueue, __version__
+from ringcast._names import segment_name
 from ringcast.cli.app import COMMANDS
 from ringcast.cli.framing import FrameSplitter, LineSplitter, frame
-from ringcast.segment import list_segments, segment_name
+from ringcast.instruments import list_queues
 from tests.support import DEADLINE_S, SHM, eventually, run_python, started_pids, unique_name
 
 Ringcast = Callable[..., "subprocess.Popen[bytes]"]
@@ -53,7 +54,7 @@ def ringcast() -> Iterator[Ringcast]:
 
 
 def until_listed(name: str) -> None:
-    eventually(lambda: any(info.name == name for info in list_segments()), f"a queue {name}")
+    eventually(lambda: any(info["name"] == name for info in list_queues().queues), f"a queue {name}")
 
 
 def until_gone(name: str) -> None:

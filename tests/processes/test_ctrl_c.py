@@ -23,7 +23,7 @@ pytest.importorskip("rich")
 
 from ringcast import MessageQueue
 from ringcast.errors import PeerError, SegmentNotFoundError
-from ringcast.segment import list_segments
+from ringcast.instruments import list_queues
 from tests.support import DEADLINE_S, SHM, Background, eventually, started_pids, unique_name
 
 MOMENTS = int(os.environ.get("RINGCAST_CTRL_C", "8"))
@@ -68,7 +68,7 @@ def _interrupt(arguments: list[str], moment_s: float, group: bool, **streams: An
         eventually(lambda: not _processes_with(mark), "an end of all processes of the command")
         took = time.monotonic() - begin
     eventually(lambda: _semaphores() <= semaphores, "an end of the standard library's semaphores")
-    assert [info for info in list_segments() if info.error is None and info.writer_pid == process.pid] == []
+    assert [info for info in list_queues().queues if info["writer"]["pid"] == process.pid] == []
     # Before the command's first line runs, Python itself is interrupted, and may call that a failure to start.
     begun = process.returncode != 1 or b"KeyboardInterrupt" not in err
     return process.returncode if begun else -signal.SIGINT, took

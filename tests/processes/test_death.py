@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from ringcast import Handle, MessageQueue, ShmRingBuffer, segment
+from ringcast import Handle, MessageQueue, ShmRingBuffer
 from ringcast.errors import QueueTimeoutError, ReaderDiedError, ReaderEvictedError, WriterDiedError
+from ringcast.instruments import list_queues
 from tests.support import SHM, Background, Child, Link, eventually, parked, unique_name
 
 
@@ -258,9 +259,9 @@ def test_what_a_killed_process_left_is_seen_as_abandoned_and_goes_when_its_first
     child = start(_make_many, stem)
     names = child.receive()
     child.kill()
-    listed = {info.segment: info for info in segment.list_segments()}
+    listed = {info["segment"]: info for info in list_queues().queues}
     for name in names:
-        assert (listed[name].writer_pid, listed[name].writer_alive) == (child.pid, False)
+        assert (listed[name]["writer"]["pid"], listed[name]["writer"]["alive"]) == (child.pid, False)
     MessageQueue(1, name=f"{stem}-0").close(0)
     assert not any((SHM / name).exists() for name in names)
     for n in range(5):

@@ -18,12 +18,13 @@ pytest.importorskip("click")
 pytest.importorskip("rich")
 pytest.importorskip("numpy")
 
-from ringcast.cli import app, demo_run
+from ringcast.cli import app
 from ringcast.cli.common import CommandError
-from ringcast.cli.demo_corpus import Shares, count_tokens, standard_library
-from ringcast.cli.demo_run import Counted, Demo
-from ringcast.cli.team import Team
-from ringcast.segment import list_segments
+from ringcast.cli.lab import demo_run
+from ringcast.cli.lab.demo_corpus import Shares, count_tokens, standard_library
+from ringcast.cli.lab.demo_run import Counted, Demo
+from ringcast.cli.lab.team import Team
+from ringcast.instruments import list_queues
 from tests.support import DEADLINE_S, SHM, eventually
 
 SMALL = ("--files", "12", "--rounds", "2", "--paced", "10")
@@ -33,8 +34,8 @@ MARK = "RINGCAST_TEST_MARK"  # an environment variable by which a command's work
 
 def leftovers() -> set[str]:
     """Nameless queues of processes that have ended, and semaphores of the standard library."""
-    found = list_segments()
-    abandoned = {info.segment for info in found if info.error is None and info.name is None and not info.writer_alive}
+    found = list_queues().queues
+    abandoned = {info["segment"] for info in found if info["name"] is None and not info["writer"]["alive"]}
     return abandoned | ({one for one in os.listdir(SHM) if one.startswith("sem.mp-")} if SHM.is_dir() else set())
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ringcast import segment
+from ringcast.instruments import sweep
 from tests.support import DEADLINE_S
 
 WORKER = """
@@ -50,7 +50,7 @@ def run(path: Path, source: str) -> tuple[int, str, str]:
         process.communicate()
         raise
     finally:
-        segment.sweep()
+        sweep()
     return process.returncode, out, error
 
 

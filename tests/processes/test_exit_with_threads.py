@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from ringcast import segment
+from ringcast.instruments import sweep
 from tests.support import run_python
 
 # A daemon thread stops in Python code that runs below a call of the library, and is let go by a finalizer of the main
@@ -17,7 +17,7 @@ from tests.support import run_python
 HEAD = """
 import logging, os, threading
 from ringcast import MessageQueue
-from ringcast import segment
+from ringcast.instruments import list_queues, sweep
 
 def is_over(thread, before, open=open):
     try:
@@ -95,7 +95,7 @@ def test_a_thread_that_the_interpreter_ends_inside_a_call_does_not_end_the_proce
 LOOPS = {
     "makes queues": "MessageQueue(1).close()",
     "attaches": "MessageQueue.attach(named.name).close()",
-    "sweeps": "segment.sweep(True)",
+    "sweeps": "sweep(True)",
     "sends and receives large messages": "writer.enqueue(large); reader.dequeue()",
     "waits for moments": "with suppress(TimeoutError): reader.dequeue(timeout=0.0003)",
 }
@@ -106,7 +106,8 @@ def test_a_process_ends_with_0_while_threads_do_nothing_but(what: str) -> None:
     script = f"""
 import os, threading
 from contextlib import suppress
-from ringcast import MessageQueue, segment
+from ringcast import MessageQueue
+from ringcast.instruments import list_queues, sweep
 writer = MessageQueue(1); reader = MessageQueue.create_from_handle(writer.export_handle(), 0)
 named = MessageQueue(1, name='exits%d' % os.getpid())
 large = bytes(8 << 20)
@@ -123,7 +124,7 @@ while not sum(rounds) > 20: pass
     for _ in range(4):
         result = run_python(script)
         assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
-    segment.sweep()  # a queue that was being made is left behind, as by a killed process
+    sweep()  # a queue that was being made is left behind, as by a killed process
 
 
 def test_an_exit_waits_for_objects_that_are_being_rebuilt_by_other_code() -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from ringcast import MessageQueue, segment
+from ringcast import MessageQueue
 from ringcast.errors import ReaderDiedError, SegmentExistsError, SegmentNotFoundError, WriterDiedError
+from ringcast.instruments import list_queues
 from tests.support import SHM, Child, Link, eventually, mapped, unique_name
 
 NAMESPACE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -76,15 +77,15 @@ def test_a_writer_killed_in_another_namespace_is_seen_after_all_its_messages(sta
     writer = start(_write, name, 3, wrapper=NAMESPACE)
     reader = start(_read, name, 3, wrapper=NAMESPACE)
     assert (writer.receive(), reader.receive()) == (1, 1), "the same number in both"
-    (info,) = [info for info in segment.list_segments() if info.name == name]
-    assert (info.writer_pid, info.writer_alive, [r.alive for r in info.readers]) == (1, True, [True])
+    (info,) = [info for info in list_queues().queues if info["name"] == name]
+    assert (info["writer"]["pid"], info["writer"]["alive"], [r["alive"] for r in info["readers"]]) == (1, True, [True])
     assert reader.ask() == "all read"
     killed = _kill_inside(writer)
     told, message = reader.receive()
     assert "the writer (pid 1) died" in message
     assert told - killed < TOLD_WITHIN_S + SLACK_S
     reader.join()
-    assert not any(info.name == name for info in segment.list_segments()), "the last survivor removes the name"
+    assert not any(info["name"] == name for info in list_queues().queues), "the last survivor removes the name"
 
 
 @needs_namespaces
@@ -106,7 +107,7 @@ def test_a_dead_queue_of_another_namespace_gives_its_name_and_a_living_one_does_
 ) -> None:
     name = unique_name("ns")
     writer = start(_write, name, 0, wrapper=NAMESPACE)
-    eventually(lambda: any(info.name == name for info in segment.list_segments()), "the queue")
+    eventually(lambda: any(info["name"] == name for info in list_queues().queues), "the queue")
     with pytest.raises(SegmentExistsError, match="a living queue of process 1"):
         MessageQueue(1, name=name)
     _kill_inside(writer)
@@ -127,8 +128,8 @@ def test_a_dead_writer_whose_number_another_process_has_got_is_dead(start: Calla
         child.kill()
         with mapped(real_name) as memory:
             struct.pack_into("=I", memory, CREATOR_PID, os.getpid())
-        (info,) = [info for info in segment.list_segments() if info.segment == real_name]
-        assert (info.writer_pid, info.writer_alive) == (os.getpid(), False)
+        (info,) = [info for info in list_queues().queues if info["segment"] == real_name]
+        assert (info["writer"]["pid"], info["writer"]["alive"]) == (os.getpid(), False)
         with pytest.raises(WriterDiedError):
             reader.dequeue(10)
         with pytest.raises(SegmentNotFoundError, match="has ended"):

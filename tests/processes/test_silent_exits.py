@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ringcast import segment
+from ringcast.instruments import sweep
 from tests.support import Child, Link, run_python, segments
 
 STRICT = ("-W", "error", "-X", "dev")
@@ -111,7 +111,7 @@ def test_a_process_that_is_ended_says_nothing_of_its_queues(end: str, code: int)
     assert len(own) == (2 if code == -signal.SIGINT else 0)
     assert "ignored" not in result.stderr
     assert own or result.stderr == ""
-    segment.sweep()  # as the next queue that is made does
+    sweep()  # as the next queue that is made does
     assert segments() <= before
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from ringcast import MessageQueue, ShmRingBuffer
+from ringcast._names import segment_name
 from ringcast.errors import SegmentExistsError, WriterDiedError
-from ringcast.segment import segment_name, sweep
+from ringcast.instruments import sweep
 from tests.processes.test_memory import in_small_memory, needs_namespace
 from tests.support import SHM, Background, Child, Link, creator_of, eventually, parked, segments, unique_name
 

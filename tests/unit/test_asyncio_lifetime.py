@@ -147,7 +147,7 @@ def test_what_only_the_waiting_thread_meets_reaches_a_task(monkeypatch: pytest.M
     def report(*_: object) -> None:
         raise OSError("the log's disk is full")
 
-    monkeypatch.setattr("ringcast.reports.long_wait", report)
+    monkeypatch.setattr("ringcast._reports.long_wait", report)
     monkeypatch.setenv("RINGCAST_WARNING_INTERVAL", "0.05")
     with MessageQueue(1) as writer:
         reader = MessageQueue.create_from_handle(writer.export_handle(), 0)

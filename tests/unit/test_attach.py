@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import ringcast
-from ringcast import Handle, MessageQueue, ShmRingBuffer, _core, segment
+from ringcast import Handle, MessageQueue, ShmRingBuffer, _core, _names, _segment
 from ringcast.errors import (
     RankError,
     RankTakenError,
@@ -19,6 +19,7 @@ from ringcast.errors import (
     SegmentNotFoundError,
     SegmentPermissionError,
 )
+from ringcast.instruments import list_queues
 from tests.support import SHM, mapped, unique_name
 
 Forge = Callable[..., Path]
@@ -56,7 +57,7 @@ def attach(path: Path) -> None:
 
 
 def test_an_exact_copy_is_accepted_so_that_the_refusals_below_mean_something(forge: Forge) -> None:
-    assert segment.attach(forge().name).max_chunk_bytes == 4096
+    assert _segment.attach(forge().name).max_chunk_bytes == 4096
 
 
 def test_wrong_magic_is_refused(forge: Forge) -> None:
@@ -74,13 +75,13 @@ def test_a_release_that_is_no_text_is_refused_like_any_other(forge: Forge) -> No
     path = forge({8: struct.pack("=I", 77), 152: b"\xff\xfe\x80\0"})
     with pytest.raises(SegmentMismatchError, match="version 77"):
         attach(path)
-    (info,) = [info for info in segment.list_segments() if info.segment == path.name]
-    assert info.error is not None
+    assert [one for one in list_queues().unreadable if one["segment"] == path.name]
 
 
 def test_a_user_name_that_is_no_text_disturbs_neither_listing_nor_attaching(forge: Forge) -> None:
     path = forge({176: b"\xff\xfe\x80\0"})
-    assert path.name in [info.segment for info in segment.list_segments()]
+    found = list_queues()
+    assert path.name in [one["segment"] for one in (*found.queues, *found.unreadable)]
     with pytest.raises((SegmentMismatchError, SegmentNotFoundError)):
         attach(path)
 
@@ -173,7 +174,7 @@ def test_what_is_not_a_file_is_refused(kind: str) -> None:
 
 def test_the_name_of_a_foreign_file_is_refused_for_a_new_queue_and_the_file_stays() -> None:
     name = unique_name()
-    path = SHM / segment.segment_name(name)
+    path = SHM / _names.segment_name(name)
     path.write_bytes(b"someone's")
     path.chmod(0o644)
     try:
@@ -236,13 +237,17 @@ def test_a_ring_of_other_sizes_is_not_attached() -> None:
 
 
 def test_looking_at_segments_takes_no_seat(queue: MessageQueue) -> None:
-    (info,) = [info for info in segment.list_segments() if info.segment == queue.segment]
-    assert (info.name, info.writer_pid, info.writer_alive, info.closed) == (queue.name, os.getpid(), True, False)
-    assert info.readers == ()
+    (info,) = [info for info in list_queues().queues if info["segment"] == queue.segment]
+    assert (info["name"], info["closed"]) == (queue.name, False)
+    assert info["writer"] == {"pid": os.getpid(), "alive": True, "process": "running"}
+    assert info["readers"] == []
     assert queue.name is not None
     with MessageQueue.attach(queue.name, rank=0), MessageQueue.attach(queue.name, rank=1):
-        (info,) = [info for info in segment.list_segments() if info.segment == queue.segment]
-        assert [(r.rank, r.state, r.alive) for r in info.readers] == [(0, "active", True), (1, "active", True)]
+        (info,) = [info for info in list_queues().queues if info["segment"] == queue.segment]
+        assert [(r["rank"], r["state"], r["alive"]) for r in info["readers"]] == [
+            (0, "active", True),
+            (1, "active", True),
+        ]
 
 
 def test_an_overwritten_descriptor_is_an_error_and_not_a_crash(queue: MessageQueue) -> None:

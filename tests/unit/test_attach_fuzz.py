@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ringcast import Handle, MessageQueue, segment
+from ringcast import Handle, MessageQueue, _segment
 from ringcast.errors import RingcastError, SegmentError
+from ringcast.instruments import list_queues
 from tests.support import SHM, unique_name
 
 HEADER_BYTES = 304
@@ -36,7 +37,7 @@ def look_and_attach(content: bytes) -> None:
     finally:
         os.close(descriptor)
     try:
-        segment.list_segments()
+        list_queues()
         epoch = int.from_bytes(content[24:32], "little")
         reader = MessageQueue.create_from_handle(Handle(path.name, epoch, (0,), (1, 1, 1, path.name)), 0)
         with reader:
@@ -58,7 +59,7 @@ def test_random_bytes_are_refused(content: bytes) -> None:
     path.write_bytes(content)
     try:
         with pytest.raises(SegmentError):
-            segment.attach(path.name)
+            _segment.attach(path.name)
     finally:
         path.unlink()
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ringcast import _core, doctor
-from ringcast.doctor import MIB, Check, examine
+from ringcast import _core
 from ringcast.errors import CapacityError, SystemCallError
+from ringcast.instruments import doctor
+from ringcast.instruments.doctor import MIB, Check, examine
 from tests.support import segments
 
 Found = Callable[[], Iterator[Check]]

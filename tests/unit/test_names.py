@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringcast import MessageQueue, _core, segment
+from ringcast import MessageQueue, _core, _names
 from ringcast.errors import ArgumentError, SegmentNotFoundError
 from tests.support import SHM, unique_name
 
@@ -25,7 +25,7 @@ def as_uid(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @given(VALID_NAMES)
 def test_every_name_fits_the_shortest_limit_of_any_system(name: str) -> None:
-    real = segment.segment_name(name)
+    real = _names.segment_name(name)
     assert len("/" + real) <= 30
     assert real.startswith("ringcast_")
     assert "/" not in real
@@ -33,41 +33,41 @@ def test_every_name_fits_the_shortest_limit_of_any_system(name: str) -> None:
 
 @given(VALID_NAMES, VALID_NAMES)
 def test_two_names_give_two_segments(first: str, second: str) -> None:
-    assert (segment.segment_name(first) == segment.segment_name(second)) == (first == second)
+    assert (_names.segment_name(first) == _names.segment_name(second)) == (first == second)
 
 
 def test_a_short_name_is_kept_readable() -> None:
-    assert segment.segment_name("sched").startswith("ringcast_sched.")
+    assert _names.segment_name("sched").startswith("ringcast_sched.")
 
 
 def test_a_long_name_keeps_its_beginning_and_ends_in_a_digest() -> None:
-    real = segment.segment_name("the-scheduler-of-the-first-engine")
+    real = _names.segment_name("the-scheduler-of-the-first-engine")
     assert real.startswith("ringcast_the-sche")
     assert "~" in real
 
 
 def test_a_short_name_cannot_be_spelled_like_a_long_name_s_digest() -> None:
     with pytest.raises(ArgumentError):
-        segment.segment_name("abc~1234567")
+        _names.segment_name("abc~1234567")
 
 
 @pytest.mark.parametrize("uid", [0, 1000, 2**32 - 2])
 def test_the_limit_holds_for_every_user_id(as_uid: Any, uid: int) -> None:
     as_uid(uid)
     for name in ("x", "x" * 18, "x" * 19, "x" * 127, None):
-        assert len("/" + segment.segment_name(name)) <= 30
+        assert len("/" + _names.segment_name(name)) <= 30
 
 
 @pytest.mark.parametrize("name", ["sched", "a-name-that-is-too-long-to-be-kept"])
 def test_two_users_names_never_collide(as_uid: Any, name: str) -> None:
     as_uid(1000)
-    mine = segment.segment_name(name)
+    mine = _names.segment_name(name)
     as_uid(1001)
-    assert segment.segment_name(name) != mine
+    assert _names.segment_name(name) != mine
 
 
 def test_unnamed_queues_get_names_of_their_own() -> None:
-    names = {segment.segment_name(None) for _ in range(1000)}
+    names = {_names.segment_name(None) for _ in range(1000)}
     assert len(names) == 1000
 
 
@@ -95,7 +95,7 @@ def test_two_long_names_with_the_same_beginning_are_two_queues() -> None:
 
 def test_a_name_whose_segment_belongs_to_another_name_is_not_attached(monkeypatch: pytest.MonkeyPatch) -> None:
     with MessageQueue(1, name=unique_name()) as queue:
-        monkeypatch.setattr(segment, "segment_name", lambda _: queue.segment)
+        monkeypatch.setattr(_names, "segment_name", lambda _: queue.segment)
         with pytest.raises(SegmentNotFoundError, match="belongs to a queue named"):
             MessageQueue.attach("another")
 

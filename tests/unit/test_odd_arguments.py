@@ -18,7 +18,7 @@ import pytest
 
 from ringcast import Handle, MessageQueue, ShmRingBuffer, SpinSleepTimer, memory_fence
 from ringcast.errors import ArgumentError, ArgumentTypeError, RankError, RingcastError, SegmentNotFoundError
-from ringcast.segment import list_segments, sweep
+from ringcast.instruments import list_queues, sweep
 from tests.support import segments
 
 
@@ -221,7 +221,7 @@ def test_flags_are_true_and_false_also_numpy_s(ends: Ends) -> None:
 
 def test_calls_without_arguments_refuse_them_like_those_of_python() -> None:
     with MessageQueue(1) as queue:
-        calls: list[Any] = [queue.qsize, queue.shutdown, queue.stats, queue.export_handle, memory_fence, list_segments]
+        calls: list[Any] = [queue.qsize, queue.shutdown, queue.stats, queue.export_handle, memory_fence, list_queues]
         for call in calls:
             with pytest.raises(TypeError, match="argument") as caught:
                 call(1)

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from ringcast import MessageQueue, ShmRingBuffer
+from ringcast._names import segment_name
 from ringcast.errors import SystemCallError
-from ringcast.segment import SweptSegment, segment_name, sweep
+from ringcast.instruments import SweptSegment, sweep
 from tests.support import SHM, run_python, segments, unique_name
 
 LAYOUT_VERSION_OFFSET = 8
@@ -149,7 +150,7 @@ def test_an_ordinary_user_s_sweep_sees_no_names_of_others_and_goes_on_where_it_m
     script = """
 import os, sys
 from pathlib import Path
-from ringcast.segment import segment_name, sweep
+from ringcast._segment import segment_name, sweep
 os.setuid(12345)
 content = bytes.fromhex(sys.argv[1])[:4096]
 closed, dead = (Path("/dev/shm", segment_name(f"{sys.argv[2]}{n}")) for n in "ab")

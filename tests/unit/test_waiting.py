@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import ringcast
-from ringcast import Busy, MessageQueue, SpinSleepTimer, SpinTimer, memory_fence, reports
+from ringcast import Busy, MessageQueue, SpinSleepTimer, SpinTimer, _reports, memory_fence
 from ringcast.errors import ArgumentError, QueueClosedError, QueueTimeoutError, WaitCancelledError
 from tests.support import Background, broadcast, eventually, parked, unique_name
 
@@ -172,13 +172,13 @@ def test_what_is_lost_is_logged_though_another_thread_closes_the_end_meanwhile(
     writer = MessageQueue(1)
     writer.close()
     with caplog.at_level(logging.WARNING, "ringcast"):
-        reports.loss(writer, 0, 77, "left", 5, 3, True)
-        reports.eviction(writer, 0, 77, "slow", 3, 1.0)
-        reports.skipped(writer, 3)
-        reports.chunk_wait(writer, 1.0)
+        _reports.loss(writer, 0, 77, "left", 5, 3, True)
+        _reports.eviction(writer, 0, 77, "slow", 3, 1.0)
+        _reports.skipped(writer, 3)
+        _reports.chunk_wait(writer, 1.0)
         assert len(caplog.records) == 4
-        reports.long_wait(writer, 1.0)  # waits of an end that is closed are over
-        reports.self_wait(writer, 1.0)
+        _reports.long_wait(writer, 1.0)  # waits of an end that is closed are over
+        _reports.self_wait(writer, 1.0)
     assert len(caplog.records) == 4
     assert all(vars(record)["ringcast"]["pid"] == os.getpid() for record in caplog.records)
 

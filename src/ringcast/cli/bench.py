@@ -16,7 +16,7 @@ import click
 from ringcast.cli import common
 
 if TYPE_CHECKING:
-    from ringcast.cli.measure import Result
+    from ringcast.cli.lab.measure import Result
 
 DEPTH = 64
 SMALL_BYTES = 64
@@ -49,7 +49,7 @@ Example: what a reader costs that waits by spinning
 def command(seconds: float) -> None:
     from rich.table import Table
 
-    from ringcast.cli.channels import RINGCAST, STANDARD
+    from ringcast.cli.lab.channels import RINGCAST, STANDARD
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("", no_wrap=True)
@@ -76,9 +76,9 @@ def _measure(readers: int, seconds: float, step: Callable[[], None]) -> tuple[li
     """The results of latency, small messages and arrays, each for ours and for the standard library's."""
     import numpy as np
 
-    from ringcast.cli.bench_worker import ARRAYS, PLAIN, STAMPED, work
-    from ringcast.cli.channels import RingcastSender, Sender, StandardSender
-    from ringcast.cli.measure import measuring_team, run_pass
+    from ringcast.cli.lab.bench_worker import ARRAYS, PLAIN, STAMPED, work
+    from ringcast.cli.lab.channels import RingcastSender, Sender, StandardSender
+    from ringcast.cli.lab.measure import measuring_team, run_pass
 
     array = np.ones(ARRAY_BYTES, dtype=np.uint8)
     kinds: list[tuple[str, Callable[[], Any], float]] = [
@@ -105,7 +105,7 @@ def _measure(readers: int, seconds: float, step: Callable[[], None]) -> tuple[li
 
 
 def _stamped() -> bytes:
-    from ringcast.cli.bench_worker import stamp
+    from ringcast.cli.lab.bench_worker import stamp
 
     return stamp().ljust(SMALL_BYTES, b"\0")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ringcast.cli import common
-from ringcast.segment import SweptSegment, sweep
+from ringcast.instruments.looking import SweptSegment, sweep
 
 HELP = """Remove the queues that dead processes have left in shared memory.
 

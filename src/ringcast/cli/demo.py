@@ -14,9 +14,9 @@ import click
 from ringcast.cli import common
 
 if TYPE_CHECKING:
-    from ringcast.cli.demo_corpus import SourceFile
-    from ringcast.cli.demo_run import Counted
-    from ringcast.cli.measure import Result
+    from ringcast.cli.lab.demo_corpus import SourceFile
+    from ringcast.cli.lab.demo_run import Counted
+    from ringcast.cli.lab.measure import Result
 
 ROUNDS = 20
 PACED = 500
@@ -47,8 +47,8 @@ Example:
 @click.option("--rounds", type=click.IntRange(min=1), default=ROUNDS, hidden=True, help="How often each is broadcast.")
 @click.option("--paced", type=click.IntRange(min=1), default=PACED, hidden=True, help="Messages of the paced pass.")
 def command(*, workers: int, compare: bool, files: int | None, rounds: int, paced: int) -> None:
-    from ringcast.cli.demo_corpus import standard_library
-    from ringcast.cli.demo_run import Demo, count_alone
+    from ringcast.cli.lab.demo_corpus import standard_library
+    from ringcast.cli.lab.demo_run import Demo, count_alone
 
     corpus = standard_library(files)
     crew = f"{workers} worker{'s' if workers > 1 else ''}"
@@ -99,7 +99,7 @@ def _check_counts(alone: Counted, together: Counted) -> None:
 
 
 def _check_received(files: list[SourceFile], result: Result) -> None:
-    from ringcast.cli.demo_run import checksum_of
+    from ringcast.cli.lab.demo_run import checksum_of
 
     expected = checksum_of(files)
     for rank, taken in enumerate(result.taken):

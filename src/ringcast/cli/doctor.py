@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ringcast.cli import common
-from ringcast.doctor import Check, examine
+from ringcast.instruments.doctor import Check, examine
 
 HELP = """Check what ringcast needs of this machine.
 

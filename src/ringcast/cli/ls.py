@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import click
 
+from ringcast._stats import QueueInfo
 from ringcast.cli import common
-from ringcast.segment import SegmentInfo, list_segments
+from ringcast.instruments.looking import list_queues
 
 HELP = """List the queues of this machine.
 
@@ -27,27 +27,26 @@ Example: the names of all queues that have something waiting
 @click.option("--json", "as_json", is_flag=True, help="Write a JSON array, with every field of every reader.")
 @click.option("--all", "everything", is_flag=True, help="Also queues whose writer is gone, and unreadable segments.")
 def command(as_json: bool, everything: bool) -> None:
-    found = list_segments()
-    shown = found if everything else [info for info in found if info.writer_alive and info.error is None]
+    found = list_queues()
+    queues = [info for info in found.queues if everything or info["writer"]["alive"]]
+    unreadable = found.unreadable if everything else []
     if as_json:
-        click.echo(json.dumps([_plain(info) for info in shown], indent=2))
+        click.echo(json.dumps([*queues, *unreadable], indent=2))
         return
-    if shown:
-        _print_table(shown)
-        if any(info.error is None and not info.writer_alive for info in shown):
-            click.echo("Queues of dead writers are removed by: ringcast clean")
-    else:
-        click.echo("No queues here." if everything or not found else "No live queues here.")
-    if len(shown) < len(found):
-        click.echo(f"{len(found) - len(shown)} left over by writers that are gone, or unreadable: ringcast ls --all")
+    if queues:
+        _print_table(queues)
+    for one in unreadable:
+        click.echo(f"unreadable: {one['error']}")
+    left_out = len(found.queues) + len(found.unreadable) - len(queues) - len(unreadable)
+    if not queues and not unreadable:
+        click.echo("No live queues here." if left_out else "No queues here.")
+    if any(not info["writer"]["alive"] for info in queues):
+        click.echo("Queues of dead writers are removed by: ringcast clean")
+    if left_out:
+        click.echo(f"{left_out} left over by writers that are gone, or unreadable: ringcast ls --all")
 
 
-def _plain(info: SegmentInfo) -> dict[str, Any]:
-    """`info` and its readers as JSON objects, not as bare arrays."""
-    return {**info._asdict(), "readers": [reader._asdict() for reader in info.readers]}
-
-
-def _print_table(shown: list[SegmentInfo]) -> None:
+def _print_table(queues: list[QueueInfo]) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -56,23 +55,18 @@ def _print_table(shown: list[SegmentInfo]) -> None:
         table.add_column(heading, no_wrap=True)
     for heading in ("READERS", "DEPTH", "QUEUED", "SENT", "MEMORY"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for info in shown:
-        name = Text(info.name or "-")
-        if info.error is not None:
-            table.add_row(name, Text(info.segment), "unreadable")
-            continue
-        alive = sum(reader.alive for reader in info.readers)
+    for info in queues:
+        alive = sum(reader["alive"] for reader in info["readers"])
+        memory = info["memory"]["control"] + info["memory"]["data_committed"]
         table.add_row(
-            name, Text(info.segment), _writer(info), f"{alive} of {info.n_reader}", str(info.depth),
-            str(info.queued), str(info.messages), common.human_bytes(info.memory_bytes),
+            Text(info["name"] or "-"), Text(info["segment"]), _writer(info), f"{alive} of {info['n_reader']}",
+            str(info["depth"]), str(info["queued"]), str(info["messages"]), common.human_bytes(memory),
         )  # fmt: skip
     common.print_table(table)
-    for info in shown:
-        if info.error is not None:
-            click.echo(f"unreadable: {info.error}")
 
 
-def _writer(info: SegmentInfo) -> str:
-    if not info.writer_alive:
-        return f"{info.writer_pid} (dead)"
-    return f"{info.writer_pid} (closed)" if info.closed else str(info.writer_pid)
+def _writer(info: QueueInfo) -> str:
+    pid = info["writer"]["pid"]
+    if not info["writer"]["alive"]:
+        return f"{pid} (dead)"
+    return f"{pid} (closed)" if info["closed"] else str(pid)

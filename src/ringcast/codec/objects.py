@@ -8,11 +8,11 @@ import pickletools
 from io import BytesIO
 from typing import Any
 
+from ringcast._interruptions import interrupts
 from ringcast.codec.arrow import Reducers as arrow_reducers
 from ringcast.codec.arrow import arrow_is_imported
 from ringcast.codec.tensors import TensorPacker, torch_is_imported
 from ringcast.errors import EncodeError
-from ringcast.interruptions import interrupts
 
 
 def encode_raw(obj: Any) -> list[Any]:

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from ringcast import Handle, MessageQueue
-from ringcast.cli.channels import RingcastSender, Sender, StandardSender
 from ringcast.cli.common import CommandError
-from ringcast.cli.demo_corpus import SourceFile, count_tokens
-from ringcast.cli.demo_worker import RECEIVE, TOKENIZE, work
-from ringcast.cli.measure import Result, measuring_team, run_pass
-from ringcast.cli.team import LOOK_SECONDS, Team
+from ringcast.cli.lab.channels import RingcastSender, Sender, StandardSender
+from ringcast.cli.lab.demo_corpus import SourceFile, count_tokens
+from ringcast.cli.lab.demo_worker import RECEIVE, TOKENIZE, work
+from ringcast.cli.lab.measure import Result, measuring_team, run_pass
+from ringcast.cli.lab.team import LOOK_SECONDS, Team
 from ringcast.errors import PeerError, RingcastError
 
 DEPTH = 64

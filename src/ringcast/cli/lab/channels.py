@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ringcast import Handle, MessageQueue
-from ringcast.cli.team import CONTEXT, LOOK_SECONDS, Team, interruptions_held, patiently_for_parent
+from ringcast.cli.lab.team import CONTEXT, LOOK_SECONDS, Team, interruptions_held, patiently_for_parent
 from ringcast.errors import QueueTimeoutError
 
 RINGCAST = "ringcast"

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ringcast import MessageQueue, segment
+from ringcast import MessageQueue
 from ringcast.errors import CorruptError, QueueTimeoutError, RingcastError
+from ringcast.instruments import list_queues
 from tests.support import Child, Link, mapped, unique_name
 
 KIB = 1 << 10
@@ -184,7 +185,7 @@ def _words(link: Link, whose: str) -> None:
                     lambda: (pair.writer.qsize(), pair.reader.qsize(), repr(pair.reader)),
                     lambda: pair.writer.wait_until_ready(0.005),
                     lambda: pair.reader.wait_until_ready(0.005),
-                    segment.list_segments,
+                    list_queues,
                 ]
                 if number == 11:
                     calls.append(lambda: pair.writer.evict(0))

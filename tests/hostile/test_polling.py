@@ -12,7 +12,7 @@ import pytest
 
 from ringcast import Handle, MessageQueue, ShmRingBuffer
 from ringcast.errors import QueueFullError, QueueTimeoutError, ReaderDiedError, WriterDiedError
-from tests.calls.shim import Shim
+from tests.hostile.shim import Shim
 from tests.support import Child, Link, eventually
 
 POLLS = 200

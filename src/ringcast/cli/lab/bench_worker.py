@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ringcast.cli.channels import Receive, Ticket
-from ringcast.cli.measure import END, Taken, serve
+from ringcast.cli.lab.channels import Receive, Ticket
+from ringcast.cli.lab.measure import END, Taken, serve
 
 STAMPED = "stamped"  # bytes that begin with the time of sending
 PLAIN = "plain"  # bytes

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ringcast import _core
-from ringcast.arguments import INT32_MAX, INT64_MAX, checked, flag, refuse
+from ringcast._arguments import INT32_MAX, INT64_MAX, checked, flag, refuse
 from ringcast.errors import ArgumentError
 
 _EXPECTED = "what export_handle() returned, or the list that JSON makes of it"

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ringcast import MessageQueue
-from ringcast.cli.channels import Receive, Ticket
-from ringcast.cli.demo_corpus import Shares, count_tokens
-from ringcast.cli.measure import END, Taken, serve
-from ringcast.cli.team import patiently_for_parent
+from ringcast.cli.lab.channels import Receive, Ticket
+from ringcast.cli.lab.demo_corpus import Shares, count_tokens
+from ringcast.cli.lab.measure import END, Taken, serve
+from ringcast.cli.lab.team import patiently_for_parent
 
 TOKENIZE = "tokenize"
 RECEIVE = "receive"

@@ -13,11 +13,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ringcast import _core
+from ringcast._segment import GATING_STATES
 from ringcast.errors import QueueClosedError
-from ringcast.segment import GATING_STATES
 
 if TYPE_CHECKING:
-    from ringcast.stats import QueueStats, ReaderStats
+    from ringcast._stats import QueueStats, ReaderStats
 
 
 class ReportingEnd(Protocol):

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from ringcast import _at_exit, _core, arguments, reports
-from ringcast.chunks import LoanedArray, ReadChunk, WriteChunk, loaned_array
+from ringcast import _arguments, _at_exit, _core, _reports
+from ringcast._chunks import LoanedArray, ReadChunk, WriteChunk, loaned_array
+from ringcast._stats import QueueStats, collect_stats
 from ringcast.codec import get_ready
 from ringcast.errors import QueueClosedError, QueueTimeoutError, RoleError
-from ringcast.stats import QueueStats, collect_stats
 from ringcast.waiting import PATIENT, NativePolicy, WaitSettings
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class QueueEnd(_core.End):
             strategy=waits.strategy,
             policy=policy,
             codec=codec,
-            reporter=reports,
+            reporter=_reports,
             report_interval_ns=waits.report_interval_ns,
         )
         self._segment = segment
@@ -79,7 +79,7 @@ class QueueEnd(_core.End):
         self.rank = None if writer else self._rank
         _at_exit.hold(self)
         if self._skipped and not writer and rank is None:
-            reports.skipped(self, self._skipped)
+            _reports.skipped(self, self._skipped)
 
     @classmethod
     def open(cls, segment: _core.Segment, *, writer: bool, rank: int | None, waits: WaitSettings, codec: Codec) -> Self:
@@ -106,7 +106,7 @@ class QueueEnd(_core.End):
         It is published on leaving the block, without a copy, and received as `bytes` (or, without a copy, by
         `acquire_read`). An exception publishes nothing. The rules are those of `acquire_write`.
         """
-        return WriteChunk(self, arguments.checked("nbytes", nbytes, 0, arguments.INT64_MAX), timeout)
+        return WriteChunk(self, _arguments.checked("nbytes", nbytes, 0, _arguments.INT64_MAX), timeout)
 
     def loan_array(self, shape: int | Sequence[int], dtype: DTypeLike, timeout: float | None = None) -> LoanedArray:
         """A context manager that yields a writable, uninitialised NumPy array in shared memory, in C order.
@@ -159,7 +159,7 @@ class QueueEnd(_core.End):
         there are messages for them; readers that have attached keep what was published. Raises QueueTimeoutError, with
         everything closed, if some never came and so missed messages.
         """
-        arguments.seconds("linger", linger)
+        _arguments.seconds("linger", linger)
         memory = self._segment
         try:
             self.shutdown()
@@ -167,7 +167,7 @@ class QueueEnd(_core.End):
         finally:
             self._segment = None
         if memory is not None and self.role == "writer" and memory.name_is_left:
-            reports.name_left(self)
+            _reports.name_left(self)
         absent = [seat[1] for seat in memory.seats() if seat[3] == "expected"] if undelivered and memory else []
         del memory  # else it would live as long as an error's traceback
         if undelivered:
@@ -218,7 +218,7 @@ class QueueEnd(_core.End):
         finally:
             self._segment = None
         if undelivered and self._exported:
-            reports.undelivered(self, memory, undelivered, linger, why)
+            _reports.undelivered(self, memory, undelivered, linger, why)
 
     def __iter__(self) -> Self:
         return self

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from ringcast import Handle, MessageQueue, segment
+from ringcast import Handle, MessageQueue, _names, _segment
 from ringcast.errors import RingcastError
-from tests.calls.test_failing_calls import resources
+from ringcast.instruments import list_queues
+from tests.hostile.test_failing_calls import resources
 from tests.support import SHM, Child, Link, unique_name
 
 FIELDS: dict[int, str] = {
@@ -90,11 +91,11 @@ def _try_all(link: Link, kind: str) -> None:
     content, size = _original()
     (epoch,) = struct.unpack_from("=Q", content, 24)
     name = unique_name("h")
-    path = SHM / segment.segment_name(name)
+    path = SHM / _names.segment_name(name)
     handle = Handle(path.name, epoch, (0,), (1, 4096, 2, path.name))
     calls: list[Callable[[], object]] = [
-        segment.list_segments,
-        lambda: segment.attach(path.name, zero_copy=True),
+        list_queues,
+        lambda: _segment.attach(path.name, zero_copy=True),
         lambda: MessageQueue.create_from_handle(handle, 0).dequeue(0),
         lambda: MessageQueue.attach(name, timeout=0),
         lambda: MessageQueue(1, name=name).close(0),

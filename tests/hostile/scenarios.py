@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ringcast import MessageQueue, segment
+from ringcast import MessageQueue
 from ringcast.errors import QueueTimeoutError
+from ringcast.instruments import list_queues
 from tests.support import SHM, unique_name
 
 Scenario = Generator[Callable[[], Any], "Exception | None", None]
@@ -229,10 +230,9 @@ def look_at_statistics() -> Scenario:
 
 def list_what_is_there() -> Scenario:
     writer = _create(unique_name("i"))
-    yield segment.list_segments
-    (info,) = [info for info in segment.list_segments() if info.segment == writer.segment]
-    assert info.error is None
-    assert info.writer_alive
+    yield list_queues
+    (info,) = [info for info in list_queues().queues if info["segment"] == writer.segment]
+    assert info["writer"]["alive"]
     _use_and_close(writer)
 
 

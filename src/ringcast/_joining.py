@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from ringcast._names import other_owners
+from ringcast._segment import GATING_STATES
 from ringcast.errors import RankError, RankTakenError, SegmentNotFoundError
-from ringcast.segment import GATING_STATES, other_owners
 
 if TYPE_CHECKING:
     from ringcast import _core
-    from ringcast.endpoint import QueueEnd
+    from ringcast._end import QueueEnd
 
 _LONGEST_NAP_S = 0.02
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-from ringcast.cli.channels import Receive, Sender, Ticket
-from ringcast.cli.team import Team
+from ringcast.cli.lab.channels import Receive, Sender, Ticket
+from ringcast.cli.lab.team import Team
 
 END = None  # the message after the last one of a pass
 

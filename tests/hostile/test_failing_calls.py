@@ -20,8 +20,8 @@ import pytest
 
 from ringcast import _core
 from ringcast.errors import RingcastError, SystemCallError
-from tests.calls.scenarios import SCENARIOS, Scenario
-from tests.calls.shim import Shim
+from tests.hostile.scenarios import SCENARIOS, Scenario
+from tests.hostile.shim import Shim
 from tests.support import Child, Link, segments
 
 ERRORS = {

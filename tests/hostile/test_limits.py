@@ -15,7 +15,7 @@ import numpy as np
 
 from ringcast import MessageQueue
 from ringcast.errors import RingcastError, SystemCallError
-from tests.calls.test_failing_calls import resources
+from tests.hostile.test_failing_calls import resources
 from tests.support import Child, Link, broadcast, unique_name
 
 

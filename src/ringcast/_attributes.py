@@ -6,8 +6,8 @@ import pickle
 from collections.abc import Mapping
 from typing import Any
 
-from ringcast.arguments import refuse
-from ringcast.endpoint import QueueEnd
+from ringcast._arguments import refuse
+from ringcast._end import QueueEnd
 
 _MOST_BYTES = 1 << 20
 _OURS = frozenset(QueueEnd.__annotations__)

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ringcast import _core
+from ringcast._names import segment_name
+from ringcast._segment import attach, create
 from ringcast._version import __version__
 from ringcast.errors import RingcastError
+from ringcast.instruments.looking import sweep
 from ringcast.limits import memory_headroom
-from ringcast.segment import attach, create, segment_name, sweep
 
 Status = Literal["ok", "warning", "problem"]
 

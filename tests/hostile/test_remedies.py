@@ -11,7 +11,7 @@ import pytest
 from tests.support import ROOT, run_python
 
 TRY = """
-from ringcast import MessageQueue, segment
+from ringcast import MessageQueue
 from ringcast.errors import RingcastError
 def attempt(call):
     try:

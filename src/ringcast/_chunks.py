@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ringcast import arguments
+from ringcast import _arguments
 from ringcast._core import End, LoanedArray, ReadChunk, WriteChunk
 from ringcast.errors import ArgumentError
 
@@ -27,16 +27,16 @@ def loaned_array(end: End, shape: int | Sequence[int], dtype: DTypeLike, timeout
 
     from ringcast.codec.arrays import dtype_text
 
-    extents = arguments.extents("shape", shape)
+    extents = _arguments.extents("shape", shape)
     try:
         of = np.dtype(dtype)
     except TypeError as error:
-        raise arguments.refuse("dtype", "what NumPy takes for one", dtype, f" ({error})") from error
+        raise _arguments.refuse("dtype", "what NumPy takes for one", dtype, f" ({error})") from error
     if of.subdtype is not None:  # an array of arrays is an array of more dimensions
         of, inner = of.subdtype
         extents += inner
     text = dtype_text(of)
     if text is None:
         raise ArgumentError(f"an array of dtype {of!r} cannot be made in shared memory")
-    nbytes = arguments.checked("the size in bytes", math.prod(extents) * of.itemsize, 0, arguments.INT64_MAX >> 1)
+    nbytes = _arguments.checked("the size in bytes", math.prod(extents) * of.itemsize, 0, _arguments.INT64_MAX >> 1)
     return LoanedArray(end, extents, of, text, nbytes, timeout)

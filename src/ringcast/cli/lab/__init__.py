@@ -1,0 +1,1 @@
+"""What `demo` and `bench` are made of: processes that measure, and what they measure."""

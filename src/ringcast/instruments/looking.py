@@ -1,0 +1,73 @@
+"""The queues of this machine, seen from outside: what is there, and what the dead have left."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypedDict
+
+from ringcast import _core
+from ringcast._arguments import flag
+from ringcast._names import PREFIX, suffix
+from ringcast._stats import SCHEMA, QueueInfo, described
+from ringcast._version import __version__
+from ringcast.errors import RingcastError, SegmentNotFoundError
+
+
+class UnreadableSegment(TypedDict):
+    """A segment that has a name like ours; `error` says why it cannot be looked at."""
+
+    schema: int
+    segment: str
+    error: str
+
+
+class Found(NamedTuple):
+    """What `list_queues` returns, each in the order of the segments' names."""
+
+    queues: list[QueueInfo]
+    unreadable: list[UnreadableSegment]
+
+
+def list_queues() -> Found:
+    """Every queue of this machine, those of dead writers too. Looking takes no seat and disturbs nobody.
+
+    Raises SystemCallError only if the segments cannot be listed.
+    """
+    found = Found([], [])
+    for name in _core.list_names(PREFIX):
+        try:
+            found.queues.append(described(_core.Segment.attach(name, __version__, observe=True)))
+        except SegmentNotFoundError:
+            continue
+        except RingcastError as error:
+            found.unreadable.append({"schema": SCHEMA, "segment": name, "error": str(error)})
+    return found
+
+
+class SweptSegment(NamedTuple):
+    """What a sweep found under one name. `name` is the user's, if the queue had one; `memory_bytes` what it took."""
+
+    segment: str
+    name: str | None
+    writer_pid: int
+    memory_bytes: int
+    fate: str
+    reason: str
+
+    @property
+    def dead(self) -> bool:
+        """Was it left by a process that is gone?"""
+        return self.fate in ("dead", "removed", "removing")
+
+
+def sweep(dry_run: bool = False) -> list[SweptSegment]:
+    """Remove the segments of this user whose writers are dead, or with `dry_run` only find them.
+
+    Readers that have attached to such a queue keep its memory and read on. Looks at every segment of this user; its
+    `fate` is "removed" ("dead" in a dry run), "removing" if another process is about to do it, "alive", or "skipped"
+    with a `reason`: not made by ringcast, or not to be opened. Waits for nobody and disturbs no queue. Raises
+    SystemCallError only if the segments cannot be listed.
+    """
+    return [
+        SweptSegment(segment, user_name or None, pid, size, fate, reason)
+        for segment, user_name, pid, size, fate, reason in _core.sweep(PREFIX, suffix(), flag("dry_run", dry_run))
+    ]
