@@ -65,11 +65,11 @@ cross: $(VENV)/cross
 	$(BIN)/python -m tests.core.cross
 
 freeze: $(VENV)/dev
-	$(BIN)/python -m benchmarks.freeze
+	$(BIN)/python -m model.freeze
 
 # Needs no virtual environment: the standard library and a compiler.
 model:
-	$(PYTHON) model/check.py
+	$(PYTHON) -m model.check
 
 # 1.44 million messages to 1, 3 and 8 readers, checksummed; 100 million to 2 and 20 million to 8, compared.
 soak: $(VENV)/dev

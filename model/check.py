@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from instrument import Mutant, instrument
+from model.instrument import Mutant, instrument
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPLAINED = ROOT / "model" / "explained.md"

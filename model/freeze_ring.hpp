@@ -1,7 +1,7 @@
 // A ring whose chunks say by flags what state they are in, and nothing says in which order those become visible.
 //
 // For contrast with src/core/ring.hpp, over the same platform policy: docs/freeze.md says what can go wrong, and
-// benchmarks/freeze shows it. A chunk has one `written` flag and a `read` flag for each reader; the writer may fill a
+// model/freeze shows it. A chunk has one `written` flag and a `read` flag for each reader; the writer may fill a
 // chunk that is not written or that all have read, a reader may read one that is written and that it has not read. To
 // refill a chunk the writer resets the flags one by one. Every access is relaxed, and a policy whose `atomic` is a plain
 // object makes it a ring of plain bytes.

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.freeze import compiler
-from benchmarks.freeze.orders import ORDERS, Order, explore
+from model.freeze import compiler
+from model.freeze.orders import ORDERS, Order, explore
 
 NOTHING, WRITERS, READERS, BOTH = ORDERS
 

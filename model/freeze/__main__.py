@@ -1,9 +1,9 @@
-"""`python -m benchmarks.freeze`: what compiler and processor make of a ring of flags without an order."""
+"""`python -m model.freeze`: what compiler and processor make of a ring of flags without an order."""
 
 from __future__ import annotations
 
-from benchmarks.freeze.compiler import LOOPS, after_the_flag, compile_program, outcome, stores_of_a_write
-from benchmarks.freeze.orders import ORDERS, explore
+from model.freeze.compiler import LOOPS, after_the_flag, compile_program, outcome, stores_of_a_write
+from model.freeze.orders import ORDERS, explore
 
 
 def main() -> None:

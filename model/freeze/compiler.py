@@ -1,4 +1,4 @@
-"""What this machine's compiler makes of plain flags: the program `freeze.cpp`, compiled as anybody would, run, read."""
+"""What this machine's compiler makes of plain flags: `compiled.cpp`, compiled as anybody would, run and read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOOPS = {
 def compile_program() -> None:
     """With `c++ -O2`; raises `FileNotFoundError` where there is none."""
     PROGRAM.parent.mkdir(exist_ok=True)
-    sources = ["-I", str(ROOT / "model"), str(HERE / "freeze.cpp"), "-o", str(PROGRAM)]
+    sources = ["-I", str(ROOT / "model"), str(HERE / "compiled.cpp"), "-o", str(PROGRAM)]
     subprocess.run(["c++", "-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", *sources], check=True)
 
 
