@@ -17,7 +17,10 @@ std::string word_text(std::uint64_t word) {
 }  // namespace
 
 World::World(const Shape& shape)
-    : blocks(shape.blocks), keeper(shape.keeper), attached(shape.state == SeatState::active), expected(shape.state == SeatState::expected) {
+    : blocks(shape.blocks),
+      keeper(shape.keeper),
+      attached(shape.state == SeatState::active),
+      expected(shape.state == SeatState::expected) {
     const auto rounded = [](std::size_t bytes) {
         return (bytes + ringcast::kLinePair - 1) / ringcast::kLinePair * ringcast::kLinePair;
     };

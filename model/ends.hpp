@@ -60,7 +60,7 @@ public:
         std::uint32_t n_free = 0, n_unread = 0, n_held = 0;
         bool shared = false;  // by two threads of the writer's process, which lock it
     } arena;
-    std::array<bool, 3> kept{};            // is it certain that what the seat's readers have not read is kept?
+    std::array<bool, 3> kept{};  // is it certain that what the seat's readers have not read is kept?
 
     std::byte* block(std::uint64_t index) const { return data_ + index * kBlockBytes; }
     std::uint64_t index_of(std::uint64_t offset) const { return offset / kBlockBytes; }

@@ -24,6 +24,11 @@ Thread reader(World& world, std::uint32_t seat, std::uint64_t most, const char* 
 
 constexpr std::uint64_t kAll = UINT64_MAX;
 
+// Another thread of the writer's process, which takes blocks back.
+Thread keeper(World& world) {
+    return {"keeper", [&world] { Writer::keep_arena(world); }};
+}
+
 // Reads one message with a lease, and reads the lease's block when it has left its seat.
 Thread leasing_reader(World& world, std::uint32_t seat) {
     return {"reader", [&world, seat] {
@@ -303,28 +308,19 @@ const std::vector<Scenario>& scenarios() {
         {"idle memory",
          "is taken back by another thread than that which sends",
          {.depth = 2, .state = SeatState::active, .blocks = 1, .keeper = true},
-         [](World& w) {
-             return std::vector{writer(w, send_2_blocks), reader(w, 0, 2), Thread{"keeper", [&w] {
-                                                                                      Writer::keep_arena(w);
-                                                                                  }}};
-         },
+         [](World& w) { return std::vector{writer(w, send_2_blocks), reader(w, 0, 2), keeper(w)}; },
          100'000},
         {"idle memory and a joiner",
          "whom the other thread's scan may miss",
          {.depth = 2, .state = SeatState::vacant, .blocks = 1, .keeper = true},
-         [](World& w) {
-             return std::vector{writer(w, send_2_blocks_and_close), reader(w, 0, 1), Thread{"keeper", [&w] {
-                                                                                                Writer::keep_arena(w);
-                                                                                            }}};
-         },
+         [](World& w) { return std::vector{writer(w, send_2_blocks_and_close), reader(w, 0, 1), keeper(w)}; },
          100'000},
         {"idle memory and an eviction",
          "of who may be reading the block",
          {.depth = 2, .state = SeatState::active, .blocks = 1, .keeper = true},
          [](World& w) {
-             return std::vector{
-                 writer(w, [](Writer& self) { self.send_block(), self.evict(0), self.send_block(); }), reader(w, 0, 2),
-                 Thread{"keeper", [&w] { Writer::keep_arena(w); }}};
+             return std::vector{writer(w, [](Writer& self) { self.send_block(), self.evict(0), self.send_block(); }),
+                                reader(w, 0, 2), keeper(w)};
          },
          100'000},
         {"joining with blocks",

@@ -135,8 +135,9 @@ std::uint64_t gate_of(const RingView<P>& ring) noexcept {
     P::fence_seq_cst();
     for (std::uint32_t i = 0; i < ring.n_seats; ++i) {
         const Seat<P>& seat = ring.seats[i];
-        if (!gates(seat.state.load(std::memory_order_acquire))) continue;          // acquire [join], [leave]
-        const std::uint64_t cursor = seat.cursor.load(std::memory_order_acquire);  // acquire [consume]
+        // relaxed: fence [evict] below pairs with the releases [join], [leave] and [consume].
+        if (!gates(seat.state.load(std::memory_order_relaxed))) continue;
+        const std::uint64_t cursor = seat.cursor.load(std::memory_order_relaxed);
         if (cursor < least) least = cursor;
     }
     // fence [evict]: of a holder that this scan has seen evicted we see which block it touches, or it sees that it is.
