@@ -33,7 +33,12 @@ $(VENV)/bench: $(VENV)/dev
 	$(BIN)/python -m pip install --quiet --editable ".[bench]"
 	@touch $@
 
-demo: $(VENV)/dev
+# What the demo needs and no more; nothing, where the tools for development are there already.
+$(VENV)/demo: $(BIN)/python $(CORE)
+	$(BIN)/python -m pip install --quiet --editable ".[cli,numpy]"
+	@touch $@
+
+demo: $(if $(wildcard $(VENV)/dev),$(VENV)/dev,$(VENV)/demo)
 	$(BIN)/ringcast demo
 
 test: $(VENV)/dev

@@ -8,6 +8,8 @@
 #include <chrono>
 #include <csignal>
 #include <ctime>
+#include <string>
+#include <string_view>
 #include <thread>
 
 #include "end.hpp"
@@ -244,17 +246,28 @@ void shut_down_after(double seconds, const nb::list& ends) {
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
+// Gives a native method the documentation that was written where Python declares it; its signature stays. Returns it.
+nb::object documented(nb::object method, std::optional<std::string> text) {
+    if (Py_TYPE(method.ptr()) != &PyMethodDescr_Type) throw nb::type_error("only a method of a native type");
+    PyMethodDef* definition = reinterpret_cast<PyMethodDescrObject*>(method.ptr())->d_method;
+    constexpr std::string_view kEnd = "--\n\n";
+    const std::string_view known = definition->ml_doc == nullptr ? "" : definition->ml_doc;
+    const std::size_t end = known.find(kEnd);
+    if (!text || end == std::string_view::npos) return method;
+    // Kept for ever, as the method's definition is: whoever asks for the documentation reads it without a lock.
+    definition->ml_doc = (new std::string(std::string(known.substr(0, end + kEnd.size())) + *text))->c_str();
+    return method;
+}
+
 }  // namespace
 
 void bind_end(nb::module_& module) {
     static PyMethodDef methods[] = {
-        {"evict", as_c_function(&evict), kFastCall,
-         "evict($self, rank)\n--\n\n"
-         "Go on without the reader of this rank, which finds out by ReaderEvictedError. False if there is none."},
-        {"qsize", &qsize, METH_NOARGS,
-         "qsize($self)\n--\n\n"
-         "On a reader, the messages that it has not read; on the writer, those that the slowest reader has not."},
+        {"evict", as_c_function(&evict), kFastCall, "evict($self, rank)\n--\n\n"},
+        {"qsize", &qsize, METH_NOARGS, "qsize($self)\n--\n\n"},
     };
+    static PyMethodDef subscript = {"__class_getitem__", &Py_GenericAlias, METH_O | METH_CLASS,
+                                    "What type checkers know the messages by: End[dict]."};
     PyType_Slot slots[] = {{Py_tp_iternext, reinterpret_cast<void*>(&end_iternext)}, {0, nullptr}};
     nb::object type =
         nb::class_<End>(module, "End", nb::type_slots(slots), nb::is_weak_referenceable(), "One end of a queue.")
@@ -274,7 +287,9 @@ void bind_end(nb::module_& module) {
                 },
                 "segment"_a, "writer"_a, "rank"_a.none(), "strategy"_a, "policy"_a, "codec"_a, "reporter"_a,
                 "report_interval_ns"_a)
-            .def_prop_ro("closed", [](End& end) { return end.endpoint().stopped(); })
+            .def_prop_ro(
+                "closed", [](End& end) { return end.endpoint().stopped(); },
+                "Whether this end has been shut down or closed.")
             .def_prop_ro("_rank", [](End& end) { return end.reader("rank").rank(); })
             .def("shutdown", [](End& end) { end.endpoint().shut_down(); })
             .def("_rouse", [](End& end) { end.endpoint().rouse(); })
@@ -294,6 +309,10 @@ void bind_end(nb::module_& module) {
             .def("_counters", &counters);
     module.def("note_exit", &End::note_exit);
     module.def("shut_down_after", &shut_down_after, "seconds"_a, "ends"_a);
+    const nb::object of_messages =
+        owned(PyDescr_NewClassMethod(reinterpret_cast<PyTypeObject*>(type.ptr()), &subscript));
+    if (PyObject_SetAttrString(type.ptr(), subscript.ml_name, of_messages.ptr()) != 0) throw nb::python_error();
+    module.def("documented", &documented, "method"_a, "text"_a.none());
     add_methods(type, methods, std::size(methods));
     add_send_methods(type);
     add_receive_methods(type);

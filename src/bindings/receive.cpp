@@ -274,21 +274,13 @@ PyObject* dequeue_many(PyObject* self, Arguments arguments, Py_ssize_t positiona
     });
 }
 
+// What they do is said where MessageQueue declares them; see `documented`.
 PyMethodDef methods[] = {
     {"dequeue", as_c_function(&dequeue), kFastCall,
-     "dequeue($self, timeout=None, cancel=None, indefinite=False)\n--\n\n"
-     "Receive the next message; wait for it at most timeout seconds.\n\n"
-     "cancel is a threading.Event that ends the wait from another thread. indefinite=True says that a long wait is\n"
-     "expected and is not to be logged.\n"
-     "Raises QueueTimeoutError, WaitCancelledError, QueueClosedError (the writer closed and all is read, or this end "
-     "was\n"
-     "shut down), WriterDiedError, ReaderEvictedError, DecodeError (that message is consumed)."},
-    {"try_dequeue", as_c_function(&try_dequeue), kFastCall,
-     "try_dequeue($self, default=None)\n--\n\nReceive the next message if there is one, else return default."},
+     "dequeue($self, timeout=None, cancel=None, indefinite=False)\n--\n\n"},
+    {"try_dequeue", as_c_function(&try_dequeue), kFastCall, "try_dequeue($self, default=None)\n--\n\n"},
     {"dequeue_many", as_c_function(&dequeue_many), kFastCall,
-     "dequeue_many($self, max_n, timeout=None, cancel=None, indefinite=False)\n--\n\n"
-     "Wait for a message, then take all that are there, at most max_n. Returns a list.\n\n"
-     "A call that a signal's exception ends has handed out nothing, and the next one begins with what it had taken."},
+     "dequeue_many($self, max_n, timeout=None, cancel=None, indefinite=False)\n--\n\n"},
     {"_await_readable", as_c_function(&await_readable), kFastCall, nullptr},
 };
 

@@ -256,22 +256,11 @@ PyObject* enqueue_many(PyObject* self, Arguments arguments, Py_ssize_t positiona
     });
 }
 
+// What they do is said where MessageQueue declares them; see `documented`.
 PyMethodDef methods[] = {
-    {"enqueue", as_c_function(&enqueue), kFastCall,
-     "enqueue($self, obj, timeout=None)\n--\n\n"
-     "Send obj to every reader; wait, at most timeout seconds, while the queue is full.\n\n"
-     "An object that is exactly `bytes` travels as it is, a NumPy array or torch tensor as header and\n"
-     "elements, anything else through the queue's codec.\n"
-     "Raises QueueTimeoutError, QueueClosedError, MessageTooLargeError, EncodeError, CapacityError, ReaderDiedError;\n"
-     "whatever it raises, nothing has been sent."},
-    {"try_enqueue", as_c_function(&try_enqueue), METH_O,
-     "try_enqueue($self, obj, /)\n--\n\nSend obj if there is room now. False if there is not."},
-    {"enqueue_many", as_c_function(&enqueue_many), kFastCall,
-     "enqueue_many($self, objs, timeout=None)\n--\n\n"
-     "Send each of objs in order; timeout is for all of them together. Returns how many were sent.\n"
-     "If it raises, the exception's `sent` attribute tells how many were. So does that of an exception that objs "
-     "raise\n"
-     "themselves, unless it has such an attribute or takes none, and, from Python 3.11 on, a note."},
+    {"enqueue", as_c_function(&enqueue), kFastCall, "enqueue($self, obj, timeout=None)\n--\n\n"},
+    {"try_enqueue", as_c_function(&try_enqueue), METH_O, "try_enqueue($self, obj, /)\n--\n\n"},
+    {"enqueue_many", as_c_function(&enqueue_many), kFastCall, "enqueue_many($self, objs, timeout=None)\n--\n\n"},
 };
 
 }  // namespace

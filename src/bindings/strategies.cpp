@@ -21,8 +21,10 @@ void bind_waiting(nb::module_& module) {
                              },
                              METH_NOARGS,
                              "memory_fence()\n--\n\n"
-                             "A full fence of the hardware: no load or store of this thread moves across it."};
-    module.attr("memory_fence") = owned(PyCFunction_New(&fence, nullptr));
+                             "A full fence of the hardware: no load or store of this thread moves across it.\n\n"
+                             ">>> memory_fence()"};
+    const nb::str name("ringcast.waiting");  // where it is offered
+    module.attr("memory_fence") = owned(PyCFunction_NewEx(&fence, nullptr, name.ptr()));
 
     const auto as_tuple = [](const Strategy& s) {
         return nb::make_tuple(s.spin_ns, s.yield_ns, s.park_ns, s.adaptive);

@@ -56,7 +56,7 @@ struct Torch {
         : tensor(torch.attr("Tensor")),
           to_dlpack(torch.attr("utils").attr("dlpack").attr("to_dlpack")),
           from_dlpack(torch.attr("utils").attr("dlpack").attr("from_dlpack")) {
-        const nb::module_ numpy = nb::module_::import_("numpy");
+        const nb::object numpy = nb::module_::import_("ringcast._extras").attr("needed")("numpy", "a torch tensor");
         empty = numpy.attr("empty");
         byte = numpy.attr("dtype")("uint8");
         for (const char* name : {"is_conj", "is_neg", "_is_zerotensor"}) marks.push_back(interned(name));

@@ -9,10 +9,12 @@
     reader = MessageQueue.attach("sched")               # others read, each every message
     message = reader.dequeue()
 
-Importing this imports no third-party package.
+Importing this imports no third-party package, nor does using it for objects that need none. What looks at queues from
+outside is in `ringcast.instruments`; every error is in `ringcast.errors`.
 """
 
 from ringcast import errors
+from ringcast._stats import QueueInfo, QueueStats
 from ringcast._version import __version__
 from ringcast.queue import Handle, MessageQueue
 from ringcast.ring import ShmRingBuffer
@@ -22,6 +24,8 @@ __all__ = [
     "Busy",
     "Handle",
     "MessageQueue",
+    "QueueInfo",
+    "QueueStats",
     "ShmRingBuffer",
     "SpinSleepTimer",
     "SpinTimer",

@@ -10,7 +10,7 @@ from ringcast._arguments import refuse
 from ringcast._end import QueueEnd
 
 _MOST_BYTES = 1 << 20
-_OURS = frozenset(QueueEnd.__annotations__)
+_OURS = frozenset(QueueEnd.__annotations__) | {"__orig_class__"}  # what MessageQueue[T](...) is told of itself
 
 _told_of: set[tuple[type, str]] = set()
 

@@ -7,10 +7,11 @@ object that gives it back.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ringcast import _arguments
 from ringcast._core import End, LoanedArray, ReadChunk, WriteChunk
+from ringcast._extras import needed
 from ringcast.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ __all__ = ["LoanedArray", "ReadChunk", "WriteChunk", "loaned_array"]
 
 def loaned_array(end: End, shape: int | Sequence[int], dtype: DTypeLike, timeout: float | None) -> LoanedArray:
     """The context manager of `loan_array`. Raises ArgumentError."""
-    import numpy as np
-
     from ringcast.codec.arrays import dtype_text
+
+    np: Any = needed("numpy", "loan_array")
 
     extents = _arguments.extents("shape", shape)
     try:

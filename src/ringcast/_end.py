@@ -7,7 +7,7 @@ interpreter that made it, may be used by several threads, which take turns, and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ringcast import _arguments, _at_exit, _core, _reports
 from ringcast._chunks import LoanedArray, ReadChunk, WriteChunk, loaned_array
@@ -18,20 +18,37 @@ from ringcast.waiting import PATIENT, NativePolicy, WaitSettings
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from numpy.typing import DTypeLike
     from typing_extensions import Self
+    from typing_extensions import TypeVar as TypeVarWithDefault
 
     from ringcast.aio import AsyncReader
     from ringcast.codec import Codec
 
+    T = TypeVarWithDefault("T", default=Any)
+else:
+    T = TypeVar("T")
+
 DEFAULT_LINGER_S = 5.0
 
+Method = TypeVar("Method", bound="Callable[..., Any]")
 
-class QueueEnd(_core.End):
-    """One end of a queue in shared memory. Use MessageQueue or ShmRingBuffer."""
+
+def native(declared: Method) -> Method:
+    """Puts the native method of that name in the place of `declared`, which only passes its arguments on to it.
+
+    Readers and tools find the call, its types and its documentation where it is declared, and no frame of Python's is
+    on the way of a message.
+    """
+    method: Method = getattr(_core.End, declared.__name__)
+    return _core.documented(method, declared.__doc__)
+
+
+class QueueEnd(_core.End[T]):
+    """One end of a queue in shared memory, for messages of type T. Use MessageQueue or ShmRingBuffer."""
 
     _segment: _core.Segment | None
     segment: str
@@ -82,7 +99,7 @@ class QueueEnd(_core.End):
             _reports.skipped(self, self._skipped)
 
     @classmethod
-    def open(cls, segment: _core.Segment, *, writer: bool, rank: int | None, waits: WaitSettings, codec: Codec) -> Self:
+    def _of(cls, segment: _core.Segment, *, writer: bool, rank: int | None, waits: WaitSettings, codec: Codec) -> Self:
         """The writer's end of a segment made here, or a reader's end with a seat of its own."""
         end = cls.__new__(cls)
         end._open(segment, writer=writer, rank=rank, waits=waits, codec=codec)
@@ -97,6 +114,11 @@ class QueueEnd(_core.End):
         Other threads wait meanwhile. If the queue is closed meanwhile, leaving raises QueueClosedError, and nothing is
         published.
         Raises QueueTimeoutError, MessageTooLargeError, CapacityError, ReaderDiedError on entering.
+
+        >>> with queue.acquire_write(nbytes=4) as chunk:
+        ...     chunk[:] = b"data"
+        >>> reader.dequeue()
+        b'data'
         """
         return WriteChunk(self, nbytes, timeout)
 
@@ -104,7 +126,12 @@ class QueueEnd(_core.End):
         """A context manager that yields a writable memoryview of `nbytes` bytes: produce a message where it will lie.
 
         It is published on leaving the block, without a copy, and received as `bytes` (or, without a copy, by
-        `acquire_read`). An exception publishes nothing. The rules are those of `acquire_write`.
+        `acquire_read`). An exception publishes nothing. The rules and the errors are those of `acquire_write`.
+
+        >>> with queue.loan(1 << 20) as memory, open("/dev/zero", "rb") as file:
+        ...     size = file.readinto(memory)
+        >>> len(reader.dequeue())
+        1048576
         """
         return WriteChunk(self, _arguments.checked("nbytes", nbytes, 0, _arguments.INT64_MAX), timeout)
 
@@ -114,7 +141,13 @@ class QueueEnd(_core.End):
         It is published on leaving the block, from 64 KiB on without a copy, and received as a read-only array. An
         exception publishes nothing. On leaving, the array becomes read-only, and holds its memory if it is kept;
         slices, views and other references to it must be gone by then (ViewsAliveError, and nothing is published).
-        Raises ArgumentError for a dtype that holds Python objects or has no portable text.
+        Raises ArgumentError for a dtype that holds Python objects or has no portable text, MissingPackageError
+        without NumPy, and on entering what `acquire_write` raises.
+
+        >>> with queue.loan_array((256, 256), "float32") as array:
+        ...     array[:] = 1
+        >>> float(reader.dequeue().sum())
+        65536.0
         """
         return loaned_array(self, shape, dtype, timeout)
 
@@ -124,29 +157,45 @@ class QueueEnd(_core.End):
         """A context manager that yields the next message's bytes as a read-only memoryview: in shared memory, without
         a copy, if the message is a large one. The view, and arrays made of it, may be kept: they hold the memory.
 
-        Leaving the block, with or without an exception, marks the chunk read. Arguments are those of `dequeue`.
+        Leaving the block, with or without an exception, marks the chunk read. Arguments, and errors on entering, are
+        those of `dequeue`.
+
+        >>> queue.enqueue(b"some bytes")
+        >>> with reader.acquire_read() as view:
+        ...     bytes(view[:4])
+        b'some'
         """
         return ReadChunk(self, timeout, cancel, indefinite)
 
-    async def aget(self, timeout: float | None = None) -> Any:
+    async def aget(self, timeout: float | None = None) -> T:
         """Receive the next message; wait for it at most `timeout` seconds without blocking the event loop.
 
         Any number of tasks may wait, on any number of loops; those of one loop get messages in the order in which they
         came. A task that is cancelled takes no message. `async for message in queue` ends when the writer has closed.
         Raises what `dequeue` raises: QueueTimeoutError, QueueClosedError, WriterDiedError, ReaderEvictedError,
         DecodeError (that message is consumed).
+
+        >>> import asyncio
+        >>> queue.enqueue("in an event loop")
+        >>> asyncio.run(reader.aget(timeout=1.0))
+        'in an event loop'
         """
         reader = self._async_reader
         if reader is None:
             from ringcast.aio import AsyncReader
 
             reader = self.__dict__.setdefault("_async_reader", AsyncReader(self))
-        return await reader.get(self, timeout)
+        message: T = await reader.get(self, timeout)
+        return message
 
     def shutdown(self) -> None:
         """Ends every waiting call of this end, from any thread, with QueueClosedError; later calls raise it, too.
 
-        A writer's readers still get all that was sent; a reader leaves its seat.
+        A writer's readers still get all that was sent; a reader leaves its seat. Any number of times.
+
+        >>> reader.shutdown()
+        >>> reader.closed
+        True
         """
         super().shutdown()
         if self._async_reader is not None:
@@ -158,6 +207,11 @@ class QueueEnd(_core.End):
         A writer waits up to `linger` seconds (None: without limit) for promised readers that have not attached yet, if
         there are messages for them; readers that have attached keep what was published. Raises QueueTimeoutError, with
         everything closed, if some never came and so missed messages.
+
+        >>> queue.enqueue("still delivered")
+        >>> queue.close()
+        >>> list(reader)
+        ['still delivered']
         """
         _arguments.seconds("linger", linger)
         memory = self._segment
@@ -178,7 +232,15 @@ class QueueEnd(_core.End):
             )
 
     def stats(self) -> QueueStats:
-        """Counters and the state of every seat, as of now. Takes no turn. Raises QueueClosedError once closed."""
+        """Counters and the state of every seat, as of now; `ringcast.QueueStats` says what the fields are.
+
+        Waits for no other call of this end. Raises QueueClosedError once closed.
+
+        >>> queue.enqueue("unread")
+        >>> stats = queue.stats()
+        >>> stats["messages"], stats["queued"], [seat["alive"] for seat in stats["readers"]]
+        (1, 1, [True])
+        """
         segment = self._segment
         if segment is None:
             raise QueueClosedError(
@@ -226,7 +288,7 @@ class QueueEnd(_core.End):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Any:
+    async def __anext__(self) -> T:
         try:
             return await self.aget()
         except QueueClosedError:

@@ -13,6 +13,7 @@
     ├── BusyError (RuntimeError)               nested use of one end by one thread
     ├── ForkedError (RuntimeError)             a parent's end used in a forked child
     ├── RankTakenError (RuntimeError)          another living reader has the rank
+    ├── MissingPackageError (ImportError)      an optional package is not installed; says which extra has it
     ├── PeerError (ConnectionError)
     │   ├── WriterDiedError                    the writer's process died; all it had published has been read
     │   ├── ReaderDiedError                    a reader that the writer waits for died, or was ended by an exception
@@ -103,6 +104,13 @@ class RankTakenError(RingcastError, RuntimeError):
     """The rank that was asked for, if one was."""
     pid: int | None = None
     """The process of a reader that holds it."""
+
+
+class MissingPackageError(RingcastError, ImportError):
+    """A package that this call needs is not installed. The message names the extra that brings it; `name` the package.
+
+    Where an object cannot be sent or rebuilt for that reason, it is the cause of an EncodeError or DecodeError.
+    """
 
 
 class PeerError(RingcastError, ConnectionError):

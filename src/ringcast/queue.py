@@ -12,16 +12,18 @@ The writer makes the queue; readers make their ends from its handle, or find it 
 A handle promises each of its ranks every message from the first on (of a named queue: from its first export on),
 however late it attaches. Who attaches by name alone begins with the next message; `wait_until_ready` on the writer
 waits for all.
+
+The calls that carry messages are native methods, declared here: see `ringcast._end.native`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 from ringcast import _arguments, _names, _segment
 from ringcast._attributes import own_attributes, travelling
-from ringcast._end import QueueEnd
+from ringcast._end import QueueEnd, T, native
 from ringcast._handle import Handle, checked_handle
 from ringcast._joining import Patience, find_living, take_rank
 from ringcast.codec import Codec
@@ -30,6 +32,8 @@ from ringcast.errors import ArgumentError, NotReadyError, QueueClosedError, Segm
 from ringcast.waiting import OnFull, OnReaderDeath, OnReaderLeave, Wait, WaitSettings, reader_policy
 
 if TYPE_CHECKING:
+    import threading
+
     from typing_extensions import Self
 
     from ringcast import _core
@@ -40,12 +44,23 @@ DEFAULT_FULL_DEADLINE_S = 1.0
 DEFAULT_RANK_TIMEOUT_S = 1.0
 
 CodecName: TypeAlias = Literal["pickle", "msgpack", "raw"]
+Default = TypeVar("Default")
 
 __all__ = ["Handle", "MessageQueue"]
 
 
-class MessageQueue(QueueEnd):
+class MessageQueue(QueueEnd[T]):
     """One end of a broadcast queue. Calling the class makes the queue and is the writer's end.
+
+    >>> queue = MessageQueue(n_reader=1)
+    >>> reader = MessageQueue.create_from_handle(queue.export_handle(), rank=0)
+    >>> queue.enqueue({"step": 1})
+    >>> reader.dequeue()
+    {'step': 1}
+    >>> queue.close()
+
+    In the examples of the methods, `queue` and `reader` are these two. `MessageQueue[Step]` says to type checkers what
+    the messages are; at run time it is the same class.
 
     Subclasses may have an `__init__` of their own, which makes the writer's end. Readers are made without it; what they
     get instead is told at `reader_attributes`.
@@ -125,9 +140,18 @@ class MessageQueue(QueueEnd):
         self._open(made, writer=True, rank=None, waits=waits, codec=chosen, policy=policy)
 
     def export_handle(self) -> Handle:
-        """What `create_from_handle` needs in another process. Raises QueueClosedError once this end is closed.
+        """What `create_from_handle` needs in another process: picklable, and may travel as JSON.
 
-        From the first call on, each rank is promised every message that is sent, whether or not it has attached.
+        From the first call on, each rank is promised every message that is sent, whether or not it has attached. A
+        handle keeps nothing alive: keep the queue for as long as readers may come. Raises QueueClosedError once this
+        end is closed.
+
+        >>> import json
+        >>> late = MessageQueue(n_reader=1)
+        >>> text = json.dumps(late.export_handle())
+        >>> late.enqueue("sent before anybody was there")
+        >>> MessageQueue.create_from_handle(json.loads(text), rank=0).dequeue()
+        'sent before anybody was there'
         """
         memory = self._segment
         if memory is None or self.closed:
@@ -144,6 +168,14 @@ class MessageQueue(QueueEnd):
         `create_from_handle` does not run the subclass's `__init__`, which makes a queue. By default the attributes of
         this object itself travel in the handle, as they are when it is exported; those that cannot be pickled, or only
         to more than a MiB, stay behind, which is logged. Override it to choose. A reader made by `attach` gets none.
+
+        >>> class Jobs(MessageQueue):
+        ...     def __init__(self, n_reader):
+        ...         super().__init__(n_reader)
+        ...         self.kind = "jobs"
+        >>> jobs = Jobs(n_reader=1)
+        >>> Jobs.create_from_handle(jobs.export_handle(), rank=0).kind
+        'jobs'
         """
         return own_attributes(self)
 
@@ -178,6 +210,13 @@ class MessageQueue(QueueEnd):
 
         Raises ArgumentError, SegmentNotFoundError (the queue was closed, or all its readers had attached), RankError,
         RankTakenError.
+
+        >>> wide = MessageQueue(n_reader=2)
+        >>> handle = wide.export_handle()
+        >>> ends = [MessageQueue.create_from_handle(handle, rank) for rank in range(2)]
+        >>> wide.enqueue("to all")
+        >>> [end.dequeue() for end in ends]
+        ['to all', 'to all']
         """
         handle = checked_handle(handle)
         rank = _checked_rank(rank)
@@ -200,7 +239,7 @@ class MessageQueue(QueueEnd):
                 f"not {handle.epoch:#x})"
             )
         end = take_rank(
-            lambda it: cls.open(it, writer=False, rank=rank, waits=waits, codec=codec), memory, rank, patience
+            lambda it: cls._of(it, writer=False, rank=rank, waits=waits, codec=codec), memory, rank, patience
         )
         assert end is not None
         if cls is not MessageQueue:
@@ -223,8 +262,14 @@ class MessageQueue(QueueEnd):
         """A reader's end of the queue with this name; waits at most `timeout` seconds for it to be made, and for the
         rank to be free.
 
-        Takes the lowest free rank if none is given; the other arguments are those of `create_from_handle`.
+        Takes the lowest free rank if none is given, and begins with the next message that is sent, if the queue has
+        given out no handle. The other arguments are those of `create_from_handle`.
         Raises ArgumentError, SegmentNotFoundError, RankError, RankTakenError.
+
+        >>> camera = MessageQueue(n_reader=4, name="camera")
+        >>> viewer = MessageQueue.attach("camera")
+        >>> viewer.rank
+        0
         """
         if name is None:
             raise _arguments.refuse("name", "a queue's name", name)
@@ -241,7 +286,7 @@ class MessageQueue(QueueEnd):
         while True:
             memory = find_living(name, real_name, look, patience, rank)
             end = take_rank(
-                lambda it: cls.open(it, writer=False, rank=rank, waits=waits, codec=codec),
+                lambda it: cls._of(it, writer=False, rank=rank, waits=waits, codec=codec),
                 memory, rank, patience, only_living=True,
             )  # fmt: skip
             if end is not None:
@@ -250,7 +295,15 @@ class MessageQueue(QueueEnd):
     def wait_until_ready(self, timeout: float | None = None) -> None:
         """Collective: returns on every side once all readers have attached and the writer has confirmed it.
 
-        Raises NotReadyError after `timeout` seconds; its `missing` names the ranks that have not attached.
+        Raises NotReadyError after `timeout` seconds, whose `missing` names the ranks that have not attached;
+        QueueClosedError, WriterDiedError, ReaderEvictedError.
+
+        >>> lonely = MessageQueue(n_reader=2)
+        >>> try:
+        ...     lonely.wait_until_ready(timeout=0)
+        ... except NotReadyError as error:
+        ...     error.missing
+        (0, 1)
         """
         missing = tuple(self._await_ready(timeout))
         if missing:
@@ -261,12 +314,137 @@ class MessageQueue(QueueEnd):
                 missing,
             )
 
-    def broadcast_object(self, obj: Any = None) -> Any:
-        """On the writer: send `obj` and return it. On a reader: receive."""
+    def broadcast_object(self, obj: Any = None) -> T:
+        """On the writer: send `obj` and return it. On a reader: receive. Raises what `enqueue` and `dequeue` raise.
+
+        >>> queue.broadcast_object("the same everywhere") == reader.broadcast_object()
+        True
+        """
         if self.role == "writer":
-            self.enqueue(obj)
-            return obj
+            message: T = obj
+            self.enqueue(message)
+            return message
         return self.dequeue()
+
+    @native
+    def enqueue(self, obj: T, timeout: float | None = None) -> None:
+        """Send `obj` to every reader; wait while the queue is full, at most `timeout` seconds (None: without limit).
+
+        An object that is exactly `bytes` travels as it is, a NumPy array or torch tensor as header and elements (one
+        copy, into shared memory), anything else through the queue's codec. `obj` may be changed as soon as the call has
+        returned.
+        Raises QueueTimeoutError, QueueFullError, QueueClosedError, MessageTooLargeError, EncodeError, CapacityError,
+        ReaderDiedError, ReaderLeftError; whatever it raises, nothing has been sent.
+
+        >>> queue.enqueue({"step": 1}, timeout=1.0)
+        >>> reader.dequeue()
+        {'step': 1}
+        """
+        super().enqueue(obj, timeout)
+
+    @native
+    def try_enqueue(self, obj: T, /) -> bool:
+        """Send `obj` if there is room now; False if there is not. Raises what `enqueue` raises, but no time-out.
+
+        >>> small = MessageQueue(n_reader=1, max_chunks=1)
+        >>> handle = small.export_handle()  # from here on its reader is waited for
+        >>> small.try_enqueue("fits"), small.try_enqueue("does not")
+        (True, False)
+        """
+        return super().try_enqueue(obj)
+
+    @native
+    def enqueue_many(self, objs: Iterable[T], timeout: float | None = None) -> int:
+        """Send each of `objs` in order; `timeout` seconds are for all of them together. Returns how many were sent.
+
+        Readers are woken now and then instead of for each. If it raises, the exception's `sent` tells how many were
+        sent before; an exception that `objs` itself raises gets such an attribute, too, unless it has one or takes
+        none, and, from Python 3.11 on, a note. Raises what `enqueue` raises.
+
+        >>> queue.enqueue_many({"step": step} for step in range(3))
+        3
+        >>> reader.dequeue_many(10)
+        [{'step': 0}, {'step': 1}, {'step': 2}]
+        """
+        return super().enqueue_many(objs, timeout)
+
+    @native
+    def dequeue(
+        self, timeout: float | None = None, cancel: threading.Event | None = None, indefinite: bool = False
+    ) -> T:
+        """Receive the next message; wait for it at most `timeout` seconds (None: without limit).
+
+        Setting the event `cancel` ends the wait from another thread, within 0.1 s. `indefinite=True` says that a long
+        wait is expected and is not to be logged. A received array of 64 KiB or more is a read-only view of shared
+        memory, which is the reader's until the last view of it is gone; see `copy` at `create_from_handle`.
+        Raises QueueTimeoutError, WaitCancelledError, QueueClosedError (the writer closed and all is read, or this end
+        was shut down), WriterDiedError, ReaderEvictedError, DecodeError (that message is consumed).
+
+        >>> queue.enqueue("hello")
+        >>> reader.dequeue(timeout=1.0)
+        'hello'
+        """
+        return super().dequeue(timeout, cancel, indefinite)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def try_dequeue(self) -> T | None: ...
+        @overload
+        def try_dequeue(self, default: Default) -> T | Default: ...
+
+    @native
+    def try_dequeue(self, default: Any = None) -> Any:
+        """Receive the next message if there is one, else return `default`. Raises what `dequeue` raises.
+
+        >>> reader.try_dequeue("nothing")
+        'nothing'
+        """
+        return super().try_dequeue(default)
+
+    @native
+    def dequeue_many(
+        self,
+        max_n: int,
+        timeout: float | None = None,
+        cancel: threading.Event | None = None,
+        indefinite: bool = False,
+    ) -> list[T]:
+        """Wait for a message as `dequeue` does, then take all that are there, at most `max_n`.
+
+        A call that a signal's exception ends has handed out nothing, and the next one begins with what it had taken. A
+        message that cannot be rebuilt is the error of the call that comes to it first. Raises what `dequeue` raises.
+
+        >>> queue.enqueue_many("abc")
+        3
+        >>> reader.dequeue_many(2), reader.dequeue_many(2)
+        (['a', 'b'], ['c'])
+        """
+        return super().dequeue_many(max_n, timeout, cancel, indefinite)
+
+    @native
+    def qsize(self) -> int:
+        """On a reader, how many messages it has not read; on the writer, how many the slowest reader has not.
+
+        Raises QueueClosedError.
+
+        >>> queue.enqueue("unread")
+        >>> queue.qsize(), reader.qsize()
+        (1, 1)
+        """
+        return super().qsize()
+
+    @native
+    def evict(self, rank: int) -> bool:
+        """Go on without the reader of `rank`, which finds out by ReaderEvictedError; False if there is none.
+
+        For the writer. What the reader holds views of stays as it is; it may attach again. Raises QueueClosedError,
+        RoleError.
+
+        >>> queue.evict(0)
+        True
+        """
+        return super().evict(rank)
 
 
 def _checked_rank(rank: Any) -> int:

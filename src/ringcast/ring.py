@@ -42,7 +42,19 @@ class ShmRingBuffer:
     looking at `slot_state` takes none. Only the creator unlinks.
 
     Raises ArgumentError, CapacityError; attaching: SegmentNotFoundError, SegmentMismatchError (other sizes).
+
+    >>> ring = ShmRingBuffer(n_reader=1, max_chunk_bytes=1024, max_chunks=4)
+    >>> other = ShmRingBuffer(*ring.handle())  # a reader, in any process
+    >>> with ring.acquire_write(nbytes=5) as chunk:
+    ...     chunk[:] = b"hello"
+    >>> with other.acquire_read() as view:
+    ...     bytes(view)
+    b'hello'
     """
+
+    name: str
+    """The real name of the shared memory."""
+    is_writer: bool
 
     def __init__(
         self,
@@ -72,7 +84,7 @@ class ShmRingBuffer:
         if name is None:
             self._segment = _segment.create(None, self._sizes[0], list(range(self._sizes[0])), *self._sizes[1:])
             self.name = self._segment.name
-            self._end = QueueEnd.open(self._segment, writer=True, rank=None, waits=self._waits, codec=make_codec("raw"))
+            self._end = QueueEnd._of(self._segment, writer=True, rank=None, waits=self._waits, codec=make_codec("raw"))
             return
         self.name = name
         found = _segment.attach(name)
@@ -84,11 +96,23 @@ class ShmRingBuffer:
         self._segment = found
 
     def handle(self) -> RingHandle:
-        """(n_reader, max_chunk_bytes, max_chunks, segment name)."""
+        """(n_reader, max_chunk_bytes, max_chunks, segment name): the arguments that make a reader's end.
+
+        >>> ShmRingBuffer(n_reader=1, max_chunk_bytes=1024, max_chunks=4).handle()[:3]
+        (1, 1024, 4)
+        """
         return (*self._sizes, self.name)
 
     def acquire_write(self, timeout: float | None = None, *, nbytes: int | None = None) -> WriteChunk:
-        """The next chunk, to be filled in place; see MessageQueue.acquire_write."""
+        """A context manager: the next chunk, to be filled in place; see MessageQueue.acquire_write.
+
+        Raises RoleError, QueueClosedError, ForkedError, and on entering what `MessageQueue.acquire_write` raises.
+
+        >>> ring = ShmRingBuffer(n_reader=1, max_chunk_bytes=1024, max_chunks=4)
+        >>> with ring.acquire_write() as chunk:
+        ...     len(chunk)
+        1024
+        """
         self._check_not_forked()
         if not self.is_writer:
             raise RoleError(f"{_names.label(self.name)}: acquire_write is for its creator; this is a reader's end")
@@ -100,7 +124,16 @@ class ShmRingBuffer:
     def acquire_read(
         self, timeout: float | None = None, cancel: threading.Event | None = None, indefinite: bool = False
     ) -> ReadChunk:
-        """The next chunk's bytes; see MessageQueue.acquire_read. The first call takes this reader's seat."""
+        """A context manager: the next chunk's bytes; see MessageQueue.acquire_read.
+
+        The first call takes this reader's seat. Raises RankTakenError, SegmentNotFoundError, QueueClosedError, and on
+        entering what `MessageQueue.acquire_read` raises.
+
+        >>> ring = ShmRingBuffer(n_reader=1, max_chunk_bytes=1024, max_chunks=4)
+        >>> ShmRingBuffer(*ring.handle()).acquire_read(timeout=0).__enter__()
+        Traceback (most recent call last):
+        ringcast.errors.QueueTimeoutError: ...
+        """
         end = self._end
         if end is None or self._shut_down:
             end = self._take_seat(_arguments.seconds("timeout", timeout))
@@ -139,12 +172,19 @@ class ShmRingBuffer:
             raise QueueClosedError(f"{_names.label(self.name)}: this end has been shut down")
 
     def _open_reader(self, memory: _core.Segment) -> QueueEnd:
-        return QueueEnd.open(memory, writer=False, rank=self._rank, waits=self._waits, codec=make_codec("raw"))
+        return QueueEnd._of(memory, writer=False, rank=self._rank, waits=self._waits, codec=make_codec("raw"))
 
     def slot_state(self, index: int) -> ChunkState:
         """The state of chunk `index`: "empty", "written", "read_by_some" or "read_by_all".
 
-        "empty" and "read_by_all" chunks are writable; "read_by_some" ones are readable by the others.
+        "empty" and "read_by_all" chunks are writable; "read_by_some" ones are readable by the others. Takes no seat.
+        Raises ArgumentError, SegmentNotFoundError, ForkedError.
+
+        >>> ring = ShmRingBuffer(n_reader=1, max_chunk_bytes=1024, max_chunks=4)
+        >>> with ring.acquire_write(nbytes=1) as chunk:
+        ...     chunk[0] = 7
+        >>> ring.slot_state(0), ring.slot_state(1)
+        ('written', 'empty')
         """
         index = _arguments.checked("index", index, 0, (1 << 32) - 1)
         self._check_not_forked()
@@ -152,14 +192,22 @@ class ShmRingBuffer:
         return state
 
     def shutdown(self) -> None:
-        """End a call that waits on this end, and every later one; from any thread, any number of times."""
+        """End a call that waits on this end, and every later one; from any thread, any number of times.
+
+        >>> ring = ShmRingBuffer(n_reader=1, max_chunk_bytes=1024, max_chunks=4)
+        >>> ring.shutdown()
+        """
         self._shut_down = True
         end = self._end
         if end is not None:
             end.shutdown()
 
     def close(self) -> None:
-        """Let go of the memory; the creator removes the name. Does not wait for readers that have not attached."""
+        """Let go of the memory; the creator removes the name. Does not wait for readers that have not attached.
+
+        >>> ring = ShmRingBuffer(n_reader=1, max_chunk_bytes=1024, max_chunks=4)
+        >>> ring.close()
+        """
         self._segment = None  # first: a thread that is just attaching finds out
         end, self._end = self._end, None
         if end is not None:

@@ -29,6 +29,9 @@ class Busy:
     For ends that must answer at once, and whose waits are longer than "adaptive" stays awake for. `wait="busy"` is the
     same with the default window. Where every CPU has other work, it parks like "adaptive".
     Raises ArgumentError unless the window is from 0 to 60 seconds.
+
+    >>> from ringcast import MessageQueue
+    >>> queue = MessageQueue(n_reader=1, wait=Busy(window=0.01))
     """
 
     def __init__(self, window: float = _core.BUSY_WINDOW_NS / 1e9) -> None:
@@ -44,14 +47,23 @@ class Busy:
 class SpinTimer:
     """Waits by giving way to other threads and processes between looks: wakes fast, uses a core.
 
-    As a strategy (`wait=SpinTimer()`) it is the same as "yield".
+    As a strategy (`wait=SpinTimer()`) it is the same as "yield". vLLM's has the same name and calls.
+
+    >>> timer = SpinTimer()
+    >>> timer.spin()
     """
 
     def record_activity(self) -> None:
-        """Something arrived."""
+        """Something arrived.
+
+        >>> SpinTimer().record_activity()
+        """
 
     def spin(self) -> None:
-        """Nothing is there: wait a moment."""
+        """Nothing is there: wait a moment.
+
+        >>> SpinTimer().spin()
+        """
         os.sched_yield()
 
 
@@ -59,6 +71,10 @@ class SpinSleepTimer(SpinTimer):
     """Gives way for `busy_loop_s` seconds without activity, then sleeps `wait_sleep_s` seconds at a time.
 
     As a strategy of a queue the sleeps are parks: a message wakes them at once, `wait_sleep_s` only bounds them.
+    Raises ArgumentError. vLLM's has the same name and calls.
+
+    >>> timer = SpinSleepTimer(busy_loop_s=1.0, wait_sleep_s=0.01)
+    >>> timer.record_activity()
     """
 
     def __init__(self, busy_loop_s: float = 3.0, wait_sleep_s: float = 0.1) -> None:
@@ -72,11 +88,17 @@ class SpinSleepTimer(SpinTimer):
         self._last_activity = time.monotonic()
 
     def record_activity(self) -> None:
-        """Something arrived: the busy time starts again."""
+        """Something arrived: the busy time starts again.
+
+        >>> SpinSleepTimer().record_activity()
+        """
         self._last_activity = time.monotonic()
 
     def spin(self) -> None:
-        """Nothing is there: give way, or sleep if it has been quiet for long."""
+        """Nothing is there: give way, or sleep if it has been quiet for long.
+
+        >>> SpinSleepTimer().spin()
+        """
         if time.monotonic() - self._last_activity >= self.busy_loop_s:
             time.sleep(self.wait_sleep_s)
         else:

@@ -23,6 +23,7 @@ BUILT_INS: dict[str, tuple[type[BaseException], ...]] = {
     "ForkedError": (RuntimeError,),
     "RankError": (ValueError,),
     "RankTakenError": (RuntimeError,),
+    "MissingPackageError": (ImportError,),
     "PeerError": (ConnectionError,),
     "WriterDiedError": (ConnectionError,),
     "ReaderDiedError": (ConnectionError,),

@@ -139,7 +139,7 @@ def test_nothing_that_is_made_of_a_loaned_array_can_change_what_is_published(kin
             published = True
         except ViewsAliveError:
             published = False
-        received = reader.try_dequeue()
+        received: Any = reader.try_dequeue()
         assert (received is not None) is published
         scribble(view)
         if published:

@@ -150,7 +150,8 @@ def test_an_ordinary_user_s_sweep_sees_no_names_of_others_and_goes_on_where_it_m
     script = """
 import os, sys
 from pathlib import Path
-from ringcast._segment import segment_name, sweep
+from ringcast._names import segment_name
+from ringcast.instruments import sweep
 os.setuid(12345)
 content = bytes.fromhex(sys.argv[1])[:4096]
 closed, dead = (Path("/dev/shm", segment_name(f"{sys.argv[2]}{n}")) for n in "ab")

@@ -48,8 +48,8 @@ class Codec:
         self.name = name
         self.copy = copy
         self.writable = writable
-        self.encoding = _ENCODINGS[name]
-        self.arrays = name != "raw"
+        self.encoding: int = _ENCODINGS[name]
+        self.arrays: bool = name != "raw"
         self.dumps: Callable[..., bytes] | None = pickle.dumps if name == "pickle" else None
         self.loads: Callable[..., Any] | None = pickle.loads if allow_pickle else None
         self.encode: Callable[[Any], bytes | list[Any]]
@@ -59,8 +59,6 @@ class Codec:
         if name == "msgpack" or message_type is not None:
             try:
                 self._msgpack = _new_msgpack(message_type)
-            except ImportError as error:
-                raise ArgumentError(f"codec='msgpack' and message_type need the package msgspec ({error})") from error
             except (TypeError, ValueError) as error:
                 raise ArgumentError(f"message_type={message_type!r} cannot be decoded into ({error})") from error
         if name == "msgpack" and self._msgpack is not None:

@@ -10,6 +10,8 @@ import ast
 import re
 from typing import TYPE_CHECKING, Any
 
+from ringcast._extras import needed
+
 if TYPE_CHECKING:
     import numpy
 
@@ -93,12 +95,11 @@ def _made(numpy: Any, form: Any) -> Any:
 
 def dtype_of(text: str) -> numpy.dtype[Any]:
     """The dtype of a text made by `dtype_text`. Raises ValueError for anything else."""
-    import numpy
-
+    np: Any = needed("numpy", "a message that is an array")
     try:
         if len(text) > MAX_DTYPE_TEXT:
             raise ValueError("too long")
-        made: numpy.dtype[Any] = _made(numpy, ast.literal_eval(text) if text[:1] in ("[", "(", "{") else text)
+        made: numpy.dtype[Any] = _made(np, ast.literal_eval(text) if text[:1] in ("[", "(", "{") else text)
     except (ValueError, TypeError, KeyError, IndexError, SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(f"{text[:100]!r} is not the text of a dtype ({error})") from error
     if made.hasobject:

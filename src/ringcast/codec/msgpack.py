@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, get_origin
 
+from ringcast._extras import needed
 from ringcast.codec.arrays import dtype_of, dtype_text
 from ringcast.errors import EncodeError
 
@@ -26,12 +27,18 @@ SCALAR_CODE = 110
 _dtype_of = lru_cache(maxsize=256)(dtype_of)
 
 
+def _msgpack() -> Any:
+    needed("msgspec", "codec='msgpack' and message_type")
+    from msgspec import msgpack
+
+    return msgpack
+
+
 class _Encoder:
     """An encoder and the frames of the message that it is at. One user at a time."""
 
     def __init__(self) -> None:
-        from msgspec import msgpack
-
+        msgpack = _msgpack()
         self.frames: list[memoryview] = []
         self._msgpack = msgpack
         self._encoder = msgpack.Encoder(enc_hook=self._hook)
@@ -93,8 +100,7 @@ class _Decoder:
     """A decoder and the frames of the message that it is at. One user at a time."""
 
     def __init__(self, message_type: Any) -> None:
-        from msgspec import msgpack
-
+        msgpack = _msgpack()
         self._frames: Sequence[Any] = ()
         self._ext = msgpack.Ext
         self._array_header = msgpack.Decoder(tuple[str, tuple[int, ...], str, int | None])
@@ -118,8 +124,7 @@ class _Decoder:
         return self._ext(code, bytes(data))
 
     def _array(self, text: str, shape: tuple[int, ...], order: str, frame: int | None) -> Any:
-        import numpy
-
+        numpy: Any = needed("numpy", "a message with arrays in it")
         dtype = _dtype_of(text)
         if frame is None:
             data = memoryview(b"")
@@ -135,8 +140,7 @@ class _Decoder:
         return numpy.ndarray(shape, dtype, data, order="F" if order == "F" else "C")
 
     def _scalar(self, text: str, data: bytes) -> Any:
-        import numpy
-
+        numpy: Any = needed("numpy", "a message with NumPy scalars in it")
         dtype = _dtype_of(text)
         if dtype.itemsize != len(data) or dtype.subdtype is not None:
             raise ValueError(f"a scalar of {dtype} has {len(data)} bytes")

@@ -24,10 +24,12 @@ from collections.abc import Callable
 from pickle import PickleBuffer
 from typing import Any
 
+from ringcast._extras import needed
 from ringcast.codec.sparse import reduce_sparse
 
 Buffer = bytes | memoryview
 
+_WHAT = "a message with tensors in it"
 
 _SLACK = 65_536
 """Bytes of gaps that are sent rather than copying the elements between them."""
@@ -65,6 +67,7 @@ class _Span:
 
     def pack(self, torch: Any) -> tuple[memoryview, list[int]]:
         """The bytes to send, and where each view begins in them: the complement of that if it is a copy."""
+        needed("numpy", _WHAT)  # torch makes no buffers without it
         views = list(self.views)
         if len(views) == 1 and views[0][1] - views[0][0] <= _SLACK:
             return memoryview(self._bytes(torch, *views[0][:2]).numpy()), [0]
@@ -276,8 +279,7 @@ def _open_span(begins: list[list[int]], index: int, buffer: Buffer) -> tuple[Any
 
     if not memoryview(buffer).readonly:  # it is this process's alone, and may be changed
         return torch.frombuffer(buffer, dtype=torch.uint8).untyped_storage(), begins[index]
-    import numpy
-
+    numpy: Any = needed("numpy", _WHAT)
     # NumPy asks for huge pages for large arrays: the copy then takes a fraction of the page faults.
     copy = numpy.frombuffer(buffer, numpy.uint8).copy()
     return torch.from_numpy(copy).untyped_storage(), begins[index]

@@ -49,7 +49,10 @@ class Check(NamedTuple):
 
 
 def examine() -> Iterator[Check]:
-    """All checks, one after the other. Raises nothing: what cannot be looked at is a warning."""
+    """All checks, one after the other. Raises nothing: what cannot be looked at is a warning.
+
+    >>> problems = [check.remedy for check in examine() if check.status == "problem"]
+    """
     checks: tuple[tuple[str, Callable[[], Iterator[Check]]], ...] = (
         ("versions", versions),
         ("shared memory", shared_memory),

@@ -31,6 +31,11 @@ def list_queues() -> Found:
     """Every queue of this machine, those of dead writers too. Looking takes no seat and disturbs nobody.
 
     Raises SystemCallError only if the segments cannot be listed.
+
+    >>> from ringcast import MessageQueue
+    >>> queue = MessageQueue(n_reader=2, name="seen")
+    >>> [info["n_reader"] for info in list_queues().queues if info["name"] == "seen"]
+    [2]
     """
     found = Found([], [])
     for name in _core.list_names(PREFIX):
@@ -66,6 +71,9 @@ def sweep(dry_run: bool = False) -> list[SweptSegment]:
     `fate` is "removed" ("dead" in a dry run), "removing" if another process is about to do it, "alive", or "skipped"
     with a `reason`: not made by ringcast, or not to be opened. Waits for nobody and disturbs no queue. Raises
     SystemCallError only if the segments cannot be listed.
+
+    >>> [swept.name for swept in sweep(dry_run=True) if swept.dead]
+    []
     """
     return [
         SweptSegment(segment, user_name or None, pid, size, fate, reason)

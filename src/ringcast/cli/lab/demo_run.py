@@ -65,7 +65,7 @@ class Demo:
             if compare:
                 self.senders.append(StandardSender(workers, depth=DEPTH))
                 self._stack.callback(self.senders[1].close)
-            self.team = self._stack.enter_context(measuring_team(work, workers, self.senders, workers))
+            self.team: Team = self._stack.enter_context(measuring_team(work, workers, self.senders, workers))
             self._stack = self._stack.pop_all()
 
     def __enter__(self) -> Demo:
