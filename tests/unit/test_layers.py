@@ -1,0 +1,93 @@
+"""The package's modules depend downwards only, and in no circle; imports inside functions count, too."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import ringcast
+
+ROOT = Path(ringcast.__file__).parent
+LAYERS = [
+    {"_core", "_version"},
+    {"errors"},
+    {"_arguments", "_extras", "_interruptions", "_names", "limits"},
+    {"_segment", "waiting"},
+    {"codec", "_reports", "_stats"},
+    {"_chunks", "_at_exit", "aio", "_futures", "_handle", "_joining"},
+    {"_end"},
+    {"_attributes"},
+    {"queue", "ring"},
+    {"ringcast"},
+    {"instruments"},
+    {"cli"},
+    {"__main__"},
+]
+HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
+
+
+def top(module: str) -> str:
+    """The part of the package that a module belongs to."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "ringcast"
+
+
+def for_type_checkers(tree: ast.Module) -> set[ast.stmt]:
+    """Imports that never run."""
+    blocks = [n for n in ast.walk(tree) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+    return {statement for block in blocks for statement in block.body}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules of the package that the one at `path` imports, anywhere in it."""
+    tree = ast.parse(path.read_text())
+    never_run = for_type_checkers(tree)
+    for node in ast.walk(tree):
+        if node in never_run:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "ringcast")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ringcast":
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                below = ROOT.joinpath(*inner.split(".")[1:])
+                is_module = below.with_suffix(".py").exists() or below.is_dir() or alias.name == "_core"
+                yield inner if is_module else str(node.module)
+
+
+def modules() -> dict[str, set[str]]:
+    found = {}
+    for path in ROOT.rglob("*.py"):
+        parts = path.relative_to(ROOT.parent).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = set(imported(path)) - {name}
+    return found
+
+
+def test_no_module_imports_one_that_is_above_it() -> None:
+    upwards = [
+        (module, other) for module, others in modules().items() for other in others
+        if HEIGHT[top(other)] > HEIGHT[top(module)]
+    ]  # fmt: skip
+    assert upwards == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = modules()
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path, module))
+        if module not in done:
+            for other in graph.get(module, ()):
+                visit(other, (*path, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_only_public_modules_have_public_names() -> None:
+    public = {top(module) for module in modules() if not top(module).startswith("_")}
+    assert public == {"ringcast", "errors", "queue", "ring", "waiting", "aio", "limits", "codec", "instruments", "cli"}
