@@ -35,7 +35,7 @@ $(VENV)/bench: $(VENV)/dev
 
 # What the demo needs and no more; nothing, where the tools for development are there already.
 $(VENV)/demo: $(BIN)/python $(CORE)
-	$(BIN)/python -m pip install --quiet --editable ".[cli,numpy]"
+	$(BIN)/python -m pip install --quiet --editable ".[cli]"
 	@touch $@
 
 demo: $(if $(wildcard $(VENV)/dev),$(VENV)/dev,$(VENV)/demo)

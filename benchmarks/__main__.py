@@ -1,30 +1,32 @@
-"""The command line: ``python -m benchmarks`` from the project's root."""
+"""The command line: `python -m benchmarks` from the project's root."""
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
+import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from . import machine
-from .bench import Bench
+from ringcast.cli.lab.bench import Settings
+from ringcast.cli.lab.placement import Placement
+from ringcast.cli.lab.progress import Progress
+from ringcast.cli.lab.results import Results
+from ringcast.cli.lab.run import measured
+from ringcast.cli.lab.subject import Subject
+from ringcast.cli.lab.workload import Workload
+
 from .floor import Floor, FloorError
 from .goals import judge
-from .peers import SUBJECTS, available, versions
-from .peers.base import Subject
-from .peers.ringcast_queue import rescued_wakes
-from .placement import Placement
-from .progress import Progress
+from .peers import SUBJECTS
 from .report import render
-from .results import Results
-from .runner import run
-from .settings import FULL, QUICK, Settings
-from .workloads import WORKLOADS, Workload
+from .workloads import WORKLOADS
+
+FULL = Settings(rounds=5)
+QUICK = Settings(rounds=1, effort=0.2, brief=True, timeout_seconds=30.0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         _list()
         return 0
+    if options.plot:
+        folder = options.out or options.plot.parent
+        return 0 if _draw(json.loads(options.plot.read_text(encoding="utf-8")), folder) else 1
     try:
         workloads, subjects = _chosen(options.only)
     except ValueError as error:
@@ -41,71 +46,63 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = QUICK if options.quick else FULL
     if options.rounds is not None:
         settings = replace(settings, rounds=options.rounds)
-    results = _measure(workloads, subjects, settings, Placement.here(not options.no_pin))
-    if results is None:
+    try:
+        results = _measure(workloads, subjects, settings, Placement.here(not options.no_pin))
+    except KeyboardInterrupt:
         print("broken off; nothing is reported", file=sys.stderr)
         return 130
-    _write(results, options)
+    text = render(results)
+    print(text, end="")
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        document = results.as_json() | {"goals": [vars(judged) for judged in judge(results)]}
+        (options.out / "benchmarks.txt").write_text(text, encoding="utf-8")
+        (options.out / "benchmarks.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        _draw(document, options.out)
     return 1 if any(series.errors for series in results.series.values()) else 0
 
 
 def _measure(
     workloads: Sequence[Workload], subjects: Sequence[Subject], settings: Settings, placement: Placement
-) -> Results | None:
-    """A run with everything around it; None if it was broken off with Ctrl-C."""
-    present, missing = available(subjects)
+) -> Results:
+    """A run, with the native floor if that can be built."""
     floor: Floor | None = None
+    lacking: dict[str, str] = {}
     try:
         floor = Floor(placement)
     except FloorError as error:
-        missing["native floor"] = str(error)
-    measured: list[Workload] = []
-    for workload in workloads:
-        if reason := workload.lacking():
-            missing[f"workload {workload.key}"] = reason
-        else:
-            measured.append(workload)
-    gc.freeze()  # what is imported by now stays as it is: no forked process's collector copies its pages
-    facts = machine.facts() | {"placement": placement.describe(), "versions": versions(present)}
-    facts["settings"] = asdict(settings)
-    results = Results([(each, each.cases(settings)) for each in measured], present, missing, facts)
-    progress = Progress()
-    disturbance = machine.Disturbance()
-    try:
-        with tempfile.TemporaryDirectory(prefix="ringcast-bench-") as workdir:
-            run(results, Bench(settings, placement, workdir, floor), progress)
-    except KeyboardInterrupt:
-        return None
-    finally:
-        progress.end()
-        for subject in present:
-            subject.sweep()
-    results.facts |= disturbance.seen()
-    if any(subject.module == "ringcast" for subject in present):
-        results.facts["rescued_wakes"] = rescued_wakes()
+        lacking["native floor"] = str(error)
+    results = measured(workloads, subjects, settings, placement, Progress(sys.stderr), floor)
+    results.missing |= lacking
+    results.facts["commit"] = _commit()
     return results
 
 
-def _write(results: Results, options: argparse.Namespace) -> None:
-    """The report on standard output, and the files asked for."""
-    text = render(results)
-    print(text, end="")
-    files = {"json": options.json, "png": options.png, "txt": None}
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        files = {kind: given or options.out / f"benchmarks.{kind}" for kind, given in files.items()}
-    if files["txt"] is not None:
-        files["txt"].write_text(text, encoding="utf-8")
-    if files["json"] is not None:
-        document = results.as_json() | {"goals": [vars(judged) for judged in judge(results)]}
-        files["json"].write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    if files["png"] is not None:
-        try:
-            from .plot import draw
-        except ImportError as error:
-            print(f"no plot: {error}", file=sys.stderr)
-        else:
-            draw(results, files["png"])
+def _draw(document: dict[str, Any], folder: Path) -> bool:
+    """All figures in one picture, and the four that say it all, for light and for dark paper."""
+    try:
+        from ringcast.cli.lab.plot import all_panels, draw, hero_panels
+    except ImportError as error:
+        print(f"no picture: {error}", file=sys.stderr)
+        return False
+    pictures = [("benchmarks", all_panels(document), "light")]
+    pictures += [(f"hero-{theme}", hero_panels(document), theme) for theme in ("light", "dark")]
+    for name, panels, theme in pictures:
+        if panels:
+            draw(document, folder / f"{name}.png", panels, theme)
+    return True
+
+
+def _commit() -> str:
+    """The commit measured, with a plus sign if the tree has changes; empty outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _chosen(only: Sequence[str]) -> tuple[list[Workload], list[Subject]]:
@@ -128,16 +125,25 @@ def _list() -> None:
         print(f"  {subject.key:18} {subject.label}")
 
 
+def _rounds(text: str) -> int:
+    rounds = int(text)
+    if rounds < 1:
+        raise argparse.ArgumentTypeError("at least one round")
+    return rounds
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    rounds = f"rounds (full: {FULL.rounds}, quick: {QUICK.rounds})"
     parser.add_argument("--quick", action="store_true", help="a smoke run of about two minutes; rough figures")
     parser.add_argument("--only", action="append", default=[], metavar="NAME[,NAME]", help="workloads and subjects")
     parser.add_argument("--list", action="store_true", help="name the workloads and subjects, and do nothing")
-    parser.add_argument("--rounds", type=int, metavar="N", help=f"rounds (full: {FULL.rounds}, quick: {QUICK.rounds})")
+    parser.add_argument("--rounds", type=_rounds, metavar="N", help=rounds)
     parser.add_argument("--no-pin", action="store_true", help="leave the placement to the scheduler")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write benchmarks.txt, .json and .png there")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="write the plot there")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write benchmarks.txt, .json, .png and hero-*.png there"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="measure nothing: draw the pictures of that .json")
     return parser
 
 

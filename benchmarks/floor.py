@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .placement import Placement
+from ringcast.cli.lab.placement import Placement
 
 SOURCE = Path(__file__).parent / "native"
 BUILD = Path(__file__).parent.parent / "build" / "benchmarks" / "native"

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from .measure import Metric
-from .results import FLOOR, Results
-from .text import digits, figure
-from .workloads.base import Case, Workload
+from ringcast.cli.lab.measure import Metric
+from ringcast.cli.lab.results import FLOOR, Results
+from ringcast.cli.lab.text import digits, figure
+from ringcast.cli.lab.workload import Case, Workload
 
 RINGCAST = "ringcast"
 _BEST_PEER = "best peer"
@@ -36,10 +36,10 @@ class Judged:
 
 @dataclass(frozen=True)
 class _Goal:
-    """``factor`` times the figure of ``of``, and ``slack`` more; with no ``of``, ``factor`` is the limit itself.
+    """`factor` times the figure of `of`, and `slack` more; with no `of`, `factor` is the limit itself.
 
-    ``of`` is `FLOOR`, `_BEST_PEER`, `_ONE_READER` (the same with one reader) or the key of a subject. It is a limit
-    from above where lower figures are better, else from below. ``factor`` is None for cases without this goal.
+    `of` is `FLOOR`, `_BEST_PEER`, `_ONE_READER` (the same with one reader) or the key of a subject. It is a limit
+    from above where lower figures are better, else from below. `factor` is None for cases without this goal.
     """
 
     workload: str

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 
-from .crew import die_with
+from ringcast.cli.lab.crew import die_with
 
 
 @contextmanager

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ringcast.cli.lab.measure import Metric
+from ringcast.cli.lab.results import FLOOR, Results
+from ringcast.cli.lab.text import digits, figure, table
+from ringcast.cli.lab.workload import Case, Workload, grouped
+
 from .goals import Judged, judge
-from .measure import Metric
-from .results import FLOOR, Results
-from .settings import FULL
-from .text import digits, figure, table
-from .workloads.base import Case, Workload, grouped
 
 _INDENT = "  "
 
@@ -49,7 +49,7 @@ def _heading(results: Results) -> list[str]:
 def _size(results: Results) -> str:
     """How much there is behind the figures, with a warning where it is little."""
     rounds = f"{results.rounds_done} round{'s' if results.rounds_done != 1 else ''}"
-    short = results.facts["settings"]["rate_seconds"] < FULL.rate_seconds
+    short = results.facts["settings"]["effort"] < 1
     return f"{rounds} of short measurements (rough figures)" if short else rounds
 
 

@@ -1,7 +1,7 @@
 """What a process has used so far, all its threads together: CPU time, and how often it went to sleep.
 
 CPU time is the kernel's own count (the process's CPU clock), exact to the nanosecond, unlike the ticks of
-``/proc/<pid>/stat``; it can be read from outside, without waking the process. A thread that wakes up went to sleep
+`/proc/<pid>/stat`; it can be read from outside, without waking the process. A thread that wakes up went to sleep
 before: wake-ups are counted as voluntary context switches.
 """
 

@@ -19,7 +19,7 @@ def header(array: Array) -> bytes:
 
 
 def restore(head: bytes, data: Any) -> Array:
-    """An array on the memory ``data``, without a copy."""
+    """An array on the memory `data`, without a copy."""
     kind, *shape = head.split()
     return np.frombuffer(data, kind.decode()).reshape([int(length) for length in shape])
 

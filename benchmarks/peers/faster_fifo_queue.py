@@ -1,7 +1,7 @@
 """faster-fifo: one queue for each reader, sent to in turn.
 
-For `bytes` its pickling is replaced by ``bytes`` itself, the quickest it can do, and for arrays by a header and the
-array's bytes; tensors go through plain pickle (see `Payload`), other objects through its own. Bounded by ``maxsize``,
+For `bytes` its pickling is replaced by `bytes` itself, the quickest it can do, and for arrays by a header and the
+array's bytes; tensors go through plain pickle (see `Payload`), other objects through its own. Bounded by `maxsize`,
 and in bytes with room to spare. The variant "many" uses put_many and get_many.
 """
 
@@ -14,8 +14,9 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
+from ringcast.cli.lab.subject import Payload, QueueSpec, Receiver, Sender, SubjectBase
+
 from . import arrays
-from .base import Payload, QueueSpec, Receiver, Sender, SubjectBase, only
 
 _FOREVER = 1e6
 _HEADER_BYTES = 64
@@ -95,6 +96,6 @@ SUBJECTS = (
         "faster_fifo",
         "faster-fifo",
         standing="extra",
-        unfit=only("rate"),
+        only=("rate",),
     ),
 )

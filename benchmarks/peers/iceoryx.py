@@ -20,8 +20,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from ringcast.cli.lab.subject import RUN_PREFIX, QueueSpec, Receiver, Sender, SubjectBase
+
 from . import arrays
-from .base import RUN_PREFIX, QueueSpec, Receiver, Sender, SubjectBase, only
 
 #: A polling reader gives way after so many looks in vain, or readers that share a CPU would take turns by time slice.
 _LOOKS_BEFORE_YIELDING = 64
@@ -184,7 +185,5 @@ class Iceoryx(SubjectBase):
 
 SUBJECTS = (
     Iceoryx("iceoryx2", "iceoryx2, events", "iceoryx2", "iceoryx2"),
-    Iceoryx(
-        "iceoryx2-polling", "iceoryx2, polling", "iceoryx2", "iceoryx2", unfit=only("latency", "rate"), polling=True
-    ),
+    Iceoryx("iceoryx2-polling", "iceoryx2, polling", "iceoryx2", "iceoryx2", only=("latency", "rate"), polling=True),
 )

@@ -1,8 +1,8 @@
 """multiprocessing.Pipe, one-way: one for each reader, sent to in turn.
 
-`bytes` go through ``send_bytes`` and ``recv_bytes``, arrays too, after a header, tensors as a pickle (see `Payload`),
-other objects through ``send`` and ``recv``. The kernel bounds a pipe in bytes: where it lets us, we set that to what
-``depth`` messages need, at most 1 MiB (the usual limit of users).
+`bytes` go through `send_bytes` and `recv_bytes`, arrays too, after a header, tensors as a pickle (see `Payload`),
+other objects through `send` and `recv`. The kernel bounds a pipe in bytes: where it lets us, we set that to what
+`depth` messages need, at most 1 MiB (the usual limit of users).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+from ringcast.cli.lab.subject import Payload, QueueSpec, Receiver, Sender, SubjectBase
+
 from . import arrays
-from .base import Payload, QueueSpec, Receiver, Sender, SubjectBase
 
 _F_SETPIPE_SZ = 1031
 _MOST_BYTES = 1 << 20

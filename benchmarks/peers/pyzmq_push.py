@@ -1,6 +1,6 @@
 """pyzmq over ipc://: one PUSH socket a reader, so that the high-water mark blocks the writer and drops nothing.
 
-PUB/SUB would broadcast by itself, but drops at the high-water mark. Both sides' marks are ``depth``, which is in the
+PUB/SUB would broadcast by itself, but drops at the high-water mark. Both sides' marks are `depth`, which is in the
 library's favour: together they hold twice as much. Arrays are a header and a frame without
 copies of Python's own at either end; other objects than `bytes` are pickled with protocol 5.
 """
@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+from ringcast.cli.lab.subject import QueueSpec, Receiver, Sender, SubjectBase
+
 from . import arrays
-from .base import QueueSpec, Receiver, Sender, SubjectBase
 
 
 @dataclass(frozen=True)

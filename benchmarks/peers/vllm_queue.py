@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from .base import QueueSpec, Receiver, Sender, SubjectBase
+from ringcast.cli.lab.subject import QueueSpec, Receiver, Sender, SubjectBase
 
 _MODULE = "vllm.distributed.device_communicators.shm_broadcast"
 #: Room in a slot for what pickling adds.

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from .arrays import Arrays
-from .base import Workload
+from ringcast.cli.lab.workload import Workload
+
 from .bursts import Bursts
 from .copies import Copies
 from .cpu import Cpu
 from .dicts import Dicts
-from .latency import Latency
+from .floors import Arrays, Latency, Rate
 from .loan import Loan
 from .objects import Objects
-from .rate import Rate
 from .startup import Startup
 from .step import Step
 from .tensors import TensorList, Tensors
 from .wake import Wake
 
-__all__ = ["WORKLOADS", "Workload"]
+_KIB, _MIB = 1 << 10, 1 << 20
+_ARRAYS = (64 * _KIB, 256 * _KIB, _MIB, 4 * _MIB, 16 * _MIB, 64 * _MIB)
 
 WORKLOADS: tuple[Workload, ...] = (
     Latency(),
-    Rate(),
+    Rate((1, 2, 4, 8)),
     Dicts(),
     Bursts(),
     Step(),
     Wake(),
     Cpu(),
     Startup(),
-    Objects(),
-    Arrays(),
+    Objects((1, 2, 4)),
+    Arrays({1: _ARRAYS, 2: _ARRAYS, 4: (256 * _KIB, 4 * _MIB, 16 * _MIB)}),
     Tensors(),
     TensorList(),
     Loan(),

@@ -10,17 +10,18 @@ from __future__ import annotations
 import time
 from itertools import repeat
 
-from ..bench import Bench
-from ..measure import Metric, Outcome, histogram, percentile
-from ..peers.base import Receiver, Sender, Subject
-from ..settings import STEP_DEPTH
+from ringcast.cli.lab.bench import Bench
+from ringcast.cli.lab.measure import P99, Metric, Outcome, latencies
+from ringcast.cli.lab.subject import Receiver, Sender, Subject
+from ringcast.cli.lab.trips import checked_trips, echo_all, there_and_back, timed_trips
+from ringcast.cli.lab.workload import Case, Workload
+
 from ..usage import Usage
-from .base import Case, Workload
 from .dicts import DICT_BYTES, DICTS
-from .messages import END, pickled_bytes
-from .trips import checked_trips, echo_all, there_and_back, timed_trips
+from .messages import END, INTERVAL_SECONDS, STEP_DEPTH, pickled_bytes
 
 _TRIPS = 20
+_BURSTS = 100
 _WARM_UP_BURSTS = 20
 
 
@@ -33,12 +34,12 @@ class Bursts(Workload):
     metrics = (
         Metric("p50", "p50 of a way", "ns"),
         Metric("cpu", "CPU of the echo", "%"),
-        Metric("p99", "p99", "ns", pooled=99.0),
+        P99,
     )
 
     def measure(self, subject: Subject, case: Case, bench: Bench) -> Outcome:
         """So many bursts, after some that do not count."""
-        bursts, pause = bench.settings.bursts, bench.settings.cadence_interval_seconds
+        bursts, pause = bench.settings.count(_BURSTS), INTERVAL_SECONDS
 
         def drive(sender: Sender, receiver: Receiver) -> list[int]:
             for _ in repeat(None, _WARM_UP_BURSTS):
@@ -57,5 +58,5 @@ class Bursts(Workload):
             return Usage.own().since(before).cpu_percent
 
         there = bench.spec(1, STEP_DEPTH, DICT_BYTES, "object")
-        samples, cpu = there_and_back(subject, there, drive, answer, END, bench)
-        return Outcome({"p50": percentile(histogram(samples), 50.0), "cpu": cpu}, samples)
+        samples, (cpu,) = there_and_back(subject, there, drive, answer, END, bench)
+        return latencies(samples, cpu=cpu)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from ..bench import Bench
-from ..measure import Metric, Outcome
-from ..peers.base import Subject
-from .base import Case, Workload
+from ringcast.cli.lab.arrays import named
+from ringcast.cli.lab.bench import Bench
+from ringcast.cli.lab.measure import Metric, Outcome
+from ringcast.cli.lab.subject import Subject
+from ringcast.cli.lab.workload import Case, Workload
 
-_SIZES = {
-    "64 KiB": 64 << 10,
-    "256 KiB": 256 << 10,
-    "1 MiB": 1 << 20,
-    "4 MiB": 4 << 20,
-    "16 MiB": 16 << 20,
-    "64 MiB": 64 << 20,
-}
+_SIZES = tuple((64 << 10) * 4**power for power in range(6))
+_SECONDS = 0.05
 
 
 class Copies(Workload):
@@ -23,7 +18,7 @@ class Copies(Workload):
     key = "memcpy"
     title = "One memcpy"
     explain = "native, one thread, both buffers touched before"
-    metrics = tuple(Metric(f"{size}", title, "GB/s", better="higher") for title, size in _SIZES.items())
+    metrics = tuple(Metric(f"{size}", named(size), "GB/s", better="higher") for size in _SIZES)
     floor_label = "native memcpy"
     has_subjects = False
 
@@ -33,7 +28,5 @@ class Copies(Workload):
 
     def measure_floor(self, case: Case, bench: Bench) -> Outcome | None:
         """All sizes."""
-        if bench.floor is None:
-            return None
-        rates = bench.floor.copies(bench.settings.floor_copy_seconds)
+        rates = bench.floor.copies(bench.settings.seconds(_SECONDS))
         return Outcome({str(size): rate for size, rate in rates.items()})

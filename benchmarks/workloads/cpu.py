@@ -11,15 +11,18 @@ import os
 import time
 from itertools import repeat
 
-from ..bench import Bench
-from ..crew import Member
-from ..measure import Metric, Outcome
-from ..peers.base import Subject
-from ..settings import DEPTH, MESSAGE_BYTES
+from ringcast.cli.lab.bench import DEPTH, MESSAGE_BYTES, Bench
+from ringcast.cli.lab.crew import Member
+from ringcast.cli.lab.measure import Metric, Outcome
+from ringcast.cli.lab.subject import Subject
+from ringcast.cli.lab.workload import Case, Workload, check, settle
+
 from ..usage import Usage
-from .base import Case, Workload, check, settle
+from .messages import INTERVAL_SECONDS
 
 _WARM_UP = 100
+_IDLE_SECONDS = 2.0
+_CADENCE_SECONDS = 1.5
 #: An end may look more often while it has not waited for long (vLLM's for a second).
 _SETTLING_SECONDS = 1.1
 
@@ -38,9 +41,8 @@ class Cpu(Workload):
 
     def measure(self, subject: Subject, case: Case, bench: Bench) -> Outcome:
         """Idle first, then the cadence."""
-        settings = bench.settings
-        idle, interval = settings.idle_seconds, settings.cadence_interval_seconds
-        beats = round(settings.cadence_seconds / interval)
+        idle, interval = bench.settings.seconds(_IDLE_SECONDS), INTERVAL_SECONDS
+        beats = round(bench.settings.seconds(_CADENCE_SECONDS) / interval)
         spec = bench.spec(1, DEPTH, MESSAGE_BYTES)
         address = subject.place(spec)
         message = b"m" * MESSAGE_BYTES

@@ -7,17 +7,18 @@ peers pickle them.
 
 from __future__ import annotations
 
-from ..bench import Bench
-from ..measure import Metric, Outcome, histogram, percentile
-from ..peers.base import Receiver, Sender, Subject
-from ..settings import STEP_DEPTH
-from .base import Case, Workload
-from .messages import END, most_bytes, pickled_bytes, step_of_work
-from .trips import checked_trips, echo_all, there_and_back, timed_trips
+from ringcast.cli.lab.bench import Bench
+from ringcast.cli.lab.measure import P50, P99, Outcome, latencies
+from ringcast.cli.lab.subject import Receiver, Sender, Subject
+from ringcast.cli.lab.trips import checked_trips, echo_all, there_and_back, timed_trips
+from ringcast.cli.lab.workload import Case, Workload
+
+from .messages import END, STEP_DEPTH, most_bytes, pickled_bytes, step_of_work
 
 #: Sent in turn.
 DICTS = [step_of_work(number, 9) for number in range(64)]
 DICT_BYTES = most_bytes(DICTS)
+_TRIPS = 5_000
 
 
 class Dicts(Workload):
@@ -26,15 +27,12 @@ class Dicts(Workload):
     key = "dict"
     title = "A dict there and back"
     explain = f"{pickled_bytes(DICTS):,} bytes pickled, depth {STEP_DEPTH}, half of a round trip over two queues"
-    metrics = (
-        Metric("p50", "p50", "ns"),
-        Metric("p99", "p99", "ns", pooled=99.0),
-    )
+    metrics = (P50, P99)
 
     def measure(self, subject: Subject, case: Case, bench: Bench) -> Outcome:
         """Send so many dicts there and back, one at a time."""
-        trips = bench.settings.dict_trips
-        warm_up = trips // 5
+        trips = bench.settings.count(_TRIPS)
+        warm_up = -(-trips // 5)
 
         def drive(sender: Sender, receiver: Receiver) -> list[int]:
             checked_trips(sender, receiver, DICTS, warm_up)
@@ -45,4 +43,4 @@ class Dicts(Workload):
 
         there = bench.spec(1, STEP_DEPTH, DICT_BYTES, "object")
         samples, _ = there_and_back(subject, there, drive, answer, END, bench)
-        return Outcome({"p50": percentile(histogram(samples), 50.0)}, samples)
+        return latencies(samples)

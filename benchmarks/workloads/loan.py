@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..bench import Bench
-from ..measure import Outcome
-from ..peers.base import Subject
-from ..settings import Settings
-from .base import Case
-from .payload import PAGE_BYTES, Array, PayloadWorkload, Traffic, deliver, floor, mark, sized_cases, sources
+from ringcast.cli.lab.arrays import PAGE_BYTES, mark, sized_cases, sources
+from ringcast.cli.lab.bench import Settings
+from ringcast.cli.lab.stream import Traffic
+from ringcast.cli.lab.subject import Subject
+from ringcast.cli.lab.workload import Case
+
+from .floors import CopiedOnce
+
+_SIZES = (4 << 20, 16 << 20)
 
 
-class Loan(PayloadWorkload):
+class Loan(CopiedOnce):
     """See the module."""
 
     key = "loan"
@@ -27,19 +30,14 @@ class Loan(PayloadWorkload):
 
     def cases(self, settings: Settings) -> tuple[Case, ...]:
         """The sizes."""
-        return tuple(sized_cases(settings.loan_sizes))
+        return tuple(sized_cases(_SIZES, settings))
 
-    def measure(self, subject: Subject, case: Case, bench: Bench) -> Outcome:
-        """Send for about as long as set."""
-        messages = sources(case.nbytes, "float32")
-        return deliver(subject, case, Traffic(messages, mark("float32"), _touch, case.nbytes, "array"), bench)
-
-    def measure_floor(self, case: Case, bench: Bench) -> Outcome | None:
-        """One memcpy."""
-        return floor(case.nbytes, bench)
+    def traffic(self, subject: Subject, case: Case) -> Traffic:
+        """As workload "arrays", but looked at less."""
+        return Traffic(sources(case.nbytes, "float32"), mark("float32"), case.nbytes, "array", _touch, every=True)
 
 
-def _touch(array: Array) -> tuple[int, Any, Any]:
+def _touch(array: Any) -> tuple[int, Any, Any]:
     """Touch every page, and look at both ends."""
     array[:: PAGE_BYTES // array.itemsize].tobytes()
     return len(array), array[0], array[-1]

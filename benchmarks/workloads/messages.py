@@ -9,6 +9,10 @@ from typing import Any
 END: dict[str, Any] = {"end": True}
 #: Room in a message for what a library adds to the pickle.
 _ROOM_BYTES = 512
+#: Slots of a queue that carries steps of work: the depth that `MessageQueue` has by default.
+STEP_DEPTH = 10
+#: Between messages or bursts, where an end is idle most of the time.
+INTERVAL_SECONDS = 0.005
 
 
 def step_of_work(number: int, n_requests: int) -> dict[str, Any]:

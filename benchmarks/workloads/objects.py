@@ -14,14 +14,15 @@ from functools import partial
 from itertools import repeat
 from typing import Any
 
-from ..bench import Bench
-from ..crew import Member
-from ..measure import Metric, Outcome
-from ..peers.base import Subject
-from ..settings import DEPTH, Settings
-from .base import Case, Workload, readers_cases
+from ringcast.cli.lab.bench import DEPTH, Bench
+from ringcast.cli.lab.crew import Member
+from ringcast.cli.lab.measure import Outcome
+from ringcast.cli.lab.rate import RATE, SECONDS
+from ringcast.cli.lab.stream import Traffic, deliver
+from ringcast.cli.lab.subject import Subject
+from ringcast.cli.lab.workload import Case, Workload
+
 from .messages import END, most_bytes, pickled_bytes, step_of_work
-from .stream import stream
 
 _MESSAGES = [step_of_work(number, 6) for number in range(128)]
 
@@ -32,22 +33,15 @@ class Objects(Workload):
     key = "objects"
     title = "Rate of a nested dict"
     explain = f"{pickled_bytes(_MESSAGES):,} bytes pickled, depth {DEPTH:,}, every reader gets every dict"
-    metrics = (Metric("rate", "messages/s", "/s", better="higher"),)
+    metrics = (RATE,)
     floor_label = "pickle alone, slower of both"
-    needs_trial = True
-
-    def cases(self, settings: Settings) -> tuple[Case, ...]:
-        """The numbers of readers."""
-        return readers_cases(settings.object_fan_outs)
+    floor_in_python = True
 
     def measure(self, subject: Subject, case: Case, bench: Bench) -> Outcome:
         """Stream for about as long as set."""
-        who = (self.key, case.key, subject.key)
-        passes = -(-bench.messages_for(*who) // len(_MESSAGES))
+        traffic = Traffic(_MESSAGES, END, pickled_bytes(_MESSAGES), "object")
         spec = bench.spec(case.n_readers, DEPTH, most_bytes(_MESSAGES), "object")
-        rate = stream(subject, spec, _MESSAGES, END, passes, 0, bench)
-        bench.remember_rate(rate, *who)
-        return Outcome({"rate": rate})
+        return Outcome({RATE.key: deliver(subject, spec, traffic, bench.settings.seconds(SECONDS), bench).rate})
 
     def measure_floor(self, case: Case, bench: Bench) -> Outcome | None:
         """Encode alone and decode alone, one after the other, in a pinned process."""
@@ -55,7 +49,7 @@ class Objects(Workload):
         def alone(_member: Member) -> tuple[float, float]:
             encoded = [pickle.dumps(message, 5) for message in _MESSAGES]
             dumps = partial(pickle.dumps, protocol=5)
-            seconds = bench.settings.rate_seconds / 2
+            seconds = bench.settings.seconds(SECONDS) / 2
             return _calls_a_second(dumps, _MESSAGES, seconds), _calls_a_second(pickle.loads, encoded, seconds)
 
         encode, decode = bench.run(alone, [])[0]

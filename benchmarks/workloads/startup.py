@@ -10,15 +10,15 @@ from __future__ import annotations
 import time
 from statistics import median
 
-from ..bench import Bench
-from ..crew import Member
-from ..measure import Metric, Outcome
-from ..peers.base import Subject
-from ..settings import MESSAGE_BYTES
-from .base import Case, Workload
+from ringcast.cli.lab.bench import MESSAGE_BYTES, Bench
+from ringcast.cli.lab.crew import Member
+from ringcast.cli.lab.measure import Metric, Outcome
+from ringcast.cli.lab.subject import Subject
+from ringcast.cli.lab.workload import Case, Workload
 
-#: The depth that `MessageQueue` has by default.
-_DEPTH = 10
+from .messages import STEP_DEPTH
+
+_COUNT = 10
 _FIRST = b"f" * MESSAGE_BYTES
 
 
@@ -35,7 +35,7 @@ class Startup(Workload):
 
     def measure(self, subject: Subject, case: Case, bench: Bench) -> Outcome:
         """Make and close some queues, one after the other."""
-        specs = [bench.spec(1, _DEPTH, MESSAGE_BYTES) for _ in range(bench.settings.startup_count)]
+        specs = [bench.spec(1, STEP_DEPTH, MESSAGE_BYTES) for _ in range(bench.settings.count(_COUNT))]
 
         def writer(member: Member) -> list[float]:
             (link,) = member.links

@@ -17,25 +17,28 @@ from itertools import count, pairwise
 from statistics import median
 from typing import Any
 
-from ..bench import Bench
-from ..crew import Member
-from ..measure import Metric, Outcome
+from ringcast.cli.lab.bench import Bench, Settings
+from ringcast.cli.lab.crew import Member
+from ringcast.cli.lab.measure import P50, Metric, Outcome
+from ringcast.cli.lab.placement import Placement
+from ringcast.cli.lab.subject import Subject
+from ringcast.cli.lab.workload import Case, Workload, check, settle
+
 from ..neighbours import neighbours
-from ..peers.base import Subject
-from ..placement import Placement
-from ..settings import STEP_DEPTH, Settings
 from ..usage import Usage
 from ..work import loops_of, work
-from .base import Case, Workload, check, settle
+from .messages import STEP_DEPTH
 
 _WORKERS = 2
 _FEWEST_STEPS = 10
+_WARM_UP_SECONDS = 0.3
+_SECONDS = 0.7
 _MAX_BYTES = 1024
 
 
 @dataclass(frozen=True)
 class _Situation:
-    """What surrounds the three processes. ``work`` is in ms of CPU time of each worker."""
+    """What surrounds the three processes. `work` is in ms of CPU time of each worker."""
 
     key: str
     title: str
@@ -69,7 +72,7 @@ class Step(Workload):
     metrics = (
         Metric("mean", "mean", "ns"),
         Metric("cpu", "CPU", "ns"),
-        Metric("p50", "p50", "ns"),
+        P50,
     )
 
     def cases(self, settings: Settings) -> tuple[Case, ...]:
@@ -125,9 +128,9 @@ class _Crew:
             return [after - before for before, after in pairwise(stamps)]
 
         numbers = count()
-        steps(numbers, self._settings.step_warm_up_seconds, timed=False)
+        steps(numbers, self._settings.seconds(_WARM_UP_SECONDS), timed=False)
         before = Usage.own()
-        times = steps(numbers, self._settings.step_seconds, timed=True)
+        times = steps(numbers, self._settings.seconds(_SECONDS), timed=True)
         used = Usage.own().since(before)
         send({"step": -1, "timed": False, "method": "end", "args": []})
         member.meet()

@@ -13,24 +13,25 @@ from typing import Any
 
 import numpy as np
 
-from ..bench import Bench
-from ..measure import Outcome
-from ..peers.base import Subject
-from ..settings import PAYLOAD_DEPTH, Settings
-from .base import Case
-from .payload import Array, Look, PayloadWorkload, Traffic, deliver, floor, look_at, mark, sized_cases, sources
+from ringcast.cli.lab.arrays import DEPTH, look_at, mark, sized_cases, sources
+from ringcast.cli.lab.bench import Settings
+from ringcast.cli.lab.stream import Traffic
+from ringcast.cli.lab.subject import Subject
+from ringcast.cli.lab.workload import Case
 
+from .floors import CopiedOnce
+
+_SIZES = (1 << 20, 16 << 20, 64 << 20)
 _LIST_LENGTH = 32
-_PART_BYTES = 64 << 10
-_LIST_BYTES = _LIST_LENGTH * _PART_BYTES
+_LIST_BYTES = _LIST_LENGTH * (64 << 10)
 
 
-class Tensors(PayloadWorkload):
+class Tensors(CopiedOnce):
     """See the module."""
 
     key = "tensors"
     title = "torch tensors"
-    explain = f"float32 on the CPU, one reader, every page touched, depth {PAYLOAD_DEPTH}"
+    explain = f"float32 on the CPU, one reader, every page touched, depth {DEPTH}"
 
     def lacking(self) -> str:
         """Torch is nobody's dependency."""
@@ -38,21 +39,17 @@ class Tensors(PayloadWorkload):
 
     def cases(self, settings: Settings) -> tuple[Case, ...]:
         """The sizes."""
-        return tuple(sized_cases(settings.tensor_sizes))
+        return tuple(sized_cases(_SIZES, settings))
 
-    def measure(self, subject: Subject, case: Case, bench: Bench) -> Outcome:
-        """Send for about as long as set."""
+    def traffic(self, subject: Subject, case: Case) -> Traffic:
+        """Tensors of this size."""
         torch = importlib.import_module("torch")
         tensors = [torch.from_numpy(array) for array in sources(case.nbytes, "float32")]
-        traffic = Traffic(tensors, torch.from_numpy(mark("float32")), _look_at_tensor, case.nbytes, "tensor")
-        return deliver(subject, case, traffic, bench)
-
-    def measure_floor(self, case: Case, bench: Bench) -> Outcome | None:
-        """One memcpy."""
-        return floor(case.nbytes, bench)
+        end = torch.from_numpy(mark("float32"))
+        return Traffic(tensors, end, case.nbytes, "tensor", _look_at_tensor, every=True)
 
 
-class TensorList(PayloadWorkload):
+class TensorList(CopiedOnce):
     """See the module."""
 
     key = "tensor_list"
@@ -64,34 +61,31 @@ class TensorList(PayloadWorkload):
         _import_torch()
         return ""
 
-    def measure(self, subject: Subject, case: Case, bench: Bench) -> Outcome:
-        """Send for about as long as set."""
+    def traffic(self, subject: Subject, case: Case) -> Traffic:
+        """Lists of tensors."""
         lists: list[list[Any]] = [np.split(array, _LIST_LENGTH) for array in sources(_LIST_BYTES, "float32")]
         end: list[Any] = [mark("float32")]
-        look: Look = _look_at_arrays
-        if not _import_torch():
-            torch = importlib.import_module("torch")
-            # Each with memory of its own: torch pickles all of the memory that a tensor is a part of.
-            lists = [[torch.from_numpy(array).clone() for array in parts] for parts in lists]
-            end = [torch.from_numpy(end[0])]
-            look = _look_at_tensors
-        return deliver(subject, case, Traffic(lists, end, look, _LIST_BYTES, "tensor"), bench)
+        if _import_torch():
+            return Traffic(lists, end, _LIST_BYTES, "tensor", _look_at_arrays, every=True)
+        torch = importlib.import_module("torch")
+        # Each with memory of its own: torch pickles all of the memory that a tensor is a part of.
+        lists = [[torch.from_numpy(array).clone() for array in parts] for parts in lists]
+        return Traffic(lists, [torch.from_numpy(end[0])], _LIST_BYTES, "tensor", _look_at_tensors, every=True)
 
-    def measure_floor(self, case: Case, bench: Bench) -> Outcome | None:
-        """One memcpy of as many bytes."""
-        return floor(_LIST_BYTES, bench)
+    def copied(self, case: Case) -> int:
+        """All of it."""
+        return _LIST_BYTES
 
 
 def _look_at_tensor(tensor: Any) -> tuple[bytes, Any]:
-    array: Array = tensor.numpy()
-    return look_at(array)
+    return look_at(tensor.numpy())
 
 
 def _look_at_tensors(tensors: Sequence[Any]) -> list[tuple[bytes, Any]]:
-    return [look_at(tensor.numpy()) for tensor in tensors]
+    return [_look_at_tensor(tensor) for tensor in tensors]
 
 
-def _look_at_arrays(arrays: Sequence[Array]) -> list[tuple[bytes, Any]]:
+def _look_at_arrays(arrays: Sequence[Any]) -> list[tuple[bytes, Any]]:
     return [look_at(array) for array in arrays]
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import time
 from itertools import pairwise
 
-from ..bench import Bench
-from ..crew import Member
-from ..measure import Metric, Outcome, histogram, percentile
-from ..peers.base import Subject
-from ..settings import DEPTH, MESSAGE_BYTES
-from .base import Case, Workload, check, settle
+from ringcast.cli.lab.bench import DEPTH, MESSAGE_BYTES, Bench
+from ringcast.cli.lab.crew import Member
+from ringcast.cli.lab.measure import P50, P90, Outcome, latencies
+from ringcast.cli.lab.subject import Subject
+from ringcast.cli.lab.workload import Case, Workload, check, settle
 
 _WARM_UP = 3
+_COUNT = 50
+_IDLE_SECONDS = 0.020
 _STAMP_BYTES = 8
 _PAD = b"." * (MESSAGE_BYTES - _STAMP_BYTES)
 
@@ -27,16 +28,12 @@ class Wake(Workload):
     key = "wake"
     title = "Wake-up after 20 ms of idleness"
     explain = f"one way, {MESSAGE_BYTES}-byte bytes to a blocked reader"
-    metrics = (
-        Metric("p50", "p50", "ns"),
-        Metric("p99", "p99", "ns", pooled=99.0),
-    )
+    metrics = (P50, P90)
     floor_label = "native futex wake"
 
     def measure(self, subject: Subject, case: Case, bench: Bench) -> Outcome:
         """Send a time stamp, sleep, and so on."""
-        count = bench.settings.wake_count
-        idle = bench.settings.wake_idle_seconds
+        count, idle = bench.settings.count(_COUNT), _IDLE_SECONDS
         spec = bench.spec(1, DEPTH, MESSAGE_BYTES)
         address = subject.place(spec)
 
@@ -67,14 +64,8 @@ class Wake(Workload):
             return [at - was for (_, at), was in zip(received, sent, strict=True)][_WARM_UP:]
 
         samples: list[int] = bench.run(writer, [reader])[1]
-        return _outcome(samples)
+        return latencies(samples)
 
     def measure_floor(self, case: Case, bench: Bench) -> Outcome | None:
         """A futex."""
-        if bench.floor is None:
-            return None
-        return _outcome(bench.floor.wakes(bench.settings.wake_count, bench.settings.wake_idle_seconds))
-
-
-def _outcome(samples: list[int]) -> Outcome:
-    return Outcome({"p50": percentile(histogram(samples), 50.0)}, samples)
+        return latencies(bench.floor.wakes(bench.settings.count(_COUNT), _IDLE_SECONDS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.floor import Floor
-from benchmarks.placement import Placement
+from ringcast.cli.lab.placement import Placement
 
 
 def test_the_floor_program_is_built_and_measures() -> None:

@@ -1,12 +1,12 @@
-"""`ringcast demo`: the standard library's sources, broadcast to worker processes that count its tokens.
+"""`ringcast demo`: the standard library's sources, broadcast to worker processes, beside `multiprocessing.Queue`.
 
-Real work on real input, checked: the workers' sum must be what one process counts, and each worker must have received
-every file, byte for byte. Then the same broadcast through `multiprocessing.Queue`, side by side.
+Real input, checked: every worker must have received every file, byte for byte.
 """
 
 from __future__ import annotations
 
 import platform
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -14,120 +14,94 @@ import click
 from ringcast.cli import common
 
 if TYPE_CHECKING:
-    from ringcast.cli.lab.demo_corpus import SourceFile
-    from ringcast.cli.lab.demo_run import Counted
-    from ringcast.cli.lab.measure import Result
+    from ringcast.cli.lab.results import Results
 
-ROUNDS = 20
-PACED = 500
+ROUNDS = 3
+_WORDS = {"rate": ("faster", "slower"), "bytes": ("faster", "slower"), "cpu": ("less", "more")}
 
-HELP = """Broadcast the standard library's sources to worker processes that count its tokens.
+HELP = f"""Broadcast the standard library's sources to worker processes, as fast as it goes.
 
 One process reads every source file of this Python's standard library (tests left out) and broadcasts each, as a dict
-with a NumPy array, through one MessageQueue to all workers. Every worker receives every file, counts the tokens of its
-share, and answers over a queue of its own. The sum is checked against a count in a single process.
-
-Then the broadcast alone is measured, through ringcast and through one multiprocessing.Queue per worker: every file many
-times as fast as it goes, and one file every 2 milliseconds for the latency (from just before the send until a worker
-has the file in its hands, decoded). Takes about half a minute at most.
+with its path and bytes, to all workers; each compares every file that it receives with the original. Through ringcast
+that is one MessageQueue, and through the standard library one multiprocessing.Queue for each worker. The two take
+turns, for {ROUNDS} rounds of about a second. No process is pinned to a CPU.
 """
 
 EPILOG = f"""\b
 Example:
   ringcast demo --workers 2
 
-{common.EXIT_CODES} A count that differs is a failure.
+{common.EXIT_CODES} A file that differs is a failure.
 """
 
 
-@click.command("demo", help=HELP, epilog=EPILOG, short_help="Count the standard library's tokens with 4 workers.")
+@click.command("demo", help=HELP, epilog=EPILOG, short_help="Broadcast the standard library to 4 workers.")
 @click.option("--workers", type=click.IntRange(1, 64), default=4, show_default=True, help="Worker processes.")
 @click.option("--compare/--no-compare", default=True, help="Measure multiprocessing.Queue too, or not.")
-@click.option("--files", type=click.IntRange(min=1), hidden=True, help="Only so many files, the largest.")
-@click.option("--rounds", type=click.IntRange(min=1), default=ROUNDS, hidden=True, help="How often each is broadcast.")
-@click.option("--paced", type=click.IntRange(min=1), default=PACED, hidden=True, help="Messages of the paced pass.")
-def command(*, workers: int, compare: bool, files: int | None, rounds: int, paced: int) -> None:
+@click.option("--files", type=click.IntRange(min=1), hidden=True, help="Only so many files.")
+@click.option("--rounds", type=click.IntRange(min=1), default=ROUNDS, hidden=True, help="How often each is measured.")
+def command(*, workers: int, compare: bool, files: int | None, rounds: int) -> None:
+    from ringcast.cli.lab.bench import Settings
     from ringcast.cli.lab.demo_corpus import standard_library
-    from ringcast.cli.lab.demo_run import Demo, count_alone
+    from ringcast.cli.lab.files import Files
+    from ringcast.cli.lab.machine import busy
+    from ringcast.cli.lab.mp_queue import MP_QUEUE
+    from ringcast.cli.lab.placement import Placement
+    from ringcast.cli.lab.progress import Progress
+    from ringcast.cli.lab.ringcast_queue import RINGCAST
+    from ringcast.cli.lab.run import measured
 
     corpus = standard_library(files)
-    crew = f"{workers} worker{'s' if workers > 1 else ''}"
-    size = sum(len(file.data) for file in corpus)
     if not corpus:
         raise common.CommandError("this Python has no source files of its standard library")
-    click.echo(f"{len(corpus):,} source files of Python {platform.python_version()}, {_megabytes(size)}")
-
-    with common.progress("counting in one process", len(corpus)) as advance:
-        alone = count_alone(corpus, advance)
-    click.echo(f"one process: {alone.total:,} tokens in {alone.seconds:.2f} s")
-
-    with Demo(corpus, workers, compare) as demo:
-        with common.progress(f"counting with {crew}", len(corpus)) as advance:
-            together, result = demo.count(advance)
-        click.echo(
-            f"{crew}: {together.total:,} tokens in {together.seconds:.2f} s "
-            f"({alone.seconds / together.seconds:.2f} times as fast), each received {result.taken[0].messages:,} files"
-        )
-        rows = {}
-        for sender in demo.senders:
-            with common.progress(f"broadcasting, {sender.name}", len(corpus) * rounds) as advance:
-                demo.broadcast(sender, 1, lambda _: None)  # to warm up
-                full = demo.broadcast(sender, rounds, advance)
-            with common.progress(f"one every 2 ms, {sender.name}", paced) as advance:
-                rows[sender.name] = full, demo.broadcast_paced(sender, paced, advance)
+    size = sum(len(file.data) for file in corpus)
+    crew = f"{workers} worker{'s' if workers > 1 else ''}"
     click.echo(
-        f"\nThe broadcast alone, every file {rounds} times ({len(corpus) * rounds:,} messages, "
-        f"{_megabytes(size * rounds)}) to each of {crew};\nlatency: {paced} files, one every 2 ms"
+        f"{len(corpus):,} source files of Python {platform.python_version()}, {size / 1e6:,.1f} MB, "
+        f"broadcast to {crew}\n"
     )
-    _print_comparison(rows)
-    _check_counts(alone, together)
-    _check_received(corpus, result)
-    for full, _ in rows.values():
-        _check_received(corpus * rounds, full)
+    subjects = (RINGCAST, MP_QUEUE) if compare else (RINGCAST,)
+    progress = Progress(sys.stderr, quiet=True)
+    results = measured([Files(corpus, workers)], subjects, Settings(rounds), Placement.here(pinned=False), progress)
+    _check(results)
+    _print(results)
+    received = sum(round(row["received"]) for series in results.series.values() for row in series.rounds)
+    times = f"{rounds} round{'s' if rounds > 1 else ''}"
     click.echo(
-        f"\nOK: {crew} counted {together.total:,} tokens in {len(corpus):,} files, as many as one process; "
-        "each received every file, byte for byte."
+        f"\nMedians of {times} on {results.facts['cpus']} CPUs, {results.facts['cpu']}.\n"
+        f"OK: {'each of ' if workers > 1 else ''}{crew} received {received:,} files, each byte for byte as it was sent."
     )
+    if reason := busy(results.facts):
+        click.echo(f"ringcast: warning: the machine was busy: {reason}", err=True)
 
 
-def _check_counts(alone: Counted, together: Counted) -> None:
-    for path, tokens in alone.tokens.items():
-        if together.tokens.get(path) != tokens:
-            raise common.CommandError(
-                f"WRONG: the workers counted {together.tokens.get(path)} tokens in {path}, one process {tokens}"
-            )
+def _check(results: Results) -> None:
+    """A measurement that failed, or found a file that is not the one sent, is the end."""
+    for (_, _, subject), series in results.series.items():
+        for error in series.errors:
+            raise common.CommandError(f"through {subject}: {error.splitlines()[0]}")
 
 
-def _check_received(files: list[SourceFile], result: Result) -> None:
-    from ringcast.cli.lab.demo_run import checksum_of
-
-    expected = checksum_of(files)
-    for rank, taken in enumerate(result.taken):
-        if (taken.messages, taken.checksum) != (len(files), expected):
-            raise common.CommandError(
-                f"WRONG: worker {rank} received {taken.messages} of {len(files)} files, "
-                f"checksum {taken.checksum:08x} instead of {expected:08x}"
-            )
-
-
-def _print_comparison(rows: dict[str, tuple[Result, Result]]) -> None:
+def _print(results: Results) -> None:
     from rich.table import Table
 
+    from ringcast.cli.lab.text import faster, figure
+
+    ((workload, (case,)),) = results.workloads
+    shown = workload.metrics[:3]
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("", no_wrap=True)
-    for heading in ("seconds", "messages/s", "MB/s", "CPU seconds", "latency p50", "latency p99"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, (full, paced) in rows.items():
-        table.add_row(
-            name, f"{full.seconds:.2f}", f"{full.messages_per_second:,.0f}", f"{full.bytes_per_second / 1e6:,.0f}",
-            f"{full.cpu_seconds:.2f}", _microseconds(paced.latency(0.5)), _microseconds(paced.latency(0.99)),
-        )  # fmt: skip
+    for metric in shown:
+        table.add_column(f"{metric.title}{' to each' if metric.key == 'bytes' else ''}", justify="right", no_wrap=True)
+    for subject in results.subjects:
+        values = [figure(results.value(workload, case, subject.key, metric), metric.unit) for metric in shown]
+        table.add_row(subject.label, *values)
+    if len(results.subjects) > 1:
+        ours, theirs = (subject.key for subject in results.subjects)
+        ratios = [results.ratio(workload, case, ours, theirs, metric) for metric in shown]
+        words = [
+            faster(ratio, metric.better == "lower", _WORDS[metric.key]) if ratio is not None else "-"
+            for ratio, metric in zip(ratios, shown, strict=True)
+        ]
+        table.add_row("ringcast is", *words)
     common.print_table(table)
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
-
-
-def _microseconds(seconds: float) -> str:
-    return f"{seconds * 1e6:,.0f} us"

@@ -1,116 +1,104 @@
-"""A pass: the parent sends messages through one channel, every worker takes them all, and the cost is counted.
+"""Percentiles, and what one measurement gives.
 
-Seconds run from the first send until the last worker has taken the last message; CPU seconds are those of the parent
-and of all workers together; a latency runs from just before the send until the message is in a worker's hands, decoded.
-Times of different processes are compared by the machine's monotonic clock.
+Single latencies of all rounds are pooled for the tails, because a tail needs all the samples that there are. A tail of
+p99 or beyond is a figure only from `TAIL_SAMPLES` samples on, `_BEYOND` of them beyond it: of a thousand, ten would
+decide what p99 is.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import math
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
-from typing import Any
+from statistics import median
+from typing import Literal
 
-from ringcast.cli.lab.channels import Receive, Sender, Ticket
-from ringcast.cli.lab.team import Team
+TAIL = 99.0
+TAIL_SAMPLES = 10_000
+_BEYOND = 50
 
-END = None  # the message after the last one of a pass
+
+def percentile(values: Iterable[int], percent: float) -> float:
+    """The value that `percent` of them do not exceed. There must be one at least."""
+    return _of_sorted(sorted(values), percent)
+
+
+def _of_sorted(ordered: Sequence[int], percent: float) -> float:
+    return float(ordered[max(0, math.ceil(round(percent * len(ordered) / 100, 6)) - 1)])
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure of a workload.
+
+    With `pooled`, it is that percentile of all rounds' samples together. Otherwise it is the median of the rounds'
+    values.
+    """
+
+    key: str
+    title: str
+    unit: str
+    better: Literal["lower", "higher"] = "lower"
+    pooled: float | None = None
+
+    def carried_by(self, samples: int) -> bool:
+        """Whether so many samples are enough for this percentile."""
+        if self.pooled is None or self.pooled < TAIL:
+            return samples > 0
+        return samples >= TAIL_SAMPLES and round(samples * (100 - self.pooled) / 100, 6) >= _BEYOND
+
+
+P50 = Metric("p50", "p50", "ns")
+P90 = Metric("p90", "p90", "ns", pooled=90.0)
+P99 = Metric("p99", "p99", "ns", pooled=99.0)
+P99_9 = Metric("p99_9", "p99.9", "ns", pooled=99.9)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one measurement gave: figures by metric key, and single latencies where they are kept."""
+
+    values: dict[str, float]
+    samples_ns: list[int] = field(default_factory=list)
+
+
+def latencies(samples_ns: list[int], p50: float | None = None, **other: float) -> Outcome:
+    """The outcome of a workload about latencies; `p50` where that was found in a better way."""
+    values = {P50.key: percentile(samples_ns, 50.0) if p50 is None else p50, **other}
+    if P99.carried_by(len(samples_ns)):
+        values[P99.key] = percentile(samples_ns, 99.0)
+    return Outcome(values, samples_ns)
 
 
 @dataclass
-class Taken:
-    """What a worker has taken in one pass."""
+class Series:
+    """One subject's outcomes of one case of one workload, over the rounds."""
 
-    messages: int = 0
-    bytes: int = 0
-    checksum: int = 0
-    latencies: list[int] = field(default_factory=list)  # nanoseconds
+    rounds: list[dict[str, float]] = field(default_factory=list)
+    pool: array[int] = field(default_factory=lambda: array("q"))
+    errors: list[str] = field(default_factory=list)
+    _ordered: list[int] = field(default_factory=list)
 
+    def add(self, outcome: Outcome) -> None:
+        """Take in one round."""
+        self.rounds.append(outcome.values)
+        self.pool.extend(outcome.samples_ns)
 
-@dataclass(frozen=True)
-class Order:
-    """What the parent asks of each worker: to take all messages of the channel as `kind` says."""
+    def value(self, metric: Metric) -> float | None:
+        """The figure to report, None if there is none, or too few samples for it."""
+        if metric.pooled is not None and self.pool:
+            return self._pooled(metric, metric.pooled)
+        values = self.each(metric)
+        return median(values) if values else None
 
-    kind: str
-    channel: str
+    def each(self, metric: Metric) -> list[float]:
+        """The rounds' own values."""
+        return [each[metric.key] for each in self.rounds if metric.key in each]
 
-
-@dataclass(frozen=True)
-class _Report:
-    taken: Taken
-    cpu_seconds: float
-    finished: int  # on the monotonic clock, in nanoseconds
-
-
-@dataclass(frozen=True)
-class Result:
-    """A pass as a whole."""
-
-    taken: list[Taken]  # by rank
-    seconds: float
-    cpu_seconds: float
-
-    @property
-    def messages_per_second(self) -> float:
-        """How many messages a second reached every worker."""
-        return self.taken[0].messages / self.seconds
-
-    @property
-    def bytes_per_second(self) -> float:
-        """How much payload a second reached every worker, counted once."""
-        return self.taken[0].bytes / self.seconds
-
-    def latency(self, share: float) -> float:
-        """The latency in seconds that this share of all deliveries did not exceed."""
-        ordered = sorted(latency for taken in self.taken for latency in taken.latencies)
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] / 1e9 if ordered else 0.0
-
-
-def run_pass(
-    team: Team, sender: Sender, kind: str, messages: Iterable[Any], started: Callable[[], None] = lambda: None
-) -> Result:
-    """Send the messages and END, and gather what the workers say; `started` is called before the first is sent."""
-    team.send_all(Order(kind, sender.name))
-    started()
-    cpu = time.process_time()
-    begun = time.monotonic_ns()
-    for message in messages:
-        sender.send(team, message)
-    sender.send(team, END)
-    reports: list[_Report] = team.receive_all()
-    cpu = time.process_time() - cpu
-    return Result(
-        taken=[report.taken for report in reports],
-        seconds=(max(report.finished for report in reports) - begun) / 1e9,
-        cpu_seconds=cpu + sum(report.cpu_seconds for report in reports),
-    )
-
-
-def serve(
-    pipe: Connection[Any, Any], tickets: Mapping[str, Ticket], kinds: Mapping[str, Callable[[Receive], Taken]]
-) -> None:
-    """A worker: open its channels, say so, then obey orders until the parent closes the pipe."""
-    with ExitStack() as stack:
-        receivers = {name: stack.enter_context(ticket.open()) for name, ticket in tickets.items()}
-        pipe.send("ready")
-        while True:
-            try:
-                order = pipe.recv()
-            except EOFError:
-                return
-            cpu = time.process_time()
-            taken = kinds[order.kind](receivers[order.channel])
-            pipe.send(_Report(taken, time.process_time() - cpu, time.monotonic_ns()))
-
-
-@contextmanager
-def measuring_team(work: Callable[..., None], workers: int, senders: Sequence[Sender], *own: Any) -> Iterator[Team]:
-    """Workers that run `work(pipe, rank, tickets, *own)` and have opened their tickets. They end with the block."""
-    with Team(work, [({one.name: one.ticket(rank) for one in senders}, *own) for rank in range(workers)]) as team:
-        team.receive_all()
-        for sender in senders:
-            sender.meet(team)
-        yield team
+    def _pooled(self, metric: Metric, percent: float) -> float | None:
+        if not metric.carried_by(len(self.pool)):
+            return None
+        if len(self._ordered) != len(self.pool):
+            self._ordered = sorted(self.pool)
+        return _of_sorted(self._ordered, percent)

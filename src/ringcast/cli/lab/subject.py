@@ -1,6 +1,6 @@
-"""What a benchmark asks of a queue: the common face of ringcast and all its peers.
+"""What is asked of a queue to be measured: the common face of ringcast and all its peers.
 
-A `Subject` makes the two ends of one queue from one writer to ``n_readers`` readers, each of which gets every message,
+A `Subject` makes the two ends of one queue from one writer to `n_readers` readers, each of which gets every message,
 blocking, nothing dropped. The ends carry the library's own bound methods where they fit, so that no wrapper's call is
 measured with them.
 """
@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from typing import Any, Literal, Protocol
 
-#: ``bytes``: messages are exactly `bytes`, sent the quickest way the library has. ``object``: any Python object.
-#: ``array``: NumPy arrays, received as NumPy arrays, the quickest way the library has. ``tensor``: torch tensors and
+#: `bytes`: messages are exactly `bytes`, sent the quickest way the library has. `object`: any Python object.
+#: `array`: NumPy arrays, received as NumPy arrays, the quickest way the library has. `tensor`: torch tensors and
 #: lists of them, by plain pickle with protocol 5 where a library knows nothing of them (and where it is
 #: multiprocessing, which with torch imported would share the sender's own memory and send no copy at all).
 Payload = Literal["bytes", "object", "array", "tensor"]
 
-#: What a subject is to the report. ``extra`` rows are shown, but are neither ringcast's headline nor the best peer.
+#: What a subject is to the report. `extra` rows are shown, but are neither ringcast's headline nor the best peer.
 Standing = Literal["ringcast", "peer", "extra"]
 
 
 @dataclass(frozen=True)
 class QueueSpec:
-    """One queue to be made. ``name`` is unique on this machine; files go into ``workdir``, which is removed later."""
+    """One queue to be made. `name` is unique on this machine; files go into `workdir`, which is removed later."""
 
     name: str
     workdir: str
@@ -34,9 +34,9 @@ class QueueSpec:
     max_bytes: int
     payload: Payload = "bytes"
 
-    def second(self) -> QueueSpec:
-        """The same again under another name: the way back of a ping-pong."""
-        return QueueSpec(self.name + "b", self.workdir, self.n_readers, self.depth, self.max_bytes, self.payload)
+    def back(self, rank: int) -> QueueSpec:
+        """The same from a reader to the writer alone, under another name: the way back of a ping-pong."""
+        return replace(self, name=f"{self.name}b{rank}", n_readers=1)
 
 
 def nothing() -> None:
@@ -45,7 +45,7 @@ def nothing() -> None:
 
 @dataclass
 class Sender:
-    """The writer's end. ``ready`` is None if the library has no notion of it: then a first message shows it."""
+    """The writer's end. `ready` is None if the library has no notion of it: then a first message shows it."""
 
     send: Callable[[Any], object]
     close: Callable[[], object] = nothing
@@ -55,7 +55,7 @@ class Sender:
 
 @dataclass
 class Receiver:
-    """A reader's end. ``recv`` blocks until there is a message; ``recv_many`` takes from one to so many messages."""
+    """A reader's end. `recv` blocks until there is a message; `recv_many` takes from one to so many messages."""
 
     recv: Callable[[], Any]
     close: Callable[[], object] = nothing
@@ -67,7 +67,7 @@ class Subject(Protocol):
     """A queue library, or one way to use it.
 
     A queue is made in three steps: `place` in a process that will have neither end (what it returns is inherited by,
-    or sent to, the processes that have), then `sender` and `receiver` there. ``links`` are pipes between the writer
+    or sent to, the processes that have), then `sender` and `receiver` there. `links` are pipes between the writer
     and each reader, for what the two must tell each other first.
     """
 
@@ -95,8 +95,9 @@ class Subject(Protocol):
     def unfit(self) -> Mapping[str, str]:
         """Workloads that it cannot take part in, with the reason."""
 
-    def lacking(self) -> str:
-        """Why this version of the library does not have it; empty if it has."""
+    @property
+    def only(self) -> tuple[str, ...]:
+        """The workloads that it is a row of; none named: all."""
 
     def place(self, spec: QueueSpec) -> Any:
         """Make what both ends need to find each other."""
@@ -121,24 +122,10 @@ class SubjectBase:
     package: str | None = None
     standing: Standing = "peer"
     unfit: Mapping[str, str] = field(default_factory=dict)
-
-    def lacking(self) -> str:
-        """Most lack nothing."""
-        return ""
+    only: tuple[str, ...] = ()
 
     def sweep(self) -> None:
         """Most leave nothing."""
-
-
-_WORKLOADS = (
-    *("latency", "rate", "dict", "bursts", "step", "wake", "cpu", "startup"),
-    *("objects", "arrays", "tensors", "tensor_list", "loan"),
-)
-
-
-def only(*workloads: str) -> dict[str, str]:
-    """An ``unfit`` mapping for a variant that is a row of these workloads only."""
-    return {name: "" for name in _WORKLOADS if name not in workloads}
 
 
 #: Everything that this run makes outside its own folder carries this prefix, so that it can be found and removed.

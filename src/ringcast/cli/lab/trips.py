@@ -1,7 +1,8 @@
 """A message there and back, again and again: the engine of the workloads about round trips.
 
-Two queues between a driver, which is the first one's writer, and an echo, its reader. Checked are each message of a
-warm-up, the last of those timed, and that as many came back as were sent, which a lost or repeated one would break.
+A driver is the writer of one queue to all echoes; each echo has a queue of its own back to the driver. A trip is over
+when the driver has the message back from every echo. Checked are each message of a warm-up, the last of those timed,
+and that as many came back as were sent, which a lost or repeated one would break.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from collections.abc import Callable, Sequence
 from itertools import cycle, islice, pairwise, repeat
 from typing import Any, TypeVar
 
-from ..bench import Bench
-from ..crew import Member
-from ..peers.base import QueueSpec, Receiver, Sender, Subject
-from .base import check, settle
+from ringcast.cli.lab.bench import Bench
+from ringcast.cli.lab.crew import Member
+from ringcast.cli.lab.subject import QueueSpec, Receiver, Sender, Subject
+from ringcast.cli.lab.workload import check, settle
 
 Found = TypeVar("Found")
 Noted = TypeVar("Noted")
@@ -27,27 +28,32 @@ def there_and_back(
     answer: Callable[[Receiver, Sender], Noted],
     end: object,
     bench: Bench,
-) -> tuple[Found, Noted]:
-    """What ``drive`` found and what ``answer`` noted, each in a process of its own. ``end`` goes round last."""
-    back = there.second()
-    to_there, to_back = subject.place(there), subject.place(back)
+) -> tuple[Found, list[Noted]]:
+    """What `drive` found and what `answer` noted, each in a process of its own. `end` goes round last."""
+    backs = [there.back(rank) for rank in range(there.n_readers)]
+    to_there, to_backs = subject.place(there), [subject.place(back) for back in backs]
 
     def driver(member: Member) -> Found:
         sender = subject.sender(there, to_there, member.links)
-        receiver = subject.receiver(back, to_back, 0, member.links[0])
-        settle(sender, receiver)
+        places = zip(backs, to_backs, member.links, strict=True)
+        receivers = [subject.receiver(back, to, 0, link) for back, to, link in places]
+        settle(sender, *receivers)
         member.meet()
+        receiver = receivers[0] if len(receivers) == 1 else _from_all(receivers)
         found = drive(sender, receiver)
         sender.send(end)
-        check(receiver.recv() == end, "the number of messages that came back is not the number sent")
+        for one in receivers:
+            check(one.recv() == end, "the number of messages that came back is not the number sent")
         member.meet()
         sender.close()
-        receiver.close()
+        for one in receivers:
+            one.close()
         return found
 
     def echo(member: Member) -> Noted:
-        receiver = subject.receiver(there, to_there, 0, member.links[0])
-        sender = subject.sender(back, to_back, member.links)
+        rank = member.rank
+        receiver = subject.receiver(there, to_there, rank, member.links[0])
+        sender = subject.sender(backs[rank], to_backs[rank], member.links)
         settle(receiver, sender)
         member.meet()
         noted = answer(receiver, sender)
@@ -59,8 +65,21 @@ def there_and_back(
         sender.close()
         return noted
 
-    found, noted = bench.run(driver, [echo])
+    found, *noted = bench.run(driver, [echo] * there.n_readers)
     return found, noted
+
+
+def _from_all(receivers: Sequence[Receiver]) -> Receiver:
+    """One message of each, which must be the same."""
+    first, *others = [receiver.recv for receiver in receivers]
+
+    def recv() -> Any:
+        message = first()
+        for other in others:
+            check(other() == message, "another message came back from one reader than from the others")
+        return message
+
+    return Receiver(recv)
 
 
 def checked_trips(sender: Sender, receiver: Receiver, messages: Sequence[Any], trips: int) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import resource
-import subprocess
 import time
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 
 def facts() -> dict[str, str | int | float]:
@@ -23,7 +24,6 @@ def facts() -> dict[str, str | int | float]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "compiler": platform.python_compiler(),
         "load_before": round(os.getloadavg()[0], 2),
-        "commit": _commit(),
     }
 
 
@@ -46,22 +46,6 @@ def _cpuinfo(key: str) -> str:
         if name.strip() == key:
             return value.strip()
     return ""
-
-
-def _commit() -> str:
-    """The commit measured, with a plus sign if the tree has changes; empty outside a checkout."""
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 class Disturbance:
@@ -104,3 +88,20 @@ def _busy_and_stolen() -> tuple[float, float] | None:
     user, nice, system, _idle, _iowait, irq, softirq, steal = (int(word) for word in first[1:9])
     tick = os.sysconf("SC_CLK_TCK")
     return (user + nice + system + irq + softirq) / tick, steal / tick
+
+
+#: Of all CPUs' time, in percent: from here on others' work shows in the figures.
+BUSY_PERCENT = 10.0
+
+
+def busy(facts: Mapping[str, Any]) -> str:
+    """What others did to a run that had these facts, if that was so much that its figures should not be believed."""
+    if "others_percent" in facts:
+        others, stolen = facts["others_percent"], facts["stolen_percent"]
+        if others + stolen < BUSY_PERCENT:
+            return ""
+        host = f" and its host {stolen:g} %" if stolen >= 1 else ""
+        return f"other processes used {others:g} % of the machine{host} meanwhile"
+    if facts["load_before"] < facts["cpus"] * BUSY_PERCENT / 100:
+        return ""
+    return f"the load of the machine was {facts['load_before']:g} before"

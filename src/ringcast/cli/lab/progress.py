@@ -1,9 +1,11 @@
-"""A line that says how far a run is: redrawn on a terminal, one line a tenth of the way elsewhere."""
+"""A line that says how far a run is: redrawn on a terminal, one line a tenth of the way elsewhere, or nothing.
+
+No thread draws it: processes are forked beside it.
+"""
 
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from typing import TextIO
 
@@ -11,12 +13,13 @@ _BAR = 24
 
 
 class Progress:
-    """Counts steps and shows them on ``out``."""
+    """Counts steps and shows them on `out`."""
 
-    def __init__(self, out: TextIO = sys.stderr) -> None:
+    def __init__(self, out: TextIO, quiet: bool = False) -> None:
         """Nothing is shown before `begin`."""
         self._out = out
         self._terminal = out.isatty()
+        self._quiet = quiet and not self._terminal
         self._total = 0
         self._done = 0
         self._begun = time.monotonic()
@@ -38,7 +41,7 @@ class Progress:
             width = shutil.get_terminal_size().columns - 1
             self._out.write(f"\r\x1b[K{line[:width]}")
             self._out.flush()
-        elif int(share * 10) > self._tenth:
+        elif not self._quiet and int(share * 10) > self._tenth:
             self._tenth = int(share * 10)
             self._out.write(f"{share:4.0%} after {spent:.0f} s: {what}\n")
             self._out.flush()

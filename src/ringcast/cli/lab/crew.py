@@ -1,21 +1,24 @@
 """The processes of one measurement: a writer and its readers, started, pinned, watched and always cleaned up.
 
-A crew is forked from the benchmark's own process, which has no thread, no socket and no end of a queue, so nothing is
-inherited that a process started by a user would not have. Each member runs one function and returns one picklable
-result. If a member fails, dies or takes too long, all are ended and the reason is raised: a measurement gives a
-result of every member or an error, and never hangs.
+A crew is forked from a process that has no thread, no socket and no end of a queue, so nothing is inherited that a
+process started by a user would not have. Each member runs one function and returns one picklable result. If a member
+fails, dies or takes too long, all are ended and the reason is raised: a measurement gives a result of every member or
+an error, and never hangs. Ctrl-C reaches the parent alone; members end with it, whatever ends it.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
@@ -23,10 +26,11 @@ from multiprocessing.synchronize import Barrier
 from types import FrameType
 from typing import Any
 
-from .placement import Placement
+from ringcast.cli.lab.placement import Placement
 
 _PR_SET_PDEATHSIG = 1
 _GRACE_SECONDS = 2.0
+_LAST_MOMENT_SECONDS = 0.2
 
 
 class CrewError(RuntimeError):
@@ -37,7 +41,7 @@ class CrewError(RuntimeError):
 class Member:
     """What a member of a crew is given: its place, a barrier for all, and pipes between the writer and each reader.
 
-    ``links`` holds one pipe for each reader in the writer, and one, to the writer, in a reader.
+    `links` holds one pipe for each reader in the writer, and one, to the writer, in a reader.
     """
 
     index: int
@@ -61,7 +65,7 @@ Role = Callable[[Member], Any]
 def run_crew(writer: Role, readers: Sequence[Role], placement: Placement, timeout: float) -> list[Any]:
     """Run a writer and readers to their ends and return their results, the writer's first.
 
-    Raises `CrewError` if any of them fails, dies, or has not finished after ``timeout`` seconds.
+    Raises `CrewError` if any of them fails, dies, or has not finished after `timeout` seconds.
     """
     context = multiprocessing.get_context("fork")
     roles = [writer, *readers]
@@ -70,18 +74,20 @@ def run_crew(writer: Role, readers: Sequence[Role], placement: Placement, timeou
     outs: list[Connection] = []
     processes: list[ForkProcess] = []
     try:
-        for index, role in enumerate(roles):
-            links = tuple(ours for ours, _ in pipes) if index == 0 else (pipes[index - 1][1],)
-            result_end, out = context.Pipe(duplex=False)
-            member = Member(index, barrier, links, timeout)
-            process = context.Process(target=_main, args=(role, member, placement, out, os.getpid()), daemon=True)
-            process.start()
-            out.close()
-            outs.append(result_end)
-            processes.append(process)
+        with interruptions_held():
+            for index, role in enumerate(roles):
+                links = tuple(ours for ours, _ in pipes) if index == 0 else (pipes[index - 1][1],)
+                result_end, out = context.Pipe(duplex=False)
+                member = Member(index, barrier, links, timeout)
+                process = context.Process(target=_main, args=(role, member, placement, out, os.getpid()), daemon=True)
+                process.start()
+                out.close()
+                outs.append(result_end)
+                processes.append(process)
         return _collect(processes, outs, time.monotonic() + timeout)
     finally:
-        _end(processes)
+        with interruptions_held():
+            _end(processes)
         for connection in (*outs, *(end for pair in pipes for end in pair)):
             connection.close()
 
@@ -92,6 +98,7 @@ def _main(role: Role, member: Member, placement: Placement, out: Connection, par
     # The terminal's Ctrl-C goes to every process; the parent decides, and asks with SIGTERM, so that ends get closed.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         placement.pin(member.index)
         out.send(("result", role(member)))
@@ -102,6 +109,7 @@ def _main(role: Role, member: Member, placement: Placement, out: Connection, par
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> None:
+    logging.disable(logging.WARNING)  # a measurement is broken off: what will not arrive is not worth a word
     sys.exit(1)
 
 
@@ -128,12 +136,21 @@ def _collect(processes: list[ForkProcess], outs: list[Connection], deadline: flo
             try:
                 kind, value = connection.recv()
             except EOFError:
-                processes[index].join(_GRACE_SECONDS)
-                raise CrewError(f"{_called(index)} died, exit code {processes[index].exitcode}") from None
+                raise CrewError(f"{_called(index)} {_death(processes[index])}") from None
             if kind == "error":
-                raise CrewError(f"{_called(index)} failed: {value}")
+                _prefer_deaths(processes, index)
+                raise CrewError(f"{_called(index)} (pid {processes[index].pid}) failed: {value}")
             results[index] = value
     return [results[index] for index in range(len(outs))]
+
+
+def _prefer_deaths(processes: list[ForkProcess], failed: int) -> None:
+    """A member that was killed is why another one failed: raise that, if it is so."""
+    others = [process.sentinel for index, process in enumerate(processes) if index != failed]
+    wait(others, _LAST_MOMENT_SECONDS)  # its locks go before its process does
+    for index, process in enumerate(processes):
+        if process.exitcode is not None and process.exitcode < 0:
+            raise CrewError(f"{_called(index)} {_death(process)}")
 
 
 def _end(processes: list[ForkProcess]) -> None:
@@ -148,6 +165,44 @@ def _end(processes: list[ForkProcess]) -> None:
         for process in processes:
             process.join(max(0.0, finished - time.monotonic()))
         finished = time.monotonic() + _GRACE_SECONDS
+
+
+@contextmanager
+def interruptions_held() -> Iterator[None]:
+    """Ctrl-C and termination wait until the block is done, and processes started in it never see a Ctrl-C.
+
+    For what must not be left half done: a process that has been forked but is not known yet, or is being ended. Outside
+    the main thread, which alone gets signals, there is nothing to hold.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    held = {
+        number: handler for number in numbers if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None)
+    }
+    # Handlers, because a signal that another thread takes is handled in this one, whatever this one blocks; and the
+    # mask, because that is what the processes inherit.
+    for number in held:
+        signal.signal(number, lambda number, frame: arrived.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in held.items():
+            signal.signal(number, handler)
+        if arrived:
+            signal.raise_signal(arrived[0])
+
+
+def _death(process: ForkProcess) -> str:
+    process.join(_GRACE_SECONDS)
+    code = process.exitcode
+    if code is not None and code < 0:
+        return f"(pid {process.pid}) was killed by {signal.Signals(-code).name}"
+    return f"(pid {process.pid}) ended with exit code {code}"
 
 
 def _called(index: int) -> str:

@@ -10,12 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from .bench import Bench
-from .floor import FloorError
-from .measure import Outcome
-from .progress import Progress
-from .results import FLOOR, Results
-from .workloads.base import Case, Workload
+from ringcast.cli.lab.bench import Bench
+from ringcast.cli.lab.measure import Outcome
+from ringcast.cli.lab.progress import Progress
+from ringcast.cli.lab.results import FLOOR, Results
+from ringcast.cli.lab.workload import Case, Workload
 
 _MOST_ERRORS = 2
 
@@ -32,16 +31,15 @@ class _Step:
 
 
 def run(results: Results, bench: Bench, progress: Progress) -> None:
-    """Make all measurements of a run, into ``results``."""
+    """Make all measurements of a run, into `results`."""
     rounds = bench.settings.rounds
-    trial = [step for step in _steps(results, bench, 0) if step.workload.needs_trial and step.subject != FLOOR]
-    plans = [trial, *([*_steps(results, bench, number)] for number in range(rounds))]
+    plans = [_steps(results, bench, number) for number in range(rounds)]
     progress.begin(sum(map(len, plans)))
-    for number, plan in enumerate(plans):
+    for number, plan in enumerate(plans, 1):
         for step in plan:
             where = " ".join(filter(None, (step.workload.key, step.case.full_title)))
-            progress.step(f"{f'round {number}/{rounds}' if number else 'trial'}: {where}: {step.label}")
-            _take(results, step, counts=number > 0)
+            progress.step(f"round {number}/{rounds}: {where}: {step.label}")
+            _take(results, step)
         results.rounds_done = number
     progress.end()
 
@@ -51,8 +49,9 @@ def _steps(results: Results, bench: Bench, number: int) -> list[_Step]:
     steps: list[_Step] = []
     for workload, cases in results.workloads:
         for case in cases:
-            floor = partial(workload.measure_floor, case, bench)
-            steps.append(_Step(workload, case, FLOOR, workload.floor_label, floor))
+            if bench.floor is not None or workload.floor_in_python:
+                floor = partial(workload.measure_floor, case, bench)
+                steps.append(_Step(workload, case, FLOOR, workload.floor_label, floor))
             turn = number % max(1, len(results.subjects))
             for subject in (*results.subjects[turn:], *results.subjects[:turn]):
                 if workload.takes(subject) and workload.covers(subject, case):
@@ -61,14 +60,14 @@ def _steps(results: Results, bench: Bench, number: int) -> list[_Step]:
     return steps
 
 
-def _take(results: Results, step: _Step, counts: bool) -> None:
+def _take(results: Results, step: _Step) -> None:
     series = results.of(step.workload.key, step.case.key, step.subject)
     if len(series.errors) >= _MOST_ERRORS:
         return
     try:
         outcome = step.measure()
-    except (RuntimeError, AssertionError, OSError, FloorError) as error:
+    except (RuntimeError, AssertionError, OSError) as error:
         series.errors.append(f"{type(error).__name__}: {error}")
         return
-    if outcome is not None and counts:
+    if outcome is not None:
         series.add(outcome)

@@ -2,7 +2,7 @@
 
 The writer has the first CPU this run may use; readers take the others in turn, so with two CPUs all readers share the
 second one. With a single CPU everything shares it. Helper threads of a subject (a feeder thread, a socket library's I/O
-thread) run on the CPU of their process. Pinning is what makes two runs comparable; ``--no-pin`` leaves it to the
+thread) run on the CPU of their process. Pinning is what makes two runs comparable; `--no-pin` leaves it to the
 scheduler.
 """
 
@@ -21,7 +21,7 @@ def usable_cpus() -> list[int]:
 
 @dataclass(frozen=True)
 class Placement:
-    """The CPU of the writer and of each reader; ``pinned`` is false if nobody is to be pinned."""
+    """The CPU of the writer and of each reader; `pinned` is false if nobody is to be pinned."""
 
     cpus: tuple[int, ...]
     pinned: bool = True

@@ -11,7 +11,7 @@ _STEPS = {
 
 
 def figure(value: float | None, unit: str) -> str:
-    """A value with three digits in the unit that suits its size; ``-`` for none."""
+    """A value with three digits in the unit that suits its size; `-` for none."""
     if value is None:
         return "-"
     for size, name in _STEPS.get(unit, ()):
@@ -20,18 +20,18 @@ def figure(value: float | None, unit: str) -> str:
     return f"{digits(value)} {unit}"
 
 
-def digits(value: float) -> str:
-    """Three significant digits, never in exponents."""
+def digits(value: float, significant: int = 3) -> str:
+    """So many significant digits, never in exponents."""
     if value == 0:
         return "0"
-    for bound, places in ((99.95, 0), (9.995, 1), (0.9995, 2), (0.09995, 3)):
-        if abs(value) >= bound:
+    for places in range(4):
+        if abs(value) >= 10.0 ** (significant - 1 - places) - 0.5 * 10.0 ** (-places - 1):
             return f"{value:,.{places}f}"
     return f"{value:.4f}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Lines of an aligned table; the first ``left`` columns are flush left, the others flush right."""
+    """Lines of an aligned table; the first `left` columns are flush left, the others flush right."""
     columns = list(zip(head, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
 
@@ -43,3 +43,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> 
         return "  ".join(parts).rstrip()
 
     return [line(head), "  ".join("─" * width for width in widths), *map(line, rows)]
+
+
+def faster(ratio: float, lower_is_better: bool, words: tuple[str, str] = ("faster", "slower")) -> str:
+    """In words, what a figure that is so many times the other's is."""
+    times = 1 / ratio if lower_is_better and ratio else ratio
+    if times <= 0:
+        return "-"
+    shown = digits(max(times, 1 / times), 2)
+    return "same" if float(shown.replace(",", "")) <= 1 else f"{shown}x {words[times < 1]}"

@@ -1,6 +1,6 @@
 """multiprocessing.Queue: one for each reader, sent to in turn.
 
-Bounded by ``maxsize``; `put` hands the object to a feeder thread of the writer's process, which pickles it, so the
+Bounded by `maxsize`; `put` hands the object to a feeder thread of the writer's process, which pickles it, so the
 thread is part of what is measured. Tensors are pickled before: see `Payload`.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from .base import QueueSpec, Receiver, Sender, SubjectBase
+from ringcast.cli.lab.subject import QueueSpec, Receiver, Sender, SubjectBase
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,12 @@ class MpQueue(SubjectBase):
         return Receiver(get_pickled if spec.payload == "tensor" else get, address[rank].close)
 
 
-SUBJECTS = (
-    MpQueue(
-        "mp.Queue",
-        "multiprocessing.Queue",
-        "multiprocessing",
-        unfit={
-            "startup": "a running process cannot be given one: it can only be inherited",
-            "step": "left out to bound a run's time",
-        },
-    ),
+MP_QUEUE = MpQueue(
+    "mp.Queue",
+    "multiprocessing.Queue",
+    "multiprocessing",
+    unfit={
+        "startup": "a running process cannot be given one: it can only be inherited",
+        "step": "left out to bound a run's time",
+    },
 )

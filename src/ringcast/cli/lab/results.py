@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
-from .measure import Metric, Series
-from .peers.base import Subject
-from .workloads.base import Case, Workload
+from ringcast.cli.lab.measure import Metric, Series
+from ringcast.cli.lab.subject import Subject
+from ringcast.cli.lab.workload import Case, Workload
 
 #: The name under which the native floor's series are kept.
 FLOOR = "native"
+SCHEMA = "ringcast-bench/1"
 
 
 @dataclass
 class Results:
-    """One run. ``missing`` names each library that could not be measured, with the reason."""
+    """One run. `missing` names each library that could not be measured, with the reason."""
 
     workloads: list[tuple[Workload, tuple[Case, ...]]]
     subjects: list[Subject]
@@ -48,8 +49,8 @@ class Results:
         """How many times the base's figure a subject's is: the median of the rounds' ratios.
 
         What disturbs a machine for a while disturbs both figures of a round, and leaves their ratio alone. Where a
-        round of either is missing, the ratio of the reported figures. The base's figure is of ``base_case``, if given;
-        with ``limit`` the ratio is to what that makes of it.
+        round of either is missing, the ratio of the reported figures. The base's figure is of `base_case`, if given;
+        with `limit` the ratio is to what that makes of it.
         """
         ours = self.series.get((workload.key, case.key, subject))
         theirs = self.series.get((workload.key, (base_case or case).key, base))
@@ -78,34 +79,40 @@ class Results:
         return next((pair for pair in self.workloads if pair[0].key == key), None)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, with each round's values beside what is reported."""
+        """Everything, with each round's values beside what is reported; benchmarks/README.md says what is what."""
+        facts = dict(self.facts)
+        versions, settings = facts.pop("versions"), facts.pop("settings")
         return {
-            "facts": self.facts,
+            "schema": SCHEMA,
+            "machine": facts,
+            "versions": versions,
+            "settings": settings,
             "rounds": self.rounds_done,
             "missing": self.missing,
+            "subjects": {each.key: {"label": each.label, "standing": each.standing} for each in self.subjects},
             "workloads": {workload.key: self._workload_json(workload, cases) for workload, cases in self.workloads},
         }
 
     def _workload_json(self, workload: Workload, cases: tuple[Case, ...]) -> dict[str, Any]:
-        described: dict[str, Any] = {
+        return {
             "title": workload.title,
             "explain": workload.explain,
             "floor": workload.floor_label,
-            "units": {metric.key: metric.unit for metric in workload.metrics},
-            "cases": {},
+            "metrics": {each.key: asdict(each) for each in workload.metrics},
+            "cases": {case.key or "all": asdict(case) | {"rows": self._rows_json(workload, case)} for case in cases},
         }
-        for case in cases:
-            rows: dict[str, Any] = {}
-            for subject in (FLOOR, *(subject.key for subject in self.subjects)):
-                found = self.series.get((workload.key, case.key, subject))
-                if found is None:
-                    continue
-                row: dict[str, Any] = {metric.key: found.value(metric) for metric in workload.metrics}
-                row["rounds"] = found.rounds
-                if found.pool.get_total_count():
-                    row["samples"] = found.pool.get_total_count()
-                if found.errors:
-                    row["errors"] = found.errors
-                rows[subject] = row
-            described["cases"][case.key or "all"] = rows
-        return described
+
+    def _rows_json(self, workload: Workload, case: Case) -> dict[str, Any]:
+        rows: dict[str, Any] = {}
+        for subject in (FLOOR, *(subject.key for subject in self.subjects)):
+            found = self.series.get((workload.key, case.key, subject))
+            if found is None:
+                continue
+            row: dict[str, Any] = {metric.key: found.value(metric) for metric in workload.metrics}
+            row["rounds"] = found.rounds
+            if found.pool:
+                row["samples"] = len(found.pool)
+            if found.errors:
+                row["errors"] = found.errors
+            rows[subject] = row
+        return rows

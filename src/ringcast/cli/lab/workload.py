@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..bench import Bench
-from ..measure import Metric, Outcome
-from ..peers.base import Receiver, Sender, Subject
-from ..settings import Settings
+from ringcast.cli.lab.bench import Bench, Settings
+from ringcast.cli.lab.measure import Metric, Outcome
+from ringcast.cli.lab.subject import Receiver, Sender, Subject
 
 
 class CheckError(AssertionError):
@@ -21,7 +20,7 @@ class CheckError(AssertionError):
 class Case:
     """One variant of a workload, such as a number of readers. A workload without variants has one with no title.
 
-    A workload with variants in two directions gives each a ``group``: a table and a panel of its own. ``nbytes`` is the
+    A workload with variants in two directions gives each a `group`: a table and a panel of its own. `nbytes` is the
     size of a message where it varies.
     """
 
@@ -45,12 +44,16 @@ class Workload(ABC):
     explain: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]
     floor_label: ClassVar[str] = "native floor"
-    #: Whether a first round that does not count is needed, to find out how much to send.
-    needs_trial: ClassVar[bool] = False
+    #: Whether the floor needs no floor program.
+    floor_in_python: ClassVar[bool] = False
     #: False for what only the floor program does.
     has_subjects: ClassVar[bool] = True
     #: True for what no peer has.
     ringcast_only: ClassVar[bool] = False
+
+    def __init__(self, readers: Sequence[int] = (1,)) -> None:
+        """To be measured with so many readers each."""
+        self._readers = readers
 
     def lacking(self) -> str:
         """Why this workload cannot be measured here at all; empty if it can."""
@@ -60,7 +63,7 @@ class Workload(ABC):
         """Whether a subject takes part."""
         if not self.has_subjects or (self.ringcast_only and subject.module != "ringcast"):
             return False
-        return self.key not in subject.unfit
+        return self.key not in subject.unfit and (not subject.only or self.key in subject.only)
 
     def covers(self, subject: Subject, case: Case) -> bool:
         """Whether a subject that takes part is measured in this case."""
@@ -68,7 +71,9 @@ class Workload(ABC):
 
     def cases(self, settings: Settings) -> tuple[Case, ...]:
         """The variants to measure."""
-        return (Case(),)
+        if len(self._readers) == 1:
+            return (Case(n_readers=self._readers[0]),)
+        return tuple(Case(f"{n}", f"{n} reader{'s' if n > 1 else ''}", n) for n in self._readers)
 
     @abstractmethod
     def measure(self, subject: Subject, case: Case, bench: Bench) -> Outcome:
@@ -77,11 +82,6 @@ class Workload(ABC):
     def measure_floor(self, case: Case, bench: Bench) -> Outcome | None:
         """Measure the floor once; None if this workload has none."""
         return None
-
-
-def readers_cases(fan_outs: Iterable[int]) -> tuple[Case, ...]:
-    """One case a number of readers."""
-    return tuple(Case(f"{n}", f"{n} reader{'s' if n > 1 else ''}", n) for n in fan_outs)
 
 
 def grouped(cases: Sequence[Case]) -> list[tuple[Case, ...]]:
@@ -100,6 +100,6 @@ def settle(*ends: Sender | Receiver) -> None:
 
 
 def check(held: bool, what: str) -> None:
-    """Raise `CheckError` unless ``held``."""
+    """Raise `CheckError` unless `held`."""
     if not held:
         raise CheckError(what)
