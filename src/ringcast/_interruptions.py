@@ -10,7 +10,14 @@ from typing import Any
 
 def interrupts(error: Exception, trace: TracebackType | None) -> bool:
     """Did it come out of a signal's handler, or for want of memory?"""
-    return isinstance(error, MemoryError) or _from_signal_handler(trace)
+    return isinstance(error, MemoryError) or _is_torch_s_memory_error(error) or _from_signal_handler(trace)
+
+
+def _is_torch_s_memory_error(error: Exception) -> bool:
+    """PyTorch has a class for want of a device's memory only; what is wanted of the system is a RuntimeError."""
+    return type(error).__name__ == "OutOfMemoryError" or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
 
 
 def _from_signal_handler(trace: TracebackType | None) -> bool:

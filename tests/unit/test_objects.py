@@ -256,6 +256,9 @@ class LacksMemory:
         if when in self.failures:
             self.failures.remove(when)
             raise MemoryError(when)
+        if f"{when} by torch" in self.failures:
+            self.failures.remove(f"{when} by torch")
+            pytest.importorskip("torch").empty(1 << 55)  # more than anybody has: a RuntimeError
 
     def __getstate__(self) -> dict[str, int]:
         self._fail("pickled")
@@ -282,6 +285,20 @@ def test_a_lack_of_memory_is_no_fault_of_the_message_which_is_the_next_to_be_rec
         assert type(caught.value) is MemoryError
         first, *rest = receive(reader)
         assert (first.value, rest) == (7, [2, 3])
+
+
+def test_nor_is_a_lack_of_memory_that_torch_reports() -> None:
+    pytest.importorskip("torch")
+    with broadcast() as (writer, (reader,)):
+        LacksMemory.failures[:] = ["pickled by torch", "rebuilt by torch"]
+        with pytest.raises(RuntimeError, match="memory") as caught:
+            writer.enqueue(LacksMemory())
+        assert type(caught.value) is RuntimeError
+        writer.enqueue(LacksMemory())
+        with pytest.raises(RuntimeError, match="memory") as caught:
+            reader.dequeue(10)
+        assert type(caught.value) is RuntimeError
+        assert reader.dequeue(10).value == 7
 
 
 def test_broadcast_object_sends_on_one_side_and_receives_on_the_other() -> None:
