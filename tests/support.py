@@ -33,6 +33,9 @@ SHM = own_shm.SHM
 ROOT = Path(__file__).resolve().parent.parent
 CREATOR_PID_OFFSET = 128
 DEADLINE_S = 60.0
+FORGIVEN_RESCUES = 2
+"""Where processes outnumber CPUs, a waker may lose its own between its store and its wake-up for longer than a sleeper
+sleeps before it looks again."""
 """How long a test waits for something that has to happen; not a statement about speed."""
 
 started_pids: set[int] = set()

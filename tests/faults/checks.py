@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from tests.faults.actors import Actor, Life
 from tests.faults.board import Board
 from tests.faults.plan import ATTACH_POINTS, CLAIM_POINTS, CREATE_POINTS, WAKE_POINTS, Scenario
+from tests.support import FORGIVEN_RESCUES
 
 LONGEST_IGNORANCE_MS = 3000.0
 """How late survivors may learn of a death: the promise is 1 s, the rest is for a machine with more to do than CPUs."""
-_FORGIVEN_RESCUES = 2  # a waker may be off its CPU for longer than the sleeper's grace
 
 
 @dataclass
@@ -189,5 +189,5 @@ def _of_wake_ups(story: Story) -> Iterator[str]:
         if actor.was_killed or actor.was_stopped or held_up:
             return
     rescued = sum(actor.report.rescued_wakes for actor in story.actors if actor.report is not None)
-    if rescued > _FORGIVEN_RESCUES:
+    if rescued > FORGIVEN_RESCUES:
         yield f"{rescued} wake-ups were lost"

@@ -13,6 +13,7 @@ from tests.support import ROOT, run_python
 TRY = """
 from ringcast import MessageQueue
 from ringcast.errors import RingcastError
+from ringcast.instruments import sweep
 def attempt(call):
     try:
         call()
@@ -21,7 +22,7 @@ def attempt(call):
     return "works"
 print(attempt(lambda: MessageQueue(1, name="odd").close(0)))
 print(attempt(lambda: MessageQueue.attach("odd", timeout=0)))
-print(attempt(segment.sweep))
+print(attempt(sweep))
 """
 """Making, attaching and sweeping: one line each."""
 
