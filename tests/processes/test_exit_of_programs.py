@@ -55,8 +55,8 @@ def run(path: Path, source: str) -> tuple[int, str, str]:
 
 
 _POOL_S_RACE = "thread_wakeup.wakeup()\n"
-"""A pool of concurrent.futures whose last work ends while its interpreter does may wake a thread of its own that has just
-closed the pipe for that: CPython's, until 3.12, with or without queues."""
+"""A pool of concurrent.futures whose last work ends while its interpreter does may wake a thread of its own that has
+just closed the pipe for that: CPython's, until 3.12, with or without queues."""
 
 
 def program(start: str, end: str = "", ready: str = READY, before: str = "") -> str:
