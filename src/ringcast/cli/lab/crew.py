@@ -30,7 +30,6 @@ from ringcast.cli.lab.placement import Placement
 
 _PR_SET_PDEATHSIG = 1
 _GRACE_SECONDS = 2.0
-_LAST_MOMENT_SECONDS = 0.2
 
 
 class CrewError(RuntimeError):
@@ -138,19 +137,9 @@ def _collect(processes: list[ForkProcess], outs: list[Connection], deadline: flo
             except EOFError:
                 raise CrewError(f"{_called(index)} {_death(processes[index])}") from None
             if kind == "error":
-                _prefer_deaths(processes, index)
                 raise CrewError(f"{_called(index)} (pid {processes[index].pid}) failed: {value}")
             results[index] = value
     return [results[index] for index in range(len(outs))]
-
-
-def _prefer_deaths(processes: list[ForkProcess], failed: int) -> None:
-    """A member that was killed is why another one failed: raise that, if it is so."""
-    others = [process.sentinel for index, process in enumerate(processes) if index != failed]
-    wait(others, _LAST_MOMENT_SECONDS)  # its locks go before its process does
-    for index, process in enumerate(processes):
-        if process.exitcode is not None and process.exitcode < 0:
-            raise CrewError(f"{_called(index)} {_death(process)}")
 
 
 def _end(processes: list[ForkProcess]) -> None:

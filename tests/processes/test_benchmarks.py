@@ -1,0 +1,72 @@
+"""`python -m benchmarks`, a small part of it: the report, the JSON with its goals, and the pictures of a saved run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("click")
+pytest.importorskip("numpy")
+
+from tests.support import DEADLINE_S, ROOT
+
+
+def benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=4 * DEADLINE_S, check=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run of three workloads with two subjects has written."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    done = benchmarks("--quick", "--only", "latency,arrays,startup,ringcast,mp.Queue", "--out", str(folder))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (folder / "benchmarks.txt").read_text()
+    return folder
+
+
+def test_the_report_has_a_table_for_each_workload_and_the_goals(folder: Path) -> None:
+    report = (folder / "benchmarks.txt").read_text()
+    for title in (
+        "One-way latency",
+        "NumPy arrays, 1 reader",
+        "NumPy arrays, 2 readers",
+        "Queue made, attached, ready",
+    ):
+        assert f"\n{title}: " in report
+    assert "multiprocessing.Queue: not measured: a running process cannot be given one" in report
+    goals = report.partition("\nGoals\n")[2]
+    assert "arrays, 1 MiB, 1 reader" in goals
+    assert "queue made, attached, ready" in goals
+
+
+def test_the_json_has_every_row_and_the_goals(folder: Path) -> None:
+    found = json.loads((folder / "benchmarks.json").read_text())
+    assert found["schema"] == "ringcast-bench/1"
+    assert list(found["workloads"]) == ["latency", "startup", "arrays"]
+    rows = found["workloads"]["arrays"]["cases"]["1MiB/2"]["rows"]
+    assert {"ringcast", "mp.Queue"} <= set(rows)
+    assert "native" in rows or "native floor" in found["missing"]
+    assert {each["verdict"] for each in found["goals"]} <= {"reached", "missed", "not measured"}
+    # Of so few samples p99 is no figure, and neither is what is held against it.
+    assert found["workloads"]["latency"]["cases"]["all"]["rows"]["ringcast"]["p99"] is None
+    assert [each["verdict"] for each in found["goals"] if each["goal"].endswith("latency, p99")] == ["not measured"]
+
+
+def test_a_saved_run_can_be_drawn_again(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    done = benchmarks("--plot", str(folder / "benchmarks.json"), "--out", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    drawn = {path.name: path.read_bytes()[:4] for path in tmp_path.iterdir()}
+    assert drawn == dict.fromkeys(["benchmarks.png", "hero-dark.png", "hero-light.png"], b"\x89PNG")
+
+
+def test_a_name_that_is_none_is_refused() -> None:
+    done = benchmarks("--only", "latency,nonsense")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no workload or subject is called nonsense" in done.stderr
