@@ -6,7 +6,6 @@ Three workloads of the engine in `ringcast.cli.lab`, which also runs the full su
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 READERS = (1, 2)
 ARRAY_BYTES = 1 << 20
 SECONDS = 0.1
+SHORTEST_SECONDS, LONGEST_SECONDS = 0.01, 60
 ROUNDS = 5
 
 HELP = f"""Measure latency and rate of the installed package on this machine, in about ten seconds.
@@ -62,16 +62,17 @@ def _picture(_context: click.Context, _parameter: click.Parameter, path: Path | 
     return path
 
 
-def _finite(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
-    if not math.isfinite(value):
-        raise click.BadParameter(f"{value} is no time.")
-    return value
+def _seconds(_context: click.Context, _parameter: click.Parameter, seconds: float) -> float:
+    """NaN, too, is not between the bounds."""
+    if not SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:
+        raise click.BadParameter(f"{seconds} is not between {SHORTEST_SECONDS} and {LONGEST_SECONDS}.")
+    return seconds
 
 
 @click.command("bench", help=HELP, epilog=EPILOG, short_help="Measure latency and rate on this machine.")
 @click.option(
-    "--seconds", type=click.FloatRange(0.01, 60), default=SECONDS, show_default=True, callback=_finite,
-    help="About how long each of 12 measurements of a round lasts.",
+    "--seconds", type=float, default=SECONDS, show_default=True, callback=_seconds,
+    help="About how long each of 12 measurements of a round lasts; 0.01 to 60.",
 )  # fmt: skip
 @click.option("--rounds", type=click.IntRange(1, 1000), default=ROUNDS, show_default=True, help="How often.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything that was found as JSON.")

@@ -62,7 +62,13 @@ def command(*, workers: int, compare: bool, files: int | None, rounds: int) -> N
     )
     subjects = (RINGCAST, MP_QUEUE) if compare else (RINGCAST,)
     progress = Progress(sys.stderr, quiet=True)
-    results = measured([Files(corpus, workers)], subjects, Settings(rounds), Placement.here(pinned=False), progress)
+    results = measured(
+        [Files(corpus, workers)],
+        subjects,
+        Settings(rounds, timeout_seconds=600),
+        Placement.here(pinned=False),
+        progress,
+    )
     _check(results)
     _print(results)
     received = sum(round(row["received"]) for series in results.series.values() for row in series.rounds)
