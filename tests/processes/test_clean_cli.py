@@ -69,7 +69,7 @@ def test_clean_removes_the_dead_and_leaves_the_living(start: Callable[..., Child
         assert segment not in out
         child.kill()
         code, out = run("ls", "--all")
-        assert row(out, segment).startswith(f"{name} {segment} {child.pid} (dead)")
+        assert row(out, segment).startswith(f"{name} 0 of 1 0 {child.pid} (dead) ")
         assert "ringcast clean" in out
         code, out = run("clean", "--dry-run")
         assert code == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from types import FrameType
 from typing import NoReturn
@@ -18,7 +19,7 @@ from ringcast import __version__
 from ringcast.cli import common
 from ringcast.errors import ArgumentError, QueueTimeoutError, RingcastError
 
-COMMANDS = ("pub", "sub", "ls", "clean", "doctor", "demo", "bench")
+COMMANDS = ("pub", "sub", "ls", "clean", "doctor", "demo", "bench", "completion")
 
 HELP = f"""Broadcast messages between processes through shared memory.
 
@@ -44,6 +45,15 @@ class CommandGroup(click.Group):
         found = import_module(f"ringcast.cli.{cmd_name}").command
         assert isinstance(found, click.Command)
         return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if not ctx.resilient_parsing and not args[0].startswith("-") and args[0] not in COMMANDS:
+            near = get_close_matches(args[0], COMMANDS, 1)
+            hint = f"Did you mean '{near[0]}'?" if near else f"There are {', '.join(COMMANDS)}."
+            raise click.UsageError(f"No such command '{args[0]}'. {hint}", ctx)
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> int:
         try:
@@ -71,6 +81,12 @@ def _complain(error: BaseException | str, code: int) -> int:
     return code
 
 
+def _usage_error(error: click.ClickException) -> str:
+    """What was wrong, and where to read on, in one line."""
+    where = getattr(error, "ctx", None)
+    return f"{error.format_message()} See '{where.command_path if where else 'ringcast'} --help'."
+
+
 def _turn_termination_into_exit() -> None:
     """SIGTERM and SIGHUP end a command as Ctrl-C does: through its `finally` blocks; an ignored one stays ignored."""
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -82,10 +98,14 @@ def _exit_by_signal(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-@click.group(cls=CommandGroup, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="ringcast", message="%(prog)s %(version)s")
-def cli() -> None:
-    pass
+@click.group(
+    cls=CommandGroup, help=HELP, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.version_option(__version__, "-V", "--version", prog_name="ringcast", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    if context.invoked_subcommand is None:
+        raise click.UsageError(f"Which command? There are {', '.join(COMMANDS)}.", context)
 
 
 def run(arguments: Sequence[str] | None) -> int:
@@ -93,8 +113,7 @@ def run(arguments: Sequence[str] | None) -> int:
     try:
         result = cli.main(None if arguments is None else list(arguments), prog_name="ringcast", standalone_mode=False)
     except click.ClickException as error:  # wrong usage
-        error.show()
-        return error.exit_code
+        return _complain(_usage_error(error), error.exit_code)
     except click.Abort:
         return common.EXIT_INTERRUPTED
     return result if isinstance(result, int) else common.EXIT_OK

@@ -1,22 +1,25 @@
 """What the commands share: exit codes, the error they raise, option types, byte streams, notes and progress.
 
-Imports nothing but click and the standard library; rich is imported by the function that draws something.
+Imports click, and nothing else that is not there anyway; rich is imported by the function that draws something.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from ringcast._arguments import INT32_MAX, INT64_MAX
+
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -34,6 +37,39 @@ class CommandError(Exception):
     """A command cannot do what it was asked; its message is the one line that the user sees."""
 
 
+class Seconds(click.FloatRange):
+    """An option's type: a finite number of seconds, zero or more. NaN and infinities are refused."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number) or number < 0:
+            self.fail(f"{value!r} is not allowed; give a finite number of seconds, 0 or more.", param, ctx)
+        return number
+
+
+class Whole(click.IntRange):
+    """An option's type: a whole number from `least` to `most`."""
+
+    def __init__(self, least: int, most: int = INT32_MAX) -> None:
+        super().__init__(least, most)
+        self._least, self._most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            number = self._least - 1
+        if not self._least <= number <= self._most:
+            self.fail(f"{value!r} is not allowed; give a whole number from {self._least} to {self._most}.", param, ctx)
+        return number
+
+
 _SIZE = re.compile(r"(\d+)\s*([kmg])?(?:i?b)?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
@@ -42,8 +78,8 @@ def byte_size(text: str | int) -> int:
     """An option's type: a number of bytes, with or without a binary unit: 4096, 64KiB, 1M."""
     match = _SIZE.fullmatch(str(text).strip())
     size = int(match[1]) * _UNITS[(match[2] or "").lower()] if match else 0
-    if size <= 0:
-        raise click.BadParameter(f"{text!r} is not a size: write 4096, 64KiB or 1MiB.")
+    if not 0 < size <= INT64_MAX:
+        raise click.BadParameter(f"{text!r} is not a size; write 4096, 64KiB or 1MiB.")
     return size
 
 
@@ -116,7 +152,14 @@ def progress(description: str, total: int | None, *, unit: str = "") -> Iterator
         yield lambda steps: bar.advance(task, steps)
 
 
-def print_table(table: Table) -> None:
+def plain(line: str) -> RenderableType:
+    """A line as it is: no markup, no colours."""
+    from rich.text import Text
+
+    return Text(line, overflow="fold")
+
+
+def print_table(table: RenderableType) -> None:
     """Print to the standard output: as wide as the terminal, or, where a program reads it, as the content is wide."""
     from rich.console import Console
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
 from ringcast.cli import common
@@ -23,15 +25,23 @@ _STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
 
 @click.command("doctor", help=HELP, epilog=EPILOG, short_help="Check what ringcast needs of this machine.")
+@click.option("--json", "as_json", is_flag=True, help="Write a JSON array: subject, status, found, remedy.")
 @click.pass_context
-def command(context: click.Context) -> None:
+def command(context: click.Context, as_json: bool) -> None:
     checks = list(examine())
-    _print_table(checks)
     problems, warnings = (sum(check.status == status for check in checks) for status in ("problem", "warning"))
-    found = [_count(problems, "problem")] * (problems > 0) + [_count(warnings, "warning")] * (warnings > 0)
-    click.echo(f"{' and '.join(found)}." if found else "All is well.")
+    if as_json:
+        click.echo(json.dumps([check._asdict() for check in checks], indent=2))
+    else:
+        _print_table(checks)
+        click.echo(_verdict(problems, warnings))
     if problems:
         context.exit(common.EXIT_FAILURE)
+
+
+def _verdict(problems: int, warnings: int) -> str:
+    found = [_count(problems, "problem")] * (problems > 0) + [_count(warnings, "warning")] * (warnings > 0)
+    return f"{' and '.join(found)}." if found else "All is well."
 
 
 def _count(number: int, what: str) -> str:

@@ -1,72 +1,224 @@
-"""`ringcast ls`: the queues of this machine, as a table or as JSON. Looks only: takes no seat, blocks nobody."""
+"""`ringcast ls`: the queues of this machine, or one in detail. Looks only: takes no seat, blocks nobody.
+
+On a terminal the first columns are what one looks for, and a further one is there only if the whole table still fits,
+so that no number is ever cut. Where a program reads the table it has every column.
+"""
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 
 from ringcast._stats import QueueInfo
 from ringcast.cli import common
-from ringcast.instruments.looking import list_queues
+from ringcast.instruments.looking import Found, list_queues
 
-HELP = """List the queues of this machine.
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
 
-A queue is shown by the name that programs attach to, or, if it has none, by its segment in shared memory, with its
-writer, its readers, the messages it can hold (DEPTH), the messages that the slowest reader has not read (QUEUED), and
-the memory that it occupies now. Queues whose writer is gone, and segments that cannot be read, are shown with --all.
+REDRAW_SECONDS = 1.0
+
+HELP = """List the queues of this machine, or show the one called NAME.
+
+QUEUE is the name that programs attach to or, if it has none, its segment in shared memory; READERS how many of those
+that there is room for live; QUEUED the messages that the slowest has not read; WRITER its pid, marked if that is dead
+or stopped, or if the queue is closed. A wide terminal shows more, a pipe everything. Queues whose writer is gone, and
+segments that cannot be read, are shown with --all.
+
+NAME may be a segment, too. Each of its readers is a line. The exit code is 1 if there is no such queue.
 """
 
-EPILOG = """\b
+EPILOG = f"""\b
 Example: the names of all queues that have something waiting
   ringcast ls --json | jq -r '.[] | select(.queued > 0) | .name'
+
+\b
+Example: what one queue does, every second until Ctrl-C
+  ringcast ls news --watch
+
+{common.EXIT_CODES}
 """
 
 
-@click.command("ls", help=HELP, epilog=EPILOG, short_help="List the queues of this machine.")
-@click.option("--json", "as_json", is_flag=True, help="Write a JSON array, with every field of every reader.")
+@click.command("ls", help=HELP, epilog=EPILOG, short_help="List the queues of this machine, or show one.")
+@click.argument("name", required=False, shell_complete=lambda context, parameter, start: complete_names(start))
+@click.option("--json", "as_json", is_flag=True, help="Write JSON, with every field of every reader.")
 @click.option("--all", "everything", is_flag=True, help="Also queues whose writer is gone, and unreadable segments.")
-def command(as_json: bool, everything: bool) -> None:
-    found = list_queues()
-    queues = [info for info in found.queues if everything or info["writer"]["alive"]]
-    unreadable = found.unreadable if everything else []
+@click.option("--watch", is_flag=True, help="Look again every second, with rates, until Ctrl-C.")
+def command(name: str | None, *, as_json: bool, everything: bool, watch: bool) -> None:
+    if as_json and watch:
+        raise click.UsageError("--json and --watch do not go together: call ls --json as often as you like.")
     if as_json:
-        click.echo(json.dumps([*queues, *unreadable], indent=2))
+        found = list_queues()
+        shown = [*_chosen(found, everything), *(found.unreadable if everything else [])]
+        click.echo(json.dumps(_named(found, name) if name else shown, indent=2))
+    elif watch:
+        _watch(name, everything)
+    else:
+        for part in _view(list_queues(), name, everything, {}):
+            common.print_table(part)
+
+
+def complete_names(start: str) -> list[CompletionItem]:
+    """The names of queues that begin so, for a shell."""
+    names = {info["name"] or info["segment"] for info in list_queues().queues}
+    return [CompletionItem(one) for one in sorted(names) if one.startswith(start)]
+
+
+def _watch(name: str | None, everything: bool) -> None:
+    """Draws until Ctrl-C; on a terminal in place, else one below the other."""
+    from rich.console import Console, Group
+    from rich.live import Live
+
+    before: dict[int, tuple[float, int]] = {}
+
+    def look() -> list[RenderableType]:
+        found = list_queues()
+        now = time.monotonic()
+        rates = {
+            info["epoch"]: (info["messages"] - sent) / (now - when)
+            for info in found.queues
+            if (last := before.get(info["epoch"])) is not None
+            for when, sent in [last]
+        }
+        before.clear()
+        before.update({info["epoch"]: (now, info["messages"]) for info in found.queues})
+        return list(_view(found, name, everything, rates))
+
+    console = Console()
+    if not console.is_terminal:
+        while True:
+            for part in look():
+                common.print_table(part)
+            click.echo()
+            time.sleep(REDRAW_SECONDS)
+    with Live(Group(*look()), console=console, auto_refresh=False) as live:
+        while True:
+            time.sleep(REDRAW_SECONDS)
+            live.update(Group(*look()), refresh=True)
+
+
+def _chosen(found: Found, everything: bool) -> list[QueueInfo]:
+    return [info for info in found.queues if everything or info["writer"]["alive"]]
+
+
+def _named(found: Found, name: str) -> QueueInfo:
+    """The queue of that name, a living one first, or of that segment."""
+    same = [info for info in found.queues if name in (info["name"], info["segment"])]
+    if same:
+        return max(same, key=lambda info: info["writer"]["alive"])
+    near = get_close_matches(name, [info["name"] or info["segment"] for info in found.queues], 1)
+    raise common.CommandError(
+        f"there is no queue {name!r}. {f'Did you mean {near[0]!r}?' if near else 'ringcast ls shows those there are.'}"
+    )
+
+
+def _view(found: Found, name: str | None, everything: bool, rates: dict[int, float]) -> Iterator[RenderableType]:
+    if name is not None:
+        yield from _detail(_named(found, name), rates)
         return
+    queues = _chosen(found, everything)
+    unreadable = found.unreadable if everything else []
     if queues:
-        _print_table(queues)
+        yield _fitting(queues, rates)
     for one in unreadable:
-        click.echo(f"unreadable: {one['error']}")
+        yield common.plain(f"unreadable: {one['error']}")
     left_out = len(found.queues) + len(found.unreadable) - len(queues) - len(unreadable)
     if not queues and not unreadable:
-        click.echo("No live queues here." if left_out else "No queues here.")
+        yield common.plain("No live queues here." if left_out else "No queues here.")
     if any(not info["writer"]["alive"] for info in queues):
-        click.echo("Queues of dead writers are removed by: ringcast clean")
+        yield common.plain("Queues of dead writers are removed by: ringcast clean")
     if left_out:
-        click.echo(f"{left_out} left over by writers that are gone, or unreadable: ringcast ls --all")
+        yield common.plain(f"{left_out} left over by writers that are gone, or unreadable: ringcast ls --all")
 
 
-def _print_table(queues: list[QueueInfo]) -> None:
+def _fitting(queues: list[QueueInfo], rates: dict[int, float]) -> Table:
+    """The table with as many of its columns as fit; a name that is too long is shortened, no number ever is."""
+    from rich.console import Console
+
+    columns: list[tuple[str, list[str]]] = [
+        ("QUEUE", [info["name"] or info["segment"] for info in queues]),
+        ("READERS", [f"{_alive(info)} of {info['n_reader']}" for info in queues]),
+        ("QUEUED", [str(info["queued"]) for info in queues]),
+        ("WRITER", [_writer(info) for info in queues]),
+        *([("RATE", [_rate(info, rates) for info in queues])] if rates else []),
+        ("DEPTH", [str(info["depth"]) for info in queues]),
+        ("SENT", [str(info["messages"]) for info in queues]),
+        ("MEMORY", [common.human_bytes(_memory(info)) for info in queues]),
+        ("SEGMENT", [info["segment"] for info in queues]),
+    ]
+    console = Console()
+    if console.is_terminal:
+        while len(columns) > 4 and _width(columns) > console.width:
+            columns.pop()
+        room = max(8, console.width - _width(columns[1:]) - 2)
+        columns[0] = (
+            "QUEUE",
+            [one if len(one) <= room else one[: room - 1] + "\N{HORIZONTAL ELLIPSIS}" for one in columns[0][1]],
+        )
+    return _table(columns)
+
+
+def _width(columns: list[tuple[str, list[str]]]) -> int:
+    return sum(max(map(len, [heading, *cells])) + 2 for heading, cells in columns) - 2
+
+
+def _table(columns: list[tuple[str, list[str]]]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("QUEUE", "SEGMENT", "WRITER"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("READERS", "DEPTH", "QUEUED", "SENT", "MEMORY"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for info in queues:
-        alive = sum(reader["alive"] for reader in info["readers"])
-        memory = info["memory"]["control"] + info["memory"]["data_committed"]
-        table.add_row(
-            Text(info["name"] or "-"), Text(info["segment"]), _writer(info), f"{alive} of {info['n_reader']}",
-            str(info["depth"]), str(info["queued"]), str(info["messages"]), common.human_bytes(memory),
-        )  # fmt: skip
-    common.print_table(table)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading, _ in columns:
+        words = heading in ("QUEUE", "WRITER", "SEGMENT", "STATE", "PROCESS")
+        table.add_column(heading, justify="left" if words else "right", no_wrap=True)
+    for row in zip(*(cells for _, cells in columns), strict=True):
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _detail(info: QueueInfo, rates: dict[int, float]) -> Iterator[RenderableType]:
+    rate = f" ({_rate(info, rates)})" if info["epoch"] in rates else ""
+    yield common.plain(f"queue    {info['name'] or 'without a name'}")
+    yield common.plain(f"segment  {info['segment']}")
+    yield common.plain(f"writer   {_writer(info)}")
+    yield common.plain(f"sent     {info['messages']} messages, {common.human_bytes(info['bytes'])}{rate}")
+    yield common.plain(f"queued   {info['queued']} of {info['depth']}")
+    yield common.plain(f"memory   {common.human_bytes(_memory(info))}")
+    yield common.plain(f"readers  {_alive(info)} of {info['n_reader']}")
+    if readers := info["readers"]:
+        yield _table([
+            ("RANK", [str(reader["rank"]) for reader in readers]),
+            ("PID", [str(reader["pid"] or "-") for reader in readers]),
+            ("STATE", [reader["state"] for reader in readers]),
+            ("BEHIND", [str(reader["behind"]) for reader in readers]),
+            ("VIEWS", [str(reader["leased_blocks"]) for reader in readers]),
+            ("HELD", [common.human_bytes(reader["leased_bytes"]) for reader in readers]),
+            ("PROCESS", [reader["process"] for reader in readers]),
+        ])  # fmt: skip
+
+
+def _alive(info: QueueInfo) -> int:
+    return sum(reader["alive"] for reader in info["readers"])
+
+
+def _memory(info: QueueInfo) -> int:
+    return info["memory"]["control"] + info["memory"]["data_committed"]
+
+
+def _rate(info: QueueInfo, rates: dict[int, float]) -> str:
+    return f"{rates[info['epoch']]:.0f}/s" if info["epoch"] in rates else "-"
 
 
 def _writer(info: QueueInfo) -> str:
-    pid = info["writer"]["pid"]
-    if not info["writer"]["alive"]:
-        return f"{pid} (dead)"
-    return f"{pid} (closed)" if info["closed"] else str(pid)
+    writer = info["writer"]
+    marks = ["dead"] if not writer["alive"] else ["stopped"] if writer["process"] == "stopped" else []
+    if info["closed"] and writer["alive"]:
+        marks.append("closed")
+    return f"{writer['pid']} ({', '.join(marks)})" if marks else str(writer["pid"])

@@ -9,14 +9,17 @@ from __future__ import annotations
 import io
 import os
 import stat
+import time
 
 import click
 
 from ringcast import MessageQueue
 from ringcast.cli import common
 from ringcast.cli.framing import FrameSplitter, LineSplitter, Splitter
+from ringcast.errors import NotReadyError, QueueTimeoutError
 
 BLOCK_BYTES = 256 << 10  # read at a time: large enough to pay, small enough that the bytes are still in the cache
+NOTE_SECONDS = 0.5  # how often a person is told which readers are missing
 DEFAULT_CHUNKS = 1024
 DEFAULT_CHUNK_BYTES = 4 << 20
 
@@ -44,10 +47,10 @@ Example:
 
 @click.command("pub", help=HELP, epilog=EPILOG, short_help="Publish the standard input, a message a line.")
 @click.argument("name")
-@click.option("--readers", type=click.IntRange(min=1), default=1, show_default=True, help="Readers to wait for.")
+@click.option("--readers", type=common.Whole(1), default=1, show_default=True, help="Readers to wait for.")
 @click.option("--frames", is_flag=True, help="The input is length-prefixed frames, not lines.")
 @click.option(
-    "--max-chunks", type=click.IntRange(min=1), default=DEFAULT_CHUNKS, show_default=True,
+    "--max-chunks", type=common.Whole(1), default=DEFAULT_CHUNKS, show_default=True,
     help="Messages that the slowest reader may lag behind.",
 )  # fmt: skip
 @click.option(
@@ -55,7 +58,7 @@ Example:
     help="The largest message; 64KiB and 1MiB are understood.",
 )  # fmt: skip
 @click.option(
-    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", show_default="never",
+    "--timeout", type=common.Seconds(), metavar="SECONDS", show_default="never",
     help="Give up when readers are awaited for longer: to come, or to make room.",
 )  # fmt: skip
 def command(
@@ -65,11 +68,37 @@ def command(
     splitter = FrameSplitter(max_chunk_bytes) if frames else LineSplitter(max_chunk_bytes)
     queue = MessageQueue(readers, max_chunks=max_chunks, max_chunk_bytes=max_chunk_bytes, name=name)
     try:
-        common.note(f"waiting for {readers} reader{'s' if readers > 1 else ''}: ringcast sub {name}")
-        queue.wait_until_ready(timeout)
+        _await_readers(queue, name, readers, timeout)
+        if source.isatty():
+            common.note("all readers are there: type lines, Ctrl-D ends")
         _publish(queue, source, splitter, timeout)
     finally:
         queue.close()  # waits for nobody: readers of a named queue keep what was published
+
+
+def _await_readers(queue: MessageQueue, name: str, readers: int, timeout: float | None) -> None:
+    """Wait for all; tell a person who watches, each time one comes, which are missing."""
+    if not common.on_terminal():
+        queue.wait_until_ready(timeout)
+        return
+    common.note(f"waiting for {readers} reader{'s' if readers > 1 else ''}: ringcast sub {name}")
+    end = None if timeout is None else time.monotonic() + timeout
+    told = readers
+    while True:
+        left = NOTE_SECONDS if end is None else min(NOTE_SECONDS, max(0.0, end - time.monotonic()))
+        try:
+            queue.wait_until_ready(left)
+            return
+        except NotReadyError as error:
+            if end is not None and time.monotonic() >= end:
+                ranks = ", ".join(map(str, error.missing))
+                raise QueueTimeoutError(
+                    f"queue {name!r}: waited {timeout} s for rank{'s' if len(error.missing) > 1 else ''} {ranks}; "
+                    f"start a reader: ringcast sub {name}"
+                ) from error
+            if len(error.missing) < told:
+                told = len(error.missing)
+                common.note(f"still missing: rank{'s' if told > 1 else ''} {', '.join(map(str, error.missing))}")
 
 
 def _publish(queue: MessageQueue, source: io.BufferedReader, splitter: Splitter, timeout: float | None) -> None:

@@ -15,8 +15,10 @@ from typing import IO, Any
 import click
 
 from ringcast import MessageQueue
+from ringcast._arguments import INT64_MAX
 from ringcast.cli import common
 from ringcast.cli.framing import FRAME_HEADER, frame
+from ringcast.cli.ls import complete_names
 from ringcast.errors import QueueClosedError, QueueTimeoutError, SegmentNotFoundError, WaitCancelledError
 
 BATCH_BYTES = 1 << 20  # taken at a time: bounds what this process holds when messages are large
@@ -41,14 +43,14 @@ Example: the first line that is published
 
 
 @click.command("sub", help=HELP, epilog=EPILOG, short_help="Write a queue's messages to the standard output.")
-@click.argument("name")
-@click.option("--rank", type=click.IntRange(min=0), show_default="a free one", help="The rank to take.")
+@click.argument("name", shell_complete=lambda context, parameter, start: complete_names(start))
+@click.option("--rank", type=common.Whole(0), show_default="a free one", help="The rank to take.")
 @click.option("--frames", is_flag=True, help="Precede each message with its length.")
 @click.option(
-    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", show_default="never",
+    "--timeout", type=common.Seconds(), metavar="SECONDS", show_default="never",
     help="Give up when the queue, or the next message, is awaited for longer.",
 )  # fmt: skip
-@click.option("--count", type=click.IntRange(min=1), show_default="all", help="End after so many messages.")
+@click.option("--count", type=common.Whole(1, INT64_MAX), show_default="all", help="End after so many messages.")
 def command(name: str, *, rank: int | None, frames: bool, timeout: float | None, count: int | None) -> None:
     out = common.binary_stdout()
     unread = threading.Event()

@@ -1,0 +1,65 @@
+"""What the command line answers to wrong usage: one line that says what to do, and exit code 2."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
+from ringcast import __version__
+from tests.support import run_python
+
+RINGCAST = "import sys; from ringcast.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def complaint(*arguments: str) -> str:
+    """The one line that a command ends with which is not used as it should be."""
+    done = run_python(RINGCAST, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("ringcast: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        ([], "There are pub, sub, ls"),
+        (["lss"], "No such command 'lss'. Did you mean 'ls'? See 'ringcast --help'."),
+        (["nonsense"], "There are pub, sub, ls"),
+        (["ls", "--jsn"], "Did you mean '--json'? See 'ringcast ls --help'."),
+        (["pub"], "Missing argument 'NAME'"),
+        (["pub", "x", "--max-chunk-bytes", "much"], "'--max-chunk-bytes': 'much' is not a size"),
+        (["pub", "x", "--max-chunk-bytes", "99999999999999G"], "'--max-chunk-bytes': '99999999999999G' is not a size"),
+    ],
+)
+def test_wrong_usage_is_2_and_one_line_that_says_what_to_do(arguments: list[str], answer: str) -> None:
+    assert answer in complaint(*arguments)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "-1", "soon"])
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("pub", "--timeout"), ("sub", "--timeout"), ("pub", "--readers"), ("pub", "--max-chunks"), ("sub", "--rank"),
+     ("sub", "--count")],
+)  # fmt: skip
+def test_numbers_that_are_none_are_refused_with_what_is_allowed(command: str, option: str, value: str) -> None:
+    line = complaint(command, "x", option, value)
+    assert f"'{option}': '{value}' is not allowed; give a " in line
+
+
+@pytest.mark.parametrize("option", ["-V", "--version"])
+def test_version(option: str) -> None:
+    done = run_python(RINGCAST, option)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"ringcast {__version__}\n", "")
+
+
+def test_doctor_as_json_has_every_check_and_the_same_exit_code() -> None:
+    done = run_python(RINGCAST, "doctor", "--json")
+    checks = json.loads(done.stdout)
+    assert {"versions", "kernel", "queue"} <= {check["subject"] for check in checks}
+    assert all(check.keys() == {"subject", "status", "found", "remedy"} for check in checks)
+    assert done.returncode == any(check["status"] == "problem" for check in checks)
