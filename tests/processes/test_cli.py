@@ -304,7 +304,7 @@ def test_ls_shows_a_live_queue(ringcast: Ringcast, name: str) -> None:
         assert row[:6] == [name, "1", "of", "2", "1", str(os.getpid())]
         assert row[-1] == writer.segment
         (entry,) = [one for one in json.loads(outcome(ringcast("ls", "--json"))[1]) if one["name"] == name]
-        assert entry["writer_alive"] is True
+        assert entry["writer"]["alive"] is True
         assert (entry["n_reader"], entry["queued"], entry["messages"]) == (2, 1, 1)
         assert [(one["rank"], one["pid"]) for one in entry["readers"] if one["alive"]] == [(1, os.getpid())]
         reader.dequeue()
