@@ -84,7 +84,11 @@ def _complain(error: BaseException | str, code: int) -> int:
 def _usage_error(error: click.ClickException) -> str:
     """What was wrong, and where to read on, in one line."""
     where = getattr(error, "ctx", None)
-    return f"{error.format_message()} See '{where.command_path if where else 'ringcast'} --help'."
+    said = error.format_message()
+    if isinstance(error, click.NoSuchOption):  # which click words anew now and then
+        near = f" Did you mean '{error.possibilities[0]}'?" if error.possibilities else ""
+        said = f"No such option: {error.option_name}.{near}"
+    return f"{said} See '{where.command_path if where else 'ringcast'} --help'."
 
 
 def _turn_termination_into_exit() -> None:

@@ -13,9 +13,11 @@ Only segments that ringcast made, of this user, whose writer the kernel says is 
 a queue keep it and still get everything that was sent. Making a queue does the same, so this is for when none is made.
 """
 
-EPILOG = """\b
+EPILOG = f"""\b
 Example: what would be removed
   ringcast clean --dry-run
+
+{common.EXIT_CODES}
 """
 
 _FATES = {"dead": "would be removed", "removed": "removed", "removing": "another process is removing it"}

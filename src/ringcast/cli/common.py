@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import click
 
@@ -20,6 +20,11 @@ from ringcast._arguments import INT32_MAX, INT64_MAX
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    FloatType: TypeAlias = click.ParamType[float]
+    IntType: TypeAlias = click.ParamType[int]
+else:
+    FloatType = IntType = click.ParamType  # generic in the latest releases only
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -37,27 +42,31 @@ class CommandError(Exception):
     """A command cannot do what it was asked; its message is the one line that the user sees."""
 
 
-class Seconds(click.FloatRange):
-    """An option's type: a finite number of seconds, zero or more. NaN and infinities are refused."""
+class Seconds(FloatType):
+    """An option's type: a finite number of seconds from `least` to `most`. NaN and infinities are refused."""
 
-    def __init__(self) -> None:
-        super().__init__(min=0)
+    name = "seconds"
+
+    def __init__(self, least: float = 0, most: float = math.inf) -> None:
+        self._least, self._most = least, most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
             number = float(value)
         except ValueError:
             number = math.nan
-        if not math.isfinite(number) or number < 0:
-            self.fail(f"{value!r} is not allowed; give a finite number of seconds, 0 or more.", param, ctx)
+        if not math.isfinite(number) or not self._least <= number <= self._most:
+            bounds = f"{self._least:g} or more" if self._most == math.inf else f"{self._least:g} to {self._most:g}"
+            self.fail(f"{value!r} is not allowed; give a finite number of seconds, {bounds}.", param, ctx)
         return number
 
 
-class Whole(click.IntRange):
+class Whole(IntType):
     """An option's type: a whole number from `least` to `most`."""
 
+    name = "count"
+
     def __init__(self, least: int, most: int = INT32_MAX) -> None:
-        super().__init__(least, most)
         self._least, self._most = least, most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:

@@ -16,9 +16,11 @@ tries the system calls that queues use; and makes one queue. Changes nothing. Th
 warnings alone end with 0.
 """
 
-EPILOG = """\b
+EPILOG = f"""\b
 Example: in a container, before the work starts
   ringcast doctor || exit
+
+{common.EXIT_CODES}
 """
 
 _STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}

@@ -14,6 +14,7 @@ import time
 import click
 
 from ringcast import MessageQueue
+from ringcast._core import MAX_READERS
 from ringcast.cli import common
 from ringcast.cli.framing import FrameSplitter, LineSplitter, Splitter
 from ringcast.errors import NotReadyError, QueueTimeoutError
@@ -47,7 +48,7 @@ Example:
 
 @click.command("pub", help=HELP, epilog=EPILOG, short_help="Publish the standard input, a message a line.")
 @click.argument("name")
-@click.option("--readers", type=common.Whole(1), default=1, show_default=True, help="Readers to wait for.")
+@click.option("--readers", type=common.Whole(1, MAX_READERS), default=1, show_default=True, help="Readers to wait for.")
 @click.option("--frames", is_flag=True, help="The input is length-prefixed frames, not lines.")
 @click.option(
     "--max-chunks", type=common.Whole(1), default=DEFAULT_CHUNKS, show_default=True,
@@ -58,7 +59,7 @@ Example:
     help="The largest message; 64KiB and 1MiB are understood.",
 )  # fmt: skip
 @click.option(
-    "--timeout", type=common.Seconds(), metavar="SECONDS", show_default="never",
+    "--timeout", type=common.Seconds(), show_default="never",
     help="Give up when readers are awaited for longer: to come, or to make room.",
 )  # fmt: skip
 def command(

@@ -44,10 +44,10 @@ Example: the first line that is published
 
 @click.command("sub", help=HELP, epilog=EPILOG, short_help="Write a queue's messages to the standard output.")
 @click.argument("name", shell_complete=lambda context, parameter, start: complete_names(start))
-@click.option("--rank", type=common.Whole(0), show_default="a free one", help="The rank to take.")
+@click.option("--rank", type=common.Whole(0), metavar="RANK", show_default="a free one", help="The rank to take.")
 @click.option("--frames", is_flag=True, help="Precede each message with its length.")
 @click.option(
-    "--timeout", type=common.Seconds(), metavar="SECONDS", show_default="never",
+    "--timeout", type=common.Seconds(), show_default="never",
     help="Give up when the queue, or the next message, is awaited for longer.",
 )  # fmt: skip
 @click.option("--count", type=common.Whole(1, INT64_MAX), show_default="all", help="End after so many messages.")
