@@ -17,7 +17,7 @@ help:
 	@echo "make freeze  what a ring of plain flags comes to: docs/freeze.md"
 	@echo "make model   explore the protocol's interleavings and stale loads; weaken each memory order and see it break"
 	@echo "make check   ruff, mypy --strict, the stubs, clang-format"
-	@echo "make bench   build, then measure against the peers: a table, JSON and a picture in benchmarks/results"
+	@echo "make bench   build, then measure against the peers: a table, JSON and pictures in benchmarks/results"
 	@echo "make wheel   build a wheel, check it, install it into a fresh environment and use it"
 
 $(BIN)/python:
