@@ -63,18 +63,17 @@ def _picture(_context: click.Context, _parameter: click.Parameter, path: Path | 
 
 
 def _seconds(_context: click.Context, _parameter: click.Parameter, seconds: float) -> float:
-    """NaN, too, is not between the bounds."""
     if not SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:
-        raise click.BadParameter(f"{seconds} is not between {SHORTEST_SECONDS} and {LONGEST_SECONDS}.")
+        raise click.BadParameter(f"{seconds:g} is not allowed; give {SHORTEST_SECONDS} to {LONGEST_SECONDS}.")
     return seconds
 
 
 @click.command("bench", help=HELP, epilog=EPILOG, short_help="Measure latency and rate on this machine.")
 @click.option(
-    "--seconds", type=float, default=SECONDS, show_default=True, callback=_seconds,
+    "--seconds", type=common.Seconds(), default=SECONDS, show_default=True, callback=_seconds,
     help="About how long each of 12 measurements of a round lasts; 0.01 to 60.",
 )  # fmt: skip
-@click.option("--rounds", type=click.IntRange(1, 1000), default=ROUNDS, show_default=True, help="How often.")
+@click.option("--rounds", type=common.Whole(1, 1000), default=ROUNDS, show_default=True, help="How often.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything that was found as JSON.")
 @click.option(
     "--plot", type=click.Path(dir_okay=False, writable=True, path_type=Path), callback=_picture, metavar="FILE",

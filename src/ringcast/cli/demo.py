@@ -36,10 +36,10 @@ Example:
 
 
 @click.command("demo", help=HELP, epilog=EPILOG, short_help="Broadcast the standard library to 4 workers.")
-@click.option("--workers", type=click.IntRange(1, 64), default=4, show_default=True, help="Worker processes.")
+@click.option("--workers", type=common.Whole(1, 64), default=4, show_default=True, help="Worker processes.")
 @click.option("--compare/--no-compare", default=True, help="Measure multiprocessing.Queue too, or not.")
-@click.option("--files", type=click.IntRange(min=1), hidden=True, help="Only so many files.")
-@click.option("--rounds", type=click.IntRange(min=1), default=ROUNDS, hidden=True, help="How often each is measured.")
+@click.option("--files", type=common.Whole(1), hidden=True, help="Only so many files.")
+@click.option("--rounds", type=common.Whole(1), default=ROUNDS, hidden=True, help="How often each is measured.")
 def command(*, workers: int, compare: bool, files: int | None, rounds: int) -> None:
     from ringcast.cli.lab.bench import Settings
     from ringcast.cli.lab.demo_corpus import standard_library
