@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ringcast.cli.lab.bench import Bench, Settings
 from ringcast.cli.lab.measure import Metric, Outcome
@@ -35,7 +35,7 @@ GIGABYTES = Metric("rate", "GB/s a reader", "GB/s", better="higher")
 class PayloadWorkload(Workload):
     """What the workloads with large payloads share: the measurement of a `Traffic`."""
 
-    metrics = (GIGABYTES,)
+    metrics: ClassVar[tuple[Metric, ...]] = (GIGABYTES,)
 
     def traffic(self, subject: Subject, case: Case) -> Traffic:
         """What is sent."""
@@ -54,7 +54,7 @@ class Arrays(PayloadWorkload):
 
     key = "arrays"
     title = "NumPy arrays"
-    explain = f"every page touched by every reader, depth {DEPTH}"
+    explain: ClassVar[str] = f"every page touched by every reader, depth {DEPTH}"
 
     def __init__(self, sizes: Mapping[int, Sequence[int]]) -> None:
         """So many readers get arrays of these sizes."""

@@ -7,6 +7,7 @@ CPU time of all processes together for one file.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from ringcast.cli.lab.bench import Bench
 from ringcast.cli.lab.demo_corpus import SourceFile
@@ -27,8 +28,8 @@ class Files(Workload):
 
     key = "files"
     title = "Source files"
-    explain = "the standard library's, as dicts, to every worker"
-    metrics = (
+    explain: ClassVar[str] = "the standard library's, as dicts, to every worker"
+    metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("rate", "files/s", "/s", better="higher"),
         Metric("bytes", "MB/s", "MB/s", better="higher"),
         Metric("cpu", "CPU a file", "ns"),

@@ -32,7 +32,7 @@ class Latency(Workload):
 
     key = "latency"
     title = "One-way latency"
-    explain = f"{MESSAGE_BYTES}-byte bytes, half of a round trip"
+    explain: ClassVar[str] = f"{MESSAGE_BYTES}-byte bytes, half of a round trip"
     metrics: ClassVar[tuple[Metric, ...]] = (P50, P99)
 
     def measure(self, subject: Subject, case: Case, bench: Bench) -> Outcome:

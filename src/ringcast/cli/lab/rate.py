@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ringcast.cli.lab.bench import DEPTH, MESSAGE_BYTES, Bench
 from ringcast.cli.lab.measure import Metric, Outcome
 from ringcast.cli.lab.stream import Traffic, deliver
@@ -23,8 +25,8 @@ class Rate(Workload):
 
     key = "rate"
     title = "Rate of small messages"
-    explain = f"{MESSAGE_BYTES}-byte bytes, depth {DEPTH:,}, every reader gets every message"
-    metrics = (RATE,)
+    explain: ClassVar[str] = f"{MESSAGE_BYTES}-byte bytes, depth {DEPTH:,}, every reader gets every message"
+    metrics: ClassVar[tuple[Metric, ...]] = (RATE,)
 
     def measure(self, subject: Subject, case: Case, bench: Bench) -> Outcome:
         """Stream for about as long as set."""
