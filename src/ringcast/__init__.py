@@ -9,9 +9,12 @@
     reader = MessageQueue.attach("sched")               # others read, each every message
     message = reader.dequeue()
 
-Importing this imports no third-party package, nor does using it for objects that need none. What looks at queues from
+Importing this imports no third-party package, nor does using it for objects that need none. Process groups need
+PyTorch, for its store. What looks at queues from
 outside is in `ringcast.instruments`; every error is in `ringcast.errors`.
 """
+
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from ringcast import errors
 from ringcast._stats import QueueInfo, QueueStats
@@ -19,6 +22,9 @@ from ringcast._version import __version__
 from ringcast.queue import Handle, MessageQueue
 from ringcast.ring import ShmRingBuffer
 from ringcast.waiting import Busy, SpinSleepTimer, SpinTimer, memory_fence
+
+if _TYPE_CHECKING:
+    from ringcast.net import StatelessProcessGroup, in_the_same_node_as
 
 __all__ = [
     "Busy",
@@ -29,7 +35,22 @@ __all__ = [
     "ShmRingBuffer",
     "SpinSleepTimer",
     "SpinTimer",
+    "StatelessProcessGroup",
     "__version__",
     "errors",
+    "in_the_same_node_as",
     "memory_fence",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Process groups are imported by who uses them."""
+    if name in ("StatelessProcessGroup", "in_the_same_node_as"):
+        from ringcast import net
+
+        return getattr(net, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

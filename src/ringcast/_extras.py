@@ -7,7 +7,7 @@ from types import ModuleType
 
 from ringcast.errors import MissingPackageError
 
-_EXTRAS = {"numpy": "numpy", "msgspec": "msgpack", "torch": "torch", "matplotlib": "bench"}
+_EXTRAS = {"numpy": "numpy", "msgspec": "msgpack", "torch": "torch", "cryptography": "remote", "matplotlib": "bench"}
 
 
 def needed(package: str, what: str) -> ModuleType:

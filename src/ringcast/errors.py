@@ -14,6 +14,12 @@
     ├── ForkedError (RuntimeError)             a parent's end used in a forked child
     ├── RankTakenError (RuntimeError)          another living reader has the rank
     ├── MissingPackageError (ImportError)      an optional package is not installed; says which extra has it
+    ├── GroupError (RuntimeError)              a process group's collective failed; `ranks` says because of whom
+    │   ├── GroupTimeoutError (TimeoutError)   some ranks did not come in time
+    │   ├── GroupMismatchError (ValueError)    ranks have other arguments, another release, or are at another collective
+    │   ├── GroupPeerError (ConnectionError)   a rank died, or was started again alone; or the group's store is gone
+    │   ├── GroupSecurityError (PermissionError)   a pickle that anybody could have sent, or not the same secret
+    │   └── GroupNotLocalError (NotImplementedError)   ranks share no memory with the one that they must share it with
     ├── PeerError (ConnectionError)
     │   ├── WriterDiedError                    the writer's process died; all it had published has been read
     │   ├── ReaderDiedError                    a reader that the writer waits for died, or was ended by an exception
@@ -111,6 +117,33 @@ class MissingPackageError(RingcastError, ImportError):
 
     Where an object cannot be sent or rebuilt for that reason, it is the cause of an EncodeError or DecodeError.
     """
+
+
+class GroupError(RingcastError, RuntimeError):
+    """A collective of a process group failed. The other ranks get an error, too, at the latest by their deadlines."""
+
+    ranks: tuple[int, ...] = ()
+    """The ranks that the error is about, in the group."""
+
+
+class GroupTimeoutError(GroupError, TimeoutError):
+    """Some ranks did not come to a collective before its deadline; `ranks` names them. The group can be used on."""
+
+
+class GroupMismatchError(GroupError, ValueError):
+    """Ranks came with other arguments or another release, or are at another collective than this rank."""
+
+
+class GroupPeerError(GroupError, ConnectionError):
+    """A rank's process has ended or was started again without the others; or the group's store is gone."""
+
+
+class GroupSecurityError(GroupError, PermissionError):
+    """An object was not sent, or not read, because anybody might have put it there; or ranks have different secrets."""
+
+
+class GroupNotLocalError(GroupError, NotImplementedError):
+    """Ranks, which `ranks` names, share no memory with the rank that they must share it with."""
 
 
 class PeerError(RingcastError, ConnectionError):

@@ -68,7 +68,8 @@ def test_the_examples_of_every_public_call_run(offered: Any) -> None:
     said: list[str] = []
     with MessageQueue(n_reader=1) as queue, MessageQueue.create_from_handle(queue.export_handle(), 0) as reader:
         ends = {"queue": queue, "reader": reader}
-        names = {**vars(ringcast), **vars(instruments), **vars(errors), **ends}
+        offers = {name: getattr(ringcast, name) for name in dir(ringcast)}
+        names = {**offers, **vars(instruments), **vars(errors), **ends}
         examples = doctest.DocTestParser().get_doctest(inspect.getdoc(offered) or "", names, name, None, None)
         assert examples.examples, f"{name} shows no example"
         doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(examples, out=said.append)

@@ -24,6 +24,12 @@ BUILT_INS: dict[str, tuple[type[BaseException], ...]] = {
     "RankError": (ValueError,),
     "RankTakenError": (RuntimeError,),
     "MissingPackageError": (ImportError,),
+    "GroupError": (RuntimeError,),
+    "GroupTimeoutError": (TimeoutError,),
+    "GroupMismatchError": (ValueError,),
+    "GroupPeerError": (ConnectionError,),
+    "GroupSecurityError": (PermissionError,),
+    "GroupNotLocalError": (NotImplementedError,),
     "PeerError": (ConnectionError,),
     "WriterDiedError": (ConnectionError,),
     "ReaderDiedError": (ConnectionError,),
@@ -86,5 +92,7 @@ def test_groups_of_errors_can_be_caught_together() -> None:
     assert issubclass(errors.NotReadyError, errors.QueueTimeoutError)
     for name in ("WriterDiedError", "ReaderDiedError", "ReaderLeftError", "ReaderEvictedError"):
         assert issubclass(own_errors()[name], errors.PeerError)
+    for name in ("GroupTimeoutError", "GroupMismatchError", "GroupPeerError", "GroupNotLocalError"):
+        assert issubclass(own_errors()[name], errors.GroupError)
     for name in ("SegmentNotFoundError", "SegmentExistsError", "CapacityError"):
         assert issubclass(own_errors()[name], errors.SegmentError)

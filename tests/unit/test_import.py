@@ -44,7 +44,7 @@ def test_importing_ringcast_imports_no_third_party_package() -> None:
 
 
 def test_importing_a_submodule_directly_works() -> None:
-    for module in ("errors", "codec", "_segment", "waiting", "_end", "queue", "ring", "instruments", "_core"):
+    for module in ("errors", "codec", "_segment", "waiting", "_end", "queue", "ring", "net", "instruments", "_core"):
         result = run_python(f"import ringcast.{module}")
         assert (result.returncode, result.stderr) == (0, ""), module
 

@@ -1,0 +1,20 @@
+"""Process groups: who is there, who shares memory with whom, and queues that a whole group makes together.
+
+    _addresses    where a group's store is
+    _deadline     one deadline for a whole collective
+    _client       a store, by our own connection, whose calls end
+    _members      what a rank says of itself, and whether it lives
+    _sealing      how users' objects travel through a store
+    _group        ranks that have met, and their collectives
+    _stateless    a group without torch.distributed
+    _any_group    ours or torch's, as ranks that have met
+    _same_node    who shares memory with a rank
+    _queues       a queue that a group makes
+
+Importing this imports no third-party package; making a group imports torch.
+"""
+
+from ringcast.net._same_node import in_the_same_node_as
+from ringcast.net._stateless import StatelessProcessGroup
+
+__all__ = ["StatelessProcessGroup", "in_the_same_node_as"]

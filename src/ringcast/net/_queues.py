@@ -1,0 +1,151 @@
+"""Queues that a whole group makes: from one rank to all others, or from every rank to one.
+
+One collective each: all come with the same arguments, find out who shares memory with the one writer, or the one
+reader, make the queue, pass its handle round, and attach. What fails on one rank fails on all that wait for it. Ranks
+that share no memory with the others would need a link between machines: until there is one, all ranks get an error
+that names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ringcast import _arguments
+from ringcast._handle import Handle, checked_handle
+from ringcast.errors import ArgumentError, GroupMismatchError, GroupNotLocalError, RingcastError
+from ringcast.net._any_group import ranks_of
+from ringcast.net._group import Collective, about
+from ringcast.net._same_node import STEPS, sharing
+from ringcast.net._stateless import checked_rank
+
+if TYPE_CHECKING:
+    from ringcast.net._any_group import AnyGroup
+    from ringcast.queue import MessageQueue
+
+Queue = TypeVar("Queue", bound="MessageQueue[Any]")
+
+
+def one_to_all(
+    kind: type[Queue],
+    pg: AnyGroup,
+    max_chunk_bytes: int,
+    max_chunks: int,
+    writer_rank: int,
+    external: Handle | None,
+    blocking: bool,
+    timeout: float | None,
+    trust_store: bool,
+    for_writer: Mapping[str, Any],
+    for_readers: Mapping[str, Any],
+) -> Queue:
+    """A queue that `writer_rank` writes and all others read; or, if another process writes it, that all read."""
+    group, seconds = ranks_of(pg, timeout, trust_store=_arguments.flag("trust_store", trust_store))
+    writer_rank = checked_rank("writer_rank", writer_rank, group.size)
+    external = None if external is None else checked_handle(external)
+    same = _same(kind, max_chunk_bytes, max_chunks, blocking) | {"writer_rank": writer_rank}
+    with group.enter("create_from_process_group", same, seconds, "come", *STEPS, "handle", "attached") as here:
+        given = [part == b"external" for part in here.exchange("come", b"" if external is None else b"external")]
+        if any(given) and not given[writer_rank]:
+            raise about(
+                GroupMismatchError(
+                    f"{group.named(rank for rank in range(group.size) if given[rank])} came with "
+                    f"external_writer_handle, and {group.named([writer_rank])}, the writer, which passes it on, did not"
+                ),
+                writer_rank,
+            )
+        if group.size == 1 and external is None:
+            raise ArgumentError("the group has one rank: a queue needs a reader besides its writer")
+        _check_all_local(here, writer_rank, "the writer" if external is None else "who knows the external writer")
+        if group.rank != writer_rank:
+            handle = checked_handle(here.objects("handle", [writer_rank])[0])
+            end = kind.create_from_handle(handle, group.rank, **for_readers)
+        elif external is not None:
+            end = kind.create_from_handle(external, group.rank, **for_readers)
+        else:
+            ranks = [rank for rank in range(group.size) if rank != writer_rank]
+            end = kind(len(ranks), len(ranks), ranks, *_sizes(same), **for_writer)
+        try:
+            if group.rank == writer_rank:
+                here.say_object("handle", _plain(end.export_handle() if external is None else external))
+            if blocking:
+                here.exchange("attached", b"")
+                end.wait_until_ready(here.deadline.left)
+        except BaseException:
+            with suppress(RingcastError):  # of readers that have not come
+                end.close(0)
+            raise
+        return end
+
+
+def all_to_one(
+    kind: type[Queue],
+    pg: AnyGroup,
+    max_chunk_bytes: int,
+    max_chunks: int,
+    reader_rank: int,
+    blocking: bool,
+    timeout: float | None,
+    trust_store: bool,
+    for_writer: Mapping[str, Any],
+) -> tuple[Queue, list[Handle]]:
+    """Each rank's own queue, which `reader_rank` reads; and there, all ranks' handles."""
+    group, seconds = ranks_of(pg, timeout, trust_store=_arguments.flag("trust_store", trust_store))
+    reader_rank = checked_rank("reader_rank", reader_rank, group.size)
+    same = _same(kind, max_chunk_bytes, max_chunks, blocking) | {"reader_rank": reader_rank}
+    everybody = range(group.size)
+    with group.enter("create_from_process_group_single_reader", same, seconds, "come", *STEPS, "handle") as here:
+        here.exchange("come", b"")
+        _check_all_local(here, reader_rank, "the reader")
+        end = kind(1, 1, [0], *_sizes(same), **for_writer)
+        try:
+            here.say_object("handle", _plain(end.export_handle()))
+            if group.rank == reader_rank:
+                return end, [checked_handle(handle) for handle in here.objects("handle", everybody)]
+            here.hear("handle", everybody)
+            if blocking:
+                end.wait_until_ready(here.deadline.left)
+        except BaseException:
+            with suppress(RingcastError):  # of readers that have not come
+                end.close(0)
+            raise
+        return end, []
+
+
+def _same(kind: type[Any], max_chunk_bytes: int, max_chunks: int, blocking: bool) -> dict[str, Any]:
+    """What all ranks must have in common."""
+    return {
+        "max_chunk_bytes": _arguments.checked("max_chunk_bytes", max_chunk_bytes, most=_arguments.INT64_MAX),
+        "max_chunks": _arguments.checked("max_chunks", max_chunks),
+        "blocking": _arguments.flag("blocking", blocking),
+        "class": kind.__qualname__,
+    }
+
+
+def _sizes(same: Mapping[str, Any]) -> tuple[int, int]:
+    return same["max_chunk_bytes"], same["max_chunks"]
+
+
+def _check_all_local(here: Collective, rank: int, role: str) -> None:
+    """Raises GroupNotLocalError, on all ranks, if some share no memory with this one."""
+    group = here.group
+    elsewhere = [other for other, shares in enumerate(sharing(here, rank)) if not shares]
+    if elsewhere:
+        raise about(
+            GroupNotLocalError(
+                f"{group.named(elsewhere)} " + ("shares" if len(elsewhere) == 1 else "share")
+                + f" no memory with {group.named([rank])}, {role}: ranks on other machines, of other users, or with a "
+                "/dev/shm of their own, are not supported yet"
+            ),
+            *elsewhere,
+        )  # fmt: skip
+
+
+def _plain(handle: Handle) -> list[Any]:
+    """A handle as JSON has it."""
+    attributes = [list(pair) for pair in handle.attributes]
+    return [
+        handle.segment, handle.epoch, list(handle.local_reader_ranks), list(handle.ring),
+        handle.remote_address, handle.remote_address_is_ipv6, attributes,
+    ]  # fmt: skip

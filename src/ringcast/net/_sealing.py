@@ -1,0 +1,131 @@
+"""How users' objects travel through a store that anybody may write to: no stranger's pickle is ever read.
+
+With `RINGCAST_SECRET`, the same on all ranks, all objects are sealed: AES-256-GCM, under a key made of the secret, the
+group's generation and the name of the value, so that a value that is captured fits nowhere else. What JSON holds goes
+as JSON; without a secret, pickles go only where none but this machine's processes reach the store, or where the user
+trusts all who do (`trust_store=True`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import pickle
+from typing import Any
+
+from ringcast._extras import needed
+from ringcast.codec import ENVIRONMENT, codec
+from ringcast.errors import ArgumentError, DecodeError, EncodeError, GroupSecurityError, PickleRefusedError
+
+SECRET = "RINGCAST_SECRET"
+_LEAST_SECRET_CHARS = 22  # 128 bits in base64
+_NONCE_BYTES = 12
+_JSON, _PICKLE, _SEALED = b"j", b"p", b"s"
+
+
+class Sealer:
+    """How one group's objects travel. `trusted`: pickles may go unsealed."""
+
+    def __init__(self, group: str, trusted: bool) -> None:
+        self._secret = _secret()
+        self._trusted = trusted
+        self._group = group
+        if self._secret is not None:
+            needed("cryptography", f"sealing objects under {SECRET}")
+
+    def check(self) -> str:
+        """The same for all that have the same secret; empty without one."""
+        if self._secret is None:
+            return ""
+        return hmac.new(self._secret, b"ringcast: the same secret? " + self._group.encode(), "sha256").hexdigest()
+
+    def encode(self, obj: Any, key: str) -> bytes:
+        """Raises EncodeError, GroupSecurityError."""
+        plain = _JSON + json.dumps(obj).encode() if _is_json(obj) else self._pickled(obj)
+        if self._secret is None:
+            return plain
+        nonce = os.urandom(_NONCE_BYTES)
+        sealed: bytes = self._cipher(key).encrypt(nonce, plain, key.encode())
+        return _SEALED + nonce + sealed
+
+    def decode(self, data: bytes, key: str, sender: str) -> Any:
+        """Raises DecodeError, PickleRefusedError, GroupSecurityError."""
+        if self._secret is not None:
+            if data[:1] != _SEALED:
+                raise GroupSecurityError(f"what came from {sender} is not sealed, though {SECRET} is set here")
+            data = self._unsealed(data[1:], key, sender)
+        elif data[:1] == _SEALED:
+            raise GroupSecurityError(f"{sender} sealed what it sent, and {SECRET} is not set here")
+        kind, body = data[:1], data[1:]
+        if kind != _JSON:
+            self._check_pickle(sender)
+        try:
+            return json.loads(body) if kind == _JSON else pickle.loads(body)
+        except Exception as error:
+            raise DecodeError(f"what {sender} sent cannot be rebuilt: {error}") from error
+
+    def _pickled(self, obj: Any) -> bytes:
+        if self._secret is None and not self._trusted:
+            raise GroupSecurityError(
+                f"an object of {type(obj).__qualname__} is no JSON, and pickles are not sent through a store that "
+                f"others can reach: set {SECRET} on all ranks, or pass trust_store=True if all who reach it are trusted"
+            )
+        try:
+            return _PICKLE + pickle.dumps(obj, pickle.HIGHEST_PROTOCOL)
+        except Exception as error:
+            raise EncodeError(f"an object of {type(obj).__qualname__} cannot be pickled: {error}") from error
+
+    def _check_pickle(self, sender: str) -> None:
+        if self._secret is None and not self._trusted:
+            raise GroupSecurityError(
+                f"a pickle came from {sender}, and the store can be reached by others: it was not read. "
+                f"Set {SECRET} on all ranks, or pass trust_store=True where all who reach it are trusted"
+            )
+        if codec("pickle").loads is None:
+            raise PickleRefusedError(f"{sender} sent a pickle, which {ENVIRONMENT}=0 refuses here")
+
+    def _unsealed(self, body: bytes, key: str, sender: str) -> bytes:
+        from cryptography.exceptions import InvalidTag
+
+        try:
+            opened: bytes = self._cipher(key).decrypt(body[:_NONCE_BYTES], body[_NONCE_BYTES:], key.encode())
+        except (InvalidTag, ValueError) as error:
+            raise GroupSecurityError(
+                f"what came from {sender} is not sealed under this rank's {SECRET}, or was changed on its way"
+            ) from error
+        return opened
+
+    def _cipher(self, key: str) -> Any:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        from cryptography.hazmat.primitives.hashes import SHA256
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+        assert self._secret is not None
+        info = b"ringcast group " + hashlib.sha256(key.encode()).digest()
+        return AESGCM(HKDF(SHA256(), 32, salt=self._group.encode(), info=info).derive(self._secret))
+
+
+def _secret() -> bytes | None:
+    text = os.environ.get(SECRET)
+    if not text:
+        return None
+    if len(text) < _LEAST_SECRET_CHARS:
+        raise ArgumentError(
+            f"{SECRET} has {len(text)} characters; it must have {_LEAST_SECRET_CHARS} at least, and be random: "
+            "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+        )
+    return text.encode()
+
+
+def _is_json(obj: Any) -> bool:
+    """Does it come out of JSON as exactly what it was?"""
+    kind = type(obj)
+    if obj is None or kind in (bool, int, str, float):
+        return True
+    if kind is list:
+        return all(map(_is_json, obj))
+    if kind is dict:
+        return all(type(key) is str for key in obj) and all(map(_is_json, obj.values()))
+    return False
