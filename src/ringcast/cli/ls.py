@@ -49,7 +49,7 @@ Example: what one queue does, every second until Ctrl-C
 
 @click.command("ls", help=HELP, epilog=EPILOG, short_help="List the queues of this machine, or show one.")
 @click.argument("name", required=False, shell_complete=lambda context, parameter, start: complete_names(start))
-@click.option("--json", "as_json", is_flag=True, help="Write JSON, with every field of every reader.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON, with the fields of ringcast.QueueInfo.")
 @click.option("--all", "everything", is_flag=True, help="Also queues whose writer is gone, and unreadable segments.")
 @click.option("--watch", is_flag=True, help="Look again every second, with rates, until Ctrl-C.")
 def command(name: str | None, *, as_json: bool, everything: bool, watch: bool) -> None:
