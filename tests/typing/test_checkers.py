@@ -20,7 +20,8 @@ WRONG = {number for number, line in enumerate(PROGRAM.read_text().splitlines(), 
 def run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """In an empty folder, where no settings of this project are found; with the package that is tested."""
     sources = Path(installed).parent.parent
-    environment = {**os.environ, "PYTHONPATH": str(sources), "MYPYPATH": str(sources)}
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))  # whose packages it looks up
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(sources), "MYPYPATH": str(sources)}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -37,17 +38,14 @@ def pyright() -> str:
 
 def test_pyright_accepts_what_is_right_and_nothing_else(tmp_path: Path, pyright: str) -> None:
     (tmp_path / "pyrightconfig.json").write_text(json.dumps({"typeCheckingMode": "strict", "include": [str(PROGRAM)]}))
-    said = run(pyright, "--outputjson", "--pythonpath", sys.executable, "--project", str(tmp_path), folder=tmp_path)
+    said = run(pyright, "--outputjson", "--project", str(tmp_path), folder=tmp_path)
     found = json.loads(said.stdout)["generalDiagnostics"]
     errors = [one for one in found if one["severity"] == "error"]
     assert {one["range"]["start"]["line"] + 1 for one in errors} == WRONG, said.stdout
 
 
 def test_every_public_type_is_known(tmp_path: Path, pyright: str) -> None:
-    said = run(
-        pyright, "--verifytypes", "ringcast", "--ignoreexternal", "--outputjson", "--pythonpath", sys.executable,
-        folder=tmp_path,
-    )  # fmt: skip
+    said = run(pyright, "--verifytypes", "ringcast", "--ignoreexternal", "--outputjson", folder=tmp_path)
     report = json.loads(said.stdout)["typeCompleteness"]
     unknown = [symbol["name"] for symbol in report["symbols"] if symbol["isExported"] and not symbol["isTypeKnown"]]
     assert (unknown, report["completenessScore"]) == ([], 1)

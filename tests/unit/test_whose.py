@@ -173,6 +173,6 @@ def test_a_seat_that_is_kept_for_a_rank_is_absent_and_not_gone(capsys: pytest.Ca
     with MessageQueue(1) as writer:
         (seat,) = writer.stats()["readers"]
         assert (seat["state"], seat["alive"], seat["process"], seat["pid"]) == ("expected", False, "absent", 0)
-        command.callback(True, False)  # type: ignore[misc]
+        command.callback(None, as_json=True, everything=False, watch=False)  # type: ignore[misc]
         (listed,) = [q for q in json.loads(capsys.readouterr().out) if q["segment"] == writer.segment]
         assert [(r["process"], r["alive"]) for r in listed["readers"]] == [("absent", False)]
