@@ -29,6 +29,16 @@ class Handle(NamedTuple):
     attributes: tuple[tuple[str, Any], ...] = ()
     """What a subclass's writer gives its readers; see MessageQueue.reader_attributes."""
 
+    @property
+    def buffer_handle(self) -> tuple[int, int, int, str]:
+        """`ring`, by the name that engines read it by."""
+        return self.ring
+
+    @property
+    def remote_subscribe_addr(self) -> str | None:
+        """`remote_address`, by the name that engines read it by."""
+        return self.remote_address
+
 
 def checked_handle(value: Any) -> Handle:
     """`value` as a handle: one, or what became of one on its way. Raises ArgumentError."""

@@ -74,7 +74,7 @@ class MessageQueue(QueueEnd[T]):
             size. Larger ones travel just as well, as long as they fit max_bytes; statistics count them. Default 24 MiB,
             or what max_bytes has room for.
         max_chunks: how many messages may be unread by the slowest reader before the writer waits.
-        connect_ip: the address that remote readers connect to; must be None for now.
+        connect_ip: the address that remote readers connect to; unused where all readers are local.
         name: a name by which readers find the queue, unique among this user's queues.
         max_bytes: the most shared memory that the queue may ever take, for everything; default the ring itself and
             256 MiB for large messages, or twice max_chunk_bytes if that is more. What is not used is not committed,
@@ -126,11 +126,12 @@ class MessageQueue(QueueEnd[T]):
         n_local_reader = n_reader if n_local_reader is None else _arguments.checked("n_local_reader", n_local_reader, 0)
         if n_local_reader > n_reader:
             raise ArgumentError(f"n_local_reader={n_local_reader} is more than n_reader={n_reader}")
-        if n_reader > n_local_reader or connect_ip is not None:
+        if connect_ip is not None and not isinstance(connect_ip, str):
+            raise _arguments.refuse("connect_ip", "an IP address as text, or None", connect_ip)
+        if n_reader > n_local_reader:
             # Deliberate: readers on other machines come with the TCP leg.
             raise NotImplementedError(
-                f"readers on other machines are not supported yet: n_reader={n_reader}, "
-                f"n_local_reader={n_local_reader}, connect_ip={connect_ip!r}"
+                f"readers on other machines are not supported yet: n_reader={n_reader}, n_local_reader={n_local_reader}"
             )
         ranks = list(range(n_local_reader))
         if local_reader_ranks is not None:
