@@ -44,11 +44,11 @@ class Bursts(Workload):
         def drive(sender: Sender, receiver: Receiver) -> list[int]:
             for _ in repeat(None, _WARM_UP_BURSTS):
                 checked_trips(sender, receiver, DICTS, _TRIPS)
-                time.sleep(pause)
+                time.sleep(pause)  # the idleness between two bursts is what is measured
             samples: list[int] = []
             for _ in repeat(None, bursts):
                 samples += timed_trips(sender, receiver, DICTS, _TRIPS)
-                time.sleep(pause)
+                time.sleep(pause)  # as above
             return samples
 
         def answer(receiver: Receiver, sender: Sender) -> float:

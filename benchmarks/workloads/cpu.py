@@ -55,15 +55,15 @@ class Cpu(Workload):
             (link,) = member.links
             pid = link.recv()
             member.meet()
-            time.sleep(_SETTLING_SECONDS)
+            time.sleep(_SETTLING_SECONDS)  # ends that have just been busy are not idle yet
             before = Usage.of(pid)
-            time.sleep(idle)
+            time.sleep(idle)  # what is measured: an end that waits for so long
             used = Usage.of(pid).since(before)
             sender.send(message)
             due = time.monotonic()
             for _ in repeat(None, beats):
                 due += interval
-                time.sleep(max(0.0, due - time.monotonic()))
+                time.sleep(max(0.0, due - time.monotonic()))  # the cadence
                 sender.send(message)
             member.meet()
             sender.close()

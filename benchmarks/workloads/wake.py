@@ -43,7 +43,7 @@ class Wake(Workload):
             member.meet()
             send, now = sender.send, time.monotonic_ns
             for _ in range(count + _WARM_UP):
-                time.sleep(idle)
+                time.sleep(idle)  # the idleness from which the reader is woken
                 send(now().to_bytes(_STAMP_BYTES, "little") + _PAD)
             member.meet()
             sender.close()

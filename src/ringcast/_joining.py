@@ -35,7 +35,7 @@ class Patience:
         left = float("inf") if self._deadline is None else self._deadline - time.monotonic()
         if left <= 0:
             return False
-        time.sleep(min(self._nap_s, left))
+        time.sleep(min(self._nap_s, left))  # nothing tells when a name appears or a lock is let go
         self._nap_s = min(self._nap_s * 2, _LONGEST_NAP_S)
         return True
 

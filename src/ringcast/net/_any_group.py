@@ -14,7 +14,8 @@ from ringcast._extras import needed
 from ringcast.errors import ArgumentError, GroupError
 from ringcast.net._client import Client
 from ringcast.net._deadline import DEFAULT_TIMEOUT_S, Deadline, checked_timeout
-from ringcast.net._group import Group, meet
+from ringcast.net._group import Group
+from ringcast.net._meeting import meet
 from ringcast.net._stateless import StatelessProcessGroup
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from ringcast.net import _addresses
 from ringcast.net._addresses import Address
 from ringcast.net._client import Client
 from ringcast.net._deadline import DEFAULT_TIMEOUT_S, Deadline, checked_timeout
-from ringcast.net._group import Group, about, meet
+from ringcast.net._group import Group, about
+from ringcast.net._meeting import meet
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store

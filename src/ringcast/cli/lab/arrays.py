@@ -7,6 +7,7 @@ slowest reader got. Arrays below 1 MiB are uint8, the others float32.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
@@ -37,9 +38,9 @@ class PayloadWorkload(Workload):
 
     metrics: ClassVar[tuple[Metric, ...]] = (GIGABYTES,)
 
+    @abstractmethod
     def traffic(self, subject: Subject, case: Case) -> Traffic:
         """What is sent."""
-        raise NotImplementedError
 
     def measure(self, subject: Subject, case: Case, bench: Bench) -> Outcome:
         """Send for about as long as set."""
