@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run of three workloads with two subjects has written."""
     folder = tmp_path_factory.mktemp("benchmarks")
     done = benchmarks("--quick", "--only", "latency,arrays,startup,ringcast,mp.Queue", "--out", str(folder))
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout == (folder / "benchmarks.txt").read_text()
     return folder
 
