@@ -20,8 +20,10 @@
     │   ├── GroupPeerError (ConnectionError)   a rank died, or was started again alone; or the group's store is gone
     │   ├── GroupSecurityError (PermissionError)   a pickle that anybody could have sent, or not the same secret
     │   └── GroupNotLocalError (NotImplementedError)   ranks share no memory with the one that they must share it with
+    ├── LinkError (ConnectionError)            no link to the writer's machine could be made; the message says why
     ├── PeerError (ConnectionError)
     │   ├── WriterDiedError                    the writer's process died; all it had published has been read
+    │   │   └── LinkDiedError                  what relays its messages to this machine is gone, or the wire; likewise
     │   ├── ReaderDiedError                    a reader that the writer waits for died, or was ended by an exception
     │   ├── ReaderLeftError                    on_reader_leave="raise": a promised reader has left; nothing was sent
     │   └── ReaderEvictedError                 the writer stopped waiting for this reader
@@ -146,6 +148,10 @@ class GroupNotLocalError(GroupError, NotImplementedError):
     """Ranks, which `ranks` names, share no memory with the rank that they must share it with."""
 
 
+class LinkError(RingcastError, ConnectionError):
+    """A link to another machine could not be made: no route, refused, another key or release, or the writer is gone."""
+
+
 class PeerError(RingcastError, ConnectionError):
     """The other side is gone, or has dropped this one."""
 
@@ -157,6 +163,13 @@ class PeerError(RingcastError, ConnectionError):
 
 class WriterDiedError(PeerError):
     """The writer's process died without closing. Everything it published had been delivered first."""
+
+
+class LinkDiedError(WriterDiedError):
+    """The link process that relays this queue here, or the connection to the writer's machine, is gone.
+
+    What had arrived has been delivered. The writer itself may be well.
+    """
 
 
 class ReaderDiedError(PeerError):

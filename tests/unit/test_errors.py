@@ -30,8 +30,10 @@ BUILT_INS: dict[str, tuple[type[BaseException], ...]] = {
     "GroupPeerError": (ConnectionError,),
     "GroupSecurityError": (PermissionError,),
     "GroupNotLocalError": (NotImplementedError,),
+    "LinkError": (ConnectionError,),
     "PeerError": (ConnectionError,),
     "WriterDiedError": (ConnectionError,),
+    "LinkDiedError": (ConnectionError,),
     "ReaderDiedError": (ConnectionError,),
     "ReaderLeftError": (ConnectionError,),
     "ReaderEvictedError": (ConnectionError,),
@@ -90,8 +92,9 @@ def test_not_ready_names_the_missing_ranks_also_after_pickling() -> None:
 
 def test_groups_of_errors_can_be_caught_together() -> None:
     assert issubclass(errors.NotReadyError, errors.QueueTimeoutError)
-    for name in ("WriterDiedError", "ReaderDiedError", "ReaderLeftError", "ReaderEvictedError"):
+    for name in ("WriterDiedError", "LinkDiedError", "ReaderDiedError", "ReaderLeftError", "ReaderEvictedError"):
         assert issubclass(own_errors()[name], errors.PeerError)
+    assert issubclass(errors.LinkDiedError, errors.WriterDiedError)
     for name in ("GroupTimeoutError", "GroupMismatchError", "GroupPeerError", "GroupNotLocalError"):
         assert issubclass(own_errors()[name], errors.GroupError)
     for name in ("SegmentNotFoundError", "SegmentExistsError", "CapacityError"):
