@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 RAW, ARRAY, PICKLE, MSGPACK, TENSOR = range(5)
 """Encodings, as the descriptor of a message names them."""
 
+HIGHEST_ENCODING = TENSOR
+
 ENVIRONMENT = "RINGCAST_ALLOW_PICKLE"
 
 _ENCODINGS = {"pickle": PICKLE, "msgpack": MSGPACK, "raw": RAW}

@@ -29,7 +29,7 @@ class Sealer:
     """How one group's objects travel. `trusted`: pickles may go unsealed."""
 
     def __init__(self, group: str, trusted: bool) -> None:
-        self._secret = _secret()
+        self._secret = secret()
         self._trusted = trusted
         self._group = group
         if self._secret is not None:
@@ -107,7 +107,8 @@ class Sealer:
         return AESGCM(HKDF(SHA256(), 32, salt=self._group.encode(), info=info).derive(self._secret))
 
 
-def _secret() -> bytes | None:
+def secret() -> bytes | None:
+    """What `RINGCAST_SECRET` says, if it is set. Raises ArgumentError."""
     text = os.environ.get(SECRET)
     if not text:
         return None

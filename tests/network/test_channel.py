@@ -1,0 +1,519 @@
+"""A connection between two links: what is sent comes as it was, or the connection ends and says why."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import signal
+import socket
+import struct
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from ringcast.errors import ArgumentError, LinkError
+from ringcast.net._deadline import Deadline
+from ringcast.net.link import _keys, _noise
+from ringcast.net.link._channel import MAX_RECORD, Channel, ChannelClosedError, ChannelForgedError, _Use
+from ringcast.net.link._dial import DialError, dial
+from ringcast.net.link._hello import (
+    ANSWER_BYTES,
+    FIRST_BYTES,
+    HELLO_BYTES,
+    SECOND_BYTES,
+    Release,
+    Why,
+    answer,
+    understood,
+)
+from ringcast.net.link._noise import Cipher, Handshake, NoiseError
+from tests.network.channels import KEY, QUEUE, Door, Wiretap, connected, flip, random_bytes, raw
+from tests.support import DEADLINE_S, Background, Child, Link
+
+BOTH = pytest.mark.parametrize("encrypt", [True, False], ids=["sealed", "clear"])
+HANDSHAKE_OUT = HELLO_BYTES + FIRST_BYTES
+HANDSHAKE_BACK = ANSWER_BYTES + SECOND_BYTES
+SOON = 0.2
+
+
+def received(channel: Channel) -> tuple[int, bytes]:
+    kind, length = channel.next()
+    payload = bytes(channel.read())
+    assert len(payload) == length
+    return kind, payload
+
+
+def send_all(channel: Channel, payloads: Iterable[bytes]) -> None:
+    for payload in payloads:
+        channel.send(1, payload)
+
+
+def record(cipher: Cipher, kind: int, payload: bytes, encrypt: bool = True) -> bytes:
+    body = cipher.seal(kind, payload) if encrypt else payload + cipher.sign(kind, payload)
+    return struct.pack("<IB3x", len(payload), kind) + body
+
+
+def test_the_handshake_and_the_ciphers_are_those_of_the_published_vector() -> None:
+    vector = json.loads(Path(__file__).with_name("noise_vector.json").read_text())
+    assert vector["protocol_name"].encode() == _noise.PROTOCOL
+    sides = [
+        Handshake(
+            who == "init", bytes.fromhex(vector[f"{who}_prologue"]), bytes.fromhex(vector[f"{who}_psks"][0]),
+            X25519PrivateKey.from_private_bytes(bytes.fromhex(vector[f"{who}_ephemeral"])),
+        )
+        for who in ("init", "resp")
+    ]  # fmt: skip
+    messages = [(bytes.fromhex(one["payload"]), bytes.fromhex(one["ciphertext"])) for one in vector["messages"]]
+    for n, (payload, ciphertext) in enumerate(messages[:2]):
+        assert sides[n].write(payload) == ciphertext
+        assert sides[1 - n].read(ciphertext) == payload
+    assert sides[0].hash == sides[1].hash == bytes.fromhex(vector["handshake_hash"])
+    ciphers = [side.split() for side in sides]
+    for n, (payload, ciphertext) in enumerate(messages[2:]):
+        assert ciphers[n % 2][0].seal(0, payload) == ciphertext
+        assert ciphers[1 - n % 2][1].open(0, ciphertext) == payload
+
+
+def test_another_secret_or_prologue_is_found_out_by_the_first_message() -> None:
+    first = Handshake(True, b"hello", KEY).write(b"")
+    for prologue, secret in ((b"hallo", KEY), (b"hello", bytes(32))):
+        with pytest.raises(NoiseError):
+            Handshake(False, prologue, secret).read(first)
+    with pytest.raises(NoiseError):
+        Handshake(False, b"hello", KEY).read(first[:40])
+
+
+def test_a_point_of_low_order_is_refused() -> None:
+    listens = Handshake(False, b"", KEY)
+    dials = Handshake(True, b"", KEY)
+    dials.write(b"")
+    with pytest.raises(NoiseError):
+        dials.read(bytes(32) + bytes(16))
+    with pytest.raises(NoiseError):
+        listens.read(bytes(48))
+
+
+@BOTH
+def test_records_of_all_sizes_come_as_they_were_sent_both_ways(encrypt: bool) -> None:
+    sizes = [0, 1, 7, 8, 64, 1000, 16383, 16384, 16385, 65536, 100_000, MAX_RECORD - 1, MAX_RECORD]
+    with connected(encrypt) as ends:
+        for sender, receiver in (ends, ends[::-1]):
+            sent = [(1 + n % 255, random_bytes(size)) for n, size in enumerate(sizes * 2)]
+
+            def send(sender: Channel = sender, sent: list[tuple[int, bytes]] = sent) -> None:
+                for kind, payload in sent:
+                    sender.send(kind, memoryview(payload))
+
+            sending = Background(send)
+            assert [received(receiver) for _ in sent] == sent
+            sending.result()
+            assert sender.sent_bytes == receiver.received_bytes == sum(len(payload) + 24 for _, payload in sent)
+
+
+@BOTH
+def test_payloads_are_received_into_memory_of_the_callers_between_others_that_are_read(encrypt: bool) -> None:
+    shuffled = random.Random(7)
+    sizes = [shuffled.choice([0, 3, 64, 5000, 70_000, MAX_RECORD]) for _ in range(120)]
+    payloads = [random_bytes(size) for size in sizes]
+    with connected(encrypt) as (sender, receiver):
+        sending = Background(send_all, sender, payloads)
+        for payload in payloads:
+            kind, length = receiver.next()
+            assert (kind, length) == (1, len(payload))
+            way = shuffled.choice(["read", "into", "leave out"])
+            if way == "read":
+                assert receiver.read() == payload
+            elif way == "into":
+                target = bytearray(length)
+                receiver.read_into(memoryview(target))
+                assert target == payload
+        sending.result()
+
+
+@BOTH
+def test_the_memory_for_a_payload_has_exactly_its_length_and_payloads_are_read_once(encrypt: bool) -> None:
+    with connected(encrypt) as (sender, receiver):
+        sender.send(1, b"12345")
+        assert receiver.next() == (1, 5)
+        with pytest.raises(ArgumentError, match=r"6 bytes, the record 5"):
+            receiver.read_into(bytearray(6))
+        target = bytearray(5)
+        receiver.read_into(target)
+        assert target == b"12345"
+        with pytest.raises(ArgumentError, match="once"):
+            receiver.read()
+
+
+def test_only_records_that_can_be_sent_are() -> None:
+    with connected() as (sender, receiver):
+        for kind, payload in ((0, b""), (256, b""), (1, bytes(MAX_RECORD + 1))):
+            with pytest.raises(ArgumentError, match="a record has a kind from 1 to 255"):
+                sender.send(kind, payload)
+        sender.send(2, memoryview(bytearray(8)).cast("I"))
+        assert received(receiver) == (2, bytes(8))
+
+
+@BOTH
+def test_many_small_records_come_by_few_calls(encrypt: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = itertools.count()
+    original = Channel._came
+    monkeypatch.setattr(Channel, "_came", lambda self, room: (next(calls), original(self, room))[1])
+    with raw(encrypt) as (sock, receiver, cipher):
+        sock.sendall(b"".join(record(cipher, 1, b"%4d" % n, encrypt) for n in range(500)))
+        sock.shutdown(socket.SHUT_WR)
+        assert [received(receiver)[1] for _ in range(500)] == [b"%4d" % n for n in range(500)]
+    assert next(calls) < 50
+
+
+@BOTH
+def test_a_large_record_in_the_clear_is_received_without_a_copy_in_between(
+    encrypt: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    into: list[int] = []
+    original = Channel._came
+
+    def came(self: Channel, room: list[memoryview]) -> int:
+        got = original(self, room)
+        into.append(got if len(room) == 2 else 0)
+        return got
+
+    monkeypatch.setattr(Channel, "_came", came)
+    with connected(encrypt) as (sender, receiver):
+        sending = Background(send_all, sender, [bytes(MAX_RECORD)] * 8)
+        target = bytearray(MAX_RECORD)
+        for _ in range(8):
+            receiver.next()
+            receiver.read_into(target)
+        sending.result()
+    assert (sum(into) > 6 * MAX_RECORD) is not encrypt
+
+
+@BOTH
+def test_waiting_ends_with_a_whole_record_or_the_end_and_not_before(encrypt: bool) -> None:
+    with raw(encrypt) as (sock, receiver, cipher):
+        assert not receiver.wait(0)
+        assert not receiver.wait(0.01)
+        data = record(cipher, 3, random_bytes(100_000), encrypt) + record(cipher, 4, b"", encrypt)
+        for piece in (data[:5], data[5:20], data[20:90_000]):
+            sock.sendall(piece)
+            assert not receiver.wait(0.01)
+        waiting = Background(receiver.wait, DEADLINE_S)
+        sock.sendall(data[90_000:])
+        assert waiting.result()
+        assert receiver.next() == (3, 100_000)
+        assert receiver.wait(0)
+        receiver.read()
+        assert receiver.wait(DEADLINE_S)
+        assert received(receiver) == (4, b"")
+        waiting = Background(receiver.wait, DEADLINE_S)
+        sock.shutdown(socket.SHUT_WR)
+        assert waiting.result()
+        for _ in range(2):
+            with pytest.raises(ChannelClosedError, match="the other side closed it"):
+                receiver.next()
+            assert receiver.wait(0)
+
+
+def test_keys_change_after_so_many_bytes_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_noise, "REKEY_BYTES", 1000)
+    for encrypt in (True, False):
+        with connected(encrypt) as (sender, receiver):
+            keys = set()
+            for n in range(100):
+                sender.send(1, b"%100d" % n)
+                assert received(receiver) == (1, b"%100d" % n)
+                assert sender._sending._key == receiver._receiving._key
+                keys.add(sender._sending._key)
+            assert len(keys) == 12, "one more for each 1000 of 100 * 116 bytes and the first record's tag"
+
+
+@BOTH
+def test_a_flipped_bit_anywhere_in_a_record_ends_the_connection_before_it_is_believed(encrypt: bool) -> None:
+    payload = random_bytes(40)
+    for at in range(8 + 40 + 16):
+        with raw(encrypt) as (sock, receiver, cipher):
+            good, bad = record(cipher, 5, payload, encrypt), bytearray(record(cipher, 6, payload, encrypt))
+            bad[at] ^= 1 << at % 8
+            sock.sendall(good + bad)
+            sock.shutdown(socket.SHUT_WR)
+            assert received(receiver) == (5, payload)
+            with pytest.raises(LinkError):
+                received(receiver)
+            with pytest.raises(LinkError):
+                receiver.next()
+
+
+@BOTH
+@pytest.mark.parametrize("order", [(0, 0), (1, 0), (0, 2, 1)], ids=["repeated", "left out", "exchanged"])
+def test_records_are_believed_in_their_order_only(encrypt: bool, order: tuple[int, ...]) -> None:
+    for into in (False, True):
+        with raw(encrypt) as (sock, receiver, cipher):
+            records = [record(cipher, 1, bytes([n]) * 30, encrypt) for n in range(3)]
+            sock.sendall(b"".join(records[n] for n in order))
+
+            def hear(receiver: Channel = receiver, into: bool = into) -> None:
+                for n in range(len(order)):
+                    _, length = receiver.next()
+                    if into:
+                        target = bytearray(length)
+                        receiver.read_into(target)
+                    else:
+                        target = bytearray(receiver.read())
+                    assert target == bytes([n]) * 30
+
+            with pytest.raises(ChannelForgedError, match="somebody changed it"):
+                hear()
+            with pytest.raises(ChannelForgedError, match="somebody changed it"):
+                receiver.next()
+            with pytest.raises(ChannelForgedError):
+                receiver.send(1, b"")
+
+
+@BOTH
+@pytest.mark.parametrize("kept", [1, 7, 8, 20, 47])
+def test_a_record_that_is_cut_off_is_never_seen(encrypt: bool, kept: int) -> None:
+    with raw(encrypt) as (sock, receiver, cipher):
+        sock.sendall(record(cipher, 1, bytes(24), encrypt)[:kept])
+        sock.shutdown(socket.SHUT_WR)
+        with pytest.raises(ChannelClosedError):
+            received(receiver)
+
+
+@pytest.mark.parametrize(
+    "head", [b"\xff" * 4 + b"\1\0\0\0", struct.pack("<IB3x", MAX_RECORD + 1, 1), bytes(8), b"\1" * 8]
+)
+def test_who_lies_about_a_length_is_cut_off_and_gets_no_memory(head: bytes) -> None:
+    with raw() as (sock, receiver, _):
+        before = len(receiver._buffer)
+        sock.sendall(head)
+        with pytest.raises(ChannelForgedError, match="no record"):
+            receiver.next()
+        assert len(receiver._buffer) == before
+    with raw() as (sock, receiver, _):
+        sock.sendall(head)
+        assert receiver.wait(DEADLINE_S)
+        with pytest.raises(ChannelForgedError, match="no record"):
+            receiver.next()
+
+
+def test_whatever_comes_over_a_connection_ends_it_by_an_error_of_its_own() -> None:
+    for seed in range(300):
+        chance = random.Random(seed)
+        encrypt = chance.random() < 0.5
+        with raw(encrypt) as (sock, receiver, cipher):
+            data = bytearray(
+                b"".join(record(cipher, 1, chance.randbytes(chance.randrange(200)), encrypt) for _ in range(5))
+            )
+            for _ in range(chance.randrange(1, 4)):
+                at = chance.randrange(len(data))
+                change = chance.choice(["byte", "insert", "delete"])
+                if change == "byte":
+                    data[at] = (data[at] + chance.randrange(1, 256)) % 256
+                elif change == "insert":
+                    data[at:at] = chance.randbytes(chance.randrange(1, 30))
+                else:
+                    del data[at : at + chance.randrange(1, 30)]
+            sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+            ways: list[Callable[[Channel, int], object]] = [
+                lambda one, _: one.read(), lambda one, length: one.read_into(bytearray(length)),
+                lambda one, _: one.wait(0),
+            ]  # fmt: skip
+
+            def hear(receiver: Channel = receiver, chance: random.Random = chance, ways: Any = ways) -> None:
+                for _ in range(6):
+                    _, length = receiver.next()
+                    chance.choice(ways)(receiver, length)
+
+            with pytest.raises(LinkError):
+                hear()
+
+
+@BOTH
+def test_closing_in_another_thread_ends_a_blocked_send_and_a_blocked_receive(encrypt: bool) -> None:
+    with connected(encrypt) as (here, there):
+        sending = Background(send_all, here, [bytes(MAX_RECORD)] * 10_000)
+        receiving = Background(here.next)
+        waiting = Background(there.wait, DEADLINE_S)
+        waiting.result()
+        before = -1
+        while before != here.sent_bytes:  # until the system takes no more
+            before = here.sent_bytes
+            sending._thread.join(SOON)
+        assert sending.running
+        assert receiving.running
+        here.close()
+        for blocked in (sending, receiving):
+            with pytest.raises(ChannelClosedError, match="closed here"):
+                blocked.result()
+        for use in (here.next, lambda: here.send(1, b"")):
+            with pytest.raises(ChannelClosedError, match="closed here"):
+                use()
+        assert here.wait(0)
+        here.close()
+
+
+def test_a_descriptor_stays_open_while_a_call_uses_it_and_is_closed_by_the_last_one() -> None:
+    with socket.socket() as sock:
+        use = _Use(sock)
+        with use:
+            with use:
+                use.end()
+            assert sock.fileno() >= 0
+        assert sock.fileno() < 0
+        with pytest.raises(OSError, match="closed"), use:
+            pass
+
+
+def test_what_was_sent_before_the_other_side_went_is_received_also_after_a_send_has_failed() -> None:
+    with connected() as (here, there):
+        for n in range(10):
+            there.send(1, b"%d" % n)
+        there.close()
+        with pytest.raises(ChannelClosedError):
+            send_all(here, [bytes(1000)] * 10_000)
+        assert [received(here)[1] for _ in range(10)] == [b"%d" % n for n in range(10)]
+        with pytest.raises(ChannelClosedError):
+            here.next()
+
+
+def _dial_and_send(link: Link, address: tuple[str, int], encrypt: bool) -> None:
+    channel = dial(address, QUEUE, KEY, encrypt, Deadline(DEADLINE_S), control=True)
+    for n in range(1000):
+        channel.send(7, n.to_bytes(4, "little") * (n % 300))
+    channel.next()
+    link.send("answered")
+    channel.next()
+
+
+@BOTH
+def test_two_processes_talk_and_one_learns_of_the_others_end(encrypt: bool) -> None:
+    with closing(Door(encrypt)) as door:
+        child = Child(_dial_and_send, door.address, encrypt)
+        try:
+            peer = door.peers.get(timeout=DEADLINE_S)
+            assert (peer.queue, peer.control) == (QUEUE, True)
+            with closing(peer.channel) as channel:
+                for n in range(1000):
+                    assert received(channel) == (7, n.to_bytes(4, "little") * (n % 300))
+                channel.send(1, b"")
+                assert child.receive() == "answered"
+                child.signal(signal.SIGKILL)
+                with pytest.raises(ChannelClosedError):
+                    channel.next()
+        finally:
+            child.discard()
+
+
+def test_ipv6_addresses_are_dialled_and_listened_at() -> None:
+    with closing(Door(ip="::1")) as door:
+        dialled, accepted = door.pair()
+        with closing(dialled), closing(accepted):
+            assert dialled.peer.startswith("[::1]:")
+            assert accepted.peer.startswith("[::1]:")
+            assert dialled.release == accepted.release == Release()
+
+
+def why(
+    address: tuple[str, int], key: bytes = KEY, encrypt: bool = True, queue: int = QUEUE, seconds: float = 30.0
+) -> DialError:
+    with pytest.raises(DialError) as found:
+        dial(address, queue, key, encrypt, Deadline(seconds), control=False)
+    return found.value
+
+
+def test_a_dial_that_fails_says_why() -> None:
+    with closing(Door()) as door:
+        assert why(door.address, key=bytes(32)).why is Why.WRONG_KEY
+        assert why(door.address, encrypt=False).why is Why.OTHER_ENCRYPTION
+        assert why(door.address, queue=QUEUE + 1).why is Why.UNKNOWN_QUEUE
+        assert door.peers.empty()
+    refused = why(door.address)
+    assert refused.why is Why.REFUSED
+    assert f"127.0.0.1:{door.address[1]}" in str(refused)
+    no_route = why(("255.255.255.255", 1))
+    assert no_route.why is Why.NO_ROUTE
+    assert "RINGCAST_ADVERTISE" in str(no_route)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n", Why.NOT_A_LINK),
+        (b"linked\r\n\x09\0" + bytes(6), Why.OTHER_VERSION),
+        (b"linked\r\n\x01\0\x63" + bytes(5), Why.NOT_A_LINK),
+        (b"linked\r\n\x01\0\0" + bytes(4) + b"\1" + bytes(SECOND_BYTES), Why.NOT_A_LINK),
+        (b"linked\r\n\x01\0" + bytes(6) + bytes(SECOND_BYTES), Why.WRONG_KEY),
+        (b"", Why.CLOSED),
+        (b"linked", Why.CLOSED),
+        (None, Why.TIMED_OUT),
+    ],
+)
+def test_a_dial_says_what_it_found_in_place_of_a_link(said: bytes | None, reason: Why) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def say() -> None:
+            sock, _ = listening.accept()
+            with sock:
+                while len(sock.recv(HANDSHAKE_OUT, socket.MSG_PEEK)) < HANDSHAKE_OUT:
+                    pass
+                sock.recv(HANDSHAKE_OUT)
+                sock.sendall(said or b"")
+
+        answering = None if said is None else Background(say)
+        assert why(listening.getsockname(), seconds=30 if said is not None else SOON).why is reason
+        if answering is not None:
+            answering.result()
+
+
+@BOTH
+def test_a_flipped_bit_anywhere_in_a_handshake_lets_nobody_in(encrypt: bool) -> None:
+    with closing(Door(encrypt)) as door:
+        places = [(True, at) for at in range(HANDSHAKE_OUT + 24)] + [(False, at) for at in range(HANDSHAKE_BACK)]
+        for outwards, at in places:
+            with closing(Wiretap(door.address, flip(outwards, at))) as tap:
+                try:
+                    channel = door.dial(tap.address)
+                except DialError:
+                    continue
+                assert outwards, "who dials has believed what was changed"
+                assert at >= HANDSHAKE_OUT, "who listens has believed what was changed"
+                with closing(channel), pytest.raises(ChannelClosedError):
+                    channel.next()
+        assert door.peers.empty()
+        dialled, accepted = door.pair()
+        dialled.close()
+        accepted.close()
+
+
+def test_a_dial_believes_nothing_of_what_is_no_answer() -> None:
+    for seed in range(1000):
+        chance = random.Random(seed)
+        data = bytearray(answer(None))
+        for _ in range(chance.randrange(1, 4)):
+            data[chance.choice([8, 10, chance.randrange(ANSWER_BYTES)])] = chance.randrange(256)
+        assert understood(bytes(data))[1] is not None or data == answer(None)
+
+
+def test_keys_travel_or_are_made_of_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RINGCAST_SECRET", raising=False)
+    travels = _keys.to_travel()
+    assert travels is not None
+    assert travels != _keys.to_travel()
+    assert _keys.key_of(5, travels) == travels
+    with pytest.raises(LinkError, match="RINGCAST_SECRET, which is not set here"):
+        _keys.key_of(5, None)
+    with pytest.raises(LinkError, match="3 bytes"):
+        _keys.key_of(5, b"key")
+    monkeypatch.setenv("RINGCAST_SECRET", "0123456789" * 3)
+    assert _keys.to_travel() is None
+    keys = [_keys.key_of(epoch, None) for epoch in (5, 6, 5)]
+    assert keys[0] == keys[2] != keys[1]
+    assert [len(key) for key in keys] == [32] * 3
+    with pytest.raises(LinkError, match="set it on the writer's machine, too"):
+        _keys.key_of(5, travels)
