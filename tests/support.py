@@ -18,11 +18,11 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from ringcast import MessageQueue
 from tests import own_shm
@@ -111,6 +111,16 @@ class Background:
         return self._outcome
 
 
+class Process(Protocol):
+    """What a Child needs of its process."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, number: int, /) -> None: ...
+
+
 class Child:
     """A real process that runs `function(link, *arguments)` of an importable module; `link` leads back here.
 
@@ -126,19 +136,23 @@ class Child:
         wrapper: tuple[str, ...] = (),
     ) -> None:
         ours, theirs = socket.socketpair()
-        job = pickle.dumps((function.__module__, function.__qualname__, arguments)).hex()
+        job = job_of(function, arguments).hex()
         entry = "from tests.support import child_main; child_main()"
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             [*wrapper, sys.executable, "-c", entry, str(theirs.fileno()), job],
             pass_fds=[theirs.fileno()],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(env or {})},
             cwd=ROOT,
         )
         theirs.close()
-        self.link: Link = Connection(ours.detach())
-        self.pid = self._process.pid
+        self._talk(process, Connection(ours.detach()))
         started_pids.add(self.pid)
+
+    def _talk(self, process: Process, link: Link) -> None:
+        self._process = process
+        self.link = link
+        self.pid = process.pid
 
     def receive(self, timeout: float = DEADLINE_S) -> Any:
         assert self.link.poll(timeout), f"child {self.pid} said nothing for {timeout} s"
@@ -191,15 +205,24 @@ class ChildFailure:
 
 def child_main() -> None:
     """The child's side of Child."""
-    link: Link = Connection(int(sys.argv[1]))
-    module, name, arguments = pickle.loads(bytes.fromhex(sys.argv[2]))
+    run_child(Connection(int(sys.argv[1])), bytes.fromhex(sys.argv[2]))
+
+
+def job_of(function: Callable[..., None], arguments: tuple[Any, ...]) -> bytes:
+    """A function of an importable module and its arguments, for `run_child` in another process."""
+    return pickle.dumps((function.__module__, function.__qualname__, arguments))
+
+
+def run_child(link: Link, job: bytes) -> None:
+    module, name, arguments = pickle.loads(job)
     function: Any = import_module(module)
     for part in name.split("."):
         function = getattr(function, part)
     try:
         function(link, *arguments)
     except BaseException:
-        link.send(ChildFailure(traceback.format_exc()))
+        with suppress(OSError):  # nobody listens any more
+            link.send(ChildFailure(traceback.format_exc()))
         raise SystemExit(1) from None
 
 

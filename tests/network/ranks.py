@@ -26,12 +26,14 @@ TIMEOUT_S = 30.0
 class Meet:
     """Where ranks meet; called, it makes the group there."""
 
-    def __init__(self, rank: int, size: int, port: int, listening: socket.socket | None) -> None:
-        self.rank, self.size, self.port = rank, size, port
+    def __init__(
+        self, rank: int, size: int, port: int, listening: socket.socket | None = None, host: str = "127.0.0.1"
+    ) -> None:
+        self.rank, self.size, self.port, self.host = rank, size, port, host
         self._listening = listening
 
     def __call__(self, timeout: float = TIMEOUT_S, **options: Any) -> StatelessProcessGroup:
-        options = {"host": "127.0.0.1", "rank": self.rank, "world_size": self.size, **options}
+        options = {"host": self.host, "rank": self.rank, "world_size": self.size, **options}
         return StatelessProcessGroup.create(
             port=self.port, timeout=timeout, listen_socket=self._listening, **options
         )  # fmt: skip
