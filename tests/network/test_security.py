@@ -78,7 +78,7 @@ def test_with_a_secret_only_what_is_sealed_for_this_place_is_read(monkeypatch: p
 
 def test_a_short_secret_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RINGCAST_SECRET", "short")
-    with pytest.raises(ArgumentError, match=r"5 characters.*token_urlsafe"):
+    with pytest.raises(ArgumentError, match=r"5 characters.*`ringcast secret`"):
         Sealer("g", True)
 
 

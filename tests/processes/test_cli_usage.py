@@ -57,6 +57,19 @@ def test_version(option: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"ringcast {__version__}\n", "")
 
 
+def test_each_secret_is_another_one_that_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ringcast.net._sealing import secret
+
+    found = set()
+    for _ in range(3):
+        done = run_python(RINGCAST, "secret")
+        assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+        monkeypatch.setenv("RINGCAST_SECRET", done.stdout.strip())
+        found.add(secret())
+    assert len(found) == 3
+    assert all(one is not None and len(one) == 43 for one in found)
+
+
 def test_doctor_as_json_has_every_check_and_the_same_exit_code() -> None:
     done = run_python(RINGCAST, "doctor", "--json")
     checks = json.loads(done.stdout)

@@ -115,7 +115,7 @@ def secret() -> bytes | None:
     if len(text) < _LEAST_SECRET_CHARS:
         raise ArgumentError(
             f"{SECRET} has {len(text)} characters; it must have {_LEAST_SECRET_CHARS} at least, and be random: "
-            "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+            "`ringcast secret` makes one"
         )
     return text.encode()
 
