@@ -20,6 +20,7 @@ NB_MODULE(_core, module) {
     ringcast::bindings::bind_arguments(module);
     ringcast::bindings::bind_waiting(module);
     ringcast::bindings::bind_segment(module);
+    ringcast::bindings::bind_desk(module);
     ringcast::bindings::bind_buffers(module);
     ringcast::bindings::bind_write_chunks(module);
     ringcast::bindings::bind_read_chunks(module);

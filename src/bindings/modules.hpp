@@ -9,6 +9,7 @@ void bind_errors(nanobind::module_& module);
 void bind_arguments(nanobind::module_& module);
 void bind_waiting(nanobind::module_& module);
 void bind_segment(nanobind::module_& module);
+void bind_desk(nanobind::module_& module);
 void bind_buffers(nanobind::module_& module);
 void bind_write_chunks(nanobind::module_& module);
 void bind_read_chunks(nanobind::module_& module);

@@ -6,6 +6,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include "desk.hpp"
 #include "modules.hpp"
 #include "platform/probe.hpp"
 #include "platform/process.hpp"
@@ -129,17 +130,18 @@ const char* fate_name(Fate fate) {
     return "unknown";
 }
 
-// (segment, user's name, creator's pid, committed bytes, fate, reason) of each.
+// (segment, user's name, creator's pid, committed bytes, fate, reason, "queue" or "link" if it is one) of each.
 nb::list swept(const std::string& prefix, const std::string& suffix, bool dry_run) {
     std::vector<Remains> found;
     {
         const Unlocked unlocked;
-        found = sweep(kQueueArea, prefix, suffix, dry_run);
+        const AreaKind* const kinds[] = {&kQueueArea, &kDeskArea};
+        found = sweep(kinds, prefix, suffix, dry_run);
     }
     nb::list result;
     for (const auto& one : found)
         result.append(nb::make_tuple(one.name, one.user_name, one.creator_pid, one.committed_bytes, fate_name(one.fate),
-                                     one.reason));
+                                     one.reason, one.kind != nullptr ? one.kind->noun : ""));
     return result;
 }
 

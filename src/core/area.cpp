@@ -143,7 +143,8 @@ std::unique_ptr<Area> Area::create(const AreaKind& kind, const std::string& name
         } catch (const Error& error) {
             if (error.code() != ErrorCode::segment_exists) throw;
         }
-        const auto holder = sweep_name(kind, name, false);
+        const AreaKind* const kinds[] = {&kind};
+        const auto holder = sweep_name(kinds, name, false);
         const bool free = !holder || holder->fate == Fate::removed;
         const auto patience = free || holder->fate == Fate::removing ? kRemovalPatienceNs : kClosingPatienceNs;
         if (platform::monotonic_ns() - begin < patience) {

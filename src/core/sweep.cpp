@@ -1,5 +1,6 @@
 #include "sweep.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -21,27 +22,35 @@ Fate remove_if_dead(const std::string& name, const platform::FileFacts& facts, c
     return Fate::removed;
 }
 
-std::optional<Remains> sweep_name(const AreaKind& kind, const std::string& name, bool dry_run) {
+std::optional<Remains> sweep_name(AreaKinds kinds, const std::string& name, bool dry_run) {
     Remains remains{
         .name = name, .user_name = {}, .creator_pid = 0, .committed_bytes = 0, .fate = Fate::skipped, .reason = {}};
     try {
         auto file = platform::SharedFile::open(name);
         const auto facts = file.facts();
         remains.committed_bytes = facts.committed;
-        std::vector<std::byte> bytes(kind.header_bytes);
+        const AreaKind& shortest = **std::ranges::min_element(kinds, {}, &AreaKind::header_bytes);
         AreaHeader header{};
         if (!facts.regular)
             remains.reason = "it is not a regular file";
         else if (facts.owner != platform::user_id())
             remains.reason = "it belongs to uid " + std::to_string(facts.owner);
-        else if (facts.bytes < bytes.size())
+        else if (facts.bytes < shortest.header_bytes)
             remains.reason = "it has only " + std::to_string(facts.bytes) + " bytes";
         else {
-            file.read(bytes.data(), bytes.size());
-            std::memcpy(&header, bytes.data(), sizeof header);
-            if (header.magic != kind.magic) remains.reason = "it does not start with ringcast's magic number";
+            file.read(&header, sizeof header);
+            const auto found = std::ranges::find(kinds, header.magic, &AreaKind::magic);
+            if (found == kinds.end())
+                remains.reason = "it does not start with ringcast's magic number";
+            else if (facts.bytes < (*found)->header_bytes)
+                remains.reason = "it has only " + std::to_string(facts.bytes) + " bytes";
+            else
+                remains.kind = *found;
         }
         if (!remains.reason.empty()) return remains;
+        const AreaKind& kind = *remains.kind;
+        std::vector<std::byte> bytes(kind.header_bytes);
+        file.read(bytes.data(), bytes.size());
         // The locks' meaning goes with the magic, the rest of the header with the version.
         if (header.layout_version == kind.layout_version) {
             Origin origin = kind.origin(bytes.data());
@@ -61,11 +70,11 @@ std::optional<Remains> sweep_name(const AreaKind& kind, const std::string& name,
     return remains;
 }
 
-std::vector<Remains> sweep(const AreaKind& kind, const std::string& prefix, const std::string& suffix, bool dry_run) {
+std::vector<Remains> sweep(AreaKinds kinds, const std::string& prefix, const std::string& suffix, bool dry_run) {
     std::vector<Remains> found;
     for (const auto& name : platform::list_names(prefix))
         if (name.ends_with(suffix))
-            if (auto remains = sweep_name(kind, name, dry_run)) found.push_back(std::move(*remains));
+            if (auto remains = sweep_name(kinds, name, dry_run)) found.push_back(std::move(*remains));
     return found;
 }
 

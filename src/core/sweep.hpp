@@ -15,6 +15,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -40,14 +41,18 @@ struct Remains {
     Fate fate;
     std::string reason;
     std::uint64_t creator_pid_namespace = 0;
+    const AreaKind* kind = nullptr;  // null: none of those looked for
 };
 
-// Looks at one name and, unless `dry_run`, removes an area of this kind if its creator is dead. Empty if nothing has this name (any more).
-std::optional<Remains> sweep_name(const AreaKind& kind, const std::string& name, bool dry_run);
+using AreaKinds = std::span<const AreaKind* const>;
+
+// Looks at one name and, unless `dry_run`, removes an area of one of these kinds if its creator is dead. Empty if nothing has
+// this name (any more).
+std::optional<Remains> sweep_name(AreaKinds kinds, const std::string& name, bool dry_run);
 
 // The same for every name that begins and ends like this, each by itself: what fails for one is its `reason`. Throws
 // only if the names cannot be listed.
-std::vector<Remains> sweep(const AreaKind& kind, const std::string& prefix, const std::string& suffix, bool dry_run);
+std::vector<Remains> sweep(AreaKinds kinds, const std::string& prefix, const std::string& suffix, bool dry_run);
 
 // `locks` and `facts` are those of an area that had `name`: removes the name if its creator is dead. Throws if the
 // system refuses to say.

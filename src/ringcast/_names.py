@@ -13,12 +13,15 @@ from ringcast._arguments import refuse
 from ringcast.errors import ArgumentError
 
 PREFIX = "ringcast_"
+LINK_PREFIX = PREFIX + "-"
+"""What the names of links' desks begin with, and no queue's, since users' names begin with a letter or digit."""
 _DIGEST_CHARS = 7
 _VALID_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
-def _base36(number: int) -> str:
+def base36(number: int) -> str:
+    """The shortest text of it."""
     digits = ""
     while number:
         number, digit = divmod(number, 36)
@@ -28,7 +31,7 @@ def _base36(number: int) -> str:
 
 def suffix() -> str:
     """What the names of this user's segments end in."""
-    return "." + _base36(_core.user_id())
+    return "." + base36(_core.user_id())
 
 
 def segment_name(user_name: str | None) -> str:
@@ -36,7 +39,7 @@ def segment_name(user_name: str | None) -> str:
     ending = suffix()
     room = _core.MAX_SEGMENT_NAME_BYTES - len(PREFIX) - len(ending)
     if user_name is None:
-        return PREFIX + "~" + _base36(_core.random_u64()).rjust(13, "0")[: room - 1] + ending
+        return PREFIX + "~" + base36(_core.random_u64()).rjust(13, "0")[: room - 1] + ending
     expected = f"1 to {_core.MAX_USER_NAME_BYTES} of the characters A-Z a-z 0-9 . _ - and start with a letter or digit"
     if not isinstance(user_name, str):
         raise refuse("a queue's name", expected, user_name)
@@ -46,7 +49,7 @@ def segment_name(user_name: str | None) -> str:
         import hashlib
 
         number = int.from_bytes(hashlib.sha256(user_name.encode()).digest()[:8], "big")
-        digest = _base36(number).rjust(_DIGEST_CHARS, "0")[-_DIGEST_CHARS:]
+        digest = base36(number).rjust(_DIGEST_CHARS, "0")[-_DIGEST_CHARS:]
         user_name = user_name[: room - _DIGEST_CHARS - 1] + "~" + digest
     return PREFIX + user_name + ending
 

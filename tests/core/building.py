@@ -12,6 +12,7 @@ from tests.support import ROOT
 
 PROGRAMS = [
     "block_allocator",
+    "desk",
     "endpoint",
     "geometry",
     "lock_file",

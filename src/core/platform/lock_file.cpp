@@ -185,10 +185,12 @@ bool try_lock_on(int descriptor, std::uint64_t byte, Sharing sharing) noexcept {
     return control(descriptor, F_OFD_SETLK, lock) == 0;
 }
 
-bool LockFile::is_held_by_another(std::uint64_t byte) const {
-    struct flock lock = byte_lock(byte);
+bool LockFile::is_held_by_another(std::uint64_t byte) const { return is_held_by_another(byte, byte + 1); }
+
+bool LockFile::is_held_by_another(std::uint64_t first, std::uint64_t last) const {
+    struct flock lock = range_lock(first, last);
     if (control(descriptor(), F_OFD_GETLK, lock) == 0) return lock.l_type != F_UNLCK;
-    throw_refused(Asked::lock, "asking who holds byte " + std::to_string(byte) + " of segment '" + name_ + "'");
+    throw_refused(Asked::lock, "asking who holds byte " + std::to_string(first) + " of segment '" + name_ + "'");
 }
 
 }  // namespace ringcast::platform

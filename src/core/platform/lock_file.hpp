@@ -30,6 +30,8 @@ public:
     bool try_lock(std::uint64_t first, std::uint64_t last) const;
     void unlock(std::uint64_t byte) const noexcept;
     bool is_held_by_another(std::uint64_t byte) const;  // our own locks do not count
+    // Any byte of [first, last).
+    bool is_held_by_another(std::uint64_t first, std::uint64_t last) const;
     void close() noexcept;
     // For calls that change the file. Throws if it was closed, by whomever, or belongs to a forked child's parent.
     int descriptor() const;

@@ -19,7 +19,7 @@ from ringcast import __version__
 from ringcast.cli import common
 from ringcast.errors import ArgumentError, QueueTimeoutError, RingcastError
 
-COMMANDS = ("pub", "sub", "ls", "clean", "doctor", "secret", "demo", "bench", "completion")
+COMMANDS = ("pub", "sub", "ls", "clean", "doctor", "secret", "link", "demo", "bench", "completion")
 
 HELP = f"""Broadcast messages between processes through shared memory.
 

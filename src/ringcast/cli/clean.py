@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ringcast.cli import common
-from ringcast.instruments.looking import SweptSegment, sweep
+from ringcast.instruments.looking import SweptSegment, counted, sweep
 
 HELP = """Remove the queues that dead processes have left in shared memory.
 
@@ -30,18 +30,14 @@ def command(dry_run: bool) -> None:
     shown = [one for one in found if one.fate != "alive"]
     if shown:
         _print_table(shown)
-    size = common.human_bytes(sum(one.memory_bytes for one in shown if one.fate in ("dead", "removed")))
-    count = sum(one.fate in ("dead", "removed") for one in shown)
-    alive = len(found) - len(shown)
-    left = f" {_queues(alive)} in use left alone." if alive else ""
-    if count == 0:
+    gone = [one for one in shown if one.fate in ("dead", "removed")]
+    size = common.human_bytes(sum(one.memory_bytes for one in gone))
+    alive = [one for one in found if one.fate == "alive"]
+    left = f" {counted(alive)} in use left alone." if alive else ""
+    if not gone:
         click.echo(f"Nothing to remove.{left}")
     else:
-        click.echo(f"{'Would remove' if dry_run else 'Removed'} {_queues(count)}, {size}.{left}")
-
-
-def _queues(count: int) -> str:
-    return f"{count} queue{'' if count == 1 else 's'}"
+        click.echo(f"{'Would remove' if dry_run else 'Removed'} {counted(gone)}, {size}.{left}")
 
 
 def _print_table(shown: list[SweptSegment]) -> None:

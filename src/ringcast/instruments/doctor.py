@@ -20,7 +20,7 @@ from ringcast._names import segment_name
 from ringcast._segment import attach, create
 from ringcast._version import __version__
 from ringcast.errors import RingcastError
-from ringcast.instruments.looking import sweep
+from ringcast.instruments.looking import counted, sweep
 from ringcast.limits import memory_headroom
 
 Status = Literal["ok", "warning", "problem"]
@@ -216,7 +216,7 @@ def leftovers() -> Iterator[Check]:
     dead = [one for one in sweep(dry_run=True) if one.dead]
     if dead:
         size = sum(one.memory_bytes for one in dead)
-        found = f"{len(dead)} queue{'' if len(dead) == 1 else 's'} of dead processes, {_mib(size)}"
+        found = f"{counted(dead)} of dead processes, {_mib(size)}"
         yield Check("leftovers", "warning", found, "ringcast clean (the next queue that is made does it, too)")
     else:
         yield Check("leftovers", "ok", "no queues of dead processes")

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypedDict
 
 from ringcast import _core
 from ringcast._arguments import flag
-from ringcast._names import PREFIX, suffix
+from ringcast._names import LINK_PREFIX, PREFIX, suffix
 from ringcast._stats import SCHEMA, QueueInfo, described
 from ringcast._version import __version__
 from ringcast.errors import RingcastError, SegmentNotFoundError
@@ -39,6 +39,8 @@ def list_queues() -> Found:
     """
     found = Found([], [])
     for name in _core.list_names(PREFIX):
+        if name.startswith(LINK_PREFIX):
+            continue
         try:
             found.queues.append(described(_core.Segment.attach(name, __version__, observe=True)))
         except SegmentNotFoundError:
@@ -49,7 +51,11 @@ def list_queues() -> Found:
 
 
 class SweptSegment(NamedTuple):
-    """What a sweep found under one name. `name` is the user's, if the queue had one; `memory_bytes` what it took."""
+    """What a sweep found under one name. `name` is the user's, if the queue had one; `memory_bytes` what it took.
+
+    `kind` is "queue"; or "link" for the desk of a job's link process, whose `name` is the job's and whose writer is
+    that process; or empty for what is neither.
+    """
 
     segment: str
     name: str | None
@@ -57,6 +63,7 @@ class SweptSegment(NamedTuple):
     memory_bytes: int
     fate: str
     reason: str
+    kind: str = "queue"
 
     @property
     def dead(self) -> bool:
@@ -65,7 +72,7 @@ class SweptSegment(NamedTuple):
 
 
 def sweep(dry_run: bool = False) -> list[SweptSegment]:
-    """Remove the segments of this user whose writers are dead, or with `dry_run` only find them.
+    """Remove the segments of this user whose makers are dead, or with `dry_run` only find them.
 
     Readers that have attached to such a queue keep its memory and read on. Looks at every segment of this user; its
     `fate` is "removed" ("dead" in a dry run), "removing" if another process is about to do it, "alive", or "skipped"
@@ -76,6 +83,13 @@ def sweep(dry_run: bool = False) -> list[SweptSegment]:
     []
     """
     return [
-        SweptSegment(segment, user_name or None, pid, size, fate, reason)
-        for segment, user_name, pid, size, fate, reason in _core.sweep(PREFIX, suffix(), flag("dry_run", dry_run))
+        SweptSegment(segment, user_name or None, pid, size, fate, reason, kind)
+        for segment, user_name, pid, size, fate, reason, kind in _core.sweep(PREFIX, suffix(), flag("dry_run", dry_run))
     ]
+
+
+def counted(found: list[SweptSegment]) -> str:
+    """What a sweep found, for people: "2 queues and 1 link"."""
+    links = sum(one.kind == "link" for one in found)
+    counts = {"queue": len(found) - links, "link": links}
+    return " and ".join(f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in counts.items() if count)

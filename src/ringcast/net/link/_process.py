@@ -1,0 +1,92 @@
+"""The link process: it serves the ends that hold places at its desk, and ends when none is left.
+
+`Link.handlers` says who does what is asked, by the word "op". A handler runs on the desk's thread, so it must not wait:
+what takes time is done by a thread of its own, which calls `desk.answer` at its end, and the handler returns LATER.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ringcast._version import __version__
+from ringcast.errors import ArgumentError, LinkError, RingcastError
+from ringcast.net.link._desk import Desk, Request
+
+LINGER_S = 2.0
+"""So long the link stays when its last end has left: the next queue of the job comes soon, or not at all."""
+LOOK_S = 0.25
+"""How often it looks who is still there."""
+LATER = object()
+"""What a handler returns that answers by itself."""
+
+log = logging.getLogger("ringcast.link")
+Handler = Callable[[Request], Any]
+
+
+class Link:
+    """What the link process does at its desk."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.handlers: dict[str, Handler] = {"ping": self._ping}
+
+    def run(self, first_end_s: float | None = None) -> None:
+        """Serve until nobody has held a place for LINGER_S. The first end is waited for, `first_end_s` at most."""
+        patience, since = first_end_s, time.monotonic()
+        while True:
+            served = self.desk.wait(LOOK_S) and self._serve()
+            now = time.monotonic()
+            if served or self.desk.in_use():
+                patience, since = LINGER_S, now
+            elif patience is not None and now - since >= patience and self.desk.close_if_unused():
+                return
+
+    def _serve(self) -> bool:
+        requests = self.desk.requests()
+        for request in requests:
+            try:
+                result = self._handle(request)
+            except RingcastError as error:
+                self.desk.refuse(request, error)
+            except Exception as error:
+                log.exception("the link process failed at %r", request.what)
+                self.desk.refuse(request, LinkError(f"the link process failed: {type(error).__name__}: {error}"))
+            else:
+                if result is not LATER:
+                    self.desk.answer(request, result)
+        return bool(requests)
+
+    def _handle(self, request: Request) -> Any:
+        op = request.what.get("op") if isinstance(request.what, dict) else None
+        handler = self.handlers.get(op) if isinstance(op, str) else None
+        if handler is None:
+            raise ArgumentError(f"the link process knows no request {op!r}")
+        return handler(request)
+
+    def _ping(self, request: Request) -> dict[str, Any]:
+        return {"pid": os.getpid(), "release": __version__}
+
+
+def main(
+    job: str,
+    log_to_stderr: bool = False,
+    *,
+    on_ready: Callable[[], None] = lambda: None,
+    first_end_s: float | None = None,
+) -> None:
+    """Be the link of this job, until it is over. Raises SegmentExistsError if a living one has the desk."""
+    if log_to_stderr:
+        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
+    desk = Desk.create(job)
+    try:
+        on_ready()
+        log.info("the link of job '%s' (pid %d) is up", job, os.getpid())
+        Link(desk).run(first_end_s)
+        log.info("no end is left: the link of job '%s' ends", job)
+    finally:
+        desk.close()
