@@ -14,6 +14,7 @@ Address: TypeAlias = tuple[str, int]
 
 PIECE_BYTES = 1 << 14
 """Passed on at a time, so that a slow wire is slow evenly."""
+RECORDED_BYTES = 1 << 12
 UP, DOWN = 0, 1
 """From who dials, and to him."""
 
@@ -44,10 +45,19 @@ class Proxy:
         """The same once so many more bytes have gone in this direction, whatever they are in the middle of."""
         self._worker.ask(("reset_after", nbytes, direction))
 
+    def spoil(self, how: str, direction: int) -> None:
+        """Once, soon: "flip" a bit, "repeat" a piece, or "drop" one."""
+        self._worker.ask(("spoil", how, direction))
+
     def passed(self) -> tuple[int, int]:
         """Bytes passed on: from who dials, and to him."""
         up, down = self._worker.ask(("passed",))
         return up, down
+
+    def recorded(self) -> list[bytes]:
+        """How each connection began: what who dialled it sent first."""
+        beginnings: list[bytes] = self._worker.ask(("recorded",))
+        return beginnings
 
     def resets(self) -> int:
         """How many connections were reset."""
@@ -61,8 +71,10 @@ class _Carrier:
         self._free_at = [0.0, 0.0]
         self._goes = [asyncio.Event(), asyncio.Event()]
         self._left: list[int | None] = [None, None]
+        self._spoils: list[str | None] = [None, None]
         self._passed = [0, 0]
         self._resets = 0
+        self._beginnings: list[bytearray] = []
         self._open: set[asyncio.StreamWriter] = set()
         self.go()
 
@@ -77,7 +89,9 @@ class _Carrier:
         for end in ends:
             end.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            await asyncio.gather(self._pass_on(near, far_out, UP), self._pass_on(far, near_out, DOWN))
+            beginning = bytearray()
+            self._beginnings.append(beginning)
+            await asyncio.gather(self._pass_on(near, far_out, UP, beginning), self._pass_on(far, near_out, DOWN))
         except OSError:
             for end in ends:
                 _reset(end)
@@ -86,17 +100,26 @@ class _Carrier:
             for end in ends:
                 end.close()
 
-    async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, direction: int) -> None:
+    async def _pass_on(
+        self,
+        source: asyncio.StreamReader,
+        sink: asyncio.StreamWriter,
+        direction: int,
+        beginning: bytearray | None = None,
+    ) -> None:
         while data := await source.read(PIECE_BYTES):
             await self._goes[direction].wait()
             if self._rate is not None:
                 loop = asyncio.get_running_loop()
                 self._free_at[direction] = max(self._free_at[direction], loop.time()) + len(data) / self._rate
                 await asyncio.sleep(self._free_at[direction] - loop.time())
+            data = self._spoiled(data, direction)
             left = self._left[direction]
             if left is not None:
                 data = data[:left]
                 self._left[direction] = left - len(data)
+            if beginning is not None and len(beginning) < RECORDED_BYTES:
+                beginning += data
             sink.write(data)
             await sink.drain()
             self._passed[direction] += len(data)
@@ -106,6 +129,16 @@ class _Carrier:
                 self.reset()
         if sink.can_write_eof():
             sink.write_eof()
+
+    def _spoiled(self, data: bytes, direction: int) -> bytes:
+        how, self._spoils[direction] = self._spoils[direction], None
+        if how == "flip":
+            at = len(data) // 2
+            return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        return data if how is None else data * 2 if how == "repeat" else b""
+
+    def spoil(self, how: str, direction: int) -> None:
+        self._spoils[direction] = how
 
     def rate(self, rate: float | None) -> None:
         self._rate = rate
@@ -128,6 +161,9 @@ class _Carrier:
 
     def passed(self) -> list[int]:
         return self._passed
+
+    def recorded(self) -> list[bytes]:
+        return [bytes(one) for one in self._beginnings]
 
     def resets(self) -> int:
         return self._resets
