@@ -16,7 +16,8 @@ from ringcast import _arguments
 from ringcast._handle import Handle, checked_handle
 from ringcast.errors import ArgumentError, GroupMismatchError, GroupNotLocalError, RingcastError
 from ringcast.net._any_group import ranks_of
-from ringcast.net._group import Collective, about
+from ringcast.net._group import Collective
+from ringcast.net._records import about, foreign
 from ringcast.net._same_node import STEPS, sharing
 from ringcast.net._stateless import checked_rank
 
@@ -59,7 +60,7 @@ def one_to_all(
             raise ArgumentError("the group has one rank: a queue needs a reader besides its writer")
         _check_all_local(here, writer_rank, "the writer" if external is None else "who knows the external writer")
         if group.rank != writer_rank:
-            handle = checked_handle(here.objects("handle", [writer_rank])[0])
+            handle = _handle_of(here, writer_rank, here.objects("handle", [writer_rank])[0])
             end = kind.create_from_handle(handle, group.rank, **for_readers)
         elif external is not None:
             end = kind.create_from_handle(external, group.rank, **for_readers)
@@ -102,7 +103,8 @@ def all_to_one(
         try:
             here.say_object("handle", _plain(end.export_handle()))
             if group.rank == reader_rank:
-                return end, [checked_handle(handle) for handle in here.objects("handle", everybody)]
+                handles = here.objects("handle", everybody)
+                return end, [_handle_of(here, rank, handle) for rank, handle in enumerate(handles)]
             here.hear("handle", everybody)
             if blocking:
                 end.wait_until_ready(here.deadline.left)
@@ -140,6 +142,14 @@ def _check_all_local(here: Collective, rank: int, role: str) -> None:
             ),
             *elsewhere,
         )  # fmt: skip
+
+
+def _handle_of(here: Collective, rank: int, found: Any) -> Handle:
+    """What a rank has passed round. Raises GroupError."""
+    try:
+        return checked_handle(found)
+    except ArgumentError as error:
+        raise about(foreign(f"the handle that came from {here.group.named([rank])}", found), rank) from error
 
 
 def _plain(handle: Handle) -> list[Any]:
