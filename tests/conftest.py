@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from ringcast._names import LINK_PREFIX
 from tests import own_shm
-from tests.support import SHM, Child, creator_of, segments, started_pids
+from tests.support import SHM, Child, creator_of, eventually, segments, started_pids
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs so, and every program that a test starts would inherit it.
@@ -68,6 +69,10 @@ def _leaves_nothing_behind() -> Iterator[None]:
     gc.freeze()  # what is left is no test's garbage; looking through it again after each would take most of the time
     active_children()  # reaps those of multiprocessing that have ended
     assert _children() - children_before == set(), "child processes are left"
+    # A link ends by itself, a while after the last of its ends.
+    eventually(
+        lambda: not any(name.startswith(LINK_PREFIX) for name in segments() - segments_before), "the end of all links"
+    )
     left = {name for name in segments() - segments_before if _is_ours(name)}
     for name in left:  # so that one test's leak is one failure
         (SHM / name).unlink(missing_ok=True)

@@ -97,6 +97,7 @@ public:
 
     const Codec codec;
     LeftOvers left_over;
+    Sender::Room relay_room;    // of a relay: where the message lies that is arriving
     std::uint64_t skipped = 0;  // messages that were kept for the reader's rank, which it did not ask for
 
 private:

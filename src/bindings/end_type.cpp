@@ -261,6 +261,8 @@ nb::object documented(nb::object method, std::optional<std::string> text) {
 
 }  // namespace
 
+void add_relay_methods(nb::class_<End>& type);
+
 void bind_end(nb::module_& module) {
     static PyMethodDef methods[] = {
         {"evict", as_c_function(&evict), kFastCall, "evict($self, rank)\n--\n\n"},
@@ -269,7 +271,7 @@ void bind_end(nb::module_& module) {
     static PyMethodDef subscript = {"__class_getitem__", &Py_GenericAlias, METH_O | METH_CLASS,
                                     "What type checkers know the messages by: End[dict]."};
     PyType_Slot slots[] = {{Py_tp_iternext, reinterpret_cast<void*>(&end_iternext)}, {0, nullptr}};
-    nb::object type =
+    auto type =
         nb::class_<End>(module, "End", nb::type_slots(slots), nb::is_weak_referenceable(), "One end of a queue.")
             .def(
                 "__init__",
@@ -316,6 +318,7 @@ void bind_end(nb::module_& module) {
     add_methods(type, methods, std::size(methods));
     add_send_methods(type);
     add_receive_methods(type);
+    add_relay_methods(type);
 }
 
 }  // namespace ringcast::bindings

@@ -41,6 +41,8 @@ const char* type_of(ErrorCode code) {
             return "ReaderEvictedError";
         case ErrorCode::writer_died:
             return "WriterDiedError";
+        case ErrorCode::link_died:
+            return "LinkDiedError";
         case ErrorCode::reader_died:
             return "ReaderDiedError";
         case ErrorCode::reader_left:

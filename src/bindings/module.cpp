@@ -13,6 +13,8 @@ namespace nb = nanobind;
 NB_MODULE(_core, module) {
     nb::set_leak_warnings(false);  // ends that live until the interpreter's exit are closed there; nothing is printed
     module.attr("LAYOUT_VERSION") = ringcast::kLayoutVersion;
+    module.attr("NOBODY") = ringcast::kNobody;
+    module.attr("STREAM") = ringcast::kStream;
     module.attr("MAX_READERS") = ringcast::kMaxReaders;
     module.attr("MAX_SEGMENT_NAME_BYTES") = ringcast::platform::kMaxNameBytes;
     module.attr("MAX_USER_NAME_BYTES") = ringcast::kUserNameBytes - 1;
@@ -25,6 +27,7 @@ NB_MODULE(_core, module) {
     ringcast::bindings::bind_write_chunks(module);
     ringcast::bindings::bind_read_chunks(module);
     ringcast::bindings::bind_end(module);
+    ringcast::bindings::bind_tap(module);
     ringcast::bindings::bind_foreign_code(module);
 #ifdef RINGCAST_FAULT_POINTS
     ringcast::bindings::bind_faults(module);

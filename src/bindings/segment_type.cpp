@@ -4,6 +4,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include "desk.hpp"
@@ -18,6 +19,8 @@ namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace ringcast::bindings {
+
+void add_board_methods(nb::class_<Segment>& type);
 
 namespace {
 
@@ -82,8 +85,9 @@ nb::list missed(const Segment& segment) {
     const auto& ring = segment.ring();
     if (!segment.is_promised()) return result;
     const std::uint64_t head = ring.control->head.load(std::memory_order_relaxed);
-    for (std::uint32_t i = 0; i < segment.ranks().size(); ++i)
-        result.append(nb::make_tuple(segment.ranks()[i], missed_before(ring.seats[i], head)));
+    for (std::uint32_t i = 0; i < segment.geometry().n_reader; ++i)
+        if (const std::uint32_t rank = segment.rank_of(i); rank != kNobody)
+            result.append(nb::make_tuple(rank, missed_before(ring.seats[i], head)));
     return result;
 }
 
@@ -156,12 +160,13 @@ nb::list probe_features(const std::string& name) {
 }  // namespace
 
 void bind_segment(nb::module_& module) {
-    nb::class_<Segment>(module, "Segment", "A queue's shared memory, mapped.")
-        .def_static(
+    auto type = nb::class_<Segment>(module, "Segment", "A queue's shared memory, mapped.");
+    type.def_static(
             "create",
             [](std::string name, std::string user_name, std::string release, std::uint32_t n_reader,
                std::vector<std::uint32_t> ranks, std::uint64_t max_chunk_bytes, std::uint32_t max_chunks,
-               std::uint64_t max_bytes, std::uint32_t max_leases) {
+               std::uint64_t max_bytes, std::uint32_t max_leases,
+               std::optional<std::tuple<std::string, std::uint32_t>> source, std::uint64_t data_budget) {
                 const auto n_local = static_cast<std::uint32_t>(ranks.size());
                 const std::uint64_t page = platform::page_bytes();
                 if (max_chunk_bytes == 0)
@@ -171,12 +176,18 @@ void bind_segment(nb::module_& module) {
                                          .release = std::move(release),
                                          .geometry = plan_geometry(n_reader, n_local, max_chunk_bytes, max_chunks,
                                                                    max_bytes, max_leases, page),
-                                         .ranks = std::move(ranks)};
+                                         .ranks = std::move(ranks),
+                                         .source = std::nullopt};
+                if (data_budget != 0) {
+                    request.geometry.data_budget = round_up(data_budget, page);
+                    derive_data(request.geometry, page);
+                }
+                if (source) request.source = Source{std::get<0>(*source), std::get<1>(*source)};
                 const Unlocked unlocked;
                 return Segment::create(request);
             },
             "name"_a, "user_name"_a, "release"_a, "n_reader"_a, "ranks"_a, "max_chunk_bytes"_a, "max_chunks"_a,
-            "max_bytes"_a, "max_leases"_a)
+            "max_bytes"_a, "max_leases"_a, "source"_a = nb::none(), "data_budget"_a = 0)
         .def_static(
             "attach",
             [](const std::string& name, const std::string& release, bool observe, bool zero_copy) {
@@ -222,12 +233,13 @@ void bind_segment(nb::module_& module) {
         .def_prop_ro("bytes_published",
                      [](const Segment& s) { return s.ring().control->bytes_published.load(std::memory_order_relaxed); })
         .def_prop_ro("closed",
-                     [](const Segment& s) { return s.ring().control->closed.load(std::memory_order_acquire) == 1; })
+                     [](const Segment& s) { return s.ring().control->closed.load(std::memory_order_acquire) != 0; })
         .def_prop_ro("sends_arrays", [](const Segment& s) { return has_sent(s, Encoding::array); })
         .def_prop_ro("sends_tensors", [](const Segment& s) { return has_sent(s, Encoding::tensor); })
         .def("seats", &seats)
         .def("missed", &missed)
         .def("slot_state", &slot_state, "index"_a);
+    add_board_methods(type);
 
     module.def("list_names", &platform::list_names, "prefix"_a);
     module.def("sweep", &swept, "prefix"_a, "suffix"_a, "dry_run"_a);

@@ -25,6 +25,7 @@ bool make_room(End& end, Sender& sender, std::int64_t waited_ns, PyObject* self)
 
 // Says which readers have left since the last message was sent, or raises ReaderLeftError: the next one is not for them.
 [[gnu::noinline, gnu::cold]] void tell_of_departures(End& end, Sender& sender, PyObject* self) {
+    for (const Eviction& eviction : sender.readers().evicted_elsewhere()) end.report_eviction(self, eviction, 0);
     end.report_losses(self, sender.readers().departures());
 }
 void notice_departures(End& end, Sender& sender, PyObject* self) {

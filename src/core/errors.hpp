@@ -24,6 +24,7 @@ enum class ErrorCode {
     corrupt,
     reader_evicted,
     writer_died,
+    link_died,
     reader_died,
     reader_left,
     queue_full,

@@ -34,12 +34,15 @@ struct Geometry {
     std::uint32_t inline_bytes = 0;
     std::uint32_t slot_bytes = 0;
     std::uint64_t ranks_offset = 0;
+    std::uint64_t board_offset = 0;
     std::uint64_t slots_offset = 0;
     std::uint64_t marks_offset = 0;
     std::uint32_t mark_column_bytes = 0;
     std::uint64_t data_bytes = 0;
     std::uint64_t control_bytes = 0;  // all that is reserved at creation; the data part starts here
     std::uint64_t total_bytes = 0;
+
+    std::uint32_t n_remote() const noexcept { return n_reader - n_local; }
 };
 
 inline std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) { return (value + unit - 1) / unit * unit; }
@@ -57,7 +60,8 @@ inline void derive(Geometry& plan, std::uint64_t page) {
         std::min(round_up(plan.max_chunk_bytes + sizeof(NativeSlot), kLinePair) - sizeof(NativeSlot), kInlineBytes));
     plan.slot_bytes = plan.inline_bytes + static_cast<std::uint32_t>(sizeof(NativeSlot));
     plan.ranks_offset = kSeatsOffset + std::uint64_t{plan.n_seats} * sizeof(NativeSeat);
-    plan.slots_offset = round_up(plan.ranks_offset + std::uint64_t{plan.n_local} * sizeof(std::uint32_t), kLinePair);
+    plan.board_offset = round_up(plan.ranks_offset + std::uint64_t{plan.n_local} * sizeof(std::uint32_t), kLinePair);
+    plan.slots_offset = plan.board_offset + std::uint64_t{plan.n_remote()} * sizeof(NativePlacement);
     plan.marks_offset = plan.slots_offset + std::uint64_t{plan.max_chunks} * plan.slot_bytes;
     plan.mark_column_bytes = static_cast<std::uint32_t>(round_up(std::uint64_t{plan.max_leases} * 8, kLinePair));
     const std::uint64_t columns = std::uint64_t{plan.n_seats} + 1;  // the last is for the writer's loans

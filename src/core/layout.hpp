@@ -3,6 +3,7 @@
 //     0              Header       what the segment is; written before anybody can see it, never changed
 //     4096           Control      words of the writer
 //     seats_offset   Seat[]       one for each attachment: n_reader + kSpareSeats
+//     board_offset   Placement[]  one for each reader on another machine
 //     slots_offset   slots        max_chunks times: SlotHeader, then the inline area
 //     marks_offset   marks        a column of max_leases release marks for each seat, and one for the writer's loans
 //     data_offset    data         blocks of messages that do not fit inline; page-aligned, mapped read-only by readers
@@ -24,9 +25,10 @@ namespace ringcast {
 
 inline constexpr std::size_t kLinePair = 128;
 inline constexpr std::uint64_t kMagic = 0x3154'5341'4347'4e52;  // "RNGCAST1" in memory order on little-endian machines
-inline constexpr std::uint32_t kLayoutVersion = 4;
+inline constexpr std::uint32_t kLayoutVersion = 5;
 inline constexpr std::size_t kReleaseBytes = 24;
 inline constexpr std::size_t kUserNameBytes = 128;
+inline constexpr std::size_t kHostBytes = 64;
 inline constexpr std::uint32_t kSpareSeats = 8;
 inline constexpr std::size_t kCpuWords = 16;
 
@@ -58,7 +60,24 @@ struct Header {
     std::int64_t created_at_ns;  // wall clock, for people
     char release[kReleaseBytes];
     char user_name[kUserNameBytes];
+    // Of a relay, which a link writes for readers on this machine: the writer whose messages these are.
+    std::uint32_t relayed;  // 1: it is one
+    std::uint32_t origin_pid;
+    char origin_host[kHostBytes];
+    std::uint64_t board_offset;
 };
+
+// Why nothing will be published any more; 0: more may be.
+enum class Ending : std::uint32_t {
+    none = 0,
+    closed = 1,       // the writer is done
+    writer_died = 2,  // of a relay: its origin died
+    link_died = 3,    // of a relay: the way to its origin is lost
+};
+
+// In place of a rank.
+inline constexpr std::uint32_t kNobody = UINT32_MAX;  // of a seat that is kept for whoever comes from another machine
+inline constexpr std::uint32_t kStream = UINT32_MAX - 1;  // of a seat from which a link reads for another machine
 
 // What another process wrote into a field of the header, fit for a message.
 inline std::string text_of(const char* from, std::size_t size) {
@@ -74,11 +93,11 @@ struct Control {
     alignas(kLinePair) typename P::template atomic<std::uint64_t> head;
     // The writer's word: a seat's number + 1, or kAnySeat.
     alignas(kLinePair) Parked<P> writer_parked;
-    alignas(kLinePair) typename P::template atomic<std::uint32_t> closed;  // 1: nothing will be published any more
+    alignas(kLinePair) typename P::template atomic<std::uint32_t> closed;  // an Ending
     typename P::template atomic<std::uint32_t> all_ready;                  // 1: every rank has been there
     typename P::template atomic<std::uint32_t> initialised;                // 1, stored last by the creator
-    typename P::template atomic<std::uint32_t> departures;                 // readers that have left in order
-    typename P::template atomic<std::uint32_t> promised;                   // 1: a handle promises messages to the ranks
+    typename P::template atomic<std::uint32_t> departures;      // readers that have left in order, and news of others
+    typename P::template atomic<std::uint32_t> promised;        // 1: a handle promises messages to the ranks
     typename P::template atomic<std::uint32_t> encodings_sent;  // bit 1 << Encoding, also of what other messages hold
     alignas(kLinePair) typename P::template atomic<std::uint64_t> data_committed;   // statistics
     typename P::template atomic<std::uint64_t> bytes_published;                     // statistics
@@ -105,6 +124,31 @@ struct Seat {
     typename P::template atomic<std::uint64_t> leased_bytes;                        // statistics
     alignas(kLinePair) Parked<P> parked;                                            // the reader's word: 1
     alignas(kLinePair) typename P::template atomic<std::uint64_t> cpus[kCpuWords];  // where the reader may run
+};
+
+// What has become of a reader on another machine.
+enum class PlacementState : std::uint32_t {
+    open = 0,    // nobody has come yet
+    placed = 1,  // its machine's stream is up, and it is about to attach there
+    attached = 2,
+    left = 3,
+    died = 4,
+    evicted = 5,  // by the policy, on its machine
+    lost = 6,     // with its link
+};
+
+// A reader on another machine, as its link tells it. The home seat of the same index belongs to it, too.
+template <class P>
+struct Placement {
+    alignas(kLinePair) typename P::template atomic<std::uint32_t> state;  // a PlacementState
+    typename P::template atomic<std::uint32_t> rank;
+    typename P::template atomic<std::uint32_t> pid;
+    typename P::template atomic<std::uint32_t> stream;  // the seat from which its machine's link reads
+    typename P::template atomic<std::uint64_t> behind;  // messages that it had not read, when its link last said so
+    typename P::template atomic<std::uint32_t> cause;   // of an eviction
+    typename P::template atomic<std::uint32_t> told;    // the writer's: the last state that its user was told of
+    typename P::template atomic<std::uint32_t> evict;   // the writer's: counts its wishes to go on without this reader
+    alignas(kLinePair) char host[kHostBytes];
 };
 
 // How the bytes of a message are to be read.
@@ -139,6 +183,7 @@ struct SlotHeader {
 using NativeControl = Control<platform::Native>;
 using NativeSeat = Seat<platform::Native>;
 using NativeSlot = SlotHeader<platform::Native>;
+using NativePlacement = Placement<platform::Native>;
 
 inline constexpr std::uint64_t kControlOffset = 4096;
 inline constexpr std::uint64_t kSeatsOffset = kControlOffset + sizeof(NativeControl);
@@ -151,7 +196,8 @@ static_assert(offsetof(Header, total_bytes) == 16 && offsetof(AreaHeader, total_
 static_assert(offsetof(Header, epoch) == 24 && offsetof(AreaHeader, epoch) == 24);
 static_assert(offsetof(Header, max_chunk_bytes) == 48 && offsetof(Header, seats_offset) == 80);
 static_assert(offsetof(Header, marks_offset) == 104 && offsetof(Header, max_leases) == 120);
-static_assert(offsetof(Header, creator_pid) == 128 && offsetof(Header, release) == 152 && sizeof(Header) == 304);
+static_assert(offsetof(Header, creator_pid) == 128 && offsetof(Header, release) == 152);
+static_assert(offsetof(Header, relayed) == 304 && offsetof(Header, board_offset) == 376 && sizeof(Header) == 384);
 static_assert(offsetof(NativeControl, head) == 0 && offsetof(NativeControl, writer_parked) == 128);
 static_assert(sizeof(Parked<platform::Native>) == 16 && offsetof(Parked<platform::Native>, woken_at) == 8);
 static_assert(offsetof(NativeControl, closed) == 256 && offsetof(NativeControl, all_ready) == 260 &&
@@ -163,6 +209,8 @@ static_assert(offsetof(NativeSeat, state) == 0 && offsetof(NativeSeat, rank) == 
 static_assert(offsetof(NativeSeat, parked) == 256 && offsetof(NativeSeat, cpus) == 384 && sizeof(NativeSeat) == 512);
 static_assert(offsetof(NativeSeat, missing_since) == 32 && offsetof(NativeSeat, touching) == 136);
 static_assert(offsetof(NativeSeat, leased_blocks) == 144 && offsetof(NativeSeat, leased_bytes) == 152);
+static_assert(offsetof(NativePlacement, behind) == 16 && offsetof(NativePlacement, host) == 128);
+static_assert(sizeof(NativePlacement) == 256);
 static_assert(offsetof(Descriptor, row) == 16 && offsetof(Descriptor, encoding) == 20 &&
               offsetof(Descriptor, framed) == 21);
 static_assert(sizeof(Descriptor) == 24 && sizeof(NativeSlot) == 32 && offsetof(NativeSlot, descriptor) == 8);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "board.hpp"
 #include "platform/process.hpp"
 #include "ranks.hpp"
 #include "readiness.hpp"
@@ -9,15 +10,15 @@
 namespace ringcast {
 
 ReaderWatch::ReaderWatch(Segment& segment, RingWriter<Native>& writer, const ReaderPolicy& policy)
-    : segment_(segment), writer_(writer), policy_(policy), told_(segment.ranks().size()) {}
+    : segment_(segment), writer_(writer), policy_(policy), told_(segment.geometry().n_reader) {}
 
 bool ReaderWatch::promise() {
     auto& control = *segment_.ring().control;
     if (!segment_.named()) return true;
     control.promised.store(1, std::memory_order_relaxed);
     std::uint32_t index = 0;
-    while ((index = promised_ranks_.load(std::memory_order_relaxed)) < segment_.ranks().size()) {
-        if (!expect(index)) return false;
+    while ((index = promised_ranks_.load(std::memory_order_relaxed)) < homes()) {
+        if (!(index < segment_.ranks().size() ? expect(index) : expect_elsewhere(index))) return false;
         promised_ranks_.compare_exchange_strong(index, index + 1, std::memory_order_relaxed);
     }
     return true;
@@ -40,6 +41,17 @@ bool ReaderWatch::expect(std::uint32_t index) {
         locks.unlock(seat_lock(index));
     }
     locks.unlock(rank_lock(rank));
+    return kept;
+}
+
+// Of a seat for a reader on another machine, which nobody takes before a handle has been exported.
+bool ReaderWatch::expect_elsewhere(std::uint32_t home) {
+    const auto& ring = segment_.ring();
+    const auto& locks = segment_.locks();
+    if (gates(ring.seats[home].state.load(std::memory_order_relaxed))) return true;
+    if (!locks.try_lock(seat_lock(home))) return false;
+    const bool kept = expect_reader(ring, ring.seats[home]);
+    locks.unlock(seat_lock(home));
     return kept;
 }
 
@@ -67,7 +79,7 @@ std::vector<Loss> ReaderWatch::new_departures() {
         const std::uint64_t since = home.missing_since.load(std::memory_order_relaxed);
         const std::uint64_t missed = home.missed_by_leaving.load(std::memory_order_relaxed);
         const std::uint32_t pid = home.left_pid.load(std::memory_order_relaxed);
-        const std::uint32_t rank = segment_.ranks()[i];
+        const std::uint32_t rank = segment_.rank_of(i);
         const std::uint64_t head = writer_.position();
         if (pid != 0 && since != 0 && since != told.since)
             losses.push_back({rank, pid, Loss::Cause::left, since - 1, head + 1 - since, true});
@@ -106,6 +118,10 @@ bool ReaderWatch::is_gone(std::uint32_t seat, std::uint64_t word, bool ask_kerne
 std::optional<Eviction> ReaderWatch::drop_gone(std::uint32_t seat, std::uint64_t word) {
     if (policy_.dead == ReaderPolicy::Dead::evict) return evict_seat(seat, word, Eviction::Cause::dead);
     const NativeSeat& s = segment_.ring().seats[seat];
+    if (is_stream(segment_.ring(), seat)) {
+        if (seat_state(word) != SeatState::lapsed && !writer_.lapse(seat, word)) return std::nullopt;
+        throw_stream_gone(seat);
+    }
     const Peer peer{s.rank.load(std::memory_order_relaxed), s.pid.load(std::memory_order_relaxed)};
     const bool failed = seat_state(word) == SeatState::failed;
     if (seat_state(word) != SeatState::lapsed && !writer_.lapse(seat, word))
@@ -115,6 +131,55 @@ std::optional<Eviction> ReaderWatch::drop_gone(std::uint32_t seat, std::uint64_t
                     (failed ? "was ended by an exception" : "died without leaving its seat") +
                     "; evict(rank) goes on without it, as on_reader_death=\"evict\" does",
                 peer);
+}
+
+void ReaderWatch::throw_stream_gone(std::uint32_t seat) {
+    std::optional<Peer> first;
+    visit_stream(segment_.ring(), seat, [&](std::uint32_t, const NativePlacement& placement) {
+        if (!first)
+            first = Peer{placement.rank.load(std::memory_order_relaxed), placement.pid.load(std::memory_order_relaxed)};
+    });
+    throw Error(ErrorCode::reader_died,
+                describe_stream(seat) +
+                    " is lost, and with it who reads through it; evict(rank) goes on without them, as "
+                    "on_reader_death=\"evict\" does",
+                first);
+}
+
+void ReaderWatch::check_stream(std::uint32_t seat) {
+    if (policy_.dead == ReaderPolicy::Dead::evict) return;
+    visit_stream(segment_.ring(), seat, [&](std::uint32_t, NativePlacement& placement) {
+        constexpr auto kDied = static_cast<std::uint32_t>(PlacementState::died);
+        if (placement_state(placement) != PlacementState::died ||
+            placement.told.exchange(kDied, std::memory_order_relaxed) == kDied)
+            return;
+        const Peer peer{placement.rank.load(std::memory_order_relaxed), placement.pid.load(std::memory_order_relaxed)};
+        throw Error(ErrorCode::reader_died,
+                    "the reader of rank " + std::to_string(*peer.rank) + " (host " +
+                        text_of(placement.host, sizeof placement.host) + ", pid " + std::to_string(peer.pid) +
+                        ") died without leaving its seat; evict(rank) goes on without it, as "
+                        "on_reader_death=\"evict\" does",
+                    peer);
+    });
+}
+
+std::vector<Eviction> ReaderWatch::evicted_elsewhere() {
+    std::vector<Eviction> evictions;
+    const auto& ring = segment_.ring();
+    for (std::uint32_t i = 0; i < ring.n_remote; ++i) {
+        NativePlacement& placement = ring.board[i];
+        const PlacementState state = placement_state(placement);
+        const std::uint32_t told = placement.told.load(std::memory_order_relaxed);
+        if (state == PlacementState::attached || state == PlacementState::placed)
+            placement.told.store(0, std::memory_order_relaxed);
+        if (state != PlacementState::evicted || told == static_cast<std::uint32_t>(state)) continue;
+        placement.told.store(static_cast<std::uint32_t>(state), std::memory_order_relaxed);
+        const auto cause = static_cast<Eviction::Cause>(std::min(placement.cause.load(std::memory_order_relaxed), 2u));
+        evictions.push_back({placement.rank.load(std::memory_order_relaxed),
+                             placement.pid.load(std::memory_order_relaxed), cause,
+                             placement.behind.load(std::memory_order_relaxed)});
+    }
+    return evictions;
 }
 
 std::optional<Eviction> ReaderWatch::evict_seat(std::uint32_t seat, std::uint64_t word,
@@ -132,11 +197,18 @@ bool ReaderWatch::evict_at(std::uint32_t seat, std::uint64_t word) noexcept {
     const auto& ring = segment_.ring();
     if (!writer_.evict(seat, word)) return false;
     const NativeSeat& s = ring.seats[seat];
+    if (!segment_.is_promised()) return true;
+    const std::uint64_t cursor = s.cursor.load(std::memory_order_relaxed);
+    const std::uint32_t rank = s.rank.load(std::memory_order_relaxed);
+    visit_stream(ring, seat, [&](std::uint32_t index, const NativePlacement&) {
+        note_absence(ring.seats[ring.n_local + index], cursor, 0);
+    });
     const auto& ranks = segment_.ranks();
-    const auto at = std::find(ranks.begin(), ranks.end(), s.rank.load(std::memory_order_relaxed)) - ranks.begin();
-    const auto index = static_cast<std::uint32_t>(at);
-    if (!segment_.is_promised() || index >= told_.size()) return true;
-    note_absence(ring.seats[index], s.cursor.load(std::memory_order_relaxed), 0);
+    const auto index = std::find(ranks.begin(), ranks.end(), rank) - ranks.begin();
+    if (rank == kNobody)
+        note_absence(ring.seats[seat], cursor, 0);
+    else if (static_cast<std::size_t>(index) < ranks.size())
+        note_absence(ring.seats[index], cursor, 0);
     return true;
 }
 
@@ -155,11 +227,30 @@ bool ReaderWatch::evict(std::uint32_t rank) noexcept {
     for (std::uint32_t i = 0; i < ring.n_seats; ++i)
         if (ring.seats[i].rank.load(std::memory_order_relaxed) == rank)
             any = evict_at(i, ring.seats[i].state.load(std::memory_order_relaxed)) || any;
+    for (std::uint32_t i = 0; i < ring.n_remote; ++i) {
+        const NativePlacement& placement = ring.board[i];
+        const PlacementState state = placement_state(placement);
+        if (placement.rank.load(std::memory_order_relaxed) != rank) continue;
+        const std::uint32_t stream = placement.stream.load(std::memory_order_relaxed);
+        const std::uint64_t word = stream < ring.n_seats ? ring.seats[stream].state.load(std::memory_order_relaxed) : 0;
+        if (state == PlacementState::lost) {
+            any = evict_at(stream, word) || any;  // with all who read through it
+        } else if (state == PlacementState::attached || state == PlacementState::died ||
+                   state == PlacementState::placed) {
+            // Who wishes it need not be told of it.
+            ring.board[i].told.store(static_cast<std::uint32_t>(PlacementState::evicted), std::memory_order_relaxed);
+            ask_to_evict(ring, i);
+            any = true;
+        }
+    }
     return any;
 }
 
 std::string ReaderWatch::describe(std::uint32_t seat, platform::Detail detail) const {
     const NativeSeat& s = segment_.ring().seats[seat];
+    if (is_stream(segment_.ring(), seat)) return describe_stream(seat);
+    if (s.rank.load(std::memory_order_relaxed) == kNobody)
+        return "a reader on another machine (which has not attached)";
     const std::string rank = "the reader of rank " + std::to_string(s.rank.load(std::memory_order_relaxed));
     if (seat_state(s.state.load(std::memory_order_acquire)) == SeatState::expected)  // acquire [join]
         return rank + " (which has not attached)";
@@ -167,6 +258,23 @@ std::string ReaderWatch::describe(std::uint32_t seat, platform::Detail detail) c
            platform::describe_process(s.pid.load(std::memory_order_relaxed),
                                       s.pid_namespace.load(std::memory_order_relaxed), detail) +
            ")";
+}
+
+// "the link to host B (rank 2, pid 77, 10 messages behind; rank 3, ...)", the furthest behind first.
+std::string ReaderWatch::describe_stream(std::uint32_t seat) const {
+    std::vector<const NativePlacement*> readers;
+    visit_stream(segment_.ring(), seat,
+                 [&](std::uint32_t, const NativePlacement& placement) { readers.push_back(&placement); });
+    const auto behind = [](const NativePlacement* p) { return p->behind.load(std::memory_order_relaxed); };
+    std::stable_sort(readers.begin(), readers.end(), [&](auto* a, auto* b) { return behind(a) > behind(b); });
+    std::string text = "the link to ";
+    text += readers.empty() ? "another machine" : "host " + text_of(readers.front()->host, kHostBytes);
+    std::string who;
+    for (const NativePlacement* reader : readers)
+        who += (who.empty() ? "" : "; ") + ("rank " + std::to_string(reader->rank.load(std::memory_order_relaxed))) +
+               ", pid " + std::to_string(reader->pid.load(std::memory_order_relaxed)) + ", " +
+               std::to_string(behind(reader)) + " behind there";
+    return who.empty() ? text : text + " (" + who + ")";
 }
 
 }  // namespace ringcast

@@ -69,6 +69,10 @@ public:
     // For such a holder: evicts it, as the policy says, or throws reader_died.
     std::optional<Eviction> drop_gone(std::uint32_t seat, std::uint64_t word);
     std::optional<Eviction> evict_seat(std::uint32_t seat, std::uint64_t word, Eviction::Cause cause) noexcept;
+    // Evictions on other machines since the last call; `departures` is to be called too.
+    std::vector<Eviction> evicted_elsewhere();
+    // Has a reader died that reads through this stream? Throws reader_died, once, if the policy says so.
+    void check_stream(std::uint32_t seat);
     // Any reader that is gone: see drop_gone.
     std::optional<Eviction> check_all();
     bool evict(std::uint32_t rank) noexcept;
@@ -85,13 +89,17 @@ private:
     std::vector<Loss> new_departures();
     bool evict_at(std::uint32_t seat, std::uint64_t word) noexcept;
     bool expect(std::uint32_t index);
+    bool expect_elsewhere(std::uint32_t home);
+    std::string describe_stream(std::uint32_t seat) const;
+    std::uint32_t homes() const noexcept { return segment_.geometry().n_reader; }
+    [[noreturn]] void throw_stream_gone(std::uint32_t seat);
 
     Segment& segment_;
     RingWriter<Native>& writer_;
     ReaderPolicy policy_;
     std::uint32_t departures_ = 0;
     std::atomic<std::uint32_t> promised_ranks_{0};  // of a named queue: the first so many have been seen to
-    std::vector<Told> told_;                        // by rank index
+    std::vector<Told> told_;                        // by home seat
 };
 
 }  // namespace ringcast

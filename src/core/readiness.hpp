@@ -28,11 +28,12 @@ void confirm_ready(const RingView<P>& ring, RingWriter<P>& writer) noexcept {
     writer.announce();  // [signal]
 }
 
-// Tells the readers that nothing will be published any more.
+// Tells the readers that nothing will be published any more, and why.
 template <class P>
-void end_queue(const RingView<P>& ring, RingWriter<P>& writer) noexcept {
+void end_queue(const RingView<P>& ring, RingWriter<P>& writer, Ending why = Ending::closed) noexcept {
     P::reached(FaultPoint::close_begin);
-    ring.control->closed.store(1, std::memory_order_release);  // release [closed]: after the last message
+    ring.control->closed.store(static_cast<std::uint32_t>(why),
+                               std::memory_order_release);  // release [closed]: after the last message
     P::reached(FaultPoint::close_stored);
     writer.announce();  // [signal]
 }

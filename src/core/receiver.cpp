@@ -190,6 +190,7 @@ void Receiver::check_end(bool look_at_life) {
     if (!ring_.still_seated()) throw_evicted();
     if (closed) {
         if (ring_.readable()) return;  // published before it was closed
+        if (ending() != Ending::closed) throw_origin_lost(ending());
         throw Error(ErrorCode::closed, "the writer has closed the queue and every message has been read");
     }
     // The slot is looked at after the death is certain: what was published before it comes first.
@@ -203,12 +204,31 @@ void Receiver::check_writer_lives() {
     if (writer_died()) throw_writer_died();
 }
 
+// Of a relay.
+void Receiver::throw_origin_lost(Ending why) {
+    const Source source = segment_->source();
+    const std::string writer = "the writer (host " + source.host + ", pid " + std::to_string(source.pid) + ")";
+    const Peer peer{std::nullopt, source.pid};
+    if (why == Ending::writer_died)
+        throw Error(ErrorCode::writer_died, writer + " died without closing the queue; what it published has been read",
+                    peer);
+    throw Error(ErrorCode::link_died, "the link to " + writer + " is lost; what had arrived has been read", peer);
+}
+
 void Receiver::throw_writer_died() {
     life_look_.look_again();  // and is told again
+    const std::string rest = ring_.readable() ? "can still be read" : "has been read";
+    if (segment_->is_relay()) {
+        const Source source = segment_->source();
+        throw Error(ErrorCode::link_died,
+                    "the link process here (pid " + std::to_string(segment_->header().creator_pid) +
+                        "), which passes on what the writer (host " + source.host + ", pid " +
+                        std::to_string(source.pid) + ") sends, died; what had arrived " + rest,
+                    Peer{std::nullopt, segment_->header().creator_pid});
+    }
     throw Error(ErrorCode::writer_died,
                 "the writer (pid " + std::to_string(segment_->header().creator_pid) +
-                    ") died without closing the queue; what it published " +
-                    (ring_.readable() ? "can still be read" : "has been read"),
+                    ") died without closing the queue; what it published " + rest,
                 Peer{std::nullopt, segment_->header().creator_pid});
 }
 

@@ -43,23 +43,30 @@ public:
 
     bool readable() const noexcept { return ring_.readable(); }
     std::uint64_t position() const noexcept { return ring_.cursor(); }  // of the next message
-    // Only if readable; throws corrupt, reader_evicted. The descriptor is read once, checked, and not looked at again.
-    Message current() {
-        NativeSlot& slot = ring_.slot();
-        Descriptor d;
-        std::memcpy(&d, &slot.descriptor, sizeof d);
-        reached(FaultPoint::read_described);
-        const Geometry& geometry = segment_->geometry();
+    // The message that a descriptor, which is read once and not looked at again, tells of; none if it is impossible.
+    static std::optional<Message> checked(const Segment& segment, NativeSlot& slot, const Descriptor& d) noexcept {
+        const Geometry& geometry = segment.geometry();
         const bool is_inline = d.block == kInline;
         const bool lies_inside = is_inline
                                      ? d.length <= geometry.inline_bytes
                                      : d.block <= geometry.data_bytes && d.length <= geometry.data_bytes - d.block &&
                                            d.length <= geometry.data_budget && d.row < geometry.max_leases;
-        if (!lies_inside || d.encoding > kLastEncoding || d.framed > 1) throw_corrupt(d);
-        // A block is this reader's from here on only if the descriptor was whole.
-        if (!is_inline && !ring_.touch_block(d.row)) throw_evicted();
-        const std::byte* bytes = is_inline ? RingView<Native>::inline_area(slot) : segment_->data() + d.block;
+        if (!lies_inside || d.encoding > kLastEncoding || d.framed > 1) [[unlikely]]
+            return std::nullopt;
+        const std::byte* bytes = is_inline ? RingView<Native>::inline_area(slot) : segment.data() + d.block;
         return Message{bytes, d.length, d.block, d.row, d.encoding, d.framed != 0};
+    }
+    // Only if readable; throws corrupt, reader_evicted.
+    Message current() {
+        NativeSlot& slot = ring_.slot();
+        Descriptor d;
+        std::memcpy(&d, &slot.descriptor, sizeof d);
+        reached(FaultPoint::read_described);
+        const std::optional<Message> message = checked(*segment_, slot, d);
+        if (!message) throw_corrupt(d);
+        // A block is this reader's from here on only if the descriptor was whole.
+        if (message->in_block() && !ring_.touch_block(d.row)) throw_evicted();
+        return *message;
     }
     // The current message has been copied.
     void consume(const Message& message) noexcept {
@@ -120,8 +127,10 @@ public:
     bool await_message(std::int64_t until_ns) noexcept {
         return waiter_.slice(parked_, 1, until_ns, [this] { return message_or_end() || roused(); });
     }
-    bool writer_closed() const noexcept {
-        return segment_->ring().control->closed.load(std::memory_order_acquire) == 1;  // acquire [closed]
+    bool writer_closed() const noexcept { return ending() != Ending::none; }
+    Ending ending() const noexcept {
+        return static_cast<Ending>(
+            segment_->ring().control->closed.load(std::memory_order_acquire));  // acquire [closed]
     }
     bool all_ready() const noexcept {
         return segment_->ring().control->all_ready.load(std::memory_order_acquire) == 1;  // acquire [ready]
@@ -144,6 +153,7 @@ private:
     bool writer_died() const { return !segment_->creator_alive() && !writer_closed(); }
     bool views_enough(std::uint64_t bytes) const noexcept;
     [[noreturn]] void throw_writer_died();
+    [[noreturn]] void throw_origin_lost(Ending why);
     [[noreturn]] void throw_evicted() const;
     [[noreturn]] void throw_corrupt(const Descriptor& descriptor) const;
     void finish() noexcept override;  // leaves the seat

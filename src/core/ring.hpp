@@ -196,6 +196,20 @@ public:
         P::reached(FaultPoint::consume_stored);
     }
 
+    // For who reads ahead, and has its slots kept until it says so: goes on to the next message, or to any that is kept.
+    void go_on() noexcept {
+        ++cursor_;
+        if (++index_ == ring_.depth) index_ = 0;
+    }
+    void go_to(std::uint64_t position) noexcept {
+        cursor_ = position;
+        index_ = static_cast<std::uint32_t>(position % ring_.depth);
+    }
+    // The writer may have the slots of the messages before `position`.
+    void acknowledge(std::uint64_t position) noexcept {
+        seat_->cursor.store(position, std::memory_order_release);  // release [consume]
+    }
+
     // After copies and `consume`: wakes a writer that waits for us. False if we were evicted, and then what was copied
     // since the last `settle` must be thrown away: it may be torn.
     bool settle() noexcept {

@@ -7,6 +7,8 @@
 //     VACANT(n)   -> EXPECTED(n)  the writer, holding the lock: what it sends from now on is kept for the rank
 //     EXPECTED(n) -> ACTIVE(n)    a claimant that holds the lock; starts at the seat's cursor, from where all was kept
 //     EXPECTED(n) -> FORGONE(n)   the writer gives up waiting for a reader that never came
+//     EXPECTED(n) -> VACANT(n+1)  a link, holding the lock: whoever was expected here reads through another seat, from
+//                                 which nothing has been taken yet that it lacks
 //     FORGONE(n)  -> ACTIVE(n+1)  a claimant that holds the lock; starts at the head, and is told
 //     ACTIVE(n)   -> VACANT(n+1)  the holder leaves, before it drops the lock
 //     ACTIVE(n)   -> FAILED(n)    the holder gives up as if it had been killed; its views may keep the lock
@@ -73,6 +75,9 @@ struct RingView {
     Control<P>* control = nullptr;
     Seat<P>* seats = nullptr;
     std::byte* slots = nullptr;
+    Placement<P>* board = nullptr;  // of n_remote readers on other machines; their homes are the seats from n_local on
+    std::uint32_t n_local = 0;
+    std::uint32_t n_remote = 0;
     std::uint32_t n_seats = 0;
     std::uint32_t depth = 0;
     std::uint32_t slot_bytes = 0;
@@ -167,6 +172,20 @@ bool expect_reader(const RingView<P>& ring, Seat<P>& seat) noexcept {
     seat.cursor.store(first, std::memory_order_relaxed);
     seat.joined_at.store(first, std::memory_order_relaxed);
     P::fence_seq_cst();  // [signal]: the writer's other thread may wait for the cursor that stood here before
+    unpark<P>(ring.control->writer_parked);
+    return true;
+}
+
+// A link's, for a seat whose lock it holds: who was expected here reads on its own machine, whose stream has a seat with no
+// later cursor. False if the writer has given up waiting here.
+template <class P>
+bool forgo_home(const RingView<P>& ring, Seat<P>& seat) noexcept {
+    std::uint64_t word = seat.state.load(std::memory_order_relaxed);
+    if (seat_state(word) != SeatState::expected) return false;
+    const std::uint64_t vacant = seat_word(seat_incarnation(word) + 1, SeatState::vacant);
+    // relaxed: nobody has read through this seat.
+    if (!seat.state.compare_exchange_strong(word, vacant, std::memory_order_relaxed)) return false;
+    P::fence_seq_cst();  // [signal]: the seat does not gate any more
     unpark<P>(ring.control->writer_parked);
     return true;
 }

@@ -1,5 +1,6 @@
 #include "segment.hpp"
 
+#include <atomic>
 #include <cstring>
 #include <new>
 
@@ -45,9 +46,10 @@ Geometry check_header(const std::string& name, const Header& header) {
     const bool as_planned =
         header.n_seats == plan.n_seats && header.inline_bytes == plan.inline_bytes &&
         header.slot_bytes == plan.slot_bytes && header.seats_offset == kSeatsOffset &&
-        header.ranks_offset == plan.ranks_offset && header.slots_offset == plan.slots_offset &&
-        header.marks_offset == plan.marks_offset && header.mark_column_bytes == plan.mark_column_bytes &&
-        header.data_offset == plan.control_bytes && header.total_bytes == plan.total_bytes && header.named <= 1;
+        header.ranks_offset == plan.ranks_offset && header.board_offset == plan.board_offset &&
+        header.slots_offset == plan.slots_offset && header.relayed <= 1 && header.marks_offset == plan.marks_offset &&
+        header.mark_column_bytes == plan.mark_column_bytes && header.data_offset == plan.control_bytes &&
+        header.total_bytes == plan.total_bytes && header.named <= 1;
     if (!as_planned) throw_mismatch(name, "its header is damaged: offsets and sizes do not belong together");
     return plan;
 }
@@ -92,8 +94,9 @@ std::shared_ptr<Segment> Segment::attach(const std::string& name, Access access,
             segment->map(file, access != Access::observe, false);
             if (access != Access::observe && segment->data_ != nullptr) segment->map_privately(file, access);
         });
-    const auto* ranks = reinterpret_cast<const std::uint32_t*>(segment->control_ + segment->geometry_.ranks_offset);
-    segment->ranks_.assign(ranks, ranks + segment->geometry_.n_local);
+    for (std::uint32_t i = 0; i < segment->geometry_.n_local; ++i)
+        // relaxed: who names a rank tells its reader afterwards, by other means.
+        segment->ranks_.push_back(segment->shared_rank(i).load(std::memory_order_relaxed));
     return segment;
 }
 
@@ -137,6 +140,9 @@ void Segment::map(const SharedFile& file, bool control_writable, bool data_writa
     ring_.control = reinterpret_cast<NativeControl*>(control_ + kControlOffset);
     ring_.seats = reinterpret_cast<NativeSeat*>(control_ + kSeatsOffset);
     ring_.slots = control_ + geometry_.slots_offset;
+    ring_.board = reinterpret_cast<NativePlacement*>(control_ + geometry_.board_offset);
+    ring_.n_local = geometry_.n_local;
+    ring_.n_remote = geometry_.n_remote();
     ring_.n_seats = geometry_.n_seats;
     ring_.depth = geometry_.max_chunks;
     ring_.slot_bytes = geometry_.slot_bytes;
@@ -162,32 +168,41 @@ void Segment::initialise(const Request& request) {
     header.slot_bytes = geometry_.slot_bytes;
     header.seats_offset = kSeatsOffset;
     header.ranks_offset = geometry_.ranks_offset;
+    header.board_offset = geometry_.board_offset;
     header.slots_offset = geometry_.slots_offset;
     header.marks_offset = geometry_.marks_offset;
     header.max_leases = geometry_.max_leases;
     header.mark_column_bytes = geometry_.mark_column_bytes;
     header.data_offset = geometry_.control_bytes;
     header.creator_pid = platform::process_id();
-    header.named = request.user_name.empty() ? 0 : 1;
+    header.named = request.user_name.empty() || request.source ? 0 : 1;
     header.creator_pid_namespace = platform::pid_namespace();
     header.created_at_ns = platform::wall_clock_ns();
     copy_text(header.release, sizeof header.release, request.release);
     copy_text(header.user_name, sizeof header.user_name, request.user_name);
+    if (request.source) {
+        header.relayed = 1;
+        header.origin_pid = request.source->pid;
+        copy_text(header.origin_host, sizeof header.origin_host, request.source->host);
+    }
     std::memcpy(control_, &header, sizeof header);
 
     // The file is all zero bytes, which is the initial value of every word that is not set here.
     new (ring_.control) NativeControl{};
     for (std::uint32_t i = 0; i < ring_.n_seats; ++i) {
         auto* seat = new (&ring_.seats[i]) NativeSeat{};
-        if (i >= ranks_.size()) continue;
-        seat->rank.store(ranks_[i], std::memory_order_relaxed);
+        if (i >= geometry_.n_reader) continue;
+        seat->rank.store(i < ranks_.size() ? ranks_[i] : kNobody, std::memory_order_relaxed);
         // A handle promises its ranks every message from the first on. A named queue's writer may give nobody one.
         if (!named()) seat->state.store(seat_word(0, SeatState::expected), std::memory_order_relaxed);
     }
     ring_.control->promised.store(named() ? 0 : 1, std::memory_order_relaxed);
+    for (std::uint32_t i = 0; i < ring_.n_remote; ++i) {
+        auto* placement = new (&ring_.board[i]) NativePlacement{};
+        placement->rank.store(kNobody, std::memory_order_relaxed);
+    }
     for (std::uint32_t i = 0; i < ring_.depth; ++i) new (&ring_.slot(i)) NativeSlot{};
-    if (!ranks_.empty())
-        std::memcpy(control_ + geometry_.ranks_offset, ranks_.data(), ranks_.size() * sizeof(std::uint32_t));
+    for (std::uint32_t i = 0; i < ranks_.size(); ++i) new (&shared_rank(i)) std::atomic<std::uint32_t>(ranks_[i]);
     ring_.control->initialised.store(1, std::memory_order_release);  // release [initialised]
 }
 
@@ -210,8 +225,19 @@ std::uint64_t Segment::committed_bytes() const noexcept {
     return geometry_.control_bytes + ring_.control->data_committed.load(std::memory_order_relaxed);
 }
 
+std::uint32_t Segment::rank_of(std::uint32_t home) const noexcept {
+    if (home < ranks_.size()) return ranks_[home];
+    return ring_.board[home - ranks_.size()].rank.load(std::memory_order_relaxed);
+}
+
+void Segment::name_rank(std::uint32_t home, std::uint32_t rank) noexcept {
+    shared_rank(home).store(rank, std::memory_order_relaxed);
+    ranks_[home] = rank;
+    ring_.seats[home].rank.store(rank, std::memory_order_relaxed);
+}
+
 std::string Segment::user_name() const { return text_of(header_.user_name, sizeof header_.user_name); }
 
-std::string Segment::label() const { return queue_label(named() ? user_name() : std::string(), name()); }
+std::string Segment::label() const { return queue_label(named() || is_relay() ? user_name() : std::string(), name()); }
 
 }  // namespace ringcast

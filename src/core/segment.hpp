@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,12 @@ enum class Access {
     copy,     // the same, and it is an error if there can be none
 };
 
+// The writer, on another machine, whose messages a relay carries.
+struct Source {
+    std::string host;
+    std::uint32_t pid = 0;
+};
+
 class Segment {
 public:
     struct Request {
@@ -34,6 +41,7 @@ public:
         std::string release;    // of the package, for messages
         Geometry geometry;
         std::vector<std::uint32_t> ranks;  // n_local of them
+        std::optional<Source> source;      // of a relay, whose ranks are kNobody until name_rank
     };
 
     static std::shared_ptr<Segment> create(const Request& request);
@@ -50,6 +58,12 @@ public:
     // Does a handle promise messages to the ranks?
     bool is_promised() const noexcept { return ring_.control->promised.load(std::memory_order_relaxed) != 0; }
     bool named() const noexcept { return header_.named != 0; }
+    bool is_relay() const noexcept { return header_.relayed != 0; }
+    Source source() const { return {text_of(header_.origin_host, sizeof header_.origin_host), header_.origin_pid}; }
+    // The rank whose home seat is seat `home`; kNobody if that is not known yet.
+    std::uint32_t rank_of(std::uint32_t home) const noexcept;
+    // Of a relay, by its creator: the reader that is expected in seat `home` has this rank.
+    void name_rank(std::uint32_t home, std::uint32_t rank) noexcept;
     std::string user_name() const;  // empty if not named
     std::string label() const;      // its queue_label
     const platform::LockFile& locks() const noexcept { return area_->locks(); }
@@ -74,6 +88,9 @@ private:
     void map_privately(const platform::SharedFile& file, Access access);
     void unmap() noexcept;
     void initialise(const Request& request);
+    std::atomic<std::uint32_t>& shared_rank(std::uint32_t home) const noexcept {
+        return reinterpret_cast<std::atomic<std::uint32_t>*>(control_ + geometry_.ranks_offset)[home];
+    }
 
     std::unique_ptr<Area> area_;  // null until it is made
     std::uint32_t fork_generation_ = platform::fork_generation();

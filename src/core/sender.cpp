@@ -88,8 +88,12 @@ std::optional<Eviction> Sender::check_room(std::int64_t waited_ns) {
         life_look_.look_again();  // others may be gone
         return readers_.drop_gone(laggard, word);
     }
+    // Of another machine's readers its link knows who is in the way, and drops that one alone.
+    const bool stream = is_stream(segment_->ring(), laggard);
+    if (stream) readers_.check_stream(laggard);
     if (!too_long || ring_.seat_passed(laggard, needed)) return std::nullopt;
     if (policy.slow == ReaderPolicy::Slow::raise) throw_full();
+    if (stream) return std::nullopt;
     return readers_.evict_seat(laggard, word, Eviction::Cause::slow);
 }
 

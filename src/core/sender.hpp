@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "arena_keeper.hpp"
+#include "board.hpp"
 #include "endpoint.hpp"
 #include "loan.hpp"
 #include "reader_policy.hpp"
@@ -119,6 +120,8 @@ public:
         chunk_.reset();
     }
     void announce() noexcept { ring_.announce(); }
+    // Of a relay, before `shut_down`: why its source sends no more.
+    void note_ending(Ending why) noexcept { ending_ = why; }
 
     // After a refused `try_reserve`: true if trying again makes sense.
     bool await_room_briefly() noexcept {
@@ -153,8 +156,10 @@ public:
 
     ReaderWatch& readers() noexcept { return readers_; }
 
-    // Does every rank have a reader?
-    bool ready() const noexcept { return all_have_readers(segment_->ring(), segment_->ranks()); }
+    // Does every rank have a reader, and every other reader that is wanted come from another machine?
+    bool ready() const noexcept {
+        return all_have_readers(segment_->ring(), segment_->ranks()) && all_placed(segment_->ring());
+    }
     bool await_ready(std::int64_t until_ns) noexcept {
         return waiter_.slice(parked_, kAnySeat, until_ns, [this] { return stopped() || ready(); });
     }
@@ -163,8 +168,10 @@ public:
         refresh_placement();
     }
 
-    // Messages that a rank which has not come yet would still get; after `shut_down`.
-    std::uint64_t undelivered() const noexcept { return kept_for_expected(segment_->ring()); }
+    // Messages that a rank which has not come yet, or another machine, would still get; after `shut_down`.
+    std::uint64_t undelivered() const noexcept {
+        return std::max(kept_for_expected(segment_->ring()), under_way(segment_->ring()));
+    }
     bool await_delivery(std::int64_t until_ns) noexcept {
         return waiter_.slice(parked_, kAnySeat, until_ns, [this] { return undelivered() == 0; });
     }
@@ -181,7 +188,7 @@ public:
 
 private:
     void finish() noexcept override {
-        end_queue(segment_->ring(), ring_);
+        end_queue(segment_->ring(), ring_, ending_);
         arena_.stop();
     }
     static constexpr std::int64_t kRetryNs = 50'000'000;  // a full machine's memory is looked at so often
@@ -207,6 +214,7 @@ private:
     std::uint64_t bytes_ = 0;
     std::uint64_t loans_ = 0;
     std::uint32_t encodings_ = 0;  // as in Control
+    Ending ending_ = Ending::closed;
     struct Chunk {
         Room room;
         std::shared_ptr<Loan> loan;

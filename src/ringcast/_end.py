@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from ringcast.aio import AsyncReader
     from ringcast.codec import Codec
+    from ringcast.net.link._desk import Place
 
     T = TypeVarWithDefault("T", default=Any)
 else:
@@ -59,6 +60,8 @@ class QueueEnd(_core.End[T]):
     rank: int | None
     """The reader's rank; None on the writer."""
     _async_reader: AsyncReader | None = None  # made by the first aget
+    _link: Place | None = None
+    """Of an end with others on other machines: what it holds at its link's desk, for as long as it is open."""
     _exported: bool
     """Nobody was promised anything before the first handle was given out."""
 
@@ -220,6 +223,7 @@ class QueueEnd(_core.End[T]):
             undelivered = self._close(linger)
         finally:
             self._segment = None
+            self._leave_link()
         if memory is not None and self.role == "writer" and memory.name_is_left:
             _reports.name_left(self)
         absent = [seat[1] for seat in memory.seats() if seat[3] == "expected"] if undelivered and memory else []
@@ -279,8 +283,14 @@ class QueueEnd(_core.End[T]):
                 undelivered = self._close(linger)
         finally:
             self._segment = None
+            self._leave_link()
         if undelivered and self._exported:
             _reports.undelivered(self, memory, undelivered, linger, why)
+
+    def _leave_link(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
 
     def __iter__(self) -> Self:
         return self

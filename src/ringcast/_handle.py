@@ -5,6 +5,7 @@ It travels as a pickle, or as JSON, which makes lists of its tuples and, in some
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -28,6 +29,16 @@ class Handle(NamedTuple):
     remote_address_is_ipv6: bool = False
     attributes: tuple[tuple[str, Any], ...] = ()
     """What a subclass's writer gives its readers; see MessageQueue.reader_attributes."""
+    job: str | None = None
+    """Which link processes bring messages to other machines."""
+    key: str | None = None
+    """The secret that the machines of this queue know each other by, in hexadecimal; None where it is made of
+    `RINGCAST_SECRET`. Who has it can read the queue's messages: a handle is as secret as the channel it travels by."""
+    encrypt: bool = True
+
+    def __repr__(self) -> str:
+        fields = self._asdict() | ({} if self.key is None else {"key": ...})
+        return f"Handle({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
 
     @property
     def buffer_handle(self) -> tuple[int, int, int, str]:
@@ -55,8 +66,8 @@ def checked_handle(value: Any) -> Handle:
         raise refuse("handle", _EXPECTED, value, _advice(value))
     if not 4 <= len(fields) <= len(Handle._fields):
         raise ArgumentError(f"handle must be {_EXPECTED}, with {len(Handle._fields)} fields, not {value!r}")
-    segment, epoch, ranks, ring, address, is_ipv6, attributes = Handle(*fields)
-    if not isinstance(segment, str) or not segment or not segment.isprintable():
+    segment, epoch, ranks, ring, address, is_ipv6, attributes, job, key, encrypt = Handle(*fields)
+    if not isinstance(segment, str) or not segment:
         raise refuse("handle", _EXPECTED, value, ": its field `segment` is no name of shared memory")
     if not isinstance(ring, list | tuple) or len(ring) != 4:
         raise refuse("handle", _EXPECTED, value, ": its field `ring` has not four items")
@@ -64,6 +75,10 @@ def checked_handle(value: Any) -> Handle:
         raise refuse("handle", _EXPECTED, value, ": its field `local_reader_ranks` is no list of ranks")
     if address is not None and not isinstance(address, str):
         raise refuse("handle", _EXPECTED, value, ": its field `remote_address` is no address")
+    if job is not None and not isinstance(job, str):
+        raise refuse("handle", _EXPECTED, value, ": its field `job` is no name of a job")
+    if key is not None and not (isinstance(key, str) and re.fullmatch("[0-9a-f]{64}", key)):
+        raise ArgumentError(f"handle must be {_EXPECTED}: its field `key` is no key")
     return Handle(
         segment,
         checked("the handle's epoch", _whole(epoch), 0, _MOST_EPOCH),
@@ -77,6 +92,9 @@ def checked_handle(value: Any) -> Handle:
         address,
         flag("the handle's remote_address_is_ipv6", is_ipv6),
         _pairs(attributes, value),
+        job,
+        key,
+        flag("the handle's encrypt", encrypt),
     )
 
 

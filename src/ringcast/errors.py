@@ -18,8 +18,7 @@
     │   ├── GroupTimeoutError (TimeoutError)   some ranks did not come in time
     │   ├── GroupMismatchError (ValueError)    ranks have other arguments, another release, or are at another collective
     │   ├── GroupPeerError (ConnectionError)   a rank died, or was started again alone; or the group's store is gone
-    │   ├── GroupSecurityError (PermissionError)   a pickle that anybody could have sent, or not the same secret
-    │   └── GroupNotLocalError (NotImplementedError)   ranks share no memory with the one that they must share it with
+    │   └── GroupSecurityError (PermissionError)   a pickle that anybody could have sent, or not the same secret
     ├── LinkError (ConnectionError)            no link to the writer's machine could be made; the message says why
     ├── PeerError (ConnectionError)
     │   ├── WriterDiedError                    the writer's process died; all it had published has been read
@@ -142,10 +141,6 @@ class GroupPeerError(GroupError, ConnectionError):
 
 class GroupSecurityError(GroupError, PermissionError):
     """An object was not sent, or not read, because anybody might have put it there; or ranks have different secrets."""
-
-
-class GroupNotLocalError(GroupError, NotImplementedError):
-    """Ranks, which `ranks` names, share no memory with the rank that they must share it with."""
 
 
 class LinkError(RingcastError, ConnectionError):

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 from ringcast import _arguments, _names, _segment
 from ringcast._attributes import own_attributes, travelling
 from ringcast._end import QueueEnd, T, native
+from ringcast._extras import needed
 from ringcast._handle import Handle, checked_handle
 from ringcast._joining import Patience, find_living, take_rank
 from ringcast.codec import Codec
@@ -38,11 +39,13 @@ if TYPE_CHECKING:
 
     from ringcast import _core
     from ringcast.net._any_group import AnyGroup
+    from ringcast.net.link._desk import Place
 
 DEFAULT_MAX_CHUNKS = 10
 DEFAULT_ATTACH_TIMEOUT_S = 10.0
 DEFAULT_FULL_DEADLINE_S = 1.0
 DEFAULT_RANK_TIMEOUT_S = 1.0
+DEFAULT_LINK_TIMEOUT_S = 30.0
 
 CodecName: TypeAlias = Literal["pickle", "msgpack", "raw"]
 Default = TypeVar("Default")
@@ -68,13 +71,16 @@ class MessageQueue(QueueEnd[T]):
 
     Args:
         n_reader: readers in all, at least 1.
-        n_local_reader: how many of them are on this machine; default all. Others are not supported yet.
+        n_local_reader: how many of them are on this machine; default all. The others read through a link, over TCP:
+            everything is kept for them until they have come, too.
         local_reader_ranks: the ranks of those; default 0 .. n_local_reader - 1.
         max_chunk_bytes: the largest usual message, in bytes as encoded: what acquire_write gives if not asked for a
             size. Larger ones travel just as well, as long as they fit max_bytes; statistics count them. Default 24 MiB,
             or what max_bytes has room for.
         max_chunks: how many messages may be unread by the slowest reader before the writer waits.
-        connect_ip: the address that remote readers connect to; unused where all readers are local.
+        connect_ip: the address of this machine that the machines of remote readers connect to; default
+            `RINGCAST_HOST_IP`, else that of the route to a group's store, or of the default route. Unused where all
+            readers are local.
         name: a name by which readers find the queue, unique among this user's queues.
         max_bytes: the most shared memory that the queue may ever take, for everything; default the ring itself and
             256 MiB for large messages, or twice max_chunk_bytes if that is more. What is not used is not committed,
@@ -93,12 +99,20 @@ class MessageQueue(QueueEnd[T]):
         on_reader_leave: what happens when a reader that a handle promised messages to has left in order, and more is
             sent: "log" it once (default), or "raise" ReaderLeftError from the next call that sends, once. Either way
             `stats()["missed"]` counts what nobody has read for its rank, and who takes the rank begins at the head.
+        link_timeout: for how many seconds a machine of remote readers may be out of reach, before its readers count as
+            dead: 0, at the first cut. Whoever waits is told of a cut within 5 s.
+        encrypt: False sends messages to other machines in the clear, though still proven to come from this queue.
         wait: how to wait: "adaptive" (default) stays awake where messages come at most 0.45 ms apart, else sleeps;
             "busy", or Busy(window), stays awake for the first 2 ms, or `window` seconds, of each wait; "spin", "yield",
             "park", a SpinTimer or a SpinSleepTimer. The environment variable RINGCAST_WAIT sets the default.
 
-    Raises ArgumentError, SegmentExistsError (the name is taken), CapacityError (shared memory is full).
+    Raises ArgumentError, SegmentExistsError (the name is taken), CapacityError (shared memory is full); with readers on
+    other machines MissingPackageError, and `export_handle` raises LinkError.
     """
+
+    _linking: dict[str, Any] | None = None
+    """What the link is to be told, of a writer with readers on other machines."""
+    _linked: Any = None
 
     def __init__(
         self,
@@ -117,6 +131,8 @@ class MessageQueue(QueueEnd[T]):
         on_full: OnFull = "block",
         full_deadline: float = DEFAULT_FULL_DEADLINE_S,
         on_reader_leave: OnReaderLeave = "log",
+        link_timeout: float = DEFAULT_LINK_TIMEOUT_S,
+        encrypt: bool = True,
         wait: Wait = None,
     ) -> None:
         policy = reader_policy(on_reader_death, on_full, full_deadline, on_reader_leave)
@@ -128,11 +144,12 @@ class MessageQueue(QueueEnd[T]):
             raise ArgumentError(f"n_local_reader={n_local_reader} is more than n_reader={n_reader}")
         if connect_ip is not None and not isinstance(connect_ip, str):
             raise _arguments.refuse("connect_ip", "an IP address as text, or None", connect_ip)
+        patience = _arguments.seconds("link_timeout", link_timeout)
+        if patience is None:
+            raise ArgumentError("link_timeout must be finite: a machine that never comes back would hold everybody up")
+        encrypt = _arguments.flag("encrypt", encrypt)
         if n_reader > n_local_reader:
-            # Deliberate: readers on other machines come with the TCP leg.
-            raise NotImplementedError(
-                f"readers on other machines are not supported yet: n_reader={n_reader}, n_local_reader={n_local_reader}"
-            )
+            needed("cryptography", "a queue with readers on other machines")
         ranks = list(range(n_local_reader))
         if local_reader_ranks is not None:
             ranks = _arguments.ranks("local_reader_ranks", local_reader_ranks)
@@ -140,6 +157,11 @@ class MessageQueue(QueueEnd[T]):
             raise ArgumentError(f"local_reader_ranks must be {n_local_reader} different ranks, not {ranks}")
         made = _segment.create(name, n_reader, ranks, max_chunk_bytes, max_chunks, max_bytes, max_leases)
         self._open(made, writer=True, rank=None, waits=waits, codec=chosen, policy=policy)
+        if n_reader > n_local_reader:
+            self._linking = {
+                "connect_ip": connect_ip, "towards": None, "link_timeout": patience, "encrypt": encrypt,
+                "policy": policy,
+            }  # fmt: skip
 
     def export_handle(self) -> Handle:
         """What `create_from_handle` needs in another process: picklable, and may travel as JSON.
@@ -162,7 +184,27 @@ class MessageQueue(QueueEnd[T]):
         self._exported = True
         ring = (memory.n_reader, memory.max_chunk_bytes, memory.max_chunks, memory.name)
         attributes = () if type(self) is MessageQueue else travelling(self, self.reader_attributes())
-        return Handle(memory.name, memory.epoch, tuple(memory.ranks), ring, attributes=attributes)
+        handle = Handle(memory.name, memory.epoch, tuple(memory.ranks), ring, attributes=attributes)
+        return handle if self._linking is None else self._reachable(handle, memory)
+
+    def _reachable(self, handle: Handle, memory: _core.Segment) -> Handle:
+        """The handle, by which other machines find the queue, too: from now on its link listens for them."""
+        from ringcast.net.link._ends import export
+
+        if self._link is None:
+            assert self._linking is not None
+            exported = export(memory, **self._linking)
+            self._link, self._linked = exported.place, exported
+        exported = self._linked
+        ip, port = exported.address
+        is_ipv6 = ":" in ip
+        return handle._replace(
+            remote_address=f"tcp://[{ip}]:{port}" if is_ipv6 else f"tcp://{ip}:{port}",
+            remote_address_is_ipv6=is_ipv6,
+            job=exported.job,
+            key=None if exported.key is None else exported.key.hex(),
+            encrypt=exported.encrypt,
+        )
 
     def reader_attributes(self) -> Mapping[str, Any]:
         """For subclasses: what a reader gets as attributes, by name, that is made from a handle of this end.
@@ -194,7 +236,8 @@ class MessageQueue(QueueEnd[T]):
         message_type: Any = None,
         wait: Wait = None,
     ) -> Self:
-        """A reader's end, for `rank`.
+        """A reader's end, for `rank`. A rank that is not one of the handle's local ranks reads on another machine than
+        the writer's; -1 is any of those.
 
         Args:
             handle: what `export_handle` returned, also after a way through JSON.
@@ -211,7 +254,7 @@ class MessageQueue(QueueEnd[T]):
             message_type: the msgspec Struct, or other type, that MessagePack messages are converted to.
 
         Raises ArgumentError, SegmentNotFoundError (the queue was closed, or all its readers had attached), RankError,
-        RankTakenError.
+        RankTakenError, and for a remote rank LinkError, within 10 s, that says what is in the way.
 
         >>> wide = MessageQueue(n_reader=2)
         >>> handle = wide.export_handle()
@@ -226,8 +269,15 @@ class MessageQueue(QueueEnd[T]):
         waits = WaitSettings.of(wait)
         zero_copy = _arguments.flag("zero_copy", zero_copy)
         codec = _reader_codec(allow_pickle, message_type, copy, zero_copy)
+        link: Place | None = None
+        if rank not in handle.local_reader_ranks and (handle.remote_address is not None or rank < 0):
+            from ringcast.net._deadline import Deadline
+            from ringcast.net.link._ends import JOINED_WITHIN_S, join
+
+            link, memory, rank = join(handle, rank, Deadline(max(timeout or 0.0, JOINED_WITHIN_S)), zero_copy=zero_copy)
+            handle = handle._replace(segment=memory.name, epoch=memory.epoch)
         try:
-            memory = _segment.attach(handle.segment, zero_copy=zero_copy)
+            memory = memory if link is not None else _segment.attach(handle.segment, zero_copy=zero_copy)
         except SegmentNotFoundError as error:
             raise SegmentNotFoundError(
                 f"{_names.label(handle.segment)} of this handle does not exist: its writer has closed it or died, or "
@@ -240,10 +290,16 @@ class MessageQueue(QueueEnd[T]):
                 f"{memory.label} of this handle was closed; another queue has its name now (epoch {memory.epoch:#x}, "
                 f"not {handle.epoch:#x})"
             )
-        end = take_rank(
-            lambda it: cls._of(it, writer=False, rank=rank, waits=waits, codec=codec), memory, rank, patience
-        )
+        try:
+            end = take_rank(
+                lambda it: cls._of(it, writer=False, rank=rank, waits=waits, codec=codec), memory, rank, patience
+            )
+        except BaseException:
+            if link is not None:
+                link.close()
+            raise
         assert end is not None
+        end._link = link
         if cls is not MessageQueue:
             vars(end).update(handle.attributes)
         return end
@@ -268,6 +324,9 @@ class MessageQueue(QueueEnd[T]):
         on_full: OnFull = "block",
         full_deadline: float = DEFAULT_FULL_DEADLINE_S,
         on_reader_leave: OnReaderLeave = "log",
+        connect_ip: str | None = None,
+        link_timeout: float = DEFAULT_LINK_TIMEOUT_S,
+        encrypt: bool = True,
         copy: bool | None = None,
         zero_copy: bool = False,
         allow_pickle: bool | None = None,
@@ -291,7 +350,7 @@ class MessageQueue(QueueEnd[T]):
                 and `wait`, as MessageQueue has them, for the writer.
 
         Raises ArgumentError; GroupError, which names the ranks that did not come, came with other arguments, have ended
-        or failed; GroupNotLocalError if ranks share no memory with the writer; NotReadyError.
+        or failed; LinkError where ranks on other machines cannot be reached; NotReadyError.
 
         >>> import socket
         >>> from concurrent.futures import ThreadPoolExecutor
@@ -311,7 +370,7 @@ class MessageQueue(QueueEnd[T]):
         for_writer = {
             "name": name, "max_bytes": max_bytes, "max_leases": max_leases, "codec": codec,
             "on_reader_death": on_reader_death, "on_full": on_full, "full_deadline": full_deadline,
-            "on_reader_leave": on_reader_leave, "wait": wait,
+            "on_reader_leave": on_reader_leave, "link_timeout": link_timeout, "encrypt": encrypt, "wait": wait,
         }  # fmt: skip
         for_readers = {
             "copy": copy, "zero_copy": zero_copy, "allow_pickle": allow_pickle, "message_type": message_type,
@@ -319,7 +378,7 @@ class MessageQueue(QueueEnd[T]):
         }  # fmt: skip
         return one_to_all(
             cls, pg, max_chunk_bytes, max_chunks, writer_rank, external_writer_handle, blocking, timeout, trust_store,
-            _chosen(MessageQueue.__init__, for_writer), for_readers,
+            _chosen(MessageQueue.__init__, for_writer) | _if_given("connect_ip", connect_ip), for_readers,
         )  # fmt: skip
 
     @classmethod
@@ -340,6 +399,9 @@ class MessageQueue(QueueEnd[T]):
         on_full: OnFull = "block",
         full_deadline: float = DEFAULT_FULL_DEADLINE_S,
         on_reader_leave: OnReaderLeave = "log",
+        connect_ip: str | None = None,
+        link_timeout: float = DEFAULT_LINK_TIMEOUT_S,
+        encrypt: bool = True,
         wait: Wait = None,
     ) -> tuple[Self, list[Handle]]:
         """Collective, the mirror image: each rank writes a queue of its own, and `reader_rank` reads them all.
@@ -360,11 +422,12 @@ class MessageQueue(QueueEnd[T]):
 
         for_writer = {
             "max_bytes": max_bytes, "max_leases": max_leases, "codec": codec, "on_reader_death": on_reader_death,
-            "on_full": on_full, "full_deadline": full_deadline, "on_reader_leave": on_reader_leave, "wait": wait,
+            "on_full": on_full, "full_deadline": full_deadline, "on_reader_leave": on_reader_leave,
+            "link_timeout": link_timeout, "encrypt": encrypt, "wait": wait,
         }  # fmt: skip
         return all_to_one(
             cls, pg, max_chunk_bytes, max_chunks, reader_rank, blocking, timeout, trust_store,
-            _chosen(MessageQueue.__init__, for_writer),
+            _chosen(MessageQueue.__init__, for_writer) | _if_given("connect_ip", connect_ip),
         )  # fmt: skip
 
     @classmethod
@@ -577,6 +640,10 @@ def _chosen(call: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, A
     """The options that are not the defaults of this call: a subclass need not take the others."""
     defaults: Mapping[str, Any] = getattr(call, "__kwdefaults__", {})
     return {name: value for name, value in options.items() if value is not defaults[name]}
+
+
+def _if_given(name: str, value: Any) -> dict[str, Any]:
+    return {} if value is None else {name: value}
 
 
 def _reader_codec(allow_pickle: Any, message_type: Any, copy: Any, zero_copy: bool) -> Codec:

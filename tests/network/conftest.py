@@ -18,9 +18,7 @@ def machine_server() -> Iterator[None]:
 
 
 if importlib.util.find_spec("torch") is None:
-    collect_ignore_glob = [
-        "test_queues.py", "test_security.py", "test_stateless.py", "test_groups_*.py", "test_foreign_*.py",
-    ]  # fmt: skip
+    collect_ignore_glob = ["test_queues.py", "test_security.py", "test_stateless.py", "test_groups_*.py"]
 else:
     from tests.network.ranks import PRELOADED, Starter, server
 

@@ -78,12 +78,14 @@ def _make(link: Link, meet: Meet, options: dict[int, dict[str, Any]]) -> None:
         group.barrier()
 
 
-def test_ranks_that_share_no_memory_with_the_writer_are_named_to_all(ranks: Starter) -> None:
-    for rank in ranks(4, _make, {}, apart=(1, 3)):
-        kind, about, text = rank.receive()
-        assert (kind, about) == ("GroupNotLocalError", (1, 3))
-        assert "rank 1 (host" in text
-        assert "are not supported yet" in text
+def test_ranks_that_share_no_memory_with_the_writer_read_over_a_link(ranks: Starter) -> None:
+    told = [rank.receive() for rank in ranks(4, _broadcast, MessageQueue, apart=(0, 3))]
+    assert told == [("reader", 0, None), ("writer", None, None), ("reader", 2, None), ("reader", 3, None)]
+
+
+def test_a_reader_that_shares_no_memory_with_the_writers_has_all_their_queues(ranks: Starter) -> None:
+    told = [rank.receive() for rank in ranks(3, _to_one, True, apart=(1,))]
+    assert told == [[], [("from", 0), ("from", 1), ("from", 2)], []]
 
 
 def test_other_sizes_and_writers_are_named(ranks: Starter) -> None:

@@ -80,9 +80,11 @@ def test_more_local_readers_than_readers_are_refused() -> None:
         MessageQueue(2, 3)
 
 
-def test_readers_on_other_machines_are_refused_in_so_many_words() -> None:
-    with pytest.raises(NotImplementedError, match="readers on other machines are not supported yet"):
-        MessageQueue(2, 1, connect_ip="127.0.0.1")
+def test_a_machine_that_may_be_out_of_reach_for_ever_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="link_timeout must be finite"):
+        MessageQueue(2, 1, connect_ip="127.0.0.1", link_timeout=float("inf"))
+    with pytest.raises(ArgumentTypeError, match="encrypt"):
+        MessageQueue(2, 1, connect_ip="127.0.0.1", encrypt="no")  # type: ignore[arg-type]
 
 
 def test_an_address_for_remote_readers_means_nothing_where_all_are_local() -> None:

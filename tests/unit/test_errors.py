@@ -29,7 +29,6 @@ BUILT_INS: dict[str, tuple[type[BaseException], ...]] = {
     "GroupMismatchError": (ValueError,),
     "GroupPeerError": (ConnectionError,),
     "GroupSecurityError": (PermissionError,),
-    "GroupNotLocalError": (NotImplementedError,),
     "LinkError": (ConnectionError,),
     "PeerError": (ConnectionError,),
     "WriterDiedError": (ConnectionError,),
@@ -95,7 +94,7 @@ def test_groups_of_errors_can_be_caught_together() -> None:
     for name in ("WriterDiedError", "LinkDiedError", "ReaderDiedError", "ReaderLeftError", "ReaderEvictedError"):
         assert issubclass(own_errors()[name], errors.PeerError)
     assert issubclass(errors.LinkDiedError, errors.WriterDiedError)
-    for name in ("GroupTimeoutError", "GroupMismatchError", "GroupPeerError", "GroupNotLocalError"):
+    for name in ("GroupTimeoutError", "GroupMismatchError", "GroupPeerError"):
         assert issubclass(own_errors()[name], errors.GroupError)
     for name in ("SegmentNotFoundError", "SegmentExistsError", "CapacityError"):
         assert issubclass(own_errors()[name], errors.SegmentError)

@@ -45,6 +45,10 @@ HEADER_FIELDS = {
     "created_at_ns": "q",
     "release": "24s",
     "user_name": "128s",
+    "relayed": "I",
+    "origin_pid": "I",
+    "origin_host": "64s",
+    "board_offset": "Q",
 }
 HEADER = struct.Struct("=" + "".join(HEADER_FIELDS.values()))
 CONTROL = 4096
@@ -101,9 +105,9 @@ def test_other_software_maps_a_segment_by_its_name(segment: Segment) -> None:
 
 
 def test_the_header_says_what_the_segment_is(segment: Segment) -> None:
-    assert HEADER.size == 304
+    assert HEADER.size == 384
     header = segment.header()
-    assert header["layout_version"] == _core.LAYOUT_VERSION == 4
+    assert header["layout_version"] == _core.LAYOUT_VERSION == 5
     assert header["byte_order"] == 0x0102_0304
     assert header["epoch"] == segment.queue.export_handle().epoch
     assert header["n_reader"] == header["n_local"] == 3
@@ -122,8 +126,9 @@ def test_the_parts_follow_each_other_without_overlap(segment: Segment) -> None:
     header = {name: value for name, value in segment.header().items() if isinstance(value, int)}
     assert header["seats_offset"] == SEATS
     assert header["ranks_offset"] == SEATS + 11 * SEAT_BYTES
-    assert header["slots_offset"] % 128 == 0
-    assert header["slots_offset"] >= header["ranks_offset"] + 3 * 4
+    assert header["board_offset"] % 128 == 0
+    assert header["board_offset"] >= header["ranks_offset"] + 3 * 4
+    assert header["slots_offset"] == header["board_offset"]  # no reader is to come from another machine
     assert header["slot_bytes"] == header["inline_bytes"] + 32
     assert header["slot_bytes"] % 128 == 0
     assert header["data_offset"] % os.sysconf("SC_PAGE_SIZE") == 0

@@ -6,6 +6,7 @@ leave the group of no use to anybody. So its backend does not matter.
 
 from __future__ import annotations
 
+import os
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -87,4 +88,12 @@ def _meet_over_torch(pg: Any, deadline: Deadline, trust_store: bool) -> Group:
         client.close()
         raise
     _times[name] = time + 1
+    group.store_ip = _host_of(store)
     return group
+
+
+def _host_of(store: Any) -> str | None:
+    """Where a store of torch's is, if it is at one place and says so."""
+    while not hasattr(store, "host") and hasattr(store, "underlying_store"):
+        store = store.underlying_store
+    return getattr(store, "host", None) or os.environ.get("MASTER_ADDR")

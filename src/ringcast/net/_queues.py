@@ -2,8 +2,7 @@
 
 One collective each: all come with the same arguments, find out who shares memory with the one writer, or the one
 reader, make the queue, pass its handle round, and attach. What fails on one rank fails on all that wait for it. Ranks
-that share no memory with the others would need a link between machines: until there is one, all ranks get an error
-that names them.
+that share no memory with the writer read over a link between machines.
 """
 
 from __future__ import annotations
@@ -13,13 +12,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ringcast import _arguments
+from ringcast._extras import needed
 from ringcast._handle import Handle, checked_handle
-from ringcast.errors import ArgumentError, GroupMismatchError, GroupNotLocalError, RingcastError
+from ringcast.errors import ArgumentError, GroupMismatchError, RingcastError
 from ringcast.net._any_group import ranks_of
-from ringcast.net._group import Collective
-from ringcast.net._records import about, foreign
+from ringcast.net._group import Collective, Group, about
 from ringcast.net._same_node import STEPS, sharing
 from ringcast.net._stateless import checked_rank
+from ringcast.net.link import _ends
 
 if TYPE_CHECKING:
     from ringcast.net._any_group import AnyGroup
@@ -58,15 +58,16 @@ def one_to_all(
             )
         if group.size == 1 and external is None:
             raise ArgumentError("the group has one rank: a queue needs a reader besides its writer")
-        _check_all_local(here, writer_rank, "the writer" if external is None else "who knows the external writer")
+        elsewhere = _elsewhere(here, writer_rank)
         if group.rank != writer_rank:
-            handle = _handle_of(here, writer_rank, here.objects("handle", [writer_rank])[0])
+            handle = checked_handle(here.objects("handle", [writer_rank])[0])
             end = kind.create_from_handle(handle, group.rank, **for_readers)
         elif external is not None:
             end = kind.create_from_handle(external, group.rank, **for_readers)
         else:
-            ranks = [rank for rank in range(group.size) if rank != writer_rank]
-            end = kind(len(ranks), len(ranks), ranks, *_sizes(same), **for_writer)
+            ranks = [rank for rank in range(group.size) if rank != writer_rank and rank not in elsewhere]
+            end = kind(group.size - 1, len(ranks), ranks, *_sizes(same), **for_writer)
+            _lead(end, group)
         try:
             if group.rank == writer_rank:
                 here.say_object("handle", _plain(end.export_handle() if external is None else external))
@@ -98,13 +99,13 @@ def all_to_one(
     everybody = range(group.size)
     with group.enter("create_from_process_group_single_reader", same, seconds, "come", *STEPS, "handle") as here:
         here.exchange("come", b"")
-        _check_all_local(here, reader_rank, "the reader")
-        end = kind(1, 1, [0], *_sizes(same), **for_writer)
+        local = [] if group.rank in _elsewhere(here, reader_rank) else [0]
+        end = kind(1, len(local), local, *_sizes(same), **for_writer)
+        _lead(end, group)
         try:
             here.say_object("handle", _plain(end.export_handle()))
             if group.rank == reader_rank:
-                handles = here.objects("handle", everybody)
-                return end, [_handle_of(here, rank, handle) for rank, handle in enumerate(handles)]
+                return end, [checked_handle(handle) for handle in here.objects("handle", everybody)]
             here.hear("handle", everybody)
             if blocking:
                 end.wait_until_ready(here.deadline.left)
@@ -129,27 +130,23 @@ def _sizes(same: Mapping[str, Any]) -> tuple[int, int]:
     return same["max_chunk_bytes"], same["max_chunks"]
 
 
-def _check_all_local(here: Collective, rank: int, role: str) -> None:
-    """Raises GroupNotLocalError, on all ranks, if some share no memory with this one."""
+def _elsewhere(here: Collective, rank: int) -> list[int]:
+    """The ranks that share no memory with this one. They read, or write, over links, which all ranks share."""
     group = here.group
     elsewhere = [other for other, shares in enumerate(sharing(here, rank)) if not shares]
     if elsewhere:
-        raise about(
-            GroupNotLocalError(
-                f"{group.named(elsewhere)} " + ("shares" if len(elsewhere) == 1 else "share")
-                + f" no memory with {group.named([rank])}, {role}: ranks on other machines, of other users, or with a "
-                "/dev/shm of their own, are not supported yet"
-            ),
-            *elsewhere,
-        )  # fmt: skip
+        needed(
+            "cryptography",
+            f"a queue between {group.named([rank])} and {group.named(elsewhere)}, which share no memory,",
+        )
+        _ends.job(group.job)
+    return elsewhere
 
 
-def _handle_of(here: Collective, rank: int, found: Any) -> Handle:
-    """What a rank has passed round. Raises GroupError."""
-    try:
-        return checked_handle(found)
-    except ArgumentError as error:
-        raise about(foreign(f"the handle that came from {here.group.named([rank])}", found), rank) from error
+def _lead(end: MessageQueue[Any], group: Group) -> None:
+    """Where its link listens, if it has one: on the way to where the group has met."""
+    if end._linking is not None and end._linking["connect_ip"] is None:
+        end._linking["towards"] = group.store_ip
 
 
 def _plain(handle: Handle) -> list[Any]:
@@ -157,5 +154,5 @@ def _plain(handle: Handle) -> list[Any]:
     attributes = [list(pair) for pair in handle.attributes]
     return [
         handle.segment, handle.epoch, list(handle.local_reader_ranks), list(handle.ring),
-        handle.remote_address, handle.remote_address_is_ipv6, attributes,
+        handle.remote_address, handle.remote_address_is_ipv6, attributes, handle.job, handle.key, handle.encrypt,
     ]  # fmt: skip

@@ -19,9 +19,8 @@ from ringcast.net import _addresses
 from ringcast.net._addresses import Address
 from ringcast.net._client import Client
 from ringcast.net._deadline import DEFAULT_TIMEOUT_S, Deadline, checked_timeout
-from ringcast.net._group import Group
+from ringcast.net._group import Group, about
 from ringcast.net._meeting import meet
-from ringcast.net._records import about
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -121,6 +120,7 @@ class StatelessProcessGroup:
         except BaseException:
             client.close()
             raise
+        group.store_ip = address[0]
         return cls(group, seconds, store)
 
     @property
@@ -210,7 +210,7 @@ class StatelessProcessGroup:
             raise
         group.client.delete([key], deadline)
         group.besides("", deadline)
-        return group.unpack(src, group.unseal(src, value, key))
+        return group.sealer.decode(value, key, group.members[src].named(src))
 
     def close(self, linger: float = DEFAULT_LINGER_S) -> None:
         """Leave the group. Rank 0, which holds the store, waits up to `linger` seconds for the others to leave before.

@@ -16,6 +16,7 @@ from typing import Any
 from ringcast._version import __version__
 from ringcast.errors import ArgumentError, LinkError, RingcastError
 from ringcast.net.link._desk import Desk, Request
+from ringcast.net.link._service import Service, in_background
 
 LINGER_S = 2.0
 """So long the link stays when its last end has left: the next queue of the job comes soon, or not at all."""
@@ -33,15 +34,18 @@ class Link:
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
-        self.handlers: dict[str, Handler] = {"ping": self._ping}
+        self.service = Service(desk.held)
+        self.handlers: dict[str, Handler] = {"ping": self._ping, "write": self._write, "read": self._read}
 
     def run(self, first_end_s: float | None = None) -> None:
-        """Serve until nobody has held a place for LINGER_S. The first end is waited for, `first_end_s` at most."""
+        """Serve until nobody has held a place for LINGER_S and every stream is over. The first end is waited for,
+        `first_end_s` at most."""
         patience, since = first_end_s, time.monotonic()
         while True:
             served = self.desk.wait(LOOK_S) and self._serve()
+            self.service.look()
             now = time.monotonic()
-            if served or self.desk.in_use():
+            if served or self.desk.in_use() or self.service.is_busy:
                 patience, since = LINGER_S, now
             elif patience is not None and now - since >= patience and self.desk.close_if_unused():
                 return
@@ -67,6 +71,17 @@ class Link:
         if handler is None:
             raise ArgumentError(f"the link process knows no request {op!r}")
         return handler(request)
+
+    def _write(self, request: Request) -> Any:
+        return self.service.write(request.place, request.what)
+
+    def _read(self, request: Request) -> Any:
+        in_background(
+            lambda: self.service.read(request.place, request.what),
+            lambda result: self.desk.answer(request, result),
+            lambda error: self.desk.refuse(request, error),
+        )
+        return LATER
 
     def _ping(self, request: Request) -> dict[str, Any]:
         return {"pid": os.getpid(), "release": __version__}

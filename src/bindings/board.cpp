@@ -1,0 +1,116 @@
+// What a link tells the writer of readers on other machines, and what it is told by it: methods of Segment.
+#include "board.hpp"
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <cstring>
+
+#include "modules.hpp"
+#include "py_errors.hpp"
+#include "ranks.hpp"
+#include "segment.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace ringcast::bindings {
+
+namespace {
+
+const char* const kStates[] = {"open", "placed", "attached", "left", "died", "evicted", "lost"};
+
+NativePlacement& placement_at(const Segment& segment, std::uint32_t index) {
+    if (index >= segment.ring().n_remote) raise("ArgumentError", "there is no such reader on another machine");
+    return segment.ring().board[index];
+}
+
+PlacementState state_of(const std::string& name) {
+    for (std::uint32_t i = 0; i < std::size(kStates); ++i)
+        if (name == kStates[i]) return static_cast<PlacementState>(i);
+    raise("ArgumentError", "no state of a placement: " + name);
+}
+
+// (index, rank, state, pid, host, seat of its stream, messages behind, wishes to evict it) of each.
+nb::list placements(const Segment& segment) {
+    nb::list result;
+    const auto& ring = segment.ring();
+    for (std::uint32_t i = 0; i < ring.n_remote; ++i) {
+        const NativePlacement& p = ring.board[i];
+        const auto state = static_cast<std::uint32_t>(placement_state(p));
+        result.append(nb::make_tuple(i, p.rank.load(std::memory_order_relaxed),
+                                     state < std::size(kStates) ? kStates[state] : "unknown",
+                                     p.pid.load(std::memory_order_relaxed), ringcast::text_of(p.host, sizeof p.host),
+                                     p.stream.load(std::memory_order_relaxed), p.behind.load(std::memory_order_relaxed),
+                                     p.evict.load(std::memory_order_relaxed)));
+    }
+    return result;
+}
+
+void place(const Segment& segment, std::uint32_t index, std::uint32_t rank, std::uint32_t pid, const std::string& host,
+           std::uint32_t stream) {
+    NativePlacement& p = placement_at(segment, index);
+    p.rank.store(rank, std::memory_order_relaxed);
+    p.pid.store(pid, std::memory_order_relaxed);
+    p.stream.store(stream, std::memory_order_relaxed);
+    p.behind.store(0, std::memory_order_relaxed);
+    std::strncpy(p.host, host.c_str(), sizeof p.host - 1);
+    post_placement(segment.ring(), index, PlacementState::placed);
+}
+
+void post(const Segment& segment, std::uint32_t index, const std::string& state, std::uint32_t pid,
+          std::uint64_t behind, std::uint32_t cause) {
+    NativePlacement& p = placement_at(segment, index);
+    p.pid.store(pid, std::memory_order_relaxed);
+    p.behind.store(behind, std::memory_order_relaxed);
+    p.cause.store(cause, std::memory_order_relaxed);
+    post_placement(segment.ring(), index, state_of(state));
+}
+
+// Nobody is expected in this home seat any more. False: somebody has it.
+bool forgo(const Segment& segment, std::uint32_t home) {
+    const auto& ring = segment.ring();
+    if (home >= ring.n_seats || !segment.locks().try_lock(seat_lock(home))) return false;
+    const bool forgone = forgo_home(ring, ring.seats[home]);
+    segment.locks().unlock(seat_lock(home));
+    return forgone;
+}
+
+NativeSeat& home_of(const Segment& segment, std::uint32_t index) {
+    placement_at(segment, index);
+    return segment.ring().seats[segment.ring().n_local + index];
+}
+
+}  // namespace
+
+void add_board_methods(nb::class_<Segment>& type) {
+    type.def_prop_ro("n_remote", [](const Segment& s) { return s.ring().n_remote; })
+        .def_prop_ro("is_relay", &Segment::is_relay)
+        .def_prop_ro("source",
+                     [](const Segment& s) {
+                         const Source source = s.source();
+                         return nb::make_tuple(source.host, source.pid);
+                     })
+        .def("name_rank", &Segment::name_rank, "home"_a, "rank"_a)
+        .def("placements", &placements)
+        .def("place", &place, "index"_a, "rank"_a, "pid"_a, "host"_a, "stream"_a)
+        .def("post", &post, "index"_a, "state"_a, "pid"_a, "behind"_a, "cause"_a = 0)
+        .def(
+            "note_behind",
+            [](const Segment& s, std::uint32_t index, std::uint64_t behind) {
+                placement_at(s, index).behind.store(behind, std::memory_order_relaxed);
+            },
+            "index"_a, "behind"_a)
+        .def(
+            "note_absence",
+            [](const Segment& s, std::uint32_t index, std::uint64_t position, std::uint32_t pid) {
+                note_absence(home_of(s, index), position, pid);
+            },
+            "index"_a, "position"_a, "pid"_a)
+        .def(
+            "note_presence",
+            [](const Segment& s, std::uint32_t index, std::uint64_t first) { note_presence(home_of(s, index), first); },
+            "index"_a, "first"_a)
+        .def("forgo_home", &forgo, "home"_a);
+}
+
+}  // namespace ringcast::bindings

@@ -1,0 +1,101 @@
+// A tap: the end by which a link reads a ring for another machine.
+//
+// It reads ahead: a message is taken when it is sent, but its slot and its block are the link's until the other machine
+// says that it has published it there (`acknowledge`). So the ring is the window, what is under way counts as unread, and
+// after a cut the link goes back to where the other machine is (`go_back`). The writer never evicts a tap's seat while its
+// holder may be reading: a link that gives up says so first (`fail`).
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <mutex>
+#include <optional>
+
+#include "board.hpp"
+#include "endpoint.hpp"
+#include "lease.hpp"
+#include "receiver.hpp"
+#include "ring.hpp"
+
+namespace ringcast {
+
+struct TapClaim {
+    std::uint32_t seat;
+    std::uint64_t first;
+    bool kept;  // everything was, from `first` on, for whoever comes
+};
+
+// Takes a seat that is kept for readers on other machines, else a spare one, from the next message on. Throws rank_taken.
+TapClaim claim_tap(const Segment& segment);
+
+// What precedes a message in a batch of them, as it travels.
+struct BatchHead {
+    std::uint32_t length;
+    Encoding encoding;
+    std::uint8_t framed;
+    std::uint16_t zero;
+};
+static_assert(sizeof(BatchHead) == 8);
+
+class Tap : public Endpoint {
+public:
+    Tap(std::shared_ptr<Segment> segment, const Strategy& strategy, const TapClaim& claim);
+    ~Tap() { shut_down(); }
+
+    const TapClaim& claim() const noexcept { return claim_; }
+    // The next message to be taken, and the first that the other machine has not said it has.
+    std::uint64_t position() const noexcept {
+        const std::lock_guard guard(mutex_);
+        return ring_.cursor();
+    }
+    std::uint64_t acknowledged() const noexcept {
+        const std::lock_guard guard(mutex_);
+        return acknowledged_;
+    }
+
+    // Takes messages that are there, each with its head, as long as they fit into `room` bytes and are shorter than
+    // `longest`. Returns the bytes.
+    std::size_t fill(std::byte* to, std::size_t room, std::uint64_t longest);
+    // The next message, if it is there; it is taken by `take`.
+    std::optional<Receiver::Message> peek();
+    void take();
+    // What was read until now is whole. Throws corrupt.
+    void check() const;
+
+    // The other machine has published what comes before `position`. False if that cannot be.
+    bool acknowledge(std::uint64_t position) noexcept;
+    void go_back() noexcept;
+
+    // True if there is a message, an end, or an order; false when the time is over.
+    bool await(std::int64_t until_ns);
+    bool readable() const noexcept { return ring_.readable(); }
+    // Why nothing more will come, once everything has been taken. Asks the kernel if `look_at_life`.
+    Ending ending(bool look_at_life) const;
+    bool all_ready() const noexcept {
+        return segment_->ring().control->all_ready.load(std::memory_order_acquire) == 1;  // acquire [ready]
+    }
+    // Before `shut_down`: the readers are lost, and the writer will hear of it.
+    void fail() noexcept { failed_ = true; }
+    void drop_chunk() noexcept override {}
+
+private:
+    struct Taken {
+        std::uint64_t position;
+        std::uint32_t row;
+    };
+    Receiver::Message current();
+    std::uint32_t orders() const noexcept;
+    bool something() const noexcept;
+    void finish() noexcept override;
+
+    TapClaim claim_;
+    mutable std::mutex mutex_;  // one thread takes messages, another acknowledges them
+    RingReader<Native> ring_;
+    std::deque<Taken> blocks_;  // taken and not acknowledged, of those in blocks
+    std::uint64_t acknowledged_;
+    std::uint32_t orders_seen_ = 0;
+    bool ready_seen_ = false;
+    bool failed_ = false;
+};
+
+}  // namespace ringcast

@@ -1,0 +1,205 @@
+"""A queue that this machine's link reads for other machines: who is placed where, and one stream for each machine.
+
+This side alone decides on places. The queue keeps one seat for each reader that is to come from elsewhere; the first
+one of a machine makes it the machine's stream's, each further one gives its own up, since its machine's ring keeps
+everything for it from there on.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from typing import Any
+
+from ringcast import _segment
+from ringcast.errors import LinkError, RankError, RankTakenError, RingcastError
+from ringcast.net.link._channel import Channel
+from ringcast.net.link._listener import Listener
+from ringcast.net.link._outgoing import Outgoing
+from ringcast.net.link._words import HELLO, REFUSED, receive, refused
+
+GREETED_WITHIN_S = 5.0
+
+log = logging.getLogger("ringcast.link")
+_CAUSES = ("dead", "slow", "absent")
+_GONE = ("left", "died", "evicted", "lost")
+
+
+class Exported:
+    """One queue. `request` is what its writer asked of the link."""
+
+    def __init__(self, request: dict[str, Any], key: bytes, listener: Listener) -> None:
+        self.listener = listener
+        self.key = key
+        self.encrypt = bool(request["encrypt"])
+        self.link_timeout = float(request["link_timeout"])
+        self.segment = _segment.attach(request["segment"])
+        if self.segment.epoch != request["epoch"]:
+            raise LinkError(f"{self.segment.label} is another one than the writer says")
+        self._policy = list(request["policy"])
+        self._lock = threading.RLock()
+        self._streams: dict[str, Outgoing] = {}
+
+    @property
+    def streams(self) -> list[Outgoing]:
+        with self._lock:
+            return list(self._streams.values())
+
+    @property
+    def is_over(self) -> bool:
+        """Is there nothing left to bring anywhere, and will there never be?"""
+        ended = self.segment.closed or not self.segment.creator_alive
+        return ended and all(stream.over for stream in self.streams)
+
+    def greet(self, channel: Channel, control: bool) -> None:
+        """Who has shown the key says what he wants. On a thread of its own."""
+        try:
+            hello = receive(channel, HELLO, GREETED_WITHIN_S)
+            with self._lock:
+                stream = self._streams.get(str(hello["stream"]))
+                if control:
+                    if stream is None or stream.over:
+                        raise LinkError("there is no such stream")
+                    stream.control(channel)
+                elif stream is not None:
+                    if stream.over or hello["published"] is None:
+                        raise LinkError("this stream is lost")
+                    stream.connect(channel, int(hello["published"]), {})
+                elif hello["published"] is not None:
+                    raise LinkError("there is no such stream any more")
+                else:
+                    self._begin(channel, hello)
+        except RingcastError as error:
+            self._turn_away(channel, error)
+        except (KeyError, TypeError, ValueError) as error:
+            self._turn_away(channel, LinkError(f"a hello that this release does not understand: {error!r}"))
+
+    def _turn_away(self, channel: Channel, error: Exception) -> None:
+        try:
+            channel.send(REFUSED, refused(error))
+            channel.wait(GREETED_WITHIN_S)  # until he has read it and hangs up
+        except LinkError:
+            pass
+        channel.close()
+
+    def _begin(self, channel: Channel, hello: dict[str, Any]) -> None:
+        """A machine's first reader."""
+        if self.segment.closed or not self.segment.creator_alive:
+            raise LinkError(f"{self.segment.label} has ended: its writer closed it or died")
+        host, rank, pid = str(hello["host"]), int(hello["rank"]), int(hello["pid"])
+        self._find_place(None, rank)
+        stream = Outgoing(self, str(hello["stream"]), host)
+        self._streams[stream.stream] = stream
+        open_homes = self.open_homes() + (1 if stream.tap.kept else 0)
+        placed = self.place(stream, rank, pid)
+        segment = self.segment
+        stream.connect(
+            channel,
+            None,
+            {
+                "host": socket.gethostname(),
+                "pid": segment.creator_pid,
+                "name": segment.user_name or segment.name,
+                "homes": segment.n_remote,
+                "open": open_homes,
+                "first": stream.base,
+                "max_chunks": segment.max_chunks,
+                "max_chunk_bytes": segment.max_chunk_bytes,
+                "max_bytes": segment.control_bytes + segment.data_budget,
+                "data_budget": segment.data_budget,
+                "policy": self._policy,
+                "link_timeout": self.link_timeout,
+                "placed": placed,
+            },
+        )
+
+    def place(self, stream: Outgoing, rank: int, pid: int) -> dict[str, Any]:
+        """A reader's place at this stream's machine. Raises RankError, RankTakenError."""
+        with self._lock:
+            rank, index = self._find_place(stream, rank)
+            before = self.segment.placements()[index]
+            kept = False
+            if before[2] == "open":
+                home = len(self.segment.ranks) + index
+                kept = home == stream.tap.seat and stream.tap.kept
+                if not kept:
+                    kept = self.segment.forgo_home(home)
+            self.segment.place(index, rank, pid, stream.host, stream.tap.seat)
+            others = [other for other in self._streams.values() if other is not stream and not other.over]
+        for other in others:
+            other.tell()
+        return {"rank": rank, "kept": kept, "again": before[2] != "open" and before[5] == stream.tap.seat}
+
+    def _find_place(self, stream: Outgoing | None, rank: int) -> tuple[int, int]:
+        """The rank that a reader is to have, and the index of its place."""
+        segment = self.segment
+        placements = segment.placements()
+        taken = {of: (index, state, host, pid, seat) for index, of, state, pid, host, seat, *_ in placements
+                 if state != "open"}  # fmt: skip
+        opened = [index for index, _, state, *_ in placements if state == "open"]
+        if rank in segment.ranks:
+            raise RankError(
+                f"rank {rank} reads {segment.label} on the writer's own machine: it is one of {segment.ranks}"
+            )
+        if rank < 0:
+            rank = next(n for n in range(len(placements) + len(segment.ranks) + 1)
+                        if n not in segment.ranks and n not in taken)  # fmt: skip
+        if rank in taken:
+            index, state, host, pid, seat = taken[rank]
+            if state in _GONE or (stream is not None and seat == stream.tap.seat):
+                return rank, index
+            raise RankTakenError(f"rank {rank} of {segment.label} is taken by process {pid} on host {host}")
+        if not opened:
+            has = f"{segment.label} has {len(placements)} readers on other machines"
+            raise RankTakenError(f"{has}, and all have come: ranks {', '.join(map(str, sorted(taken)))}")
+        if stream is not None and stream.tap.kept:
+            own = stream.tap.seat - len(segment.ranks)
+            if own in opened:
+                return rank, own
+        expected = {seat[0] for seat in segment.seats() if seat[3] == "expected"}
+        kept = [index for index in opened if len(segment.ranks) + index in expected]
+        return rank, (kept or opened)[0]
+
+    def open_homes(self) -> int:
+        """How many readers are still to come, for whom everything is kept."""
+        segment = self.segment
+        expected = {seat[0] for seat in segment.seats() if seat[3] == "expected"}
+        return sum(state == "open" and len(segment.ranks) + index in expected
+                   for index, _, state, *_ in segment.placements())  # fmt: skip
+
+    def wishes(self, stream: Outgoing) -> list[list[int]]:
+        """How often the writer has wished to go on without each of the stream's readers. Who is not named has moved."""
+        return [[rank, wishes] for _, rank, state, _, _, seat, _, wishes in self.segment.placements()
+                if state != "open" and seat == stream.tap.seat]  # fmt: skip
+
+    def hear_of(self, stream: Outgoing, rank: int, before: tuple[Any, ...] | None, facts: tuple[Any, ...]) -> None:
+        """What a reader's link says of it."""
+        state, pid, behind, cause, position = facts
+        with self._lock:
+            index = next((one[0] for one in self.segment.placements()
+                          if one[1] == rank and one[2] != "open" and one[5] == stream.tap.seat), None)  # fmt: skip
+            if index is None:
+                return
+            if before is not None and before[:2] == (state, pid) and before[4] == position:
+                self.segment.note_behind(index, behind)
+                return
+            if state == "attached":
+                self.segment.note_presence(index, stream.base + position)
+            elif state == "left" and position is not None:
+                self.segment.note_absence(index, stream.base + position, pid)
+            elif state == "evicted":
+                self.segment.note_absence(index, max(0, stream.tap.acknowledged - behind), 0)
+            causes = _CAUSES.index(cause) if cause in _CAUSES else 0
+            self.segment.post(index, state, pid, behind, causes)
+
+    def lose(self, stream: Outgoing) -> None:
+        """The stream's machine cannot be reached any more."""
+        with self._lock:
+            for index, _, state, pid, _, seat, behind, _ in self.segment.placements():
+                if seat == stream.tap.seat and state in ("placed", "attached", "died"):
+                    self.segment.post(index, "lost", pid, behind)
+
+    def close(self) -> None:
+        for stream in self.streams:
+            stream.leave()

@@ -1,0 +1,512 @@
+"""A stream at the readers' side: an ordinary ring on this machine, a relay, which this link writes with what comes.
+
+Its readers attach, lag, die and leave there under the writer's policy, which came along; what becomes of them is told
+to the writer's link, by states that may be said again. A message that has arrived in part is room that is reserved: a
+cut gives it back. What is acknowledged has been published.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+from ringcast import _core
+from ringcast._names import segment_name
+from ringcast._version import __version__
+from ringcast.codec import codec
+from ringcast.errors import (
+    CapacityError,
+    CorruptError,
+    LinkError,
+    MessageTooLargeError,
+    QueueClosedError,
+    ReaderDiedError,
+    RingcastError,
+)
+from ringcast.net._deadline import Deadline
+from ringcast.net.link._channel import Channel
+from ringcast.net.link._control import Control
+from ringcast.net.link._dial import DialError, dial
+from ringcast.net.link._hello import Why
+from ringcast.net.link._words import (
+    BATCH,
+    BEGIN,
+    BEGINNING,
+    BODY,
+    END,
+    HELLO,
+    LINK_DIED,
+    WELCOME,
+    receive,
+    refusal,
+    words,
+)
+from ringcast.waiting import WaitSettings
+
+WELCOMED_WITHIN_S = 10.0
+REDIALS_S = (0.0, 0.1, 0.3)
+"""Pauses before the first redials after a cut; then the last one again and again."""
+_DIAL_S = 2.0
+_REFUSALS = 2
+"""So often refused, the other link is gone."""
+_SLICE_S = 0.5
+_HANGS_UP_WITHIN_S = 5.0
+
+log = logging.getLogger("ringcast.link")
+
+
+class Incoming:
+    """One queue of another machine, for the readers here. `wanted` is what a reader asked of the link."""
+
+    def __init__(self, wanted: dict[str, Any], key: bytes) -> None:
+        self.epoch = int(wanted["epoch"])
+        self.over = False
+        self.cut_at: float | None = None
+        self.reconnects = 0
+        self.segment: _core.Segment | None = None
+        self._address: tuple[str, int] = (wanted["address"][0], int(wanted["address"][1]))
+        self._encrypt = bool(wanted["encrypt"])
+        self._key = key
+        self._stream = secrets.token_hex(8)
+        self._lock = threading.RLock()
+        self._answered = threading.Condition(self._lock)
+        self._answers: dict[int, dict[str, Any]] = {}
+        self._asked = 0
+        self._end: _core.End[Any] | None = None
+        self._welcome: dict[str, Any] = {}
+        self._base = 0
+        self._ranks: dict[int, int] = {}  # the home seat of each that is placed here
+        self._homes: list[int] = []  # in which somebody is expected who is not placed yet
+        self._spare: list[int] = []  # in which nobody is
+        self._readers = Readers()
+        self._wishes: dict[int, int] = {}
+        self._data: Channel | None = None
+        self._control: Control | None = None
+        self._leaving = False
+        self._failed = ""
+        self._ended = False  # all has come
+        self._silent = False
+        self._said: list[Any] | None = None
+
+    def join(self, rank: int, pid: int, deadline: Deadline) -> dict[str, Any]:
+        """A place for a reader of this machine: the ring that it is to attach to, and its rank. Raises LinkError."""
+        with self._lock:
+            if self._end is None:
+                placed = self._open(rank, pid, deadline)
+            elif rank in self._ranks:
+                placed = {"rank": rank, "kept": True}
+            else:
+                placed = self._ask_for_place(rank, pid, deadline)
+            rank = placed["rank"]
+            if rank not in self._ranks:
+                pool = self._homes if placed["kept"] and self._homes else self._spare or self._homes
+                if not pool:
+                    raise LinkError("there is no seat for another reader")
+                self._ranks[rank] = pool.pop(0)
+                assert self.segment is not None
+                self.segment.name_rank(self._ranks[rank], rank)
+            self._readers.expect(rank, pid)
+            assert self.segment is not None
+            return {"segment": self.segment.name, "epoch": self.segment.epoch, "rank": rank}
+
+    def look(self) -> None:
+        """What has become of the readers is told to the writer's link, if it is new."""
+        state = self.state()
+        control = self._control
+        if state is None or control is None or state["readers"] == self._said:
+            return
+        try:
+            control.say(state)
+            self._said = state["readers"]
+        except LinkError:
+            pass
+
+    def state(self) -> dict[str, Any] | None:
+        with self._lock:
+            if self.segment is None or self.over:
+                return None
+            return {"op": "state", "readers": self._readers.states(self.segment, set(self._ranks))}
+
+    def forsake(self) -> None:
+        """No process here asks for this queue any more: if its readers have all left, the stream is given up."""
+        state = self.state()
+        if state is None or not all(one[1] in ("left", "evicted") for one in state["readers"]):
+            return
+        with self._lock:
+            self._leaving = True
+            control = self._control
+        if control is not None:
+            try:
+                control.say(state)
+                control.say({"op": "leave"})
+            except LinkError:
+                pass
+
+    @property
+    def bytes(self) -> tuple[int, int]:
+        data = self._data
+        return (0, 0) if data is None else (data.sent_bytes, data.received_bytes)
+
+    def _open(self, rank: int, pid: int, deadline: Deadline) -> dict[str, Any]:
+        """The stream's first connections, and its ring."""
+        hello = {"stream": self._stream, "host": socket.gethostname(), "rank": rank, "pid": pid, "published": None}
+        data = self._dialled(hello, deadline, control=False)
+        try:
+            welcome = receive(data, WELCOME, WELCOMED_WITHIN_S)
+            homes = int(welcome["homes"])
+            self.segment = segment = _core.Segment.create(
+                name=segment_name(None), user_name=str(welcome["name"])[:127], release=__version__,
+                n_reader=homes, ranks=[_core.NOBODY] * homes, max_chunk_bytes=int(welcome["max_chunk_bytes"]),
+                max_chunks=int(welcome["max_chunks"]), max_bytes=0, max_leases=0,
+                data_budget=int(welcome["data_budget"]),
+                source=(str(welcome["host"])[:63], int(welcome["pid"])),
+            )  # fmt: skip
+            dead, slow, _, patience_ns = welcome["policy"]
+            self._end = _core.End(
+                segment, writer=True, rank=None, strategy=WaitSettings.of(None).strategy,
+                policy=(dead, slow, 0, patience_ns), codec=codec("raw"), reporter=self._readers,
+                report_interval_ns=60_000_000_000,
+            )  # fmt: skip
+            self._homes = list(range(homes))
+            self._base = int(welcome["first"])
+            self._welcome = welcome
+            self._expect(int(welcome["open"]))
+            control = self._dialled({"stream": self._stream}, deadline, control=True)
+        except (KeyError, TypeError, ValueError) as error:
+            data.close()
+            raise LinkError(
+                f"{data.peer} welcomes in a way that this release does not understand: {error!r}"
+            ) from error
+        except BaseException:
+            data.close()
+            if self._end is not None:
+                self._end._relay_end(LINK_DIED)
+                self._end._close(0)
+                self._end = None
+            raise
+        self._connected(data, control)
+        threading.Thread(target=self._run, args=(data,), name="ringcast-incoming", daemon=True).start()
+        placed: dict[str, Any] = welcome["placed"]
+        return placed
+
+    def _dialled(self, hello: dict[str, Any], deadline: Deadline, *, control: bool) -> Channel:
+        channel = dial(self._address, self.epoch, self._key, self._encrypt, deadline, control=control)
+        channel.send(HELLO, words(hello))
+        return channel
+
+    def _connected(self, data: Channel, control: Channel) -> None:
+        with self._lock:
+            self._data, self.cut_at, self._silent, self._said = data, None, False, None
+            self._control = Control(
+                control, on_ack=lambda _: None, on_word=self._hear, on_beat=self.state, on_cut=self._cut
+            )
+            self._control.start()
+
+    def _ask_for_place(self, rank: int, pid: int, deadline: Deadline) -> dict[str, Any]:
+        """With the lock."""
+        self._asked += 1
+        number = self._asked
+        asked_of = None
+        while number not in self._answers:
+            if self.over or deadline.left <= 0:
+                raise LinkError(
+                    f"the link of the writer's machine has not placed this reader within {deadline.seconds} s"
+                    if not self.over else "the stream from the writer's machine has ended"
+                )  # fmt: skip
+            control = self._control
+            if control is not None and control is not asked_of:
+                asked_of = control
+                with suppress(LinkError):  # the next connection is asked, too
+                    control.say({"op": "place", "id": number, "rank": rank, "pid": pid})
+            self._answered.wait(min(_SLICE_S, deadline.left))
+        answer = self._answers.pop(number)
+        if "error" in answer:
+            raise refusal(answer)
+        return answer
+
+    def _hear(self, word: dict[str, Any]) -> None:
+        if word["op"] == "placed":
+            with self._lock:
+                self._answers[int(word["id"])] = word
+                self._answered.notify_all()
+        elif word["op"] == "state":
+            with self._lock:
+                if self._end is None or self.over:
+                    return
+                self._expect(int(word["open"]))
+                wishes = {int(rank): int(count) for rank, count in word["evict"]}
+                for rank, count in wishes.items():
+                    if count > self._wishes.get(rank, 0) and self._end.evict(rank):
+                        self._readers.evicted(rank, "slow", 0)
+                self._wishes.update(wishes)
+                for rank in [rank for rank in self._ranks if rank not in wishes]:  # it has come up elsewhere
+                    self._end.evict(rank)
+                    self._readers.forget(rank)
+                    self._spare.append(self._ranks.pop(rank))
+            if word["ready"] and self._ready is False:
+                self._ready = True
+                threading.Thread(target=self._end._relay_ready, daemon=True).start()
+
+    _ready = False
+
+    def _expect(self, how_many: int) -> None:
+        """With the lock: no more readers than so many are still to come."""
+        assert self.segment is not None
+        while len(self._homes) > how_many:
+            home = self._homes.pop()
+            self.segment.forgo_home(home)
+            self._spare.append(home)
+
+    def _run(self, data: Channel) -> None:
+        why = LINK_DIED
+        try:
+            while True:
+                try:
+                    why = self._receive(data)
+                    break
+                except LinkError as error:
+                    if self._leaving or self._failed:
+                        break
+                    with self._lock:
+                        if self.cut_at is None:
+                            self.cut_at = time.monotonic()
+                            log.warning("the stream from %s is cut: %s", data.peer, error)
+                        self._hang_up()
+                again = self._redial()
+                if again is None:
+                    break
+                data = again
+        except (CapacityError, MessageTooLargeError, CorruptError) as error:
+            self._fail(str(error))
+        except QueueClosedError:
+            pass
+        except Exception as error:
+            log.exception("the stream from %s fails", data.peer)
+            self._fail(f"{type(error).__name__}: {error}")
+        finally:
+            assert self._end is not None
+            state = self.state()
+            with self._lock:
+                self.over = True
+                self._end._relay_end(why)
+                self._answered.notify_all()
+                if why != LINK_DIED and self._control is not None:
+                    # The other side hangs up once it has heard that.
+                    try:
+                        if state is not None:
+                            self._control.say(state)
+                        self._control.say({"op": "ended"})
+                    except LinkError:
+                        pass
+                else:
+                    self._hang_up()
+            if why != LINK_DIED:
+                data.wait(_HANGS_UP_WITHIN_S)
+                with self._lock:
+                    self._hang_up()
+            self._end._close(0)
+
+    def _fail(self, why: str) -> None:
+        log.error("the stream for the readers here cannot go on: %s", why)
+        with self._lock:
+            self._failed = why
+            control = self._control
+        if control is not None:
+            with suppress(LinkError):
+                control.say({"op": "failed", "why": why})
+
+    def _hang_up(self) -> None:
+        for one in (self._data, self._control):
+            if one is not None:
+                one.close()
+        self._data = self._control = None
+
+    def _receive(self, data: Channel) -> int:
+        """Publish what comes, until the end; why it is one. Raises LinkError when the connection ends."""
+        assert self.segment is not None
+        end = self._end
+        assert end is not None
+        most = max(1, int(self._welcome["max_chunks"]) // 4)
+        acknowledged = self.segment.head
+        while True:
+            if self.segment.head != acknowledged and (self.segment.head - acknowledged >= most or not data.wait(0)):
+                acknowledged = self.segment.head
+                self._acknowledge(acknowledged)
+            kind, nbytes = data.next()
+            if kind == BATCH:
+                self._publish(data.read())
+            elif kind == BEGIN and nbytes == BEGINNING.size:
+                self._take_large(data, *BEGINNING.unpack(data.read()))
+            elif kind == END and nbytes == 2:
+                why, all_were_there = data.read()
+                if all_were_there:
+                    end._relay_ready()
+                with self._lock:
+                    self._ended = True
+                self._acknowledge_quietly()
+                return why
+            else:
+                raise LinkError(f"{data.peer} said {kind}, with {nbytes} bytes, which means nothing here")
+
+    def _acknowledge(self, head: int) -> None:
+        control = self._control
+        if control is not None:
+            control.acknowledge(self._base + head)
+
+    def _publish(self, batch: memoryview) -> None:
+        assert self.segment is not None
+        assert self._end is not None
+        before = self.segment.head
+        done, all_done = 0, False
+        while not all_done:
+            try:
+                done, all_done = self._end._relay(batch, done, _SLICE_S)
+            except ReaderDiedError:  # which the readers' states tell
+                done = self.segment.head - before
+                self.look()
+            if not all_done:
+                self._acknowledge_quietly()
+
+    def _take_large(self, data: Channel, length: int, encoding: int, framed: int) -> None:
+        assert self._end is not None
+        room: memoryview | None = None
+        while room is None:
+            try:
+                room = self._end._relay_room(length, _SLICE_S)
+            except ReaderDiedError:
+                self.look()
+            if room is None:
+                self._acknowledge_quietly()
+        at = 0
+        while at < length:
+            kind, nbytes = data.next()
+            if kind != BODY or nbytes > length - at or nbytes == 0:
+                raise LinkError(f"{data.peer} said {kind}, with {nbytes} bytes, in the middle of a message")
+            data.read_into(room[at : at + nbytes])
+            at += nbytes
+        self._end._relay_commit(encoding, bool(framed))
+
+    def _acknowledge_quietly(self) -> None:
+        """What was published of a batch that still waits."""
+        assert self.segment is not None
+        with suppress(LinkError):  # the data connection will say so, too
+            self._acknowledge(self.segment.head)
+
+    def _cut(self, control: Control, silent: bool, why: str) -> None:
+        with self._lock:
+            if control is not self._control or self._ended:
+                return
+            self._silent = silent
+            if self.cut_at is None:
+                self.cut_at = time.monotonic()
+                if not self._leaving:
+                    log.warning("the stream is cut: %s", why)
+            self._hang_up()
+
+    def _redial(self) -> Channel | None:
+        """The next data connection. None: the other link is gone, or has been out of reach for too long."""
+        assert self.cut_at is not None
+        assert self.segment is not None
+        refusals = tried = 0
+        last = time.monotonic() + float(self._welcome["link_timeout"])
+        while not self._leaving:
+            time.sleep(REDIALS_S[min(tried, len(REDIALS_S) - 1)])  # nothing tells that a way is open again
+            tried += 1
+            left = last - time.monotonic()
+            if left <= 0:
+                log.error("the link to the writer's machine has not come back for %s s", self._welcome["link_timeout"])
+                return None
+            data = None
+            try:
+                hello = {"stream": self._stream, "published": self._base + self.segment.head}
+                data = self._dialled(hello, Deadline(min(left, _DIAL_S)), control=False)
+                receive(data, WELCOME, min(left, _DIAL_S))
+                control = self._dialled({"stream": self._stream}, Deadline(min(left, _DIAL_S)), control=True)
+            except DialError as error:
+                if data is not None:
+                    data.close()
+                refusals = refusals + 1 if error.why in (Why.REFUSED, Why.UNKNOWN_QUEUE) else 0
+                if refusals >= _REFUSALS:
+                    log.error("the link of the writer's machine is gone: %s", error)
+                    return None
+                continue
+            except RingcastError as error:
+                if data is not None:
+                    data.close()
+                if "no such stream" in str(error) or "is lost" in str(error):
+                    log.error("the writer's machine has given this stream up: %s", error)
+                    return None
+                continue
+            self.reconnects += 1
+            self._connected(data, control)
+            return data
+        return None
+
+
+class Readers:
+    """What becomes of the readers here. It hears what a writer's end reports."""
+
+    segment = ""
+    name = None
+    role = "writer"
+    rank = None
+
+    def __init__(self) -> None:
+        self._known: dict[int, list[Any]] = {}  # rank: state, pid, behind, cause, position
+        self._lock = threading.Lock()
+
+    def expect(self, rank: int, pid: int) -> None:
+        with self._lock:
+            self._known[rank] = ["placed", pid, 0, None, None]
+
+    def forget(self, rank: int) -> None:
+        with self._lock:
+            self._known.pop(rank, None)
+
+    def evicted(self, rank: int, cause: str, behind: int) -> None:
+        with self._lock:
+            if rank in self._known:
+                self._known[rank][:] = ["evicted", self._known[rank][1], behind, cause, None]
+
+    def states(self, segment: _core.Segment, ranks: set[int]) -> list[list[Any]]:
+        """Of each rank that is placed here: rank, state, pid, messages behind, cause, position."""
+        head = segment.head
+        mine = [seat for seat in segment.seats() if seat[1] in ranks and seat[3] != "vacant"]
+        seats = {seat[1]: seat for seat in sorted(mine, key=lambda seat: seat[3] == "active")}
+        with self._lock:
+            for rank, known in self._known.items():
+                seat = seats.get(rank)
+                if seat is not None and seat[3] in ("active", "failed"):
+                    alive = seat[4] and seat[3] == "active"
+                    if alive and not (known[0] == "evicted" and known[1] == seat[2]):
+                        fresh = known[0] != "attached" or known[1] != seat[2]
+                        position = seat[6] if fresh else known[4]
+                        known[:] = ["attached", seat[2], max(0, head - seat[6]), None, position]
+                    elif not alive and known[0] in ("attached", "placed", "died"):
+                        known[:] = ["died", seat[2], max(0, head - seat[6]), None, None]
+                elif seat is None and known[0] == "attached":
+                    known[:] = ["left", known[1], 0, None, None]
+            return [[rank, *known] for rank, known in self._known.items()]
+
+    def eviction(self, _: Any, rank: int, pid: int, cause: str, behind: int, waited_s: float) -> None:
+        log.warning("rank %d (pid %d) was evicted here, %d messages behind: %s", rank, pid, behind, cause)
+        self.evicted(rank, cause, behind)
+
+    def loss(self, _: Any, rank: int, pid: int, cause: str, first: int, count: int, absent: bool) -> None:
+        with self._lock:
+            if cause == "left" and rank in self._known and self._known[rank][0] == "left":
+                self._known[rank][4] = first
+
+    def long_wait(self, _: Any, waited_s: float) -> None:
+        log.info("the stream has waited %.0f s for its readers here", waited_s)
+
+    def self_wait(self, _: Any, waited_s: float) -> None:
+        """Never: its readers are other processes."""
+
+    def chunk_wait(self, _: Any, waited_s: float) -> None:
+        """Never: it opens no chunks."""

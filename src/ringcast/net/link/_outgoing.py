@@ -1,0 +1,300 @@
+"""A stream at the writer's side: what its ring holds, for the readers of one other machine.
+
+The tap reads ahead of what the other link has published in its ring, and that is this seat's cursor; so the ring is the
+window. A connection that ends is followed by another one, over which the other link says how far it has come; until
+then nothing is given up but what it has.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from ringcast import _core
+from ringcast.errors import LinkError, RingcastError
+from ringcast.net.link._channel import MAX_RECORD, Channel, ChannelClosedError
+from ringcast.net.link._control import Control
+from ringcast.net.link._words import BATCH, BEGIN, BEGINNING, BODY, END, LARGE_BYTES, WELCOME, words
+from ringcast.waiting import WaitSettings
+
+if TYPE_CHECKING:
+    from ringcast.net.link._exported import Exported
+
+REDIALLED_WITHIN_S = 0.7
+"""After an end of both connections: a link that lives has dialled again by then."""
+_LOOK_S = 0.5
+"""How often an idle stream asks whether the writer lives."""
+_ORDERS_S = 0.05
+"""How often a busy one looks what the writer wishes."""
+
+log = logging.getLogger("ringcast.link")
+
+
+class Outgoing:
+    """One stream. Its first connection comes by `connect`, as all later ones do."""
+
+    def __init__(self, exported: Exported, stream: str, host: str) -> None:
+        self.stream = stream
+        self.host = host
+        self.over = False
+        """Everything has arrived, or the stream is lost."""
+        self.cut_at: float | None = None
+        """Since when there is no connection, on the monotonic clock."""
+        self.reconnects = -1
+        self.tap = _core.Tap(exported.segment, WaitSettings.of(None).strategy)
+        self.base = self.tap.first
+        self._exported = exported
+        self._changed = threading.Condition()
+        self._next: tuple[Channel, int | None, dict[str, Any]] | None = None
+        self._data: Channel | None = None
+        self._control: Control | None = None
+        self._silent = False
+        self._leaving = False
+        self._ended = False  # the other link has had the end, too
+        self._carried = [0, 0]  # by connections that have ended
+        self._readers: dict[int, tuple[Any, ...]] = {}  # what was last heard of each, by rank
+        self._thread = threading.Thread(target=self._run, name="ringcast-outgoing", daemon=True)
+        self._thread.start()
+
+    def connect(self, channel: Channel, published: int | None, welcome: dict[str, Any]) -> None:
+        """The other link is there, anew if it says what it has published, and is to be welcomed."""
+        with self._changed:
+            if self.over:
+                raise LinkError("this stream is lost")
+            if self._next is not None:
+                self._next[0].close()
+            self._next = (channel, published, welcome)
+            self._hang_up()
+
+    def control(self, channel: Channel) -> None:
+        """The control connection that belongs to the data connection of now."""
+        with self._changed:
+            before, self._control = self._control, Control(
+                channel, on_ack=self._acknowledge, on_word=self._hear, on_beat=self.state, on_cut=self._cut
+            )  # fmt: skip
+            if before is not None:
+                before.close()
+            self._control.start()
+
+    def state(self) -> dict[str, Any]:
+        """How things stand at the writer, for the other link."""
+        return {
+            "op": "state",
+            "open": self._exported.open_homes(),
+            "ready": self.tap.all_ready,
+            "evict": self._exported.wishes(self),
+        }
+
+    def tell(self) -> None:
+        """Say how things stand, if there is a connection; who is not there hears it when he comes."""
+        control = self._control
+        if control is not None:
+            with suppress(LinkError):
+                control.say(self.state())
+
+    def leave(self) -> None:
+        """No reader is left there."""
+        with self._changed:
+            self._leaving = True
+            self._hang_up()
+
+    @property
+    def bytes(self) -> tuple[int, int]:
+        """Sent and received over the wire, ever."""
+        sent, received = self._carried
+        for one in (self._data, self._control):
+            if one is not None:
+                more = one.carried if isinstance(one, Control) else (one.sent_bytes, one.received_bytes)
+                sent, received = sent + more[0], received + more[1]
+        return sent, received
+
+    def _hang_up(self) -> None:
+        """With the lock."""
+        for one in (self._data, self._control):
+            if one is not None:
+                one.close()
+        self._changed.notify_all()
+        self.tap.rouse()
+
+    def _run(self) -> None:
+        lost = "a fault of the link process"
+        try:
+            while True:
+                channel = self._await_connection()
+                if channel is None:
+                    arrived = self.tap.ending(False) and self.tap.acknowledged == self.tap.position
+                    lost = "" if self._leaving or arrived else "its link has not come back"
+                    return
+                try:
+                    self._pump(channel)
+                    lost = ""
+                    return
+                except LinkError as error:
+                    with self._changed:
+                        self._note_cut(str(error))
+        except RingcastError as error:
+            lost = str(error)
+        except Exception:
+            log.exception("a stream to host %s fails", self.host)
+        finally:
+            with self._changed:
+                self.over = True
+                self._hang_up()
+                if self._next is not None:
+                    self._next[0].close()
+            if lost:
+                log.warning("the stream to host %s is lost: %s", self.host, lost)
+                self._exported.lose(self)
+            self.tap.close(lost=bool(lost))
+
+    def _note_cut(self, why: str) -> None:
+        """With the lock."""
+        if self.cut_at is None:
+            self.cut_at = time.monotonic()
+            log.warning("the stream to host %s is cut: %s", self.host, why)
+        for one in (self._data, self._control):
+            if one is not None:
+                more = one.carried if isinstance(one, Control) else (one.sent_bytes, one.received_bytes)
+                self._carried = [self._carried[0] + more[0], self._carried[1] + more[1]]
+                one.close()
+        self._data = self._control = None
+
+    def _await_connection(self) -> Channel | None:
+        """The next connection, welcomed. None: there will be none."""
+        with self._changed:
+            while True:
+                if self._leaving:
+                    return None
+                if self._next is not None:
+                    (channel, published, welcome), self._next = self._next, None
+                    break
+                left = None
+                if self.cut_at is not None:
+                    patience = self._exported.link_timeout
+                    if not self._silent:
+                        patience = min(patience, REDIALLED_WITHIN_S)
+                    left = self.cut_at + patience - time.monotonic()
+                    if left <= 0:
+                        return None
+                self._changed.wait(left)
+            self._data, self.cut_at, self._silent = channel, None, False
+            self.reconnects += 1
+        if published is not None:
+            if not self.tap.acknowledge(published):
+                channel.close()
+                raise LinkError(
+                    f"the link at the other side says it has published {published} messages, which cannot be: "
+                    f"{self.tap.acknowledged} were acknowledged, {self.tap.position} sent"
+                )
+            self.tap.go_back()
+        try:
+            channel.send(WELCOME, words(welcome))
+        except LinkError as error:
+            with self._changed:
+                self._note_cut(str(error))
+            return self._await_connection()
+        return channel
+
+    def _pump(self, channel: Channel) -> None:
+        """Send all there is, until everything has arrived. Raises LinkError when the connection ends."""
+        buffer = memoryview(bytearray(MAX_RECORD))
+        tap = self.tap
+        orders_due = 0.0
+        idle = False
+        while (why := tap.ending(idle)) == 0 or tap.readable:
+            if self._data is not channel or self._next is not None or self._leaving:
+                raise ChannelClosedError(f"the connection to {channel.peer} is over")
+            nbytes = tap.fill(buffer, LARGE_BYTES)
+            if nbytes:
+                channel.send(BATCH, buffer[:nbytes])
+            elif (message := tap.peek()) is not None:
+                self._send_large(channel, *message)
+            now = time.monotonic()
+            if now >= orders_due:
+                orders_due = now + _ORDERS_S
+                self._look_at_wishes()
+            if not tap.readable:
+                idle = not tap.wait(_LOOK_S)
+                tap.check()
+                if not idle and not tap.readable:
+                    orders_due = 0.0  # it is something else that woke it
+        channel.send(END, bytes([why, self.tap.all_ready]))
+        with self._changed:
+            while not self._ended:
+                if self._data is not channel or self._next is not None:
+                    raise ChannelClosedError(f"the connection to {channel.peer} is over")
+                self._changed.wait()
+
+    def _send_large(self, channel: Channel, data: memoryview, encoding: int, framed: bool) -> None:
+        channel.send(BEGIN, BEGINNING.pack(len(data), encoding, framed))
+        last = (len(data) - 1) // MAX_RECORD * MAX_RECORD
+        for at in range(0, len(data), MAX_RECORD):
+            if at == last:
+                self.tap.take()  # it may be acknowledged as soon as its last record is on its way
+            channel.send(BODY, data[at : at + MAX_RECORD])
+
+    _said: dict[str, Any] | None = None
+
+    def _look_at_wishes(self) -> None:
+        state = self.state()
+        if state != self._said:
+            self._said = state
+            self.tell()
+
+    def _acknowledge(self, position: int) -> None:
+        if not self.tap.acknowledge(position):
+            raise LinkError(
+                f"the link at the other side acknowledges message {position}, which it was not sent: "
+                f"{self.tap.acknowledged} were acknowledged, {self.tap.position} sent"
+            )
+
+    def _cut(self, control: Control, silent: bool, why: str) -> None:
+        """The control connection is over; and with it, the data connection."""
+        with self._changed:
+            if control is not self._control or self.over:
+                return
+            self._silent = silent
+            self._note_cut(why)
+            self._changed.notify_all()
+            self.tap.rouse()
+
+    def _hear(self, word: dict[str, Any]) -> None:
+        if word["op"] == "state":
+            for rank, *facts in word["readers"]:
+                if self._readers.get(rank) != tuple(facts):
+                    self._exported.hear_of(self, rank, self._readers.get(rank), tuple(facts))
+                    self._readers[rank] = tuple(facts)
+        elif word["op"] == "place":
+            self._place(word)
+        elif word["op"] == "leave":
+            self.leave()
+        elif word["op"] == "ended":
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+        elif word["op"] == "failed":
+            log.error("the readers on host %s cannot be served: %s", self.host, word["why"])
+            self.leave_lost()
+
+    def leave_lost(self) -> None:
+        with self._changed:
+            self.cut_at, self._silent = float("-inf"), True
+            for one in (self._data, self._control):
+                if one is not None:
+                    one.close()
+            self._data = self._control = None
+            self._changed.notify_all()
+            self.tap.rouse()
+
+    def _place(self, word: dict[str, Any]) -> None:
+        answer: dict[str, Any] = {"op": "placed", "id": word["id"]}
+        try:
+            answer.update(self._exported.place(self, word["rank"], word["pid"]))
+        except RingcastError as error:
+            answer.update(error=type(error).__name__, message=str(error))
+        control = self._control
+        if control is not None:
+            control.say(answer)
