@@ -67,7 +67,7 @@ def checked_handle(value: Any) -> Handle:
     if not 4 <= len(fields) <= len(Handle._fields):
         raise ArgumentError(f"handle must be {_EXPECTED}, with {len(Handle._fields)} fields, not {value!r}")
     segment, epoch, ranks, ring, address, is_ipv6, attributes, job, key, encrypt = Handle(*fields)
-    if not isinstance(segment, str) or not segment:
+    if not isinstance(segment, str) or not segment or not segment.isprintable():
         raise refuse("handle", _EXPECTED, value, ": its field `segment` is no name of shared memory")
     if not isinstance(ring, list | tuple) or len(ring) != 4:
         raise refuse("handle", _EXPECTED, value, ": its field `ring` has not four items")

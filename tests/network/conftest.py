@@ -18,7 +18,9 @@ def machine_server() -> Iterator[None]:
 
 
 if importlib.util.find_spec("torch") is None:
-    collect_ignore_glob = ["test_queues.py", "test_security.py", "test_stateless.py", "test_groups_*.py"]
+    collect_ignore_glob = [
+        "test_queues.py", "test_security.py", "test_stateless.py", "test_groups_*.py", "test_foreign_*.py",
+    ]  # fmt: skip
 else:
     from tests.network.ranks import PRELOADED, Starter, server
 

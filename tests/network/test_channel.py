@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import pickle
 import random
 import signal
 import socket
@@ -434,7 +435,7 @@ def test_a_dial_that_fails_says_why() -> None:
         assert why(door.address, queue=QUEUE + 1).why is Why.UNKNOWN_QUEUE
         assert door.peers.empty()
     refused = why(door.address)
-    assert refused.why is Why.REFUSED
+    assert refused.why is pickle.loads(pickle.dumps(refused)).why is Why.REFUSED
     assert f"127.0.0.1:{door.address[1]}" in str(refused)
     no_route = why(("255.255.255.255", 1))
     assert no_route.why is Why.NO_ROUTE

@@ -77,6 +77,7 @@ def still_works(door: Door) -> None:
         (b"ringcast\x02\0", Why.OTHER_VERSION),
         (b"ringcast\x02\0" + bytes(500), Why.OTHER_VERSION),
     ],
+    ids=["key", "queue", "encryption", "byte order", "version", "long version"],
 )
 def test_an_honest_mistake_is_answered_by_a_number(door: Door, said: bytes, told: Why) -> None:
     with connection(door, said) as sock:
@@ -99,6 +100,7 @@ def test_an_honest_mistake_is_answered_by_a_number(door: Door, said: bytes, told
         made_for(HELLO.packed()[:13] + b"\1" + HELLO.packed()[14:]),
         b"ringcast\0\0",
     ],
+    ids=["http", "zeros", "almost", "byte", "cut", "flag", "padding", "version 0"],
 )
 def test_garbage_is_answered_by_nothing(door: Door, said: bytes) -> None:
     with connection(door, said) as sock:

@@ -1,10 +1,11 @@
 """Process groups: who is there, who shares memory with whom, and queues that a whole group makes together.
 
-    _addresses    where a group's store is
+    _addresses    where a group's store is, and where a link listens
     _deadline     one deadline for a whole collective
     _client       a store, by our own connection, whose calls end
     _members      what a rank says of itself, and whether it lives
-    _sealing      how users' objects travel through a store
+    _records      what ranks say, told apart from what others put there
+    _sealing      how it travels through a store
     _group        ranks that have met, and their collectives
     _stateless    a group without torch.distributed
     _any_group    ours or torch's, as ranks that have met

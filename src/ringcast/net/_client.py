@@ -109,6 +109,8 @@ class Client:
         parts = []
         for at in range(0, count, _BATCH):
             batch = [f"{key}/{n}" for n in range(at, min(count, at + _BATCH))]
+            if not self.has(batch, deadline):
+                raise GroupError(f"{self.where} holds under {key!r} a value of which parts are missing")
             parts += self._call(_getting(batch), deadline)
         return b"".join(parts)
 

@@ -16,27 +16,27 @@ import json
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from ringcast._names import base36
 from ringcast.errors import (
     GroupError,
     GroupMismatchError,
     GroupPeerError,
+    GroupSecurityError,
     GroupTimeoutError,
     RingcastError,
 )
 from ringcast.net._client import Client
 from ringcast.net._deadline import Deadline
-from ringcast.net._members import Member
+from ringcast.net._members import Member, has_come, hello_of
+from ringcast.net._records import about, foreign, is_count, is_failure, is_word, parsed
 from ringcast.net._sealing import Sealer
 
 FIRST_NAP_S = 0.0001
 LONGEST_NAP_S = 0.01
 _LOOK_S = 0.2
 TOLD_WITHIN_S = 1.0
-
-Error = TypeVar("Error", bound=GroupError)
 
 _PART, _FAILURE = b"+", b"-"
 
@@ -52,6 +52,7 @@ class Group:
         self.rank = rank
         self.members = members
         self.sealer: Sealer = Sealer(generation, trusted)
+        self._hello_sealer = Sealer("", trusted)
         self._generation = generation
         self.store_ip: str | None = None
         """Where the store's host is, if that is known: other machines are on the way to it."""
@@ -118,7 +119,8 @@ class Group:
             nap = min(1.5 * nap, longest)
 
     def say_bye(self, deadline: Deadline) -> None:
-        self.client.put(self.key("bye", self.rank), b"", deadline)
+        key = self.key("bye", self.rank)
+        self.client.put(key, self.sealer.seal(b"", key), deadline)
 
     def wait_for_byes(self, deadline: Deadline) -> None:
         """Until no other rank that lives needs the store any more, or the deadline."""
@@ -133,15 +135,38 @@ class Group:
 
     def _say_where(self, at: dict[str, Any], deadline: Deadline) -> None:
         self._at = at
-        self.client.put(self.key("at", self.rank), json.dumps(at).encode(), deadline)
+        key = self.key("at", self.rank)
+        self.client.put(key, self.sealer.seal(json.dumps(at).encode(), key), deadline)
 
     def where(self, rank: int, deadline: Deadline) -> dict[str, Any]:
         """What a rank has come to."""
         key = self.key("at", rank)
         if not self.client.has([key], deadline):
             return {"number": 0, "kind": "meeting", "arguments": {}, "besides": ""}
-        found: dict[str, Any] = json.loads(self.client.take([key], deadline)[0])
-        return found
+        what = f"what {self.named([rank])} says of where it is"
+        found = parsed(self.unseal(rank, self.client.take([key], deadline)[0], key), what)
+        if (
+            type(found) is not dict or set(found) != {"number", "kind", "arguments", "besides"}
+            or not is_count(found["number"]) or type(found["arguments"]) is not dict
+            or not is_word(found["kind"]) or not is_word(found["besides"])
+        ):  # fmt: skip
+            raise about(foreign(what, found), rank)
+        at: dict[str, Any] = found
+        return at
+
+    def unseal(self, rank: int, data: bytes, key: str) -> bytes:
+        """What a rank has said under a key. Raises GroupSecurityError."""
+        try:
+            return self.sealer.unseal(data, key, self.named([rank]))
+        except GroupSecurityError as error:
+            raise about(error, rank) from error
+
+    def unpack(self, rank: int, data: bytes) -> Any:
+        """An object that a rank has sent. Raises GroupError, DecodeError, PickleRefusedError."""
+        try:
+            return self.sealer.unpack(data, self.named([rank]))
+        except GroupError as error:
+            raise about(error, rank) from error
 
     def _look(self, keys: Mapping[int, str], deadline: Deadline, mine: Mapping[str, Any] | None) -> list[int]:
         """The ranks that have not said their part. Raises if one of them never will."""
@@ -168,9 +193,8 @@ class Group:
     def _check_alive(self, rank: int, at: Mapping[str, Any], deadline: Deadline) -> None:
         member = self.members[rank]
         who, last = member.named(rank), f"it was last at {shown(at)}"
-        next_arrival = f"hello/{rank}/{member.arrival + 1}"
-        if self.client.has([next_arrival], deadline):
-            now = Member.of(self.client.take([next_arrival], deadline)[0])
+        if has_come(self.client, rank, member.arrival + 1, deadline):
+            now = hello_of(self.client, self._hello_sealer, rank, member.arrival + 1, deadline)
             raise about(
                 GroupPeerError(
                     f"{who} was started again alone, as process {now.pid} of host {now.host}: {last}. "
@@ -180,7 +204,10 @@ class Group:
             )
         if member.is_dead:
             raise about(GroupPeerError(f"{who} has ended; {last}"), rank)
-        if self.client.has([self.key("bye", rank)], deadline):
+        bye = self.key("bye", rank)
+        if self.client.has([bye], deadline):
+            if (said := self.unseal(rank, self.client.take([bye], deadline)[0], bye)) != b"":
+                raise about(foreign(f"what {who} says when it leaves", said), rank)
             raise about(GroupPeerError(f"{who} has left the group; {last}"), rank)
 
     def _fail_late(self, missing: list[int], deadline: Deadline, what: str) -> NoReturn:
@@ -239,7 +266,8 @@ class Collective:
         """With what this rank came with: who hears it compares that."""
         came_with = json.dumps(self._at["arguments"]).encode()
         head = tag + len(came_with).to_bytes(4, "little") + came_with
-        self.group.client.put(self.key(step, self.group.rank), head + value, deadline)
+        key = self.key(step, self.group.rank)
+        self.group.client.put(key, self.group.sealer.seal(head + value, key), deadline)
 
     def hear(self, step: str, ranks: Sequence[int]) -> list[bytes]:
         """The parts of these ranks. Raises GroupError with what one of them failed with."""
@@ -248,15 +276,26 @@ class Collective:
         values = self.group.client.take(list(keys.values()), self.deadline)
         parts = []
         for rank, value in zip(ranks, values, strict=True):
-            begin = 5 + int.from_bytes(value[1:5], "little")
-            theirs = {"number": self._at["number"], "kind": self._kind, "arguments": json.loads(value[5:begin])}
-            self.group.compare(rank, theirs, self._at)
-            if value[:1] == _FAILURE and rank != self.group.rank:
-                kind, text, due_to = json.loads(value[begin:])
-                message = f"{self._name}: {self.group.members[rank].named(rank)} failed: {kind}: {text}"
-                raise about(KINDS.get(kind, GroupError)(message), *(due_to or [rank]))
-            parts.append(value[begin:])
+            parts.append(self._part(rank, self.group.unseal(rank, value, keys[rank])))
         return parts
+
+    def _part(self, rank: int, value: bytes) -> bytes:
+        what = f"{self._name}: what came from {self.group.named([rank])}"
+        tag, begin = value[:1], 5 + int.from_bytes(value[1:5], "little")
+        if tag not in (_PART, _FAILURE) or len(value) < max(begin, 5):
+            raise about(foreign(what, value), rank)
+        arguments, body = parsed(value[5:begin], what), value[begin:]
+        if type(arguments) is not dict:
+            raise about(foreign(what, value), rank)
+        self.group.compare(rank, {"number": self._at["number"], "kind": self._kind, "arguments": arguments}, self._at)
+        if tag == _FAILURE and rank != self.group.rank:
+            failure = parsed(body, what)
+            if not is_failure(failure):
+                raise about(foreign(what, failure), rank)
+            kind, text, due_to = failure
+            message = f"{self._name}: {self.group.named([rank])} failed: {kind}: {text}"
+            raise about(KINDS.get(kind, GroupError)(message), *(due_to or [rank]))
+        return body
 
     def exchange(self, step: str, value: bytes) -> list[bytes]:
         """All ranks' parts, each of which says its own."""
@@ -264,25 +303,15 @@ class Collective:
         return self.hear(step, range(self.group.size))
 
     def say_object(self, step: str, obj: Any) -> None:
-        self.say(step, self.group.sealer.encode(obj, self.key(step, self.group.rank)))
+        self.say(step, self.group.sealer.pack(obj))
 
     def objects(self, step: str, ranks: Sequence[int]) -> list[Any]:
-        values = self.hear(step, ranks)
-        return [
-            self.group.sealer.decode(value, self.key(step, rank), self.group.members[rank].named(rank))
-            for rank, value in zip(ranks, values, strict=True)
-        ]
-
-
-def about(error: Error, *ranks: int) -> Error:
-    """The error, which tells its ranks."""
-    error.ranks = tuple(ranks)
-    return error
+        return [self.group.unpack(rank, value) for rank, value in zip(ranks, self.hear(step, ranks), strict=True)]
 
 
 def differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
     return ", ".join(
-        f"{name}={theirs.get(name)!r}, here {mine.get(name)!r}"
+        f"{name}={theirs.get(name)!r:.100}, here {mine.get(name)!r:.100}"
         for name in {**theirs, **mine}
         if theirs.get(name) != mine.get(name)
     )

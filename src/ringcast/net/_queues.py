@@ -16,7 +16,8 @@ from ringcast._extras import needed
 from ringcast._handle import Handle, checked_handle
 from ringcast.errors import ArgumentError, GroupMismatchError, RingcastError
 from ringcast.net._any_group import ranks_of
-from ringcast.net._group import Collective, Group, about
+from ringcast.net._group import Collective, Group
+from ringcast.net._records import about, foreign
 from ringcast.net._same_node import STEPS, sharing
 from ringcast.net._stateless import checked_rank
 from ringcast.net.link import _ends
@@ -60,7 +61,7 @@ def one_to_all(
             raise ArgumentError("the group has one rank: a queue needs a reader besides its writer")
         elsewhere = _elsewhere(here, writer_rank)
         if group.rank != writer_rank:
-            handle = checked_handle(here.objects("handle", [writer_rank])[0])
+            handle = _handle_of(here, writer_rank, here.objects("handle", [writer_rank])[0])
             end = kind.create_from_handle(handle, group.rank, **for_readers)
         elif external is not None:
             end = kind.create_from_handle(external, group.rank, **for_readers)
@@ -105,7 +106,8 @@ def all_to_one(
         try:
             here.say_object("handle", _plain(end.export_handle()))
             if group.rank == reader_rank:
-                return end, [checked_handle(handle) for handle in here.objects("handle", everybody)]
+                handles = here.objects("handle", everybody)
+                return end, [_handle_of(here, rank, handle) for rank, handle in enumerate(handles)]
             here.hear("handle", everybody)
             if blocking:
                 end.wait_until_ready(here.deadline.left)
@@ -137,7 +139,7 @@ def _elsewhere(here: Collective, rank: int) -> list[int]:
     if elsewhere:
         needed(
             "cryptography",
-            f"a queue between {group.named([rank])} and {group.named(elsewhere)}, which share no memory,",
+            f"a queue between {group.named([rank])} and {group.named(elsewhere)}, on other machines,",
         )
         _ends.job(group.job)
     return elsewhere
@@ -147,6 +149,14 @@ def _lead(end: MessageQueue[Any], group: Group) -> None:
     """Where its link listens, if it has one: on the way to where the group has met."""
     if end._linking is not None and end._linking["connect_ip"] is None:
         end._linking["towards"] = group.store_ip
+
+
+def _handle_of(here: Collective, rank: int, found: Any) -> Handle:
+    """What a rank has passed round. Raises GroupError."""
+    try:
+        return checked_handle(found)
+    except ArgumentError as error:
+        raise about(foreign(f"the handle that came from {here.group.named([rank])}", found), rank) from error
 
 
 def _plain(handle: Handle) -> list[Any]:

@@ -16,6 +16,7 @@ from ringcast._handle import checked_handle
 from ringcast.errors import RingcastError
 from ringcast.net._any_group import ranks_of
 from ringcast.net._group import Collective
+from ringcast.net._records import about, foreign
 
 if TYPE_CHECKING:
     from ringcast.net._any_group import AnyGroup
@@ -52,7 +53,10 @@ def sharing(here: Collective, source: int) -> list[bool]:
         if group.rank != source:
             offer = here.objects("offer", [source])[0]
             here.say_object("answer", _answer(ends, offer, others.index(group.rank)))
-            verdict: list[bool] = here.objects("verdict", [source])[0]
+            found = here.objects("verdict", [source])[0]
+            if type(found) is not list or len(found) != group.size or any(type(one) is not bool for one in found):
+                raise about(foreign(f"what came from {group.named([source])} of who shares its memory", found), source)
+            verdict: list[bool] = found
             return verdict
         from ringcast.queue import MessageQueue
 
@@ -64,11 +68,11 @@ def sharing(here: Collective, source: int) -> list[bool]:
         here.say_object("offer", [handle.segment, handle.epoch, list(handle.local_reader_ranks), list(handle.ring)])
         answers = here.objects("answer", others)
         taken = {reader["rank"] for reader in queue.stats()["readers"] if reader["alive"]}
-        found = [True] * group.size
+        shares = [True] * group.size
         for seat, (rank, answer) in enumerate(zip(others, answers, strict=True)):
-            found[rank] = answer == nonce and seat in taken
-        here.say_object("verdict", found)
-        return found
+            shares[rank] = answer == nonce and seat in taken
+        here.say_object("verdict", shares)
+        return shares
 
 
 def _end(queue: MessageQueue[Any]) -> None:
@@ -85,6 +89,7 @@ def _answer(ends: ExitStack, offer: Any, seat: int) -> str | None:
     try:
         reader = MessageQueue.create_from_handle(checked_handle(offer), seat, allow_pickle=False, timeout=0)
         ends.callback(reader.close)
-        return bytes(reader.dequeue(timeout=0)).decode()
+        read = reader.dequeue(timeout=0)
+        return bytes(read).decode("ascii", "replace") if isinstance(read, bytes | memoryview) else None
     except RingcastError:
         return None

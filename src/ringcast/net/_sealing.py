@@ -1,15 +1,14 @@
-"""How users' objects travel through a store that anybody may write to: no stranger's pickle is ever read.
+"""How what ranks say travels through a store that anybody may write to: no stranger's pickle is ever read.
 
-With `RINGCAST_SECRET`, the same on all ranks, all objects are sealed: AES-256-GCM, under a key made of the secret, the
-group's generation and the name of the value, so that a value that is captured fits nowhere else. What JSON holds goes
-as JSON; without a secret, pickles go only where none but this machine's processes reach the store, or where the user
-trusts all who do (`trust_store=True`).
+With `RINGCAST_SECRET`, the same on all ranks, all that they say is sealed, of themselves and in users' objects, by
+AES-256-GCM, under a key made of the secret, the group's generation and the name of the value, so that a value that is
+captured fits nowhere else. Objects that JSON holds go as JSON; without a secret, pickles go only where none but this
+machine's processes reach the store, or where the user trusts all who do (`trust_store=True`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
 import os
 import pickle
@@ -18,6 +17,7 @@ from typing import Any
 from ringcast._extras import needed
 from ringcast.codec import ENVIRONMENT, codec
 from ringcast.errors import ArgumentError, DecodeError, EncodeError, GroupSecurityError, PickleRefusedError
+from ringcast.net._records import foreign, parsed
 
 SECRET = "RINGCAST_SECRET"
 _LEAST_SECRET_CHARS = 22  # 128 bits in base64
@@ -26,45 +26,55 @@ _JSON, _PICKLE, _SEALED = b"j", b"p", b"s"
 
 
 class Sealer:
-    """How one group's objects travel. `trusted`: pickles may go unsealed."""
+    """How what one group's ranks say travels. `trusted`: pickles may go unsealed."""
 
     def __init__(self, group: str, trusted: bool) -> None:
         self._secret = secret()
         self._trusted = trusted
         self._group = group
         if self._secret is not None:
-            needed("cryptography", f"sealing objects under {SECRET}")
+            needed("cryptography", f"sealing what ranks say under {SECRET}")
 
-    def check(self) -> str:
-        """The same for all that have the same secret; empty without one."""
-        if self._secret is None:
-            return ""
-        return hmac.new(self._secret, b"ringcast: the same secret? " + self._group.encode(), "sha256").hexdigest()
-
-    def encode(self, obj: Any, key: str) -> bytes:
-        """Raises EncodeError, GroupSecurityError."""
-        plain = _JSON + json.dumps(obj).encode() if _is_json(obj) else self._pickled(obj)
+    def seal(self, plain: bytes, key: str) -> bytes:
+        """For this place in the store; as it is, without a secret."""
         if self._secret is None:
             return plain
         nonce = os.urandom(_NONCE_BYTES)
         sealed: bytes = self._cipher(key).encrypt(nonce, plain, key.encode())
         return _SEALED + nonce + sealed
 
-    def decode(self, data: bytes, key: str, sender: str) -> Any:
-        """Raises DecodeError, PickleRefusedError, GroupSecurityError."""
-        if self._secret is not None:
-            if data[:1] != _SEALED:
-                raise GroupSecurityError(f"what came from {sender} is not sealed, though {SECRET} is set here")
-            data = self._unsealed(data[1:], key, sender)
-        elif data[:1] == _SEALED:
-            raise GroupSecurityError(f"{sender} sealed what it sent, and {SECRET} is not set here")
+    def unseal(self, data: bytes, key: str, sender: str) -> bytes:
+        """Raises GroupSecurityError."""
+        if self._secret is None:
+            if data[:1] == _SEALED:
+                raise GroupSecurityError(f"what came from {sender} is sealed, and {SECRET} is not set here")
+            return data
+        if data[:1] != _SEALED:
+            raise GroupSecurityError(f"what came from {sender} is not sealed, though {SECRET} is set here")
+        return self._unsealed(data[1:], key, sender)
+
+    def pack(self, obj: Any) -> bytes:
+        """An object, for `seal`. Raises EncodeError, GroupSecurityError."""
+        return _JSON + json.dumps(obj).encode() if _is_json(obj) else self._pickled(obj)
+
+    def unpack(self, data: bytes, sender: str) -> Any:
+        """An object, from `unseal`. Raises DecodeError, PickleRefusedError, GroupSecurityError, GroupError."""
         kind, body = data[:1], data[1:]
-        if kind != _JSON:
-            self._check_pickle(sender)
+        if kind == _JSON:
+            return parsed(body, f"what came from {sender}")
+        if kind != _PICKLE:
+            raise foreign(f"what came from {sender}", data)
+        self._check_pickle(sender)
         try:
-            return json.loads(body) if kind == _JSON else pickle.loads(body)
+            return pickle.loads(body)
         except Exception as error:
             raise DecodeError(f"what {sender} sent cannot be rebuilt: {error}") from error
+
+    def encode(self, obj: Any, key: str) -> bytes:
+        return self.seal(self.pack(obj), key)
+
+    def decode(self, data: bytes, key: str, sender: str) -> Any:
+        return self.unpack(self.unseal(data, key, sender), sender)
 
     def _pickled(self, obj: Any) -> bytes:
         if self._secret is None and not self._trusted:

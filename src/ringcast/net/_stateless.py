@@ -19,8 +19,9 @@ from ringcast.net import _addresses
 from ringcast.net._addresses import Address
 from ringcast.net._client import Client
 from ringcast.net._deadline import DEFAULT_TIMEOUT_S, Deadline, checked_timeout
-from ringcast.net._group import Group, about
+from ringcast.net._group import Group
 from ringcast.net._meeting import meet
+from ringcast.net._records import about
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -210,7 +211,7 @@ class StatelessProcessGroup:
             raise
         group.client.delete([key], deadline)
         group.besides("", deadline)
-        return group.sealer.decode(value, key, group.members[src].named(src))
+        return group.unpack(src, group.unseal(src, value, key))
 
     def close(self, linger: float = DEFAULT_LINGER_S) -> None:
         """Leave the group. Rank 0, which holds the store, waits up to `linger` seconds for the others to leave before.

@@ -25,7 +25,7 @@ _LEAST_WAIT_S = 0.001
 class DialError(LinkError):
     """A connection to another link could not be made. `why` says why; the message, what to do."""
 
-    def __init__(self, message: str, why: Why) -> None:
+    def __init__(self, message: str, why: Why = Why.CLOSED) -> None:  # which a pickle sets after it
         super().__init__(message)
         self.why = why
 
