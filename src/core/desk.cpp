@@ -307,6 +307,7 @@ void Place::leave() noexcept {
     desk_->area().locks().unlock(seat_lock(index_));
     Native::fence_seq_cst();  // [signal]
     unpark<Native>(desk_->control().link_parked);
+    desk_->area().unlink_if_abandoned();  // of a link that died
 }
 
 }  // namespace ringcast

@@ -100,9 +100,27 @@ std::vector<Loss> ReaderWatch::final_losses() {
         const NativeSeat& seat = ring.seats[i];
         const std::uint64_t word = seat.state.load(std::memory_order_acquire);  // acquire [join]
         const std::uint64_t cursor = seat.cursor.load(std::memory_order_relaxed);
-        if (seat_state(word) == SeatState::lapsed || cursor >= head || !is_gone(i, word)) continue;
+        if (seat_state(word) == SeatState::lapsed || cursor >= head || is_stream(ring, i) || !is_gone(i, word))
+            continue;
         losses.push_back({seat.rank.load(std::memory_order_relaxed), seat.pid.load(std::memory_order_relaxed),
                           Loss::Cause::died, cursor, head - cursor, true});
+    }
+    for (std::uint32_t i = 0; i < ring.n_remote; ++i) {
+        const NativePlacement& placement = ring.board[i];
+        const PlacementState state = placement_state(placement);
+        const bool untold = placement.told.load(std::memory_order_relaxed) != static_cast<std::uint32_t>(state);
+        if (state != PlacementState::died && state != PlacementState::lost &&
+            (state != PlacementState::evicted || !untold))
+            continue;
+        const std::uint32_t stream = placement.stream.load(std::memory_order_relaxed);
+        const std::uint64_t there =
+            stream < ring.n_seats ? ring.seats[stream].cursor.load(std::memory_order_relaxed) : head;
+        const std::uint64_t lacking =
+            std::min(head, head - std::min(head, there) + placement.behind.load(std::memory_order_relaxed));
+        if (lacking != 0)
+            losses.push_back({placement.rank.load(std::memory_order_relaxed),
+                              placement.pid.load(std::memory_order_relaxed), Loss::Cause::died, head - lacking, lacking,
+                              true});
     }
     return losses;
 }

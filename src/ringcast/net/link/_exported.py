@@ -49,8 +49,13 @@ class Exported:
     @property
     def is_over(self) -> bool:
         """Is there nothing left to bring anywhere, and will there never be?"""
-        ended = self.segment.closed or not self.segment.creator_alive
-        return ended and all(stream.over for stream in self.streams)
+        return self.writer_is_gone and all(stream.over for stream in self.streams)
+
+    @property
+    def writer_is_gone(self) -> bool:
+        """Has it closed the queue, lingered for those who had not come, and let go of it? Or died? Nobody can come any
+        more."""
+        return not self.segment.creator_alive
 
     def greet(self, channel: Channel, control: bool) -> None:
         """Who has shown the key says what he wants. On a thread of its own."""
@@ -85,7 +90,7 @@ class Exported:
 
     def _begin(self, channel: Channel, hello: dict[str, Any]) -> None:
         """A machine's first reader."""
-        if self.segment.closed or not self.segment.creator_alive:
+        if self.writer_is_gone:
             raise LinkError(f"{self.segment.label} has ended: its writer closed it or died")
         host, rank, pid = str(hello["host"]), int(hello["rank"]), int(hello["pid"])
         self._find_place(None, rank)
@@ -164,6 +169,8 @@ class Exported:
     def open_homes(self) -> int:
         """How many readers are still to come, for whom everything is kept."""
         segment = self.segment
+        if self.writer_is_gone:
+            return 0
         expected = {seat[0] for seat in segment.seats() if seat[3] == "expected"}
         return sum(state == "open" and len(segment.ranks) + index in expected
                    for index, _, state, *_ in segment.placements())  # fmt: skip

@@ -117,6 +117,8 @@ class Incoming:
     def look(self) -> None:
         """What has become of the readers is told to the writer's link, if it is new."""
         state = self.state()
+        if state is not None and (self._is_closed or self._nobody_can_come):
+            self._drop({one[0]: one[3] for one in state["readers"] if one[1] == "died"})
         control = self._control
         if state is None or control is None or state["readers"] == self._said:
             return
@@ -135,6 +137,8 @@ class Incoming:
     def forsake(self) -> None:
         """No process here asks for this queue any more: if its readers have all left, the stream is given up."""
         state = self.state()
+        if state is not None and self._nobody_can_come:
+            self._drop({one[0]: one[3] for one in state["readers"] if one[1] == "placed"})
         if state is None or not all(one[1] in ("left", "evicted") for one in state["readers"]):
             return
         with self._lock:
@@ -146,6 +150,12 @@ class Incoming:
                 control.say({"op": "leave"})
             except LinkError:
                 pass
+
+    def _drop(self, behind: dict[int, int]) -> None:
+        """Nobody will come to read what is kept for these ranks, and who lives is not to wait for it."""
+        for rank, messages in behind.items():
+            if self._end is not None and self._end.evict(rank):
+                self._readers.evicted(rank, "dead", messages)
 
     @property
     def bytes(self) -> tuple[int, int]:
@@ -244,6 +254,7 @@ class Incoming:
                     if count > self._wishes.get(rank, 0) and self._end.evict(rank):
                         self._readers.evicted(rank, "slow", 0)
                 self._wishes.update(wishes)
+                self._is_closed, self._nobody_can_come = bool(word["closed"]), bool(word["over"])
                 for rank in [rank for rank in self._ranks if rank not in wishes]:  # it has come up elsewhere
                     self._end.evict(rank)
                     self._readers.forget(rank)
@@ -253,6 +264,7 @@ class Incoming:
                 threading.Thread(target=self._end._relay_ready, daemon=True).start()
 
     _ready = False
+    _is_closed = _nobody_can_come = False
 
     def _expect(self, how_many: int) -> None:
         """With the lock: no more readers than so many are still to come."""

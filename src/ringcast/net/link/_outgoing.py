@@ -85,6 +85,8 @@ class Outgoing:
             "op": "state",
             "open": self._exported.open_homes(),
             "ready": self.tap.all_ready,
+            "closed": self._exported.segment.closed,
+            "over": self._exported.writer_is_gone,
             "evict": self._exported.wishes(self),
         }
 
