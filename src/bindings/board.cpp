@@ -17,7 +17,7 @@ namespace ringcast::bindings {
 
 namespace {
 
-const char* const kStates[] = {"open", "placed", "attached", "left", "died", "evicted", "lost"};
+const char* const kStates[] = {"open", "placed", "attached", "left", "died", "evicted", "lost", "cut"};
 
 NativePlacement& placement_at(const Segment& segment, std::uint32_t index) {
     if (index >= segment.ring().n_remote) raise("ArgumentError", "there is no such reader on another machine");
@@ -90,6 +90,12 @@ void add_board_methods(nb::class_<Segment>& type) {
                          const Source source = s.source();
                          return nb::make_tuple(source.host, source.pid);
                      })
+        .def(
+            "note_reach",
+            [](const Segment& s, bool out_of_reach) {
+                s.ring().control->out_of_reach.store(out_of_reach ? 1 : 0, std::memory_order_relaxed);
+            },
+            "out_of_reach"_a)
         .def("name_rank", &Segment::name_rank, "home"_a, "rank"_a)
         .def("placements", &placements)
         .def("place", &place, "index"_a, "rank"_a, "pid"_a, "host"_a, "stream"_a)

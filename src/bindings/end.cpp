@@ -118,6 +118,11 @@ bool End::after_slice(const WaitOptions& options, PyObject* self, WaitReports& d
         due.self_wait_ns = kForever;  // once a wait
         if (!options.indefinite) reporter_.attr("self_wait")(nb::handle(self), seconds);
     }
+    if (receiver_ != nullptr && receiver_->segment().is_relay()) {
+        const bool cut = receiver_->segment().ring().control->out_of_reach.load(std::memory_order_relaxed) != 0;
+        if (cut != out_of_reach_) report_reach(self, kNobody, receiver_->segment().source().host, cut);
+        out_of_reach_ = cut;
+    }
     if (now < due.long_wait_ns) return polls;
     due.long_wait_ns = now + report_interval_ns_;
     WaitCounters::add(endpoint_->counters().long_waits);
@@ -130,6 +135,10 @@ void End::report_eviction(PyObject* self, const Eviction& eviction, std::int64_t
     reporter_.attr("eviction")(nb::handle(self), eviction.rank, eviction.pid,
                                causes[static_cast<std::size_t>(eviction.cause)], eviction.behind,
                                static_cast<double>(waited_ns) / 1e9);
+}
+
+void End::report_reach(PyObject* self, std::uint32_t rank, const std::string& host, bool cut) const {
+    reporter_.attr("reach")(nb::handle(self), rank, host, cut);
 }
 
 void End::report_chunk_wait(std::int64_t waited_ns) const {

@@ -81,6 +81,7 @@ public:
     static void note_exit() noexcept { exiting_.store(true, std::memory_order_relaxed); }
 
     void report_eviction(PyObject* self, const Eviction& eviction, std::int64_t waited_ns) const;
+    void report_reach(PyObject* self, std::uint32_t rank, const std::string& host, bool cut) const;
     void report_chunk_wait(std::int64_t waited_ns) const;
     void report_losses(PyObject* self, const std::vector<Loss>& losses) const;
 
@@ -115,6 +116,7 @@ private:
     Endpoint* endpoint_ = nullptr;
     nb::object reporter_;
     std::int64_t report_interval_ns_;
+    bool out_of_reach_ = false;  // of a relay's reader: its user has been told so
     std::string label_;
     std::string owner_;
     nb::object nothing_there_;  // what a reader's time-out of 0 says, once it has been said

@@ -16,21 +16,23 @@ namespace {
 
 constexpr std::uint32_t kAnnounceEvery = 32;  // messages of a batch that may wait for their readers' wake-up
 
-// Looks at the reader in the way: true if it is worth trying again, because it has been evicted or blocks came back.
-bool make_room(End& end, Sender& sender, std::int64_t waited_ns, PyObject* self) {
-    const auto eviction = sender.check_room(waited_ns);
-    if (eviction) end.report_eviction(self, *eviction, waited_ns);
-    return eviction.has_value() || sender.reclaimed();
-}
-
 // Says which readers have left since the last message was sent, or raises ReaderLeftError: the next one is not for them.
 [[gnu::noinline, gnu::cold]] void tell_of_departures(End& end, Sender& sender, PyObject* self) {
+    for (const Reach& reach : sender.readers().reach()) end.report_reach(self, reach.rank, reach.host, reach.cut);
     for (const Eviction& eviction : sender.readers().evicted_elsewhere()) end.report_eviction(self, eviction, 0);
     end.report_losses(self, sender.readers().departures());
 }
 void notice_departures(End& end, Sender& sender, PyObject* self) {
     if (sender.readers().anyone_left()) [[unlikely]]
         tell_of_departures(end, sender, self);
+}
+
+// Looks at the reader in the way: true if it is worth trying again, because it has been evicted or blocks came back.
+bool make_room(End& end, Sender& sender, std::int64_t waited_ns, PyObject* self) {
+    notice_departures(end, sender, self);
+    const auto eviction = sender.check_room(waited_ns);
+    if (eviction) end.report_eviction(self, *eviction, waited_ns);
+    return eviction.has_value() || sender.reclaimed();
 }
 
 }  // namespace

@@ -59,7 +59,9 @@ void visit_stream(const RingView<P>& ring, std::uint32_t stream, Visit&& visit) 
 template <class P>
 bool all_placed(const RingView<P>& ring) noexcept {
     for (std::uint32_t i = 0; i < ring.n_remote; ++i)
-        if (placement_state(ring.board[i]) != PlacementState::attached) return false;
+        if (const PlacementState state = placement_state(ring.board[i]);
+            state != PlacementState::attached && state != PlacementState::cut)
+            return false;
     return true;
 }
 

@@ -98,6 +98,7 @@ struct Control {
     typename P::template atomic<std::uint32_t> initialised;                // 1, stored last by the creator
     typename P::template atomic<std::uint32_t> departures;      // readers that have left in order, and news of others
     typename P::template atomic<std::uint32_t> promised;        // 1: a handle promises messages to the ranks
+    typename P::template atomic<std::uint32_t> out_of_reach;    // of a relay: 1: its source is, for now
     typename P::template atomic<std::uint32_t> encodings_sent;  // bit 1 << Encoding, also of what other messages hold
     alignas(kLinePair) typename P::template atomic<std::uint64_t> data_committed;   // statistics
     typename P::template atomic<std::uint64_t> bytes_published;                     // statistics
@@ -135,6 +136,7 @@ enum class PlacementState : std::uint32_t {
     died = 4,
     evicted = 5,  // by the policy, on its machine
     lost = 6,     // with its link
+    cut = 7,      // attached, but out of reach for now
 };
 
 // A reader on another machine, as its link tells it. The home seat of the same index belongs to it, too.
@@ -201,7 +203,7 @@ static_assert(offsetof(Header, relayed) == 304 && offsetof(Header, board_offset)
 static_assert(offsetof(NativeControl, head) == 0 && offsetof(NativeControl, writer_parked) == 128);
 static_assert(sizeof(Parked<platform::Native>) == 16 && offsetof(Parked<platform::Native>, woken_at) == 8);
 static_assert(offsetof(NativeControl, closed) == 256 && offsetof(NativeControl, all_ready) == 260 &&
-              offsetof(NativeControl, departures) == 268 && offsetof(NativeControl, encodings_sent) == 276);
+              offsetof(NativeControl, departures) == 268 && offsetof(NativeControl, encodings_sent) == 280);
 static_assert(offsetof(NativeControl, data_committed) == 384 && offsetof(NativeControl, cpus) == 512);
 static_assert(sizeof(NativeControl) == 640);
 static_assert(offsetof(NativeSeat, state) == 0 && offsetof(NativeSeat, rank) == 24 &&

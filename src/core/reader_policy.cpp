@@ -181,6 +181,23 @@ void ReaderWatch::check_stream(std::uint32_t seat) {
     });
 }
 
+std::vector<Reach> ReaderWatch::reach() {
+    constexpr auto kCut = static_cast<std::uint32_t>(PlacementState::cut);
+    std::vector<Reach> changes;
+    const auto& ring = segment_.ring();
+    for (std::uint32_t i = 0; i < ring.n_remote; ++i) {
+        NativePlacement& placement = ring.board[i];
+        const PlacementState state = placement_state(placement);
+        const bool told = placement.told.load(std::memory_order_relaxed) == kCut;
+        const bool cut = state == PlacementState::cut;
+        if (cut == told || (!cut && state != PlacementState::attached)) continue;
+        placement.told.store(cut ? kCut : 0, std::memory_order_relaxed);
+        changes.push_back(
+            {placement.rank.load(std::memory_order_relaxed), text_of(placement.host, sizeof placement.host), cut});
+    }
+    return changes;
+}
+
 std::vector<Eviction> ReaderWatch::evicted_elsewhere() {
     std::vector<Eviction> evictions;
     const auto& ring = segment_.ring();
@@ -253,8 +270,7 @@ bool ReaderWatch::evict(std::uint32_t rank) noexcept {
         const std::uint64_t word = stream < ring.n_seats ? ring.seats[stream].state.load(std::memory_order_relaxed) : 0;
         if (state == PlacementState::lost) {
             any = evict_at(stream, word) || any;  // with all who read through it
-        } else if (state == PlacementState::attached || state == PlacementState::died ||
-                   state == PlacementState::placed) {
+        } else if (is_taken(state) && state != PlacementState::left && state != PlacementState::evicted) {
             // Who wishes it need not be told of it.
             ring.board[i].told.store(static_cast<std::uint32_t>(PlacementState::evicted), std::memory_order_relaxed);
             ask_to_evict(ring, i);

@@ -44,6 +44,13 @@ struct Loss {
     bool absent;          // nobody has come for the rank since
 };
 
+// A reader on another machine has come out of reach, or back.
+struct Reach {
+    std::uint32_t rank;
+    std::string host;
+    bool cut;
+};
+
 class ReaderWatch {
 public:
     using Native = platform::Native;
@@ -71,6 +78,8 @@ public:
     std::optional<Eviction> evict_seat(std::uint32_t seat, std::uint64_t word, Eviction::Cause cause) noexcept;
     // Evictions on other machines since the last call; `departures` is to be called too.
     std::vector<Eviction> evicted_elsewhere();
+    // The same of those who have come out of reach, or back.
+    std::vector<Reach> reach();
     // Has a reader died that reads through this stream? Throws reader_died, once, if the policy says so.
     void check_stream(std::uint32_t seat);
     // Any reader that is gone: see drop_gone.

@@ -102,6 +102,21 @@ def self_wait(end: ReportingEnd, waited_s: float) -> None:
     )  # fmt: skip
 
 
+def reach(end: ReportingEnd, rank: int, host: str, cut: bool) -> None:
+    """Log that a machine which this end has readers on, or whose messages it reads, is out of reach, or back."""
+    facts = _facts(end, _stats_of(end), 0.0)
+    facts["link"] = {"host": host, "rank": None if rank == _core.NOBODY else rank, "cut": cut}
+    whose = "the writer's machine" if rank == _core.NOBODY else f"the machine of the reader of rank {rank}"
+    if cut:
+        _log(
+            "%s: %s, host %s, is out of reach: nothing has been heard from there for 4 s. What is sent is kept; it "
+            "counts as lost once link_timeout is over",
+            end._context, whose, host, facts=facts,
+        )  # fmt: skip
+    else:
+        _log("%s: %s, host %s, is back", end._context, whose, host, facts=facts)
+
+
 def chunk_wait(end: ReportingEnd, waited_s: float) -> None:
     """Log that a call waits for a chunk that another thread of this process has open on the same end."""
     _log(

@@ -93,6 +93,7 @@ def join(handle: Handle, rank: int, deadline: Deadline, *, zero_copy: bool) -> t
             {
                 "op": "read", "epoch": handle.epoch, "address": [ip.strip("[]"), int(port)], "key": key.hex(),
                 "encrypt": handle.encrypt, "rank": rank, "pid": os.getpid(), "within": deadline.left,
+                "local_ranks": list(handle.local_reader_ranks), "shape": list(handle.ring[:3]),
             },
             deadline,
         )  # fmt: skip

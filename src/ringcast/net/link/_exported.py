@@ -200,11 +200,18 @@ class Exported:
             causes = _CAUSES.index(cause) if cause in _CAUSES else 0
             self.segment.post(index, state, pid, behind, causes)
 
+    def note_cut(self, stream: Outgoing) -> None:
+        """The stream's machine is out of reach; its readers say where they are once it is back."""
+        with self._lock:
+            for index, _, state, pid, _, seat, behind, _ in self.segment.placements():
+                if seat == stream.tap.seat and state == "attached" and not stream.over:
+                    self.segment.post(index, "cut", pid, behind)
+
     def lose(self, stream: Outgoing) -> None:
         """The stream's machine cannot be reached any more."""
         with self._lock:
             for index, _, state, pid, _, seat, behind, _ in self.segment.placements():
-                if seat == stream.tap.seat and state in ("placed", "attached", "died"):
+                if seat == stream.tap.seat and state in ("placed", "attached", "died", "cut"):
                     self.segment.post(index, "lost", pid, behind)
 
     def close(self) -> None:

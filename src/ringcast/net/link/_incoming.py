@@ -55,6 +55,7 @@ _DIAL_S = 2.0
 _REFUSALS = 2
 """So often refused, the other link is gone."""
 _SLICE_S = 0.5
+_EVICT = 2  # of what a writer does about slow readers, all that is done here
 _HANGS_UP_WITHIN_S = 5.0
 
 log = logging.getLogger("ringcast.link")
@@ -72,6 +73,8 @@ class Incoming:
         self._address: tuple[str, int] = (wanted["address"][0], int(wanted["address"][1]))
         self._encrypt = bool(wanted["encrypt"])
         self._key = key
+        self._local_ranks = list(wanted["local_ranks"])
+        self._shape = list(wanted["shape"])
         self._stream = secrets.token_hex(8)
         self._lock = threading.RLock()
         self._answered = threading.Condition(self._lock)
@@ -90,7 +93,6 @@ class Incoming:
         self._leaving = False
         self._failed = ""
         self._ended = False  # all has come
-        self._silent = False
         self._said: list[Any] | None = None
 
     def join(self, rank: int, pid: int, deadline: Deadline) -> dict[str, Any]:
@@ -169,6 +171,9 @@ class Incoming:
         try:
             welcome = receive(data, WELCOME, WELCOMED_WITHIN_S)
             homes = int(welcome["homes"])
+            shape = [homes + len(self._local_ranks), int(welcome["max_chunk_bytes"]), int(welcome["max_chunks"])]
+            if shape != self._shape:
+                raise LinkError(f"{data.peer} has another queue than the handle says: {shape} and not {self._shape}")
             self.segment = segment = _core.Segment.create(
                 name=segment_name(None), user_name=str(welcome["name"])[:127], release=__version__,
                 n_reader=homes, ranks=[_core.NOBODY] * homes, max_chunk_bytes=int(welcome["max_chunk_bytes"]),
@@ -179,8 +184,8 @@ class Incoming:
             dead, slow, _, patience_ns = welcome["policy"]
             self._end = _core.End(
                 segment, writer=True, rank=None, strategy=WaitSettings.of(None).strategy,
-                policy=(dead, slow, 0, patience_ns), codec=codec("raw"), reporter=self._readers,
-                report_interval_ns=60_000_000_000,
+                policy=(dead, slow if slow == _EVICT else 0, 0, patience_ns), codec=codec("raw"),
+                reporter=self._readers, report_interval_ns=60_000_000_000,
             )  # fmt: skip
             self._homes = list(range(homes))
             self._base = int(welcome["first"])
@@ -211,7 +216,9 @@ class Incoming:
 
     def _connected(self, data: Channel, control: Channel) -> None:
         with self._lock:
-            self._data, self.cut_at, self._silent, self._said = data, None, False, None
+            self._data, self.cut_at, self._said = data, None, None
+            if self.segment is not None:
+                self.segment.note_reach(False)
             self._control = Control(
                 control, on_ack=lambda _: None, on_word=self._hear, on_beat=self.state, on_cut=self._cut
             )
@@ -413,7 +420,8 @@ class Incoming:
         with self._lock:
             if control is not self._control or self._ended:
                 return
-            self._silent = silent
+            assert self.segment is not None
+            self.segment.note_reach(silent)
             if self.cut_at is None:
                 self.cut_at = time.monotonic()
                 if not self._leaving:

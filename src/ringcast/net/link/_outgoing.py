@@ -260,8 +260,11 @@ class Outgoing:
                 return
             self._silent = silent
             self._note_cut(why)
+            self._readers.clear()  # all is told anew
             self._changed.notify_all()
             self.tap.rouse()
+        if silent:
+            self._exported.note_cut(self)
 
     def _hear(self, word: dict[str, Any]) -> None:
         if word["op"] == "state":

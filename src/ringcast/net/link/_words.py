@@ -18,7 +18,7 @@ from ringcast.net.link._channel import Channel
 
 HELLO, WELCOME, REFUSED, BATCH, BEGIN, BODY, END, ACK, PING, WORD = range(1, 11)
 
-LARGE_BYTES = 64 << 10
+LARGE_BYTES = 96 << 10
 """A message of so many bytes or more has records of its own, which are received where it will lie."""
 
 BEGINNING = struct.Struct("<QBB")
