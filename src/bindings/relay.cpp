@@ -104,9 +104,9 @@ void relay_commit(nb::handle self, int encoding, bool framed) {
     sender.commit(end.relay_room, checked, framed);
 }
 
-void relay_end(nb::handle self, int why) {
+void relay_end(nb::handle self, int why, const std::string& reason) {
     End& end = nb::cast<End&>(self);
-    end.writer("_relay_end").note_ending(static_cast<Ending>(why));
+    end.writer("_relay_end").note_ending(static_cast<Ending>(why), reason);
     end.endpoint().shut_down();
 }
 
@@ -122,7 +122,7 @@ void add_relay_methods(nb::class_<End>& type) {
     type.def("_relay", &relay, "batch"_a, "done"_a, "timeout"_a.none())
         .def("_relay_room", &relay_room, "length"_a, "timeout"_a.none())
         .def("_relay_commit", &relay_commit, "encoding"_a, "framed"_a)
-        .def("_relay_end", &relay_end, "why"_a)
+        .def("_relay_end", &relay_end, "why"_a, "reason"_a)
         .def("_relay_ready", &relay_ready);
 }
 

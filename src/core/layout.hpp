@@ -29,6 +29,7 @@ inline constexpr std::uint32_t kLayoutVersion = 5;
 inline constexpr std::size_t kReleaseBytes = 24;
 inline constexpr std::size_t kUserNameBytes = 128;
 inline constexpr std::size_t kHostBytes = 64;
+inline constexpr std::size_t kReasonBytes = 256;
 inline constexpr std::uint32_t kSpareSeats = 8;
 inline constexpr std::size_t kCpuWords = 16;
 
@@ -106,6 +107,7 @@ struct Control {
     typename P::template atomic<std::uint64_t> block_bytes_in_use;                  // statistics
     typename P::template atomic<std::uint64_t> oversize_messages;                   // statistics: above max_chunk_bytes
     alignas(kLinePair) typename P::template atomic<std::uint64_t> cpus[kCpuWords];  // where the writer may run
+    alignas(kLinePair) char reason[kReasonBytes];  // of a relay that has ended: why its source is lost; for people
 };
 
 template <class P>
@@ -205,7 +207,7 @@ static_assert(sizeof(Parked<platform::Native>) == 16 && offsetof(Parked<platform
 static_assert(offsetof(NativeControl, closed) == 256 && offsetof(NativeControl, all_ready) == 260 &&
               offsetof(NativeControl, departures) == 268 && offsetof(NativeControl, encodings_sent) == 280);
 static_assert(offsetof(NativeControl, data_committed) == 384 && offsetof(NativeControl, cpus) == 512);
-static_assert(sizeof(NativeControl) == 640);
+static_assert(offsetof(NativeControl, reason) == 640 && sizeof(NativeControl) == 896);
 static_assert(offsetof(NativeSeat, state) == 0 && offsetof(NativeSeat, rank) == 24 &&
               offsetof(NativeSeat, cursor) == 128);
 static_assert(offsetof(NativeSeat, parked) == 256 && offsetof(NativeSeat, cpus) == 384 && sizeof(NativeSeat) == 512);

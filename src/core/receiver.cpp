@@ -212,7 +212,11 @@ void Receiver::throw_origin_lost(Ending why) {
     if (why == Ending::writer_died)
         throw Error(ErrorCode::writer_died, writer + " died without closing the queue; what it published has been read",
                     peer);
-    throw Error(ErrorCode::link_died, "the link to " + writer + " is lost; what had arrived has been read", peer);
+    const std::string reason = text_of(segment_->ring().control->reason, kReasonBytes);
+    throw Error(ErrorCode::link_died,
+                "the link to " + writer + " is lost" + (reason.empty() ? "" : ": " + reason) +
+                    "; what had arrived has been read",
+                peer);
 }
 
 void Receiver::throw_writer_died() {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <utility>
@@ -121,7 +122,10 @@ public:
     }
     void announce() noexcept { ring_.announce(); }
     // Of a relay, before `shut_down`: why its source sends no more.
-    void note_ending(Ending why) noexcept { ending_ = why; }
+    void note_ending(Ending why, const std::string& reason) noexcept {
+        ending_ = why;
+        std::strncpy(segment_->ring().control->reason, reason.c_str(), kReasonBytes - 1);
+    }
 
     // After a refused `try_reserve`: true if trying again makes sense.
     bool await_room_briefly() noexcept {

@@ -27,7 +27,7 @@ SIZES: dict[str, Any] = {"max_chunk_bytes": 256 * KIB, "max_chunks": 4, "max_lea
 INLINE = (1 << 64) - 1
 EDGES = (0, 1, 7, 8, 31, 64, 255, 256, 4096, 65535, 65536, 1 << 20, 1 << 21, 1 << 31, (1 << 32) - 1, 1 << 40, 1 << 63)
 DESCRIPTOR = struct.Struct("=QQIBBH")  # length, block, row, encoding, framed, padding
-CONTROL, SEATS, SEAT_BYTES, SLOT_HEADER_BYTES = 4096, 4096 + 640, 512, 32
+CONTROL, SEATS, SEAT_BYTES, SLOT_HEADER_BYTES = 4096, 4096 + 896, 512, 32
 
 
 class Layout:

@@ -17,7 +17,7 @@ from ringcast.errors import LinkError, RankError, RankTakenError, RingcastError
 from ringcast.net.link._channel import Channel
 from ringcast.net.link._listener import Listener
 from ringcast.net.link._outgoing import Outgoing
-from ringcast.net.link._words import HELLO, REFUSED, receive, refused
+from ringcast.net.link._words import HELLO, REFUSED, LostError, receive, refused
 
 GREETED_WITHIN_S = 5.0
 
@@ -40,6 +40,8 @@ class Exported:
         self._policy = list(request["policy"])
         self._lock = threading.RLock()
         self._streams: dict[str, Outgoing] = {}
+        self._kept: dict[int, bool] = {}  # of each place: was all kept for who has it?
+        self._version = 0  # counts the places given away
 
     @property
     def streams(self) -> list[Outgoing]:
@@ -65,14 +67,14 @@ class Exported:
                 stream = self._streams.get(str(hello["stream"]))
                 if control:
                     if stream is None or stream.over:
-                        raise LinkError("there is no such stream")
+                        raise LostError("there is no such stream any more")
                     stream.control(channel)
                 elif stream is not None:
                     if stream.over or hello["published"] is None:
-                        raise LinkError("this stream is lost")
+                        raise LostError("this stream is lost")
                     stream.connect(channel, int(hello["published"]), {})
                 elif hello["published"] is not None:
-                    raise LinkError("there is no such stream any more")
+                    raise LostError("there is no such stream any more")
                 else:
                     self._begin(channel, hello)
         except RingcastError as error:
@@ -124,17 +126,19 @@ class Exported:
         with self._lock:
             rank, index = self._find_place(stream, rank)
             before = self.segment.placements()[index]
-            kept = False
+            home = len(self.segment.ranks) + index
             if before[2] == "open":
-                home = len(self.segment.ranks) + index
-                kept = home == stream.tap.seat and stream.tap.kept
-                if not kept:
-                    kept = self.segment.forgo_home(home)
+                kept = (home == stream.tap.seat and stream.tap.kept) or self.segment.forgo_home(home)
+            else:  # it comes again, and if nobody has told it of its place yet, to that
+                kept = before[2] == "placed" and before[5] == stream.tap.seat and self._kept.get(index, False)
+            self._kept[index] = kept
+            self._version += 1
+            version = self._version
             self.segment.place(index, rank, pid, stream.host, stream.tap.seat)
             others = [other for other in self._streams.values() if other is not stream and not other.over]
         for other in others:
             other.tell()
-        return {"rank": rank, "kept": kept, "again": before[2] != "open" and before[5] == stream.tap.seat}
+        return {"rank": rank, "kept": kept, "version": version}
 
     def _find_place(self, stream: Outgoing | None, rank: int) -> tuple[int, int]:
         """The rank that a reader is to have, and the index of its place."""
@@ -174,6 +178,22 @@ class Exported:
         expected = {seat[0] for seat in segment.seats() if seat[3] == "expected"}
         return sum(state == "open" and len(segment.ranks) + index in expected
                    for index, _, state, *_ in segment.placements())  # fmt: skip
+
+    def state_for(self, stream: Outgoing) -> dict[str, Any]:
+        """How things stand at the writer, for the link at the other side of a stream.
+
+        `version` tells it from older ones, which may come later.
+        """
+        with self._lock:
+            return {
+                "op": "state",
+                "version": self._version,
+                "open": self.open_homes(),
+                "evict": self.wishes(stream),
+                "ready": stream.tap.all_ready,
+                "closed": self.segment.closed,
+                "over": self.writer_is_gone,
+            }
 
     def wishes(self, stream: Outgoing) -> list[list[int]]:
         """How often the writer has wished to go on without each of the stream's readers. Who is not named has moved."""

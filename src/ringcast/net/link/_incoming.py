@@ -33,6 +33,7 @@ from ringcast.net.link._channel import Channel
 from ringcast.net.link._control import Control
 from ringcast.net.link._dial import DialError, dial
 from ringcast.net.link._hello import Why
+from ringcast.net.link._readers import Readers
 from ringcast.net.link._words import (
     BATCH,
     BEGIN,
@@ -42,6 +43,7 @@ from ringcast.net.link._words import (
     HELLO,
     LINK_DIED,
     WELCOME,
+    LostError,
     receive,
     refusal,
     words,
@@ -118,6 +120,8 @@ class Incoming:
 
     def look(self) -> None:
         """What has become of the readers is told to the writer's link, if it is new."""
+        if self._control is None:
+            return  # it is being made, or cut
         state = self.state()
         if state is not None and (self._is_closed or self._nobody_can_come):
             self._drop({one[0]: one[3] for one in state["readers"] if one[1] == "died"})
@@ -138,6 +142,8 @@ class Incoming:
 
     def forsake(self) -> None:
         """No process here asks for this queue any more: if its readers have all left, the stream is given up."""
+        if self._control is None:
+            return
         state = self.state()
         if state is not None and self._nobody_can_come:
             self._drop({one[0]: one[3] for one in state["readers"] if one[1] == "placed"})
@@ -200,7 +206,7 @@ class Incoming:
         except BaseException:
             data.close()
             if self._end is not None:
-                self._end._relay_end(LINK_DIED)
+                self._end._relay_end(LINK_DIED, "it could not be joined")
                 self._end._close(0)
                 self._end = None
             raise
@@ -249,14 +255,17 @@ class Incoming:
     def _hear(self, word: dict[str, Any]) -> None:
         if word["op"] == "placed":
             with self._lock:
+                self._version = max(self._version, int(word.get("version", 0)))
                 self._answers[int(word["id"])] = word
                 self._answered.notify_all()
         elif word["op"] == "state":
             with self._lock:
-                if self._end is None or self.over:
+                if self._end is None or self.over or int(word["version"]) < self._version:
                     return
-                self._expect(int(word["open"]))
+                self._version = int(word["version"])
                 wishes = {int(rank): int(count) for rank, count in word["evict"]}
+                # Who has been given a place here and does not know it yet has his home, too.
+                self._expect(int(word["open"]) + sum(rank not in self._ranks for rank in wishes))
                 for rank, count in wishes.items():
                     if count > self._wishes.get(rank, 0) and self._end.evict(rank):
                         self._readers.evicted(rank, "slow", 0)
@@ -268,10 +277,18 @@ class Incoming:
                     self._spare.append(self._ranks.pop(rank))
             if word["ready"] and self._ready is False:
                 self._ready = True
-                threading.Thread(target=self._end._relay_ready, daemon=True).start()
+                threading.Thread(target=self._confirm_ready, daemon=True).start()
 
     _ready = False
+    _version = 0
+    _lost = ""
     _is_closed = _nobody_can_come = False
+
+    def _confirm_ready(self) -> None:
+        """On a thread of its own: a message may be waiting for room."""
+        assert self._end is not None
+        with suppress(QueueClosedError):
+            self._end._relay_ready()
 
     def _expect(self, how_many: int) -> None:
         """With the lock: no more readers than so many are still to come."""
@@ -298,6 +315,7 @@ class Incoming:
                         self._hang_up()
                 again = self._redial()
                 if again is None:
+                    log.error("the stream from the writer's machine is lost: %s", self._lost)
                     break
                 data = again
         except (CapacityError, MessageTooLargeError, CorruptError) as error:
@@ -312,7 +330,7 @@ class Incoming:
             state = self.state()
             with self._lock:
                 self.over = True
-                self._end._relay_end(why)
+                self._end._relay_end(why, self._failed or self._lost)
                 self._answered.notify_all()
                 if why != LINK_DIED and self._control is not None:
                     # The other side hangs up once it has heard that.
@@ -333,7 +351,7 @@ class Incoming:
     def _fail(self, why: str) -> None:
         log.error("the stream for the readers here cannot go on: %s", why)
         with self._lock:
-            self._failed = why
+            self._failed = f"host {socket.gethostname()} cannot take its messages: {why}"
             control = self._control
         if control is not None:
             with suppress(LinkError):
@@ -439,7 +457,7 @@ class Incoming:
             tried += 1
             left = last - time.monotonic()
             if left <= 0:
-                log.error("the link to the writer's machine has not come back for %s s", self._welcome["link_timeout"])
+                self._lost = f"it was out of reach for {self._welcome['link_timeout']} s (link_timeout)"
                 return None
             data = None
             try:
@@ -452,81 +470,17 @@ class Incoming:
                     data.close()
                 refusals = refusals + 1 if error.why in (Why.REFUSED, Why.UNKNOWN_QUEUE) else 0
                 if refusals >= _REFUSALS:
-                    log.error("the link of the writer's machine is gone: %s", error)
+                    self._lost = f"its link is gone: {error}"
                     return None
                 continue
-            except RingcastError as error:
+            except LostError as error:
+                self._lost = f"it gave the stream up: {error}"
+                return None
+            except RingcastError:
                 if data is not None:
                     data.close()
-                if "no such stream" in str(error) or "is lost" in str(error):
-                    log.error("the writer's machine has given this stream up: %s", error)
-                    return None
                 continue
             self.reconnects += 1
             self._connected(data, control)
             return data
         return None
-
-
-class Readers:
-    """What becomes of the readers here. It hears what a writer's end reports."""
-
-    segment = ""
-    name = None
-    role = "writer"
-    rank = None
-
-    def __init__(self) -> None:
-        self._known: dict[int, list[Any]] = {}  # rank: state, pid, behind, cause, position
-        self._lock = threading.Lock()
-
-    def expect(self, rank: int, pid: int) -> None:
-        with self._lock:
-            self._known[rank] = ["placed", pid, 0, None, None]
-
-    def forget(self, rank: int) -> None:
-        with self._lock:
-            self._known.pop(rank, None)
-
-    def evicted(self, rank: int, cause: str, behind: int) -> None:
-        with self._lock:
-            if rank in self._known:
-                self._known[rank][:] = ["evicted", self._known[rank][1], behind, cause, None]
-
-    def states(self, segment: _core.Segment, ranks: set[int]) -> list[list[Any]]:
-        """Of each rank that is placed here: rank, state, pid, messages behind, cause, position."""
-        head = segment.head
-        mine = [seat for seat in segment.seats() if seat[1] in ranks and seat[3] != "vacant"]
-        seats = {seat[1]: seat for seat in sorted(mine, key=lambda seat: seat[3] == "active")}
-        with self._lock:
-            for rank, known in self._known.items():
-                seat = seats.get(rank)
-                if seat is not None and seat[3] in ("active", "failed"):
-                    alive = seat[4] and seat[3] == "active"
-                    if alive and not (known[0] == "evicted" and known[1] == seat[2]):
-                        fresh = known[0] != "attached" or known[1] != seat[2]
-                        position = seat[6] if fresh else known[4]
-                        known[:] = ["attached", seat[2], max(0, head - seat[6]), None, position]
-                    elif not alive and known[0] in ("attached", "placed", "died"):
-                        known[:] = ["died", seat[2], max(0, head - seat[6]), None, None]
-                elif seat is None and known[0] == "attached":
-                    known[:] = ["left", known[1], 0, None, None]
-            return [[rank, *known] for rank, known in self._known.items()]
-
-    def eviction(self, _: Any, rank: int, pid: int, cause: str, behind: int, waited_s: float) -> None:
-        log.warning("rank %d (pid %d) was evicted here, %d messages behind: %s", rank, pid, behind, cause)
-        self.evicted(rank, cause, behind)
-
-    def loss(self, _: Any, rank: int, pid: int, cause: str, first: int, count: int, absent: bool) -> None:
-        with self._lock:
-            if cause == "left" and rank in self._known and self._known[rank][0] == "left":
-                self._known[rank][4] = first
-
-    def long_wait(self, _: Any, waited_s: float) -> None:
-        log.info("the stream has waited %.0f s for its readers here", waited_s)
-
-    def self_wait(self, _: Any, waited_s: float) -> None:
-        """Never: its readers are other processes."""
-
-    def chunk_wait(self, _: Any, waited_s: float) -> None:
-        """Never: it opens no chunks."""

@@ -17,7 +17,7 @@ from ringcast import _core
 from ringcast.errors import LinkError, RingcastError
 from ringcast.net.link._channel import MAX_RECORD, Channel, ChannelClosedError
 from ringcast.net.link._control import Control
-from ringcast.net.link._words import BATCH, BEGIN, BEGINNING, BODY, END, LARGE_BYTES, WELCOME, words
+from ringcast.net.link._words import BATCH, BEGIN, BEGINNING, BODY, END, LARGE_BYTES, WELCOME, LostError, words
 from ringcast.waiting import WaitSettings
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Outgoing:
         """The other link is there, anew if it says what it has published, and is to be welcomed."""
         with self._changed:
             if self.over:
-                raise LinkError("this stream is lost")
+                raise LostError("this stream is lost")
             if self._next is not None:
                 self._next[0].close()
             self._next = (channel, published, welcome)
@@ -81,14 +81,7 @@ class Outgoing:
 
     def state(self) -> dict[str, Any]:
         """How things stand at the writer, for the other link."""
-        return {
-            "op": "state",
-            "open": self._exported.open_homes(),
-            "ready": self.tap.all_ready,
-            "closed": self._exported.segment.closed,
-            "over": self._exported.writer_is_gone,
-            "evict": self._exported.wishes(self),
-        }
+        return self._exported.state_for(self)
 
     def tell(self) -> None:
         """Say how things stand, if there is a connection; who is not there hears it when he comes."""

@@ -57,9 +57,15 @@ def receive(channel: Channel, wanted: int, timeout: float) -> dict[str, Any]:
     return said
 
 
+class LostError(LinkError):
+    """The stream is given up at the other side: there is nothing to go on with."""
+
+
 def refusal(said: dict[str, Any]) -> Exception:
     from ringcast import errors
 
+    if said.get("lost"):
+        return LostError(str(said.get("message")))
     kind = getattr(errors, str(said.get("error")), LinkError)
     is_ours = isinstance(kind, type) and issubclass(kind, errors.RingcastError)
     error: Exception = (kind if is_ours else LinkError)(str(said.get("message")))
@@ -67,4 +73,4 @@ def refusal(said: dict[str, Any]) -> Exception:
 
 
 def refused(error: Exception) -> bytes:
-    return words({"error": type(error).__name__, "message": str(error)})
+    return words({"error": type(error).__name__, "message": str(error), "lost": isinstance(error, LostError)})
