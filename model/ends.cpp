@@ -27,7 +27,8 @@ World::World(const Shape& shape)
     const std::size_t slot_bytes = rounded(sizeof(ringcast::SlotHeader<Policy>) + sizeof(std::uint64_t));
     const std::size_t column_bytes = rounded(std::max(shape.blocks, 1u) * sizeof(Policy::atomic<std::uint64_t>));
     const std::size_t seats_at = rounded(sizeof(ringcast::Control<Policy>));
-    const std::size_t slots_at = seats_at + shape.seats * sizeof(Seat);
+    const std::size_t board_at = seats_at + shape.seats * sizeof(Seat);
+    const std::size_t slots_at = board_at + shape.remote * sizeof(Placement);
     const std::size_t marks_at = slots_at + shape.depth * slot_bytes;
     const std::size_t data_at = marks_at + (shape.seats + 1) * column_bytes;
     const std::size_t bytes = data_at + shape.blocks * kBlockBytes;
@@ -40,7 +41,10 @@ World::World(const Shape& shape)
     ring.control = new (base) ringcast::Control<Policy>{};
     ring.seats = reinterpret_cast<Seat*>(base + seats_at);
     ring.slots = base + slots_at;
+    ring.board = reinterpret_cast<Placement*>(base + board_at);
     ring.n_seats = shape.seats;
+    ring.n_local = shape.seats - shape.remote;
+    ring.n_remote = shape.remote;
     ring.depth = shape.depth;
     ring.slot_bytes = static_cast<std::uint32_t>(slot_bytes);
     ring.marks = base + marks_at;
@@ -68,6 +72,14 @@ World::World(const Shape& shape)
             explorer.name(&mark, of + "mark of row " + std::to_string(row));
         }
     }
+    for (std::uint32_t i = 0; i < shape.remote; ++i) {
+        Placement& placement = *new (&ring.board[i]) Placement{};
+        const std::string of = "placement " + std::to_string(i) + "'s ";
+        explorer.name(&placement.state, of + "fate");
+        explorer.name(&placement.pid, of + "process");
+        explorer.name(&placement.stream, of + "stream");
+        explorer.name(&placement.evict, of + "wishes");
+    }
     for (std::uint32_t i = 0; i < shape.depth; ++i) {
         auto& slot = *new (&ring.slot(i)) ringcast::SlotHeader<Policy>{};
         const std::string of = "slot " + std::to_string(i) + "'s ";
@@ -88,6 +100,8 @@ void World::start() {
     published = 0;
     read = {};
     kept.fill(attached || expected);
+    taps = 0;
+    wire = {};
     arena = {.shared = keeper};
     while (arena.n_free < blocks) arena.free[arena.n_free] = arena.n_free, ++arena.n_free;
     Explorer::the().hold(kWriterLock, 0);
@@ -119,7 +133,7 @@ bool Writer::evict(std::uint32_t seat, std::uint64_t word) {
     world_.kept[seat] = false;
     const bool evicted = ring_.evict(seat, word);
     // From here on the writer may overwrite what the holder is copying.
-    if (evicted && held) Explorer::the().excuse(world_.holder[seat]);
+    if (evicted && held && (world_.taps >> world_.holder[seat] & 1) == 0) Explorer::the().excuse(world_.holder[seat]);
     return evicted;
 }
 
@@ -181,6 +195,27 @@ void Writer::look_for_departures() {
     Explorer::the().expect(
         world_.ring.seats[0].state.load(std::memory_order_relaxed) != ringcast::seat_word(0, SeatState::active),
         "a reader that is counted as gone is seen in its seat");
+}
+
+void Writer::look_for_news() {
+    if (ringcast::readers_that_left(world_.ring) == 0) return;
+    Explorer::the().expect(ringcast::placement_state(world_.ring.board[0]) != ringcast::PlacementState::open,
+                           "there is news of a reader elsewhere, and it is not seen");
+}
+
+// As ReaderWatch::evict_seat, for an absent reader.
+void Writer::give_up_absent(std::uint32_t seat) {
+    const std::uint64_t word = world_.ring.seats[seat].state.load(std::memory_order_acquire);
+    if (ringcast::seat_state(word) == SeatState::expected) evict(seat, word);
+}
+
+void Writer::await_placed() {
+    const auto all = [&] { return ringcast::all_placed(world_.ring); };
+    while (!all()) sleep(world_.ring.control->writer_parked, ringcast::kAnySeat, all);
+    ringcast::visit_stream(world_.ring, 0, [](std::uint32_t, const Placement& placement) {
+        Explorer::the().expect(placement.pid.load(std::memory_order_relaxed) == World::kPid,
+                               "a reader elsewhere is seen, and not who it is");
+    });
 }
 
 // As Arena::is_held, reclaim, and Sender::place_block.

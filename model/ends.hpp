@@ -10,6 +10,7 @@
 #include <new>
 #include <string>
 
+#include "board.hpp"
 #include "marks.hpp"
 #include "policy.hpp"
 #include "readiness.hpp"
@@ -19,6 +20,7 @@ namespace model {
 
 using Ring = ringcast::RingView<Policy>;
 using Seat = ringcast::Seat<Policy>;
+using Placement = ringcast::Placement<Policy>;
 using ringcast::Descriptor;
 using ringcast::SeatState;
 using ringcast::Start;
@@ -29,14 +31,17 @@ struct Shape {
     SeatState state = SeatState::expected;  // of all seats at the start
     std::uint32_t blocks = 0;               // and rows of marks
     bool keeper = false;                    // two threads of the writer's use the arena
+    std::uint32_t remote = 0;               // readers on other machines, whose homes are the last seats
 };
 
 // A queue's memory. It is made once for a program; its locations start anew in each execution.
 class World {
 public:
     static constexpr std::uint32_t kWriterLock = 3;
-    static constexpr std::uint32_t kArenaLock = 4;  // the others are the seats'
+    static constexpr std::uint32_t kArenaLock = 4;
+    static constexpr std::uint32_t kTapLock = 5;  // the others are the seats'
     static constexpr std::size_t kBlockBytes = 64;
+    static constexpr std::uint32_t kPid = 7;  // of readers elsewhere
 
     explicit World(const Shape& shape);
 
@@ -61,6 +66,20 @@ public:
         bool shared = false;  // by two threads of the writer's process, which lock it
     } arena;
     std::array<bool, 3> kept{};  // is it certain that what the seat's readers have not read is kept?
+    std::uint32_t taps = 0;      // threads that read as links do, one bit each: nothing they touch is ever given away
+
+    // Two links and what is under way between them, as one of them knows it, and under kTapLock.
+    struct Wire {
+        std::array<Block, 4> taken{};               // by the tap, and not acknowledged: of messages in blocks
+        std::array<std::uint64_t, 4> under_way{};   // numbers of messages
+        std::array<std::uint64_t, 4> bytes_sent{};  // and what they say
+        std::uint32_t n_taken = 0, n_under_way = 0;
+        std::uint64_t acknowledged = 0;
+        std::uint64_t published = 0;  // by the other link
+        bool broken = false;
+    } wire;
+    Policy::atomic<bool> arrived;  // something has, at the other link
+    ringcast::Parked<Policy> far_parked;
 
     std::byte* block(std::uint64_t index) const { return data_ + index * kBlockBytes; }
     std::uint64_t index_of(std::uint64_t offset) const { return offset / kBlockBytes; }
@@ -112,8 +131,14 @@ public:
     void await_slot_once();
     // Writes a block, then says that all are ready.
     void prepare_and_confirm();
-    // If a reader has left, its seat is seen left.
+    // Stops waiting for who has not come to the seat.
+    void give_up_absent(std::uint32_t seat);
+    // If a reader has left, its seat is seen left; if there is news of one elsewhere, it is seen.
     void look_for_departures();
+    void look_for_news();
+    // Waits until the readers elsewhere are there.
+    void await_placed();
+    void ask_to_evict(std::uint32_t index) { ringcast::ask_to_evict(world_.ring, index); }
     // Takes blocks back in another thread than that which sends, once.
     static void keep_arena(World& world);
 

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-HEADERS = ["ring.hpp", "seats.hpp", "parking.hpp", "marks.hpp", "readiness.hpp"]
+HEADERS = ["ring.hpp", "seats.hpp", "parking.hpp", "marks.hpp", "board.hpp", "readiness.hpp"]
 WEAKER_ORDER = {"acquire": ["relaxed"], "release": ["relaxed"], "acq_rel": ["acquire", "release"]}
 WEAKER_FENCE = {"seq_cst": ["acq_rel", "none"], "acquire": ["none"]}
 PLACE = re.compile(r"(?<!::order\()std::memory_order_(\w+)|P::fence_(seq_cst|acquire)\(\)")
@@ -88,6 +88,18 @@ EDITS = [
     Edit("seats.hpp", "bool take_seat(", "unpark<P>", "", "the writer is not woken by a claim"),
     Edit("seats.hpp", "bool expect_reader(", "unpark<P>", "", "the writer is not woken by what is kept"),
     Edit("seats.hpp", "void leave_seat(", "unpark<P>", "", "the writer is not woken by a seat that is left"),
+    Edit("seats.hpp", "bool forgo_home(", "unpark<P>", "", "the writer is not woken by a seat that nobody will take"),
+    Edit(
+        "ring.hpp",
+        "void go_on()",
+        "++cursor_;",
+        "seat_->cursor.store(cursor_ + 1, std::memory_order_release);",
+        "what is taken counts as acknowledged",
+        too=True,
+    ),
+    Edit("ring.hpp", "void go_to(", "index_ = ", "", "a link that goes back stays at its slot"),
+    Edit("board.hpp", "void post_placement(", "unpark<P>", "", "the writer is not woken by what becomes of a reader"),
+    Edit("board.hpp", "void ask_to_evict(", "if (stream <", "", "a link is not woken by the writer's wish"),
     Edit("parking.hpp", "ParkResult park(", "if (ready())", "", "a sleeper does not look again"),
     Edit("parking.hpp", "void unpark(", "if (parked.word.exchange(", "", "the waker stamps and leaves the word"),
     Edit("parking.hpp", "void rouse(", "unpark<P>", "", "a process does not wake its own end"),

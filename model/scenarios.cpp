@@ -1,5 +1,7 @@
 #include "scenarios.hpp"
 
+#include "tap.hpp"
+
 namespace model {
 
 namespace {
@@ -55,6 +57,34 @@ Thread next_reader(World& world, std::uint32_t seat) {
 // Promises the seat's rank what is sent from now on.
 Thread exporter(World& world, std::uint32_t seat) {
     return {"exporter", [&world, seat] { Writer::expect(world, seat); }};
+}
+
+// A link that reads through the seat so many messages, `ahead` of them before it has the first acknowledged.
+Thread link(World& world, std::uint64_t most, std::uint64_t ahead = 1) {
+    return {"link", [&world, most, ahead] {
+                Tap self(world, 0);
+                self.claim();
+                if (ahead > 1 && !self.take(ahead - 1)) return;
+                for (std::uint64_t n = 1; n <= most; ++n) {
+                    if (n + ahead - 1 <= most && !self.take(1)) return;
+                    self.acknowledge(n);
+                }
+            }};
+}
+
+// A link that takes a message, and is lost before it is acknowledged.
+Thread lost_link(World& world) {
+    return {"link", [&world] {
+                Tap self(world, 0);
+                self.claim();
+                self.take(1);
+                self.leave(false);
+            }};
+}
+
+// Who was expected in the seat reads through another one.
+Thread placer(World& world) {
+    return {"placer", [&world] { Tap::forgo(world, 0); }};
 }
 
 // Stops the thread with that number for ever, at any moment.
@@ -401,6 +431,109 @@ const std::vector<Scenario>& scenarios() {
                                 self.read(1);
                             }
                         }}};
+         }},
+        {"a stream",
+         "takes a seat that was kept for a reader elsewhere",
+         {.remote = 1},
+         [](World& w) { return std::vector{writer(w, send_2), link(w, 2)}; }},
+        {"a stream that comes late",
+         "just when the writer gives up waiting",
+         {.remote = 1},
+         [](World& w) {
+             return std::vector{
+                 writer(w, [](Writer& self) { self.send(), self.give_up_absent(0), self.send(), self.close(); }),
+                 Thread{"link", [&w] {
+                            Tap self(w, 0);
+                            self.claim();
+                            for (std::uint64_t n = self.position() + 1; self.take(1); ++n) self.acknowledge(n);
+                        }}};
+         },
+         20'000},
+        {"placed elsewhere",
+         "the writer waits for a seat that nobody will take",
+         {.remote = 1},
+         [](World& w) { return std::vector{writer(w, send_2), placer(w)}; }},
+        {"placed elsewhere or given up",
+         "by the link and the writer at once",
+         {.remote = 1},
+         [](World& w) {
+             return std::vector{
+                 writer(w, [](Writer& self) { self.send(), self.give_up_absent(0), self.send(), self.close(); }),
+                 placer(w)};
+         }},
+        {"placed elsewhere, and followed",
+         "by a reader of the writer's own machine",
+         {.remote = 1},
+         [](World& w) { return std::vector{writer(w, send_2_and_close), placer(w), reader(w, 0, 1)}; },
+         20'000},
+        {"two of a machine",
+         "one seat is the stream's, the other's reader reads through it",
+         {.seats = 2, .remote = 2},
+         [](World& w) {
+             return std::vector{writer(w, send_2), Thread{"link", [&w] {
+                                                              Tap self(w, 0);
+                                                              self.claim();
+                                                              Tap::forgo(w, 1);
+                                                              self.take(1), self.acknowledge(1);
+                                                              self.take(1), self.acknowledge(2);
+                                                          }}};
+         },
+         20'000},
+        {"reading ahead",
+         "of what is acknowledged",
+         {.depth = 2, .state = SeatState::active, .remote = 1},
+         [](World& w) { return std::vector{writer(w, send_3), link(w, 3, 2)}; },
+         20'000},
+        {"reading blocks ahead",
+         "which come back when they are acknowledged",
+         {.depth = 2, .state = SeatState::active, .blocks = 2, .remote = 1},
+         [](World& w) {
+             return std::vector{writer(w, [](Writer& self) { send_2_blocks(self), self.send_block(); }), link(w, 3, 2)};
+         },
+         20'000},
+        {"a link lost",
+         "that has read ahead, and says so",
+         {.state = SeatState::active, .remote = 1},
+         [](World& w) { return std::vector{writer(w, send_2), lost_link(w)}; }},
+        {"a link lost with a block",
+         "that it has read ahead",
+         {.depth = 2, .state = SeatState::active, .blocks = 1, .remote = 1},
+         [](World& w) { return std::vector{writer(w, send_2_blocks), lost_link(w)}; }},
+        {"a link killed",
+         "at any moment, with a block that it has read ahead",
+         {.depth = 2, .state = SeatState::active, .blocks = 1, .remote = 1},
+         [](World& w) { return std::vector{writer(w, send_2_blocks), lost_link(w), killer(1)}; }},
+        {"a cut",
+         "with messages, or what has become of them, half out",
+         {.depth = 2, .state = SeatState::active, .remote = 1},
+         [](World& w) {
+             return std::vector{writer(w, send_3),
+                                Thread{"link",
+                                       [&w] {
+                                           Tap self(w, 0);
+                                           self.claim(), self.send_over_wire(3);
+                                       }},
+                                Thread{"other link", [&w] { Tap::publish_elsewhere(w, 3); }}};
+         },
+         20'000},
+        {"a wish",
+         "to go on without a reader elsewhere that has just come",
+         {.remote = 1},
+         [](World& w) {
+             return std::vector{writer(w, [](Writer& self) { self.await_placed(), self.ask_to_evict(0); }),
+                                Thread{"link", [&w] {
+                                           Tap self(w, 0);
+                                           self.claim();
+                                           self.place(0);
+                                           self.await_order();
+                                       }}};
+         }},
+        {"news",
+         "of a reader elsewhere, that the writer looks for",
+         {.remote = 1},
+         [](World& w) {
+             return std::vector{writer(w, [](Writer& self) { self.look_for_news(); }),
+                                Thread{"link", [&w] { Tap(w, 0).place(0); }}};
          }},
     };
     return all;

@@ -22,7 +22,7 @@ namespace model {
 
 inline constexpr std::size_t kMaxThreads = 8;
 inline constexpr std::size_t kMaxLocations = 56;
-inline constexpr std::size_t kMaxLocks = 5;
+inline constexpr std::size_t kMaxLocks = 6;
 inline constexpr std::uint8_t kNoThread = 255;
 
 using Site = std::source_location;
