@@ -58,8 +58,7 @@ bool wait(Tap& tap, double seconds) {
 
 void close(Tap& tap, bool lost) {
     if (lost) tap.fail();
-    tap.shut_down();
-    tap.release();
+    tap.shut_down();  // the segment stays: the stream's other thread may be asking something just now
 }
 
 }  // namespace

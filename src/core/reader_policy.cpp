@@ -222,10 +222,28 @@ std::optional<Eviction> ReaderWatch::evict_seat(std::uint32_t seat, std::uint64_
     const NativeSeat& s = segment_.ring().seats[seat];
     const bool absent = seat_state(word) == SeatState::expected;
     const std::uint64_t head = segment_.ring().control->head.load(std::memory_order_relaxed);
-    const Eviction eviction{s.rank.load(std::memory_order_relaxed), absent ? 0 : s.pid.load(std::memory_order_relaxed),
+    const Eviction eviction{kept_for_elsewhere(seat, word) ? kNobody : s.rank.load(std::memory_order_relaxed),
+                            absent ? 0 : s.pid.load(std::memory_order_relaxed),
                             absent ? Eviction::Cause::absent : cause,
                             head - std::min(head, s.cursor.load(std::memory_order_acquire))};
     return evict_at(seat, word) ? std::optional(eviction) : std::nullopt;
+}
+
+// A link that is just taking the seat may have written its own name there already.
+bool ReaderWatch::kept_for_elsewhere(std::uint32_t seat, std::uint64_t word) const noexcept {
+    const auto& ring = segment_.ring();
+    return seat_state(word) == SeatState::expected && seat >= ring.n_local && seat < ring.n_local + ring.n_remote;
+}
+
+bool ReaderWatch::is_lost(std::uint32_t seat) const {
+    if (seat >= segment_.ring().n_seats || !is_stream(segment_.ring(), seat)) return false;
+    bool lost = true;
+    visit_stream(segment_.ring(), seat, [&](std::uint32_t, const NativePlacement& placement) {
+        const PlacementState state = placement_state(placement);
+        const bool gone = state == PlacementState::left || state == PlacementState::evicted;
+        lost = lost && (gone || state == PlacementState::lost);
+    });
+    return lost;
 }
 
 bool ReaderWatch::evict_at(std::uint32_t seat, std::uint64_t word) noexcept {
@@ -240,7 +258,7 @@ bool ReaderWatch::evict_at(std::uint32_t seat, std::uint64_t word) noexcept {
     });
     const auto& ranks = segment_.ranks();
     const auto index = std::find(ranks.begin(), ranks.end(), rank) - ranks.begin();
-    if (rank == kNobody)
+    if (rank == kNobody || kept_for_elsewhere(seat, word))
         note_absence(ring.seats[seat], cursor, 0);
     else if (static_cast<std::size_t>(index) < ranks.size())
         note_absence(ring.seats[index], cursor, 0);
@@ -269,7 +287,8 @@ bool ReaderWatch::evict(std::uint32_t rank) noexcept {
         const std::uint32_t stream = placement.stream.load(std::memory_order_relaxed);
         const std::uint64_t word = stream < ring.n_seats ? ring.seats[stream].state.load(std::memory_order_relaxed) : 0;
         if (state == PlacementState::lost) {
-            any = evict_at(stream, word) || any;  // with all who read through it
+            // With all who read through it; unless the seat has been somebody else's since.
+            any = (is_lost(stream) && evict_at(stream, word)) || any;
         } else if (is_taken(state) && state != PlacementState::left && state != PlacementState::evicted) {
             // Who wishes it need not be told of it.
             ring.board[i].told.store(static_cast<std::uint32_t>(PlacementState::evicted), std::memory_order_relaxed);

@@ -97,6 +97,10 @@ private:
     };
     std::vector<Loss> new_departures();
     bool evict_at(std::uint32_t seat, std::uint64_t word) noexcept;
+    // Is the seat, with `word` as its state, kept for a reader on another machine that has not come?
+    bool kept_for_elsewhere(std::uint32_t seat, std::uint64_t word) const noexcept;
+    // Is the seat that of a stream through which nobody reads any more?
+    bool is_lost(std::uint32_t seat) const;
     bool expect(std::uint32_t index);
     bool expect_elsewhere(std::uint32_t home);
     std::string describe_stream(std::uint32_t seat) const;

@@ -41,7 +41,7 @@ public:
         std::string release;    // of the package, for messages
         Geometry geometry;
         std::vector<std::uint32_t> ranks;  // n_local of them
-        std::optional<Source> source;      // of a relay, whose ranks are kNobody until name_rank
+        std::optional<Source> source{};    // of a relay, whose ranks are kNobody until name_rank
     };
 
     static std::shared_ptr<Segment> create(const Request& request);

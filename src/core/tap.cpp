@@ -55,7 +55,7 @@ Receiver::Message Tap::current() {
 std::size_t Tap::fill(std::byte* to, std::size_t room, std::uint64_t longest) {
     const std::lock_guard guard(mutex_);
     std::size_t filled = 0;
-    while (ring_.readable()) {
+    while (!left_ && ring_.readable()) {
         const Receiver::Message message = current();
         if (message.length >= longest || sizeof(BatchHead) + message.length > room - filled) break;
         const BatchHead head{static_cast<std::uint32_t>(message.length), message.encoding,
@@ -71,12 +71,14 @@ std::size_t Tap::fill(std::byte* to, std::size_t room, std::uint64_t longest) {
 }
 
 std::optional<Receiver::Message> Tap::peek() {
-    if (!ring_.readable()) return std::nullopt;
+    const std::lock_guard guard(mutex_);
+    if (left_ || !ring_.readable()) return std::nullopt;
     return current();
 }
 
 void Tap::take() {
     const std::lock_guard guard(mutex_);
+    if (left_) return;
     const Receiver::Message message = current();
     if (message.in_block()) blocks_.push_back({ring_.cursor(), message.row});
     ring_.go_on();
@@ -89,6 +91,7 @@ void Tap::check() const {
 bool Tap::acknowledge(std::uint64_t position) noexcept {
     const std::lock_guard guard(mutex_);
     if (position < acknowledged_ || position > ring_.cursor()) return false;
+    if (left_) return true;  // the seat may be somebody else's by now
     while (!blocks_.empty() && blocks_.front().position < position) {
         mark_done(segment_->ring(), claim_.seat, blocks_.front().row, mark_of(blocks_.front().position));
         blocks_.pop_front();
@@ -123,10 +126,13 @@ bool Tap::await(std::int64_t until_ns) {
     bool found = waiter_.briefly([this] { return something(); });
     if (!found) found = waiter_.slice(parked_, 1, until_ns, [this] { return something(); });
     waiter_.finish(found);
-    orders_seen_ = orders();
-    ready_seen_ = all_ready();
-    take_rouse();
-    return found;
+    // What comes just when the time is over is not taken for seen.
+    const std::uint32_t orders_now = orders();
+    const bool ready_now = all_ready();
+    found = found || orders_now != orders_seen_ || ready_now != ready_seen_;
+    orders_seen_ = orders_now;
+    ready_seen_ = ready_now;
+    return take_rouse() || found;
 }
 
 Ending Tap::ending(bool look_at_life) const {
@@ -139,6 +145,8 @@ Ending Tap::ending(bool look_at_life) const {
 }
 
 void Tap::finish() noexcept {
+    const std::lock_guard guard(mutex_);
+    left_ = true;
     const auto& ring = segment_->ring();
     leave_seat(ring, ring.seats[claim_.seat], !failed_);
     segment_->locks().unlock(seat_lock(claim_.seat));

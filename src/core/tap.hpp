@@ -96,6 +96,7 @@ private:
     std::uint32_t orders_seen_ = 0;
     bool ready_seen_ = false;
     bool failed_ = false;
+    bool left_ = false;  // nothing of the seat is touched any more, and nothing is taken
 };
 
 }  // namespace ringcast

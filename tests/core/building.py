@@ -20,6 +20,7 @@ PROGRAMS = [
     "parking",
     "ring",
     "stress",
+    "tap",
     "turn",
     "waiting",
 ]
