@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ringcast.cli.lab.bench import Bench, Settings
 from ringcast.cli.lab.measure import Metric, Outcome
 from ringcast.cli.lab.stream import Traffic, deliver
-from ringcast.cli.lab.subject import Subject
+from ringcast.cli.lab.subject import QueueSpec, Subject
 from ringcast.cli.lab.workload import Case, Workload
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ SOURCES = 3
 PAGE_BYTES = 4096
 SECONDS = 0.2
 #: Room in a message for what a pickle adds.
-_ROOM_BYTES = 64 << 10
+ROOM_BYTES = 64 << 10
 
 GIGABYTES = Metric("rate", "GB/s a reader", "GB/s", better="higher")
 
@@ -37,6 +37,7 @@ class PayloadWorkload(Workload):
     """What the workloads with large payloads share: the measurement of a `Traffic`."""
 
     metrics: ClassVar[tuple[Metric, ...]] = (GIGABYTES,)
+    seconds: ClassVar[float] = SECONDS
 
     @abstractmethod
     def traffic(self, subject: Subject, case: Case) -> Traffic:
@@ -45,9 +46,13 @@ class PayloadWorkload(Workload):
     def measure(self, subject: Subject, case: Case, bench: Bench) -> Outcome:
         """Send for about as long as set."""
         traffic = self.traffic(subject, case)
-        spec = bench.spec(case.n_readers, DEPTH, traffic.nbytes + _ROOM_BYTES, traffic.payload)
-        delivered = deliver(subject, spec, traffic, bench.settings.seconds(SECONDS), bench)
+        spec = self.spec(case, traffic, bench)
+        delivered = deliver(subject, spec, traffic, bench.settings.seconds(self.seconds), bench)
         return Outcome({GIGABYTES.key: delivered.gigabytes})
+
+    def spec(self, case: Case, traffic: Traffic, bench: Bench) -> QueueSpec:
+        """The queue for it."""
+        return bench.spec(case.n_readers, DEPTH, traffic.nbytes + ROOM_BYTES, traffic.payload)
 
 
 class Arrays(PayloadWorkload):
@@ -63,7 +68,7 @@ class Arrays(PayloadWorkload):
 
     def lacking(self) -> str:
         """NumPy is an extra."""
-        return "" if find_spec("numpy") else 'NumPy is not installed: pip install "ringcast[numpy]"'
+        return lacking()
 
     def cases(self, settings: Settings) -> tuple[Case, ...]:
         """The sizes, for each number of readers."""
@@ -74,8 +79,18 @@ class Arrays(PayloadWorkload):
 
     def traffic(self, subject: Subject, case: Case) -> Traffic:
         """Arrays of this size."""
-        dtype = "uint8" if case.nbytes < 1 << 20 else "float32"
-        return Traffic(sources(case.nbytes, dtype), mark(dtype), case.nbytes, "array", look_at, every=True)
+        return traffic(case.nbytes)
+
+
+def lacking() -> str:
+    """Why there are no arrays here; empty if there are."""
+    return "" if find_spec("numpy") else 'NumPy is not installed: pip install "ringcast[numpy]"'
+
+
+def traffic(nbytes: int) -> Traffic:
+    """Arrays of this size, each looked at."""
+    dtype = "uint8" if nbytes < 1 << 20 else "float32"
+    return Traffic(sources(nbytes, dtype), mark(dtype), nbytes, "array", look_at, every=True)
 
 
 @lru_cache(maxsize=1)

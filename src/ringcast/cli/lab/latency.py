@@ -20,7 +20,6 @@ from ringcast.cli.lab.workload import Case, Workload
 
 #: Trips of a block, here and in the floor program.
 BLOCK = 16
-_TRIPS = 10_000
 _END = b"end".ljust(MESSAGE_BYTES)
 #: For the warm-up, in which each is checked.
 _NUMBERED = [number.to_bytes(8, "little").ljust(MESSAGE_BYTES) for number in range(1000)]
@@ -34,10 +33,11 @@ class Latency(Workload):
     title = "One-way latency"
     explain: ClassVar[str] = f"{MESSAGE_BYTES}-byte bytes, half of a round trip"
     metrics: ClassVar[tuple[Metric, ...]] = (P50, P99)
+    trips: ClassVar[int] = 10_000
 
     def measure(self, subject: Subject, case: Case, bench: Bench) -> Outcome:
         """Send so many messages there and back, one at a time."""
-        trips = bench.settings.count(_TRIPS)
+        trips = bench.settings.count(self.trips)
         warm_up, blocks = -(-trips // 5), -(-trips // BLOCK)
 
         def drive(sender: Sender, receiver: Receiver) -> tuple[float, list[int]]:

@@ -14,8 +14,8 @@ RATE = Metric("rate", "messages/s", "/s", better="higher")
 SECONDS = 0.5
 
 #: Distinct messages, sent again and again, so that making them costs nothing while the clock runs.
-_MESSAGES = [number.to_bytes(8, "little").ljust(MESSAGE_BYTES) for number in range(1024)]
-_END = b"end".ljust(MESSAGE_BYTES)
+MESSAGES = [number.to_bytes(8, "little").ljust(MESSAGE_BYTES) for number in range(1024)]
+END = b"end".ljust(MESSAGE_BYTES)
 #: Messages of a batch, for the subjects that send and receive many at once.
 _BATCH = 64
 
@@ -30,6 +30,6 @@ class Rate(Workload):
 
     def measure(self, subject: Subject, case: Case, bench: Bench) -> Outcome:
         """Stream for about as long as set."""
-        traffic = Traffic(_MESSAGES, _END, MESSAGE_BYTES, batch=_BATCH if subject.key.endswith("-many") else 0)
+        traffic = Traffic(MESSAGES, END, MESSAGE_BYTES, batch=_BATCH if subject.key.endswith("-many") else 0)
         spec = bench.spec(case.n_readers, DEPTH, MESSAGE_BYTES)
         return Outcome({RATE.key: deliver(subject, spec, traffic, bench.settings.seconds(SECONDS), bench).rate})

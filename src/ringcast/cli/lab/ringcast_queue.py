@@ -40,12 +40,8 @@ class Ringcast(SubjectBase):
     def sender(self, spec: QueueSpec, address: Any, links: Sequence[Connection]) -> Sender:
         """The writer's end, and its handle to every reader."""
         large = spec.payload in {"array", "tensor"}
-        queue = MessageQueue(
-            spec.n_readers,
-            max_chunk_bytes=spec.max_bytes,
-            max_chunks=spec.depth,
-            max_bytes=(spec.depth + _SPARE_BLOCKS) * spec.max_bytes + _BOOK_KEEPING_BYTES if large else None,
-            wait=self.wait,
+        queue = self.writer(
+            spec, max_bytes=(spec.depth + _SPARE_BLOCKS) * spec.max_bytes + _BOOK_KEEPING_BYTES if large else None
         )
         handle = queue.export_handle()
         for link in links:
@@ -56,6 +52,11 @@ class Ringcast(SubjectBase):
         """A reader's end, from the writer's handle."""
         queue = MessageQueue.create_from_handle(link.recv(), rank, wait=self.wait, zero_copy=self.zero_copy)
         return Receiver(queue.dequeue, partial(_close, queue), queue.wait_until_ready, queue.dequeue_many)
+
+    def writer(self, spec: QueueSpec, **options: Any) -> MessageQueue:
+        """The queue, to write to."""
+        depth, most = spec.depth, spec.max_bytes
+        return MessageQueue(spec.n_readers, max_chunk_bytes=most, max_chunks=depth, wait=self.wait, **options)
 
     def send_with(self, queue: MessageQueue) -> Callable[[Any], object]:
         """How a message is sent."""
