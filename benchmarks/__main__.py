@@ -113,7 +113,9 @@ def _chosen(only: Sequence[str]) -> tuple[list[Workload], list[Subject]]:
     unknown = names - {each.key for each in workloads} - {each.key for each in subjects}
     if unknown:
         raise ValueError(f"no workload or subject is called {', '.join(sorted(unknown))}; see --list")
-    return workloads or list(WORKLOADS), subjects or list(SUBJECTS)
+    workloads, subjects = workloads or list(WORKLOADS), subjects or list(SUBJECTS)
+    # Libraries that no workload asks for are not even imported.
+    return workloads, [each for each in subjects if any(workload.takes(each) for workload in workloads)]
 
 
 def _list() -> None:
@@ -135,7 +137,7 @@ def _rounds(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     rounds = f"rounds (full: {FULL.rounds}, quick: {QUICK.rounds})"
-    parser.add_argument("--quick", action="store_true", help="a smoke run of about two minutes; rough figures")
+    parser.add_argument("--quick", action="store_true", help="a smoke run of about three minutes; rough figures")
     parser.add_argument("--only", action="append", default=[], metavar="NAME[,NAME]", help="workloads and subjects")
     parser.add_argument("--list", action="store_true", help="name the workloads and subjects, and do nothing")
     parser.add_argument("--rounds", type=_rounds, metavar="N", help=rounds)

@@ -64,6 +64,21 @@ class Floor:
         answer = self._run("ring", self._placement.writer, readers, messages, message_bytes, depth)
         return float(answer["messages_per_s"])
 
+    def chain(self, trips: int) -> float:
+        """One-way p50 in ns by a futex wake, TCP over loopback and a second wake, through four processes."""
+        answer = self._run("chain", self._placement.writer, self._placement.reader(0), trips)
+        return float(answer["p50_ns"])
+
+    def pump(self, nbytes: int, depth: int, seconds: float) -> float:
+        """Messages a second through a ring, TCP over loopback and a second ring, each of so many places."""
+        answer = self._run("pump", self._placement.writer, self._placement.reader(0), nbytes, depth, seconds)
+        return float(answer["messages_per_s"])
+
+    def tcp(self, nbytes: int, seconds: float) -> float:
+        """GB/s of TCP over loopback, sent and received so many bytes at a time."""
+        answer = self._run("tcp", self._placement.writer, self._placement.reader(0), nbytes, seconds)
+        return float(answer["gb_per_s"])
+
     def _run(self, *words: object) -> dict[str, Any]:
         command = [str(self._program), *map(str, words)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

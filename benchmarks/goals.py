@@ -71,10 +71,17 @@ def _two_readers_limit(case: Case) -> float | None:
     return 0.8 if case.nbytes <= _MIB else 0.9 if case.nbytes >= 16 * _MIB else None
 
 
-_MIB = 1 << 20
+def _from(limit: float, nbytes: int) -> Callable[[Case], float | None]:
+    """From messages of so many bytes on."""
+    return _where(limit, lambda case: case.nbytes >= nbytes)
+
+
+_KIB, _MIB = 1 << 10, 1 << 20
 _US = 1e3
 _RATES = {1: 10e6, 2: 6e6, 4: 3.5e6, 8: 2e6}
+_LINK_RATES = {"depth1024": 1e6, "depth10": 0.2e6}
 _SPIN, _YIELD, _PARK = "ringcast-spin", "ringcast-yield", "ringcast-park"
+_LINK, _LINK_PLAIN = "link", "link-plain"
 _DICT, _RATE, _STEP = "dict there and back, one way", "64-byte rate", "step"
 _WAKE, _BEAT = "wake-up after 20 ms of idleness, p50", "CPU of a reader that gets a message every 5 ms"
 
@@ -102,6 +109,12 @@ _GOALS = (
     _Goal("arrays", "rate", "arrays", _where(2.0, lambda case: case.n_readers == 2), _BEST_PEER),
     _Goal("tensors", "rate", "tensors, copied", _always(0.45), FLOOR),
     _Goal("tensors", "rate", "tensors, zero_copy", _always(0.8), FLOOR, subject=f"{RINGCAST}-zero-copy"),
+    _Goal("link_latency", "p50", "link, one-way latency, p50", _always(1.0), FLOOR, 5 * _US, subject=_LINK),
+    _Goal("link_rate", "rate", "link, 64-byte rate", lambda case: _LINK_RATES.get(case.key), subject=_LINK),
+    _Goal("link_bytes", "rate", "link, plain", _from(0.9, 64 * _KIB), FLOOR, subject=_LINK_PLAIN),
+    _Goal("link_bytes", "rate", "link, encrypted", _from(0.5, 64 * _KIB), _LINK_PLAIN, subject=_LINK),
+    _Goal("link_bytes", "rate", "link, encrypted", _from(3.0, 16 * _MIB), "pyzmq-curve", subject=_LINK),
+    _Goal("link_bytes", "rate", "link, encrypted", _from(10.0, _MIB), "gloo", subject=_LINK),
 )
 
 

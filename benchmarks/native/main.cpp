@@ -5,15 +5,20 @@
 //   ringcast_floor memcpy   CPU SECONDS_PER_SIZE
 //   ringcast_floor between  CPU BYTES SOURCES DESTINATIONS SECONDS
 //   ringcast_floor ring     CPU_WRITER CPU_READER[,CPU_READER...] MESSAGES MESSAGE_BYTES DEPTH
+//   ringcast_floor chain    CPU_WRITER CPU_READER TRIPS
+//   ringcast_floor pump     CPU_WRITER CPU_READER BYTES DEPTH SECONDS
+//   ringcast_floor tcp      CPU_SENDER CPU_RECEIVER BYTES SECONDS
 //
 // Exit status 2: asked for something this build does not have.
 #include <cstdio>
 #include <cstdlib>
 #include <sstream>
 
+#include "chain.hpp"
 #include "common.hpp"
 #include "copy.hpp"
 #include "pingpong.hpp"
+#include "pump.hpp"
 #include "ring_rate.hpp"
 #include "wake.hpp"
 
@@ -75,7 +80,24 @@ int run(const std::vector<std::string>& words) {
         return 2;
 #endif
     }
-    std::fprintf(stderr, "usage: ringcast_floor pingpong|wake|memcpy|between|ring ... (see main.cpp)\n");
+    if (what == "chain" && words.size() == 4) {
+        const double p50 = chain(std::stoi(words[1]), std::stoi(words[2]), std::stoull(words[3]));
+        std::printf("{\"p50_ns\": %.1f}\n", p50);
+        return 0;
+    }
+    if (what == "pump" && words.size() == 6) {
+        const double rate = pump(std::stoi(words[1]), std::stoi(words[2]), std::stoull(words[3]), std::stoull(words[4]),
+                                 std::stod(words[5]));
+        std::printf("{\"messages_per_s\": %.1f}\n", rate);
+        return 0;
+    }
+    if (what == "tcp" && words.size() == 5) {
+        const double rate =
+            tcp_rate(std::stoi(words[1]), std::stoi(words[2]), std::stoull(words[3]), std::stod(words[4]));
+        std::printf("{\"gb_per_s\": %.4f}\n", rate);
+        return 0;
+    }
+    std::fprintf(stderr, "usage: ringcast_floor pingpong|wake|memcpy|between|ring|chain|pump|tcp ... (see main.cpp)\n");
     return 2;
 }
 

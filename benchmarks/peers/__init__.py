@@ -5,7 +5,18 @@ from __future__ import annotations
 from ringcast.cli.lab.mp_queue import MP_QUEUE
 from ringcast.cli.lab.subject import Subject
 
-from . import faster_fifo_queue, iceoryx, mp_pipe, pyzmq_push, ringcast_queue, vllm_queue
+from . import (
+    faster_fifo_queue,
+    gloo,
+    iceoryx,
+    mp_pipe,
+    pyzmq_push,
+    pyzmq_tcp,
+    ringcast_link,
+    ringcast_queue,
+    tls,
+    vllm_queue,
+)
 
 SUBJECTS: tuple[Subject, ...] = (
     *ringcast_queue.SUBJECTS,
@@ -15,4 +26,8 @@ SUBJECTS: tuple[Subject, ...] = (
     *faster_fifo_queue.SUBJECTS,
     *iceoryx.SUBJECTS,
     *vllm_queue.SUBJECTS,
+    *ringcast_link.SUBJECTS,
+    *pyzmq_tcp.SUBJECTS,
+    *tls.SUBJECTS,
+    *gloo.SUBJECTS,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,12 @@ HEADER_BYTES = 64
 def header(array: Array) -> bytes:
     """What `restore` needs beside the array's bytes."""
     return f"{array.dtype.str} {' '.join(map(str, array.shape))}".encode().ljust(HEADER_BYTES)
+
+
+def nbytes(head: bytes) -> int:
+    """How long the array of a header is."""
+    kind, *shape = head.split()
+    return math.prod(map(int, shape)) * np.dtype(kind.decode()).itemsize
 
 
 def restore(head: bytes, data: Any) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ringcast.cli.lab.workload import Workload
 
+from .across import LinkBytes, LinkLatency, LinkRate, Tcp
 from .bursts import Bursts
 from .copies import Copies
 from .cpu import Cpu
@@ -34,4 +35,8 @@ WORKLOADS: tuple[Workload, ...] = (
     TensorList(),
     Loan(),
     Copies(),
+    LinkLatency(),
+    LinkRate(),
+    LinkBytes(),
+    Tcp(),
 )

@@ -11,7 +11,10 @@ import pytest
 
 pytest.importorskip("click")
 pytest.importorskip("numpy")
+pytest.importorskip("cryptography")
 
+from benchmarks.peers import SUBJECTS
+from benchmarks.workloads import WORKLOADS
 from tests.support import DEADLINE_S, ROOT
 
 
@@ -22,9 +25,11 @@ def benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a run of three workloads with two subjects has written."""
+    """What a run of three workloads with two subjects has written, and one across machines with two others."""
     folder = tmp_path_factory.mktemp("benchmarks")
-    done = benchmarks("--quick", "--only", "latency,arrays,startup,ringcast,mp.Queue", "--out", str(folder))
+    done = benchmarks(
+        "--quick", "--only", "latency,arrays,startup,ringcast,mp.Queue,link_rate,link,tls", "--out", str(folder)
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout == (folder / "benchmarks.txt").read_text()
     return folder
@@ -48,7 +53,13 @@ def test_the_report_has_a_table_for_each_workload_and_the_goals(folder: Path) ->
 def test_the_json_has_every_row_and_the_goals(folder: Path) -> None:
     found = json.loads((folder / "benchmarks.json").read_text())
     assert found["schema"] == "ringcast-bench/1"
-    assert list(found["workloads"]) == ["latency", "startup", "arrays"]
+    across = ["link_rate"] if "workload link_rate" not in found["missing"] else []
+    assert list(found["workloads"]) == ["latency", "startup", "arrays", *across]
+    for workload in across:
+        for case in found["workloads"][workload]["cases"].values():
+            assert set(case["rows"]) - {"native"} == {"link", "tls"}
+            assert all(row["rate"] > 0 for row in case["rows"].values())
+        assert [each["goal"] for each in found["goals"] if each["goal"].startswith("link, 64-byte rate")]
     rows = found["workloads"]["arrays"]["cases"]["1MiB/2"]["rows"]
     assert {"ringcast", "mp.Queue"} <= set(rows)
     assert "native" in rows or "native floor" in found["missing"]
@@ -64,6 +75,14 @@ def test_a_saved_run_can_be_drawn_again(folder: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     drawn = {path.name: path.read_bytes()[:4] for path in tmp_path.iterdir()}
     assert drawn == dict.fromkeys(["benchmarks.png", "hero-dark.png", "hero-light.png"], b"\x89PNG")
+
+
+def test_all_that_can_cross_a_network_is_a_row_of_the_workloads_across_machines_and_of_no_other() -> None:
+    across = {"link_latency", "link_rate", "link_bytes"}
+    wanted = {"link", "link-plain", "pyzmq-tcp", "pyzmq-curve", "tls", "gloo"}
+    for workload in WORKLOADS:
+        rows = {subject.key for subject in SUBJECTS if workload.takes(subject)}
+        assert rows == wanted if workload.key in across else not rows & wanted
 
 
 def test_a_name_that_is_none_is_refused() -> None:
