@@ -85,9 +85,17 @@ std::string End::why_closed() {
 
 std::string End::awaited(platform::Detail detail) const {
     if (is_writer()) return sender_->explain_wait(detail);
-    const Header& header = receiver_->segment().header();
-    return "a message from the writer (" +
-           platform::describe_process(header.creator_pid, header.creator_pid_namespace, detail) + ")";
+    return "a message from " + writer_in_words(detail);
+}
+
+std::string End::writer_in_words(platform::Detail detail) const {
+    const Segment& segment = endpoint_->segment();
+    const Header& header = segment.header();
+    const std::string maker = platform::describe_process(header.creator_pid, header.creator_pid_namespace, detail);
+    if (!segment.is_relay()) return "the writer (" + maker + ")";
+    const Source source = segment.source();
+    return "the writer (host " + source.host + ", pid " + std::to_string(source.pid) + "), through the link here (" +
+           maker + ")";
 }
 
 void End::raise_role(const char* method) const {

@@ -76,6 +76,8 @@ public:
     std::string context() const;
     // For whom a call of this end waits, if it has to.
     std::string awaited(platform::Detail detail) const;
+    // Of a reader: whose messages these are, and who brings them.
+    std::string writer_in_words(platform::Detail detail) const;
     // What is said after "shut down" once `note_exit` has been called: it was not the user who did that.
     static std::string why_closed();
     static void note_exit() noexcept { exiting_.store(true, std::memory_order_relaxed); }

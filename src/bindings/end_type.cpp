@@ -12,6 +12,7 @@
 #include <string_view>
 #include <thread>
 
+#include "board.hpp"
 #include "end.hpp"
 #include "methods.hpp"
 #include "modules.hpp"
@@ -25,20 +26,34 @@ namespace {
 
 WaitOptions wait_options(nb::handle timeout) { return WaitOptions{.timeout_ns = parse_timeout(timeout.ptr())}; }
 
+// The ranks without a reader; kNobody for each reader of another machine that has not come, whose rank nobody knows yet.
+std::vector<std::uint32_t> missing_readers(const Segment& segment) {
+    const auto& ring = segment.ring();
+    std::vector<std::uint32_t> missing;
+    const auto& ranks = segment.ranks();
+    for (std::uint32_t i = 0; i < ranks.size(); ++i) {
+        // Of a relay: a home that nobody is expected in is that of a reader of yet another machine.
+        const bool comes_elsewhere =
+            ranks[i] == kNobody &&
+            seat_state(ring.seats[i].state.load(std::memory_order_relaxed)) != SeatState::expected;
+        if (!comes_elsewhere && !has_reader(ring, ranks[i])) missing.push_back(ranks[i]);
+    }
+    for (std::uint32_t i = 0; i < ring.n_remote; ++i) {
+        const PlacementState state = placement_state(ring.board[i]);
+        if (state == PlacementState::attached) continue;
+        missing.push_back(is_taken(state) ? ring.board[i].rank.load(std::memory_order_relaxed) : kNobody);
+    }
+    return missing;
+}
+
 // Collective: the writer waits for every rank, the readers for the writer's word that all are there.
-// Returns the ranks that are missing when the time is over; empty: ready.
+// Returns who is missing when the time is over (missing_readers); empty: ready.
 std::vector<std::uint32_t> await_ready(nb::handle self, End& end, nb::handle timeout) {
     const WaitOptions options = wait_options(timeout);
     Call call(end, options);
-    const auto missing = [&] {
-        std::vector<std::uint32_t> ranks = end.endpoint().segment().ranks();
-        const auto& ring = end.endpoint().segment().ring();
-        std::erase_if(ranks, [&](std::uint32_t rank) { return has_reader(ring, rank); });
-        return ranks;
-    };
     // All may be there without the writer's word for it.
     const auto give_up = [&](const std::string& waited_for) {
-        auto ranks = missing();
+        auto ranks = missing_readers(end.endpoint().segment());
         if (ranks.empty()) end.raise_timeout(options, waited_for);
         return ranks;
     };
@@ -75,8 +90,7 @@ std::vector<std::uint32_t> await_ready(nb::handle self, End& end, nb::handle tim
                         return false;
                     });
                 if (!goes_on)
-                    return give_up("the writer (pid " + std::to_string(receiver.segment().header().creator_pid) +
-                                   ") to call wait_until_ready, too");
+                    return give_up(end.writer_in_words(platform::Detail::at_hand) + " to call wait_until_ready, too");
             }
             receiver.refresh_placement();
         }

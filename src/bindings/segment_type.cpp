@@ -234,6 +234,13 @@ void bind_segment(nb::module_& module) {
                      [](const Segment& s) { return s.ring().control->bytes_published.load(std::memory_order_relaxed); })
         .def_prop_ro("closed",
                      [](const Segment& s) { return s.ring().control->closed.load(std::memory_order_acquire) != 0; })
+        .def_prop_ro("ending",
+                     [](const Segment& s) {
+                         const char* const endings[] = {"", "closed", "writer_died", "link_died"};
+                         const std::uint32_t why =
+                             s.ring().control->closed.load(std::memory_order_acquire);  // acquire [closed]
+                         return why < std::size(endings) ? endings[why] : "unknown";
+                     })
         .def_prop_ro("sends_arrays", [](const Segment& s) { return has_sent(s, Encoding::array); })
         .def_prop_ro("sends_tensors", [](const Segment& s) { return has_sent(s, Encoding::tensor); })
         .def("seats", &seats)

@@ -152,8 +152,10 @@ def _holds_up(end: OpenEnd) -> bool:
     pids: set[int] = set().union(*map(_pool_pids, _others()))
     if end.role == "reader":
         return end._segment is not None and end._segment.creator_pid in pids
-    if pids and any(reader["state"] == "expected" or reader["pid"] in pids for reader in end.stats()["readers"]):
-        return True
+    if pids:
+        stats = end.stats()
+        if stats["expected_elsewhere"] or any(r["state"] == "expected" or r["pid"] in pids for r in stats["readers"]):
+            return True
     return any(_reads(thread, end.segment) for thread in _others())
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ringcast import _arguments, _at_exit, _core, _reports
 from ringcast._chunks import LoanedArray, ReadChunk, WriteChunk, loaned_array
-from ringcast._stats import QueueStats, collect_stats
+from ringcast._stats import QueueStats, collect_stats, described
 from ringcast.codec import get_ready
 from ringcast.errors import QueueClosedError, QueueTimeoutError, RoleError
 from ringcast.waiting import PATIENT, NativePolicy, WaitSettings
@@ -208,8 +208,8 @@ class QueueEnd(_core.End[T]):
         """Shut this end down and let go of its memory. Any number of times.
 
         A writer waits up to `linger` seconds (None: without limit) for promised readers that have not attached yet, if
-        there are messages for them; readers that have attached keep what was published. Raises QueueTimeoutError, with
-        everything closed, if some never came and so missed messages.
+        there are messages for them, and for what is under way to other machines; readers that have attached keep what
+        was published. Raises QueueTimeoutError, with everything closed, that names who has not got all messages.
 
         >>> queue.enqueue("still delivered")
         >>> queue.close()
@@ -226,13 +226,12 @@ class QueueEnd(_core.End[T]):
             self._leave_link()
         if memory is not None and self.role == "writer" and memory.name_is_left:
             _reports.name_left(self)
-        absent = [seat[1] for seat in memory.seats() if seat[3] == "expected"] if undelivered and memory else []
+        who = _reports.not_reached(described(memory)) if undelivered and memory else ""
         del memory  # else it would live as long as an error's traceback
         if undelivered:
             raise QueueTimeoutError(
-                f"{self._context} is closed, but {undelivered} messages did not reach readers that had not attached "
-                f"within {linger} s (rank {', '.join(map(str, absent))}); call wait_until_ready() before sending, or "
-                "close(linger=...)"
+                f"{self._context} is closed, but {undelivered} messages did not reach {who} within {linger} s; call "
+                "wait_until_ready() before sending, or close(linger=...)"
             )
 
     def stats(self) -> QueueStats:

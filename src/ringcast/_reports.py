@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ringcast import _core
 from ringcast._segment import GATING_STATES
+from ringcast._stats import described
 from ringcast.errors import QueueClosedError
 
 if TYPE_CHECKING:
-    from ringcast._stats import QueueStats, ReaderStats
+    from ringcast._stats import LinkStats, QueueInfo, QueueStats, ReaderStats, WriterStats
 
 
 class ReportingEnd(Protocol):
@@ -58,14 +59,18 @@ def long_wait(end: ReportingEnd, waited_s: float) -> None:
         return  # the wait ends, too
     facts = _facts(end, stats, waited_s)
     if stats["role"] == "writer":
-        behind = sorted((r for r in stats["readers"] if _in_the_way(r)), key=lambda r: -r["behind"])
-        facts["waiting_for"] = behind
-        peers = "; ".join(_described(r) for r in behind[:_MOST_PEERS])
-        awaited = f"readers: {peers or 'none is behind, but some are missing'}"
+        ways = [link for link in stats["links"] if _holds_up(link)]
+        behind = sorted((r for r in stats["readers"] if _in_the_way(r, ways)), key=lambda r: -r["behind"])
+        facts["waiting_for"], facts["links"] = behind, ways
+        peers = [_described(r) for r in behind[:_MOST_PEERS]]
+        peers += [described_link(link) for link in ways[:_MOST_PEERS]]
+        if (absent := stats["expected_elsewhere"]) and not behind and not ways:
+            peers.append(absent_elsewhere(absent))
+        awaited = f"readers: {'; '.join(peers) or 'none is behind, but some are missing'}"
     else:
         writer = stats["writer"]
         facts["waiting_for"] = [writer]
-        awaited = f"the writer (pid {writer['pid']}, {_LIVES[writer['process']]})"
+        awaited = _described_writer(writer)
     _log("%s has waited %.0f s for %s", end._context, waited_s, awaited, facts=facts)
 
 
@@ -83,7 +88,9 @@ def self_wait(end: ReportingEnd, waited_s: float) -> None:
         return
     facts = _facts(end, stats, waited_s)
     if stats["role"] == "writer":
-        peers = [reader for reader in stats["readers"] if _in_the_way(reader)]
+        peers = [reader for reader in stats["readers"] if _in_the_way(reader, [])]
+        if stats["links"] or stats["expected_elsewhere"]:
+            return  # they come to a queue by other processes
         if not peers or any(reader["pid"] != stats["pid"] or not reader["alive"] for reader in peers):
             return
         facts["waiting_for"] = peers
@@ -91,7 +98,9 @@ def self_wait(end: ReportingEnd, waited_s: float) -> None:
         awaited = f"the readers of rank {ranks}"
         advice = f"read in another thread or process, or before sending more than max_chunks={stats['depth']} messages"
     else:
-        if stats["writer"]["pid"] != stats["pid"] or not stats["writer"]["alive"] or stats["queued"]:
+        if stats["writer"]["host"] is not None or stats["writer"]["pid"] != stats["pid"]:
+            return
+        if not stats["writer"]["alive"] or stats["queued"]:
             return
         facts["waiting_for"] = [stats["writer"]]
         awaited = "the writer"
@@ -128,13 +137,11 @@ def chunk_wait(end: ReportingEnd, waited_s: float) -> None:
 
 def eviction(end: ReportingEnd, rank: int, pid: int, cause: str, behind: int, waited_s: float) -> None:
     """Log that the writer goes on without a reader."""
-    facts = _facts(end, _stats_of(end), waited_s)
-    facts["evicted"] = {"rank": rank, "pid": pid or None, "cause": cause, "behind": behind}
-    process = f" (pid {pid})" if pid else ""
-    _log(
-        "%s has evicted the reader of rank %d%s, %d messages behind: %s",
-        end._context, rank, process, behind, _CAUSES[cause], facts=facts,
-    )  # fmt: skip
+    stats = _stats_of(end)
+    facts = _facts(end, stats, waited_s)
+    who, where = _subject(stats, rank, pid)
+    facts["evicted"] = {**where, "pid": pid or None, "cause": cause, "behind": behind}
+    _log("%s has evicted %s, %d messages behind: %s", end._context, who, behind, _CAUSES[cause], facts=facts)
 
 
 def name_left(end: ReportingEnd) -> None:
@@ -158,15 +165,18 @@ _LOSSES = {
 
 def loss(end: ReportingEnd, rank: int, pid: int, cause: str, first: int, count: int, absent: bool) -> None:
     """Log that messages which a handle promised to a rank are not read by anybody."""
-    facts = _facts(end, _stats_of(end), 0.0)
-    facts["lost"] = {"rank": rank, "pid": pid, "cause": cause, "first": first, "count": count, "absent": absent}
+    stats = _stats_of(end)
+    facts = _facts(end, stats, 0.0)
+    who, where = _subject(stats, rank, pid)
+    facts["lost"] = {**where, "pid": pid, "cause": cause, "first": first, "count": count, "absent": absent}
     if not absent:
         what = f"{count} messages before {first + count} were lost to it before somebody took its rank"
     elif end.closed:
         what = f"{count} messages, from number {first} on, did not reach it"
     else:
         what = f"from message {first} on nobody reads for it"
-    _log("%s: the reader of rank %d (pid %d) %s; %s", end._context, rank, pid, _LOSSES[cause], what, facts=facts)
+    happened = "is lost" if rank == _core.STREAM else _LOSSES[cause]
+    _log("%s: %s %s; %s", end._context, who, happened, what, facts=facts)
 
 
 def skipped(end: ReportingEnd, count: int) -> None:
@@ -182,13 +192,36 @@ def skipped(end: ReportingEnd, count: int) -> None:
 
 def undelivered(end: ReportingEnd, memory: _core.Segment, messages: int, waited_s: float, why: str) -> None:
     """Log what promised readers miss that have not attached to a queue that is closed where nothing can be raised."""
-    missing = sorted(seat[1] for seat in memory.seats() if seat[3] == "expected")
-    ranks = ", ".join(map(str, missing))
-    facts = {"queue": end.name, "segment": end.segment, "undelivered": messages, "ranks": missing, "waited_s": waited_s}
+    seen = described(memory)
+    missing = sorted(reader["rank"] for reader in seen["readers"] if _is_absent(reader))
+    facts = {
+        "queue": end.name, "segment": end.segment, "undelivered": messages, "ranks": missing, "waited_s": waited_s,
+        "expected_elsewhere": seen["expected_elsewhere"], "links": [one for one in seen["links"] if _holds_up(one)],
+    }  # fmt: skip
     _log(
-        "%s %s: %s, and %d messages did not reach the readers of rank %s, which had not attached within %g s",
-        type(end).__name__, end.name or end.segment, why, messages, ranks, waited_s, facts=facts,
+        "%s %s: %s, and %d messages did not reach %s within %g s",
+        type(end).__name__, end.name or end.segment, why, messages, not_reached(seen), waited_s, facts=facts,
     )  # fmt: skip
+
+
+def not_reached(seen: QueueInfo) -> str:
+    """Who of a queue's readers has not got all: those who have not come, and those to whom it is under way."""
+    absent = sorted(reader["rank"] for reader in seen["readers"] if _is_absent(reader))
+    ranks = ", ".join(map(str, absent))
+    who = [f"readers that had not attached (rank {ranks})"] if absent else []
+    if seen["expected_elsewhere"]:
+        who.append(absent_elsewhere(seen["expected_elsewhere"]))
+    who += [described_link(link) for link in seen["links"] if _holds_up(link)]
+    return ", and ".join(who)
+
+
+def absent_elsewhere(count: int) -> str:
+    """Readers of other machines, of whom nobody knows yet which ranks they will be."""
+    return (
+        "1 reader of another machine, who has not come"
+        if count == 1
+        else (f"{count} readers of other machines, who have not come")
+    )
 
 
 def _stats_of(end: ReportingEnd) -> QueueStats | None:
@@ -211,18 +244,76 @@ def _facts(end: ReportingEnd, stats: QueueStats | None, waited_s: float) -> dict
     }
 
 
-def _in_the_way(reader: ReaderStats) -> bool:
+def _holds_up(link: LinkStats) -> bool:
+    return link["under_way"] > 0 and link["state"] in GATING_STATES
+
+
+def _is_absent(reader: ReaderStats) -> bool:
+    return reader["host"] is None and reader["state"] == "expected"
+
+
+def _in_the_way(reader: ReaderStats, ways: list[LinkStats]) -> bool:
+    """A reader elsewhere is if something is under way on one of `ways`, and it has not read what is there already."""
+    if reader["host"] is not None:
+        return any(link["seat"] == reader["seat"] and reader["behind"] > link["under_way"] for link in ways)
     return reader["leased_blocks"] > 0 or (reader["behind"] > 0 and reader["state"] in GATING_STATES)
 
 
 def _described(reader: ReaderStats) -> str:
+    rank = f"rank {reader['rank']}"
+    if reader["host"] is not None:
+        told = "" if reader["state"] == "active" else f", {_DEATHS.get(reader['state'], reader['state'])}"
+        return f"{rank} (host {reader['host']}, pid {reader['pid']}{told}, {reader['behind']} messages behind)"
     held = f", views of {reader['leased_bytes'] >> 20} MiB" if reader["leased_blocks"] else ""
     if reader["state"] == "expected":
-        return f"rank {reader['rank']} (has not attached, {reader['behind']} messages behind)"
+        return f"{rank} (has not attached, {reader['behind']} messages behind)"
+    return f"{rank} (pid {reader['pid']}, {_LIVES[reader['process']]}, {reader['behind']} messages behind{held})"
+
+
+_DEATHS = {"failed": "dead", "lost": "out of reach", "expected": "about to attach"}
+
+
+def described_link(link: LinkStats) -> str:
+    """ "the link to host B (pid 71, alive, running; ranks 2, 3), with 4 messages under way"."""
+    return f"{_named_link(link)}, with {link['under_way']} messages under way"
+
+
+def _named_link(link: LinkStats) -> str:
+    to = "another machine" if link["host"] is None else f"host {link['host']}"
+    ranks = ", ".join(map(str, link["ranks"]))
+    life = "given up" if link["state"] == "failed" and link["alive"] else _LIVES[link["process"]]
+    return f"the link to {to} (pid {link['pid']}, {life}; rank {ranks or 'not known'})"
+
+
+def _described_writer(writer: WriterStats) -> str:
+    relay = writer["relayed_by"]
+    if relay is None:
+        return f"the writer (pid {writer['pid']}, {_LIVES[writer['process']]})"
+    dead = "" if writer["process"] == "unknown" else f", {_LIVES[writer['process']]}"
     return (
-        f"rank {reader['rank']} (pid {reader['pid']}, {_LIVES[reader['process']]}, "
-        f"{reader['behind']} messages behind{held})"
+        f"the writer (host {writer['host']}, pid {writer['pid']}{dead}), through the link here "
+        f"(pid {relay['pid']}, {_LIVES[relay['process']]})"
     )
+
+
+def _subject(stats: QueueStats | None, rank: int, pid: int) -> tuple[str, dict[str, Any]]:
+    """Of whom an eviction or a loss tells, in words and as facts."""
+    if rank == _core.NOBODY:
+        return "a reader of another machine", {"rank": None, "host": None}
+    if rank == _core.STREAM:
+        gone = [] if stats is None else [link for link in stats["links"] if link["state"] != "active"]
+        ranks = sorted(one for link in gone for one in link["ranks"])
+        hosts = sorted({link["host"] for link in gone if link["host"] is not None})
+        host, of = ", ".join(hosts) or None, ", ".join(map(str, ranks))
+        return (
+            f"the link to {f'host {host}' if host else 'another machine'} (pid {pid}{f'; rank {of}' if of else ''})",
+            {"rank": None, "host": host, "ranks": ranks},
+        )
+    host = None
+    if stats is not None:
+        host = next((one["host"] for one in stats["readers"] if one["rank"] == rank and one["host"]), None)
+    told = ", ".join(([f"host {host}"] if host else []) + ([f"pid {pid}"] if pid else []))
+    return f"the reader of rank {rank}{f' ({told})' if told else ''}", {"rank": rank, "host": host}
 
 
 def _log(message: str, *arguments: Any, facts: dict[str, Any]) -> None:

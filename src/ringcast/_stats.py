@@ -7,26 +7,31 @@ as JSON. `schema` counts up when a field is taken away or comes to mean somethin
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypeAlias, TypedDict
 
+from ringcast import _core
 from ringcast._segment import GATING_STATES
-
-if TYPE_CHECKING:
-    from ringcast import _core
 
 SCHEMA = 1
 
+Seat: TypeAlias = tuple[int, int, int, str, bool, str, int, int, int]
+"""As `_core.Segment.seats` has it."""
+
 
 class ReaderStats(TypedDict):
-    """One seat.
+    """One reader: a seat of this machine, or, with a `host`, a reader of another one as the links last said.
 
     `state` is "active", "expected" (kept for its rank), "failed" (its reader was ended by an exception), or "evicted".
     `alive` is the kernel's word. `process` says more: "running", "stopped" (by a signal or a debugger), "gone",
     "absent" (nobody has come yet to a seat that is kept for its rank: `pid` is 0, `alive` False), or "unknown", where
     the process is in another pid namespace. `behind` counts messages that are not read; `leased_blocks` and
     `leased_bytes` what the reader's views hold.
+
+    Of a reader elsewhere `seat` is that of its link, `behind` counts what is under way, too, `process` is "unknown" or
+    "gone", what its views hold is not known and 0; and its `state` is "lost" if its machine cannot be reached any more.
     """
 
+    host: str | None
     rank: int
     seat: int
     pid: int
@@ -38,12 +43,43 @@ class ReaderStats(TypedDict):
     leased_bytes: int
 
 
-class WriterStats(TypedDict):
-    """The process that made the queue."""
+class LinkStats(TypedDict):
+    """What brings the messages to the readers of one other machine, from a seat of its own.
+
+    `pid` is the link process of the writer's machine; `state`, `alive` and `process` are as a reader has them. `host`
+    is the other machine, `ranks` who reads there or did, `under_way` what that machine has not said to have.
+    """
+
+    host: str | None
+    seat: int
+    pid: int
+    state: str
+    alive: bool
+    process: str
+    under_way: int
+    ranks: list[int]
+
+
+class RelayStats(TypedDict):
+    """The link process of this machine that writes here what another machine's writer sends."""
 
     pid: int
     alive: bool
     process: str
+
+
+class WriterStats(TypedDict):
+    """The process that made the queue.
+
+    With a `host` it is on that machine, and the link `relayed_by` brings its messages here. Then `alive` is what that
+    link last heard, and `process` "unknown" or "gone".
+    """
+
+    host: str | None
+    pid: int
+    alive: bool
+    process: str
+    relayed_by: RelayStats | None
 
 
 class WaitStats(TypedDict):
@@ -88,6 +124,9 @@ class QueueInfo(TypedDict):
     that were above `max_chunk_bytes`; `queued` is what the slowest reader has not read; `n_reader` how many it has room
     for. `closed`: nothing more is sent. `missed` counts, for each rank that a handle promised messages to, those that
     nobody has read for it, because its reader had left, was evicted, or died after the writer had been told.
+
+    `links` are the ways to other machines; of what has arrived there `queued` counts nothing. `expected_elsewhere` is
+    how many readers of other machines everything is kept for that have not come: their ranks nobody knows yet.
     """
 
     schema: int
@@ -105,6 +144,8 @@ class QueueInfo(TypedDict):
     memory: MemoryStats
     writer: WriterStats
     readers: list[ReaderStats]
+    links: list[LinkStats]
+    expected_elsewhere: int
     missed: dict[int, int]
 
 
@@ -130,20 +171,9 @@ class QueueStats(QueueInfo):
 def described(segment: _core.Segment) -> QueueInfo:
     """The queue in `segment`, as anybody sees it."""
     head = segment.head
-    readers: list[ReaderStats] = [
-        {
-            "rank": rank,
-            "seat": seat,
-            "pid": pid,
-            "state": state,
-            "alive": alive,
-            "process": process,
-            "behind": max(0, head - cursor),
-            "leased_blocks": blocks,
-            "leased_bytes": size,
-        }
-        for seat, rank, pid, state, alive, process, cursor, blocks, size in segment.seats()
-    ]
+    seats = segment.seats()
+    links = _links(segment, head, seats)
+    readers = [*_readers_here(head, seats), *_readers_elsewhere(segment, links)]
     return {
         "schema": SCHEMA,
         "name": segment.user_name,
@@ -155,7 +185,7 @@ def described(segment: _core.Segment) -> QueueInfo:
         "messages": segment.head,
         "bytes": segment.bytes_published,
         "oversize": segment.oversize_messages,
-        "queued": max((reader["behind"] for reader in readers if reader["state"] in GATING_STATES), default=0),
+        "queued": max((head - seat[6] for seat in seats if seat[3] in GATING_STATES and seat[6] < head), default=0),
         "closed": segment.closed,
         "memory": {
             "control": segment.control_bytes,
@@ -166,13 +196,89 @@ def described(segment: _core.Segment) -> QueueInfo:
             "max_leases": segment.max_leases,
             "scattered": None,
         },
-        "writer": {
-            "pid": segment.creator_pid,
-            "alive": segment.creator_alive,
-            "process": segment.creator_process,
-        },
+        "writer": _writer(segment),
         "readers": readers,
+        "links": links,
+        "expected_elsewhere": sum(seat[1] == _core.NOBODY and seat[3] == "expected" for seat in seats),
         "missed": dict(segment.missed()),
+    }
+
+
+def _readers_here(head: int, seats: list[Seat]) -> list[ReaderStats]:
+    return [
+        {
+            "host": None,
+            "rank": rank,
+            "seat": seat,
+            "pid": pid,
+            "state": state,
+            "alive": alive,
+            "process": process,
+            "behind": max(0, head - cursor),
+            "leased_blocks": blocks,
+            "leased_bytes": size,
+        }
+        for seat, rank, pid, state, alive, process, cursor, blocks, size in seats
+        if rank not in (_core.NOBODY, _core.STREAM)
+    ]
+
+
+def _links(segment: _core.Segment, head: int, seats: list[Seat]) -> list[LinkStats]:
+    placed = [one for one in segment.placements() if one[2] != "open"]
+    return [
+        {
+            "host": next((host for _, _, _, _, host, stream, *_ in placed if stream == seat), None),
+            "seat": seat,
+            "pid": pid,
+            "state": state,
+            "alive": alive,
+            "process": process,
+            "under_way": max(0, head - cursor),
+            "ranks": sorted(rank for _, rank, _, _, _, stream, *_ in placed if stream == seat),
+        }
+        for seat, rank, pid, state, alive, process, cursor, *_ in seats
+        if rank == _core.STREAM
+    ]
+
+
+_STATES_ELSEWHERE = {
+    "placed": "expected", "attached": "active", "died": "failed", "evicted": "evicted", "lost": "lost",
+}  # fmt: skip
+"""Of readers of other machines. Who has left is not shown, there as here."""
+
+
+def _readers_elsewhere(segment: _core.Segment, links: list[LinkStats]) -> list[ReaderStats]:
+    under_way = {link["seat"]: link["under_way"] for link in links if link["state"] in GATING_STATES}
+    return [
+        {
+            "host": host,
+            "rank": rank,
+            "seat": stream,
+            "pid": pid,
+            "state": _STATES_ELSEWHERE[state],
+            "alive": state in ("placed", "attached"),
+            "process": "gone" if state == "died" else "unknown",
+            "behind": behind + (under_way.get(stream, 0) if state != "evicted" else 0),
+            "leased_blocks": 0,
+            "leased_bytes": 0,
+        }
+        for _, rank, state, pid, host, stream, behind, _ in segment.placements()
+        if state in _STATES_ELSEWHERE
+    ]
+
+
+def _writer(segment: _core.Segment) -> WriterStats:
+    pid, alive, process = segment.creator_pid, segment.creator_alive, segment.creator_process
+    if not segment.is_relay:
+        return {"host": None, "pid": pid, "alive": alive, "process": process, "relayed_by": None}
+    host, source = segment.source
+    died = segment.ending == "writer_died"
+    return {
+        "host": host,
+        "pid": source,
+        "alive": alive and segment.ending not in ("writer_died", "link_died"),
+        "process": "gone" if died else "unknown",
+        "relayed_by": {"pid": pid, "alive": alive, "process": process},
     }
 
 
@@ -185,7 +291,8 @@ def collect_stats(segment: _core.Segment, rank: int | None, counters: dict[str, 
     else:
         info["queued"] = 0
         for reader in info["readers"]:
-            if reader["seat"] == counters["seat"]:  # the kernel does not report the locks of who asks
+            # The kernel does not report the locks of who asks.
+            if reader["host"] is None and reader["seat"] == counters["seat"]:
                 reader["alive"], reader["process"] = True, "running"
                 info["queued"] = reader["behind"]
         info["messages"], info["bytes"] = counters["messages"], counters["bytes"]

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
-from ringcast import _arguments, _names, _segment
+from ringcast import _arguments, _core, _names, _segment
 from ringcast._attributes import own_attributes, travelling
 from ringcast._end import QueueEnd, T, native
 from ringcast._extras import needed
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from ringcast import _core
     from ringcast.net._any_group import AnyGroup
     from ringcast.net.link._desk import Place
 
@@ -479,7 +478,8 @@ class MessageQueue(QueueEnd[T]):
     def wait_until_ready(self, timeout: float | None = None) -> None:
         """Collective: returns on every side once all readers have attached and the writer has confirmed it.
 
-        Raises NotReadyError after `timeout` seconds, whose `missing` names the ranks that have not attached;
+        Raises NotReadyError after `timeout` seconds, whose `missing` names the ranks that have not attached, as far as
+        they are known: those of readers of other machines are once these have come for them;
         QueueClosedError, WriterDiedError, ReaderEvictedError.
 
         >>> lonely = MessageQueue(n_reader=2)
@@ -489,14 +489,15 @@ class MessageQueue(QueueEnd[T]):
         ...     error.missing
         (0, 1)
         """
-        missing = tuple(self._await_ready(timeout))
+        missing = self._await_ready(timeout)
         if missing:
-            who = ", ".join(map(str, missing))
-            raise NotReadyError(
-                f"{self._context}: waited {timeout} s, but "
-                + (f"rank {who} has not attached" if len(missing) == 1 else f"ranks {who} have not attached"),
-                missing,
-            )
+            known = tuple(rank for rank in missing if rank != _core.NOBODY)
+            ranks = ", ".join(map(str, known))
+            who = [f"rank {ranks} has not attached" if len(known) == 1 else f"ranks {ranks} have not attached"]
+            if elsewhere := len(missing) - len(known):
+                told = f"{elsewhere} reader{'' if elsewhere == 1 else 's'} of other machines"
+                who = [*(who if known else []), f"{told} {'has' if elsewhere == 1 else 'have'} not come"]
+            raise NotReadyError(f"{self._context}: waited {timeout} s, but {', and '.join(who)}", known)
 
     def broadcast_object(self, obj: Any = None) -> T:
         """On the writer: send `obj` and return it. On a reader: receive. Raises what `enqueue` and `dequeue` raise.

@@ -7,7 +7,7 @@ import click
 from ringcast.cli import common
 from ringcast.instruments.looking import SweptSegment, counted, sweep
 
-HELP = """Remove the queues that dead processes have left in shared memory.
+HELP = """Remove the queues, and the desks of links, that dead processes have left in shared memory.
 
 Only segments that ringcast made, of this user, whose writer the kernel says is gone. Readers that have attached to such
 a queue keep it and still get everything that was sent. Making a queue does the same, so this is for when none is made.

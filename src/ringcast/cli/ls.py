@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import click
 from click.shell_completion import CompletionItem
@@ -24,15 +24,19 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 REDRAW_SECONDS = 1.0
+Columns: TypeAlias = "list[tuple[str, list[str]]]"
+"""Headings and cells."""
 
 HELP = """List the queues of this machine, or show the one called NAME.
 
 QUEUE is the name that programs attach to or, if it has none, its segment in shared memory; READERS how many of those
 that there is room for live; QUEUED the messages that the slowest has not read; WRITER its pid, marked if that is dead
-or stopped, or if the queue is closed. A wide terminal shows more, a pipe everything. Queues whose writer is gone, and
-segments that cannot be read, are shown with --all.
+or stopped, or if the queue is closed; and its host, if a link brings the queue here from another machine. A wide
+terminal shows more, a pipe everything. Queues whose writer is gone, and segments that cannot be read, are shown with
+--all.
 
-NAME may be a segment, too. Each of its readers is a line. The exit code is 1 if there is no such queue.
+NAME may be a segment, too. Each of its readers is a line, wherever it is, and so is each link to another machine. The
+exit code is 1 if there is no such queue.
 """
 
 EPILOG = f"""\b
@@ -140,10 +144,7 @@ def _view(found: Found, name: str | None, everything: bool, rates: dict[int, flo
 
 
 def _fitting(queues: list[QueueInfo], rates: dict[int, float]) -> Table:
-    """The table with as many of its columns as fit; a name that is too long is shortened, no number ever is."""
-    from rich.console import Console
-
-    columns: list[tuple[str, list[str]]] = [
+    columns: Columns = [
         ("QUEUE", [info["name"] or info["segment"] for info in queues]),
         ("READERS", [f"{_alive(info)} of {info['n_reader']}" for info in queues]),
         ("QUEUED", [str(info["queued"]) for info in queues]),
@@ -154,29 +155,37 @@ def _fitting(queues: list[QueueInfo], rates: dict[int, float]) -> Table:
         ("MEMORY", [common.human_bytes(_memory(info)) for info in queues]),
         ("SEGMENT", [info["segment"] for info in queues]),
     ]
+    return _table(_fitted(columns, least=4, shortened=0))
+
+
+def _fitted(columns: Columns, least: int, shortened: int) -> Columns:
+    """As many of the columns as fit the terminal, at least `least`; words of one are shortened, no number ever is."""
+    from rich.console import Console
+
     console = Console()
     if console.is_terminal:
-        while len(columns) > 4 and _width(columns) > console.width:
+        while len(columns) > least and _width(columns) > console.width:
             columns.pop()
-        room = max(8, console.width - _width(columns[1:]) - 2)
-        columns[0] = (
-            "QUEUE",
-            [one if len(one) <= room else one[: room - 1] + "\N{HORIZONTAL ELLIPSIS}" for one in columns[0][1]],
+        heading, cells = columns[shortened]
+        room = max(8, console.width - _width([*columns[:shortened], *columns[shortened + 1 :]]) - 2)
+        columns[shortened] = (
+            heading,
+            [one if len(one) <= room else one[: room - 1] + "\N{HORIZONTAL ELLIPSIS}" for one in cells],
         )
-    return _table(columns)
+    return columns
 
 
-def _width(columns: list[tuple[str, list[str]]]) -> int:
+def _width(columns: Columns) -> int:
     return sum(max(map(len, [heading, *cells])) + 2 for heading, cells in columns) - 2
 
 
-def _table(columns: list[tuple[str, list[str]]]) -> Table:
+def _table(columns: Columns) -> Table:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for heading, _ in columns:
-        words = heading in ("QUEUE", "WRITER", "SEGMENT", "STATE", "PROCESS")
+        words = heading in ("QUEUE", "WRITER", "SEGMENT", "STATE", "PROCESS", "HOST", "LINK TO", "RANKS")
         table.add_column(heading, justify="left" if words else "right", no_wrap=True)
     for row in zip(*(cells for _, cells in columns), strict=True):
         table.add_row(*map(Text, row))
@@ -188,20 +197,39 @@ def _detail(info: QueueInfo, rates: dict[int, float]) -> Iterator[RenderableType
     yield common.plain(f"queue    {info['name'] or 'without a name'}")
     yield common.plain(f"segment  {info['segment']}")
     yield common.plain(f"writer   {_writer(info)}")
+    if relay := info["writer"]["relayed_by"]:
+        yield common.plain(f"relayed  by the link here, pid {relay['pid']} ({relay['process']})")
     yield common.plain(f"sent     {info['messages']} messages, {common.human_bytes(info['bytes'])}{rate}")
     yield common.plain(f"queued   {info['queued']} of {info['depth']}")
     yield common.plain(f"memory   {common.human_bytes(_memory(info))}")
-    yield common.plain(f"readers  {_alive(info)} of {info['n_reader']}")
+    awaited = f", {info['expected_elsewhere']} to come from other machines" if info["expected_elsewhere"] else ""
+    yield common.plain(f"readers  {_alive(info)} of {info['n_reader']}{awaited}")
     if readers := info["readers"]:
-        yield _table([
+        elsewhere = any(reader["host"] for reader in readers)
+        columns: Columns = [
             ("RANK", [str(reader["rank"]) for reader in readers]),
+            *([("HOST", [reader["host"] or "-" for reader in readers])] if elsewhere else []),
             ("PID", [str(reader["pid"] or "-") for reader in readers]),
             ("STATE", [reader["state"] for reader in readers]),
             ("BEHIND", [str(reader["behind"]) for reader in readers]),
-            ("VIEWS", [str(reader["leased_blocks"]) for reader in readers]),
-            ("HELD", [common.human_bytes(reader["leased_bytes"]) for reader in readers]),
+            ("VIEWS", ["-" if reader["host"] else str(reader["leased_blocks"]) for reader in readers]),
+            ("HELD", ["-" if reader["host"] else common.human_bytes(reader["leased_bytes"]) for reader in readers]),
             ("PROCESS", [reader["process"] for reader in readers]),
-        ])  # fmt: skip
+        ]
+        yield _table(_fitted(columns, least=5, shortened=1) if elsewhere else columns)
+    if links := info["links"]:
+        yield common.plain("")
+        yield _table(_fitted(
+            [
+                ("LINK TO", [link["host"] or "-" for link in links]),
+                ("PID", [str(link["pid"]) for link in links]),
+                ("STATE", [link["state"] for link in links]),
+                ("UNDER WAY", [str(link["under_way"]) for link in links]),
+                ("PROCESS", [link["process"] for link in links]),
+                ("RANKS", [" ".join(map(str, link["ranks"])) or "-" for link in links]),
+            ],
+            least=4, shortened=0,
+        ))  # fmt: skip
 
 
 def _alive(info: QueueInfo) -> int:
@@ -218,6 +246,10 @@ def _rate(info: QueueInfo, rates: dict[int, float]) -> str:
 
 def _writer(info: QueueInfo) -> str:
     writer = info["writer"]
+    relay = writer["relayed_by"]
+    if relay is not None:
+        end = "closed" if info["closed"] and writer["alive"] else "dead" if not writer["alive"] else ""
+        return f"{writer['pid']} on {writer['host']}{f' ({end})' if end else ''}"
     marks = ["dead"] if not writer["alive"] else ["stopped"] if writer["process"] == "stopped" else []
     if info["closed"] and writer["alive"]:
         marks.append("closed")

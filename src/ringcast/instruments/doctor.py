@@ -12,6 +12,7 @@ import resource
 import statistics
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -64,6 +65,7 @@ def examine() -> Iterator[Check]:
         ("wake-up", wake_up),
         ("log-out", log_out),
         ("leftovers", leftovers),
+        ("other machines", other_machines),
     )
     for subject, check in checks:
         try:
@@ -220,6 +222,31 @@ def leftovers() -> Iterator[Check]:
         yield Check("leftovers", "warning", found, "ringcast clean (the next queue that is made does it, too)")
     else:
         yield Check("leftovers", "ok", "no queues of dead processes")
+
+
+def other_machines() -> Iterator[Check]:
+    """Could a queue be taken to other machines, and where would its link listen?"""
+    from ringcast.net._addresses import PORT_RANGE, listening_for_links, shown
+    from ringcast.net._sealing import secret
+
+    if find_spec("cryptography") is None:
+        found = "queues stay on this machine: links to others need cryptography"
+        yield Check("other machines", "ok", f'{found} (pip install "ringcast[remote]")')
+        return
+    try:
+        secret()
+    except RingcastError as error:
+        yield Check("other machines", "warning", str(error), "make one: ringcast secret")
+    try:
+        sock, address = listening_for_links(None, None)
+    except RingcastError as error:
+        yield Check("other machines", "warning", f"a link could not listen: {error}", "what the message says")
+        return
+    with sock:
+        bound = (str(sock.getsockname()[0]), int(sock.getsockname()[1]))
+    ports = f"a port of {PORT_RANGE}" if os.environ.get(PORT_RANGE) else "a free port"
+    where = bound[0] if bound[0] == address[0] else f"{bound[0]}, which others are told is {shown(address)}"
+    yield Check("other machines", "ok", f"a link would listen at {where}, {ports}")
 
 
 def _mounted_type(place: Path, mounts: Path) -> str | None:

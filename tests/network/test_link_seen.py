@@ -1,0 +1,243 @@
+"""What is seen of readers on other machines and of links: statistics, errors, the log, `ls` and `doctor`.
+
+A rank that is not local reads through the link on this machine, too: real link processes, one machine.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from functools import partial
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from ringcast import MessageQueue, _core
+from ringcast.cli.app import cli
+from ringcast.errors import NotReadyError, QueueTimeoutError, RingcastError
+from ringcast.instruments import examine, list_queues, sweep
+from ringcast.instruments.doctor import other_machines
+from tests.support import Child, Link, eventually, unique_name
+
+HOST = socket.gethostname()
+
+
+@contextmanager
+def writer(n_reader: int = 2, n_local: int = 0, **options: object) -> Iterator[MessageQueue]:
+    """A queue whose other readers come through the link; its link process ends with it."""
+    queue: MessageQueue = MessageQueue(n_reader, n_local, connect_ip="127.0.0.1", **options)  # type: ignore[arg-type]
+    try:
+        yield queue
+    finally:
+        with suppress(RingcastError):
+            queue.close(linger=0)
+
+
+def reads(link: Link, handle: object, rank: int) -> None:
+    """A child: reads one message at each word, until there is none."""
+    with MessageQueue.create_from_handle(handle, rank) as reader:  # type: ignore[arg-type]
+        link.send(os.getpid())
+        while link.recv() == "read":
+            link.send(reader.dequeue(timeout=10))
+
+
+@contextmanager
+def child_of(*job: Any) -> Iterator[Child]:
+    child = Child(*job)
+    try:
+        yield child
+    finally:
+        child.discard()
+
+
+def row_of(queue: MessageQueue, rank: int) -> dict[str, object]:
+    return next((dict(row) for row in queue.stats()["readers"] if row["rank"] == rank), {})
+
+
+def test_a_reader_elsewhere_is_a_row_with_its_host_and_its_link_is_no_reader() -> None:
+    with writer() as queue:
+        handle = queue.export_handle()
+        before = queue.stats()
+        assert (before["readers"], before["links"], before["expected_elsewhere"]) == ([], [], 2)
+        with child_of(reads, handle, 1) as child:
+            pid = child.receive()
+            eventually(lambda: row_of(queue, 1).get("state") == "active", "the reader's row")
+            queue.enqueue("unread")
+            eventually(lambda: row_of(queue, 1)["behind"] == 1 and queue.stats()["links"][0]["under_way"] == 0)
+            stats = queue.stats()
+            (row,), (link,) = stats["readers"], stats["links"]
+            assert (row["host"], row["rank"], row["pid"], row["alive"]) == (HOST, 1, pid, True)
+            assert (link["host"], link["ranks"], link["state"], link["alive"]) == (HOST, [1], "active", True)
+            assert link["pid"] not in (pid, os.getpid())
+            assert stats["expected_elsewhere"] == 1
+            assert set(stats["missed"]) <= {0, 1}
+            json.dumps(stats)
+            child.send("read")
+            assert child.receive() == "unread"
+            eventually(lambda: row_of(queue, 1)["behind"] == 0, "the reader has read")
+            child.send("end")
+            assert child.join() == 0
+        eventually(lambda: not queue.stats()["readers"], "a reader that has left is no row")
+
+
+def test_a_reader_of_a_relay_sees_the_writers_host_and_the_link_here() -> None:
+    with writer(1) as queue, closing(MessageQueue.create_from_handle(queue.export_handle(), 0)) as reader:
+        stats = reader.stats()
+        source = stats["writer"]
+        relay = source["relayed_by"]
+        assert (source["host"], source["pid"], source["alive"], source["process"]) == (
+            HOST,
+            os.getpid(),
+            True,
+            "unknown",
+        )
+        assert relay is not None
+        assert relay["alive"]
+        assert relay["pid"] == queue.stats()["links"][0]["pid"] != os.getpid()
+        assert [row["rank"] for row in stats["readers"]] == [0]
+        with pytest.raises(
+            QueueTimeoutError, match=rf"the writer \(host {HOST}, pid {os.getpid()}\), through the link"
+        ):
+            reader.dequeue(timeout=0.01)
+        local = queue.stats()["writer"]
+        assert (local["host"], local["relayed_by"]) == (None, None)
+
+
+def test_a_killed_reader_elsewhere_is_failed() -> None:
+    with writer(1) as queue, child_of(reads, queue.export_handle(), 0) as child:
+        os.kill(child.receive(), signal.SIGKILL)
+        row = eventually(lambda: (row := row_of(queue, 0)).get("state") == "failed" and row, "the death is told")
+        assert (row["alive"], row["process"], row["host"]) == (False, "gone", HOST)
+
+
+def test_the_writer_says_how_many_readers_of_other_machines_have_not_come() -> None:
+    with writer(3, 1) as queue:
+        handle = queue.export_handle()
+        with pytest.raises(
+            NotReadyError, match=r"rank 0 has not attached, and 2 readers of other machines have"
+        ) as all_:
+            queue.wait_until_ready(timeout=0)
+        assert all_.value.missing == (0,)
+        with closing(MessageQueue.create_from_handle(handle, 0)):
+            with pytest.raises(
+                NotReadyError, match=r"waited 0\.01 s, but 2 readers of other machines have not come"
+            ) as two:
+                queue.wait_until_ready(timeout=0.01)
+            assert two.value.missing == ()
+            with closing(MessageQueue.create_from_handle(handle, 2)):
+                eventually(lambda: row_of(queue, 2).get("state") == "active")
+                with pytest.raises(NotReadyError, match="but 1 reader of other machines has not come"):
+                    queue.wait_until_ready(timeout=0.01)
+                with closing(MessageQueue.create_from_handle(handle, 1)):
+                    queue.wait_until_ready(timeout=30)
+
+
+def test_who_closes_is_told_of_readers_of_other_machines_that_never_came() -> None:
+    with writer(2) as queue:
+        queue.export_handle()
+        queue.enqueue("for nobody")
+        with pytest.raises(
+            QueueTimeoutError, match="1 messages did not reach 2 readers of other machines, who have not"
+        ):
+            queue.close(linger=0)
+
+
+def test_who_closes_is_told_what_is_under_way_to_which_host_and_ranks() -> None:
+    with writer(1) as queue, closing(MessageQueue.create_from_handle(queue.export_handle(), 0)):
+        link = queue.stats()["links"][0]["pid"]
+        os.kill(link, signal.SIGSTOP)
+        try:
+            queue.enqueue("under way")
+            with pytest.raises(QueueTimeoutError) as told:
+                queue.close(linger=0.01)
+        finally:
+            os.kill(link, signal.SIGCONT)
+        assert f"did not reach the link to host {HOST} (pid {link}, alive" in str(told.value)
+        assert "rank 0), with 1 messages under way" in str(told.value)
+
+
+def test_an_eviction_of_a_seat_for_whoever_comes_names_no_rank(caplog: pytest.LogCaptureFixture) -> None:
+    with writer(1, max_chunks=1, on_full="evict", full_deadline=0.0) as queue:
+        queue.export_handle()
+        with caplog.at_level(logging.WARNING, "ringcast"):
+            for number in range(2):
+                queue.enqueue(number, timeout=10)
+        (record,) = (one for one in caplog.records if "has evicted" in one.getMessage())
+        assert (
+            "has evicted a reader of another machine, 1 messages behind: it has never attached" in record.getMessage()
+        )
+        assert record.ringcast["evicted"]["rank"] is None  # type: ignore[attr-defined]
+
+
+def test_no_number_that_stands_for_nobody_is_said_when_a_link_process_is_killed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with writer(1, max_chunks=1, on_reader_death="evict") as queue:
+        reader = MessageQueue.create_from_handle(queue.export_handle(), 0)
+        with caplog.at_level(logging.WARNING, "ringcast"), closing(reader):
+            os.kill(queue.stats()["links"][0]["pid"], signal.SIGKILL)
+            for number in range(3):
+                queue.enqueue(number, timeout=10)
+        said = [one.getMessage() for one in caplog.records if "has evicted" in one.getMessage()]
+        assert len(said) == 1
+        assert f"has evicted the link to host {HOST} (pid " in said[0]
+        assert "rank 0" in said[0]
+        assert not any(str(number) in caplog.text for number in (_core.NOBODY, _core.STREAM))
+    sweep()  # what the killed link has left
+
+
+def test_a_long_wait_names_host_and_rank_of_who_is_in_the_way(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RINGCAST_WARNING_INTERVAL", "0.2")
+    with writer(1, max_chunks=1) as queue, closing(MessageQueue.create_from_handle(queue.export_handle(), 0)) as reader:
+        with caplog.at_level(logging.WARNING, "ringcast"), pytest.raises(QueueTimeoutError):
+            queue.enqueue_many(range(9), timeout=2)
+        record = [one for one in caplog.records if "has waited" in one.getMessage()][-1]
+        said = record.getMessage()
+        assert f"rank 0 (host {HOST}, pid {os.getpid()}, " in said
+        assert f"the link to host {HOST} (pid " in said
+        assert record.ringcast["links"][0]["ranks"] == [0]  # type: ignore[attr-defined]
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "ringcast"), suppress(QueueTimeoutError):
+            while True:
+                reader.dequeue(timeout=0.7)
+        assert f"for the writer (host {HOST}, pid {os.getpid()}), through the link here (pid " in caplog.text
+
+
+def test_ls_shows_readers_elsewhere_links_and_relays() -> None:
+    name = unique_name("seen")
+    with writer(2, name=name) as queue, closing(MessageQueue.create_from_handle(queue.export_handle(), 1)) as reader:
+        eventually(lambda: row_of(queue, 1).get("state") == "active")
+        link = queue.stats()["links"][0]["pid"]
+        shown = partial(CliRunner().invoke, cli)
+        detail = shown(["ls", name]).output
+        assert "readers  1 of 2, 1 to come from other machines" in detail
+        assert any(line.split()[:3] == ["1", HOST, str(os.getpid())] for line in detail.splitlines())
+        assert any(line.split()[:3] == [HOST, str(link), "active"] for line in detail.splitlines())
+        relay = shown(["ls", reader.segment]).output
+        assert f"writer   {os.getpid()} on {HOST}\nrelayed  by the link here, pid {link} (running)" in relay
+        assert f"{os.getpid()} on {HOST}" in shown(["ls"]).output
+        assert not any(str(number) in detail + relay for number in (_core.NOBODY, _core.STREAM))
+        (seen,) = (one for one in list_queues().queues if one["name"] == name)
+        assert seen["links"] == queue.stats()["links"]
+
+
+def test_doctor_says_where_a_link_would_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RINGCAST_BIND_IP", "127.0.0.1")
+    monkeypatch.setenv("RINGCAST_ADVERTISE", "192.0.2.7:4000")
+    (check,) = other_machines()
+    assert (check.status, check.found) == (
+        "ok",
+        "a link would listen at 127.0.0.1, which others are told is 192.0.2.7:4000, a free port",
+    )
+    monkeypatch.setenv("RINGCAST_PORT_RANGE", "9-1")
+    monkeypatch.setenv("RINGCAST_SECRET", "short")
+    assert [check.status for check in other_machines()] == ["warning", "warning"]
+    assert "other machines" in {check.subject for check in examine()}
