@@ -40,7 +40,7 @@ std::vector<std::uint32_t> missing_readers(const Segment& segment) {
     }
     for (std::uint32_t i = 0; i < ring.n_remote; ++i) {
         const PlacementState state = placement_state(ring.board[i]);
-        if (state == PlacementState::attached) continue;
+        if (state == PlacementState::attached || state == PlacementState::cut) continue;
         missing.push_back(is_taken(state) ? ring.board[i].rank.load(std::memory_order_relaxed) : kNobody);
     }
     return missing;

@@ -270,7 +270,7 @@ def _described(reader: ReaderStats) -> str:
     return f"{rank} (pid {reader['pid']}, {_LIVES[reader['process']]}, {reader['behind']} messages behind{held})"
 
 
-_DEATHS = {"failed": "dead", "lost": "out of reach", "expected": "about to attach"}
+_DEATHS = {"failed": "dead", "lost": "lost with its link", "cut": "out of reach for now", "expected": "about to attach"}
 
 
 def described_link(link: LinkStats) -> str:

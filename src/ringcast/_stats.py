@@ -28,7 +28,8 @@ class ReaderStats(TypedDict):
     `leased_bytes` what the reader's views hold.
 
     Of a reader elsewhere `seat` is that of its link, `behind` counts what is under way, too, `process` is "unknown" or
-    "gone", what its views hold is not known and 0; and its `state` is "lost" if its machine cannot be reached any more.
+    "gone", what its views hold is not known and 0; and its `state` is "cut" while its machine is out of reach, and
+    "lost" if that stays so.
     """
 
     host: str | None
@@ -243,6 +244,7 @@ def _links(segment: _core.Segment, head: int, seats: list[Seat]) -> list[LinkSta
 
 _STATES_ELSEWHERE = {
     "placed": "expected", "attached": "active", "died": "failed", "evicted": "evicted", "lost": "lost",
+    "cut": "cut",
 }  # fmt: skip
 """Of readers of other machines. Who has left is not shown, there as here."""
 
@@ -256,7 +258,7 @@ def _readers_elsewhere(segment: _core.Segment, links: list[LinkStats]) -> list[R
             "seat": stream,
             "pid": pid,
             "state": _STATES_ELSEWHERE[state],
-            "alive": state in ("placed", "attached"),
+            "alive": state in ("placed", "attached", "cut"),
             "process": "gone" if state == "died" else "unknown",
             "behind": behind + (under_way.get(stream, 0) if state != "evicted" else 0),
             "leased_blocks": 0,
