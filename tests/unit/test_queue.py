@@ -212,7 +212,9 @@ def test_statistics_count_what_happened() -> None:
         assert (stats["depth"], stats["max_chunk_bytes"]) == (7, 50_000)
         assert (stats["messages"], stats["bytes"], stats["queued"]) == (2, 2100, 2)
         assert (stats["rescued_wakes"], stats["long_waits"], stats["closed"]) == (0, 0, False)
-        assert stats["writer"] == {"pid": os.getpid(), "alive": True, "process": "running"}
+        assert stats["writer"] == {
+            "pid": os.getpid(), "alive": True, "process": "running", "host": None, "relayed_by": None,
+        }  # fmt: skip
         assert stats["waiting_s"] == 0
         assert stats["memory"]["data_committed"] >= 2000
         assert stats["memory"]["data_budget"] >= 50_000
