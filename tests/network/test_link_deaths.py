@@ -1,0 +1,276 @@
+"""Who is killed, stuck, evicted or leaves, on whatever machine: who is told what, by when, and who is not disturbed."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from ringcast import MessageQueue
+from tests.network.linked import MIB, SLACK_S, TOLD_WITHIN_S, Failure, Reader, Writer, message
+from tests.network.machines import Machine, visited
+from tests.support import DEADLINE_S, Link, eventually
+
+pytestmark = pytest.mark.usefixtures("machine_server")
+
+
+@contextmanager
+def _queue(**options: Any) -> Iterator[tuple[Machine, Machine, Writer, list[Reader]]]:
+    """A writer on a, a reader there, of rank 0, and two on b."""
+    with visited(2) as (a, b):
+        writer = Writer(a, n_reader=3, n_local_reader=1, **options)
+        readers = [*writer.readers(a, 0), *writer.readers(b, 1, 2)]
+        writer.does("send", 0, 3)
+        for reader in readers:
+            assert reader.does("take", 0, 3) == 3
+        yield a, b, writer, readers
+
+
+def _kill(machine: Machine, pid: int) -> float:
+    machine.signal(pid, signal.SIGKILL)
+    return time.monotonic()
+
+
+def _in_time(failure: Failure, killed: float) -> None:
+    assert failure.at - killed < TOLD_WITHIN_S + SLACK_S, failure
+
+
+def _says_who(failure: Failure, kind: str, a: Machine, writer: Writer) -> None:
+    """That the writer, or the link to it, has died, and which one."""
+    assert failure.kind == kind, failure.text
+    assert a.host in failure.text
+    assert re.search(rf"\b{writer.pid}\b", failure.text), failure.text
+
+
+def test_a_remote_reader_that_is_killed_is_named_to_the_writer() -> None:
+    with _queue(max_chunks=4) as (_, b, writer, readers):
+        healthy = [readers[0], readers[1]]
+        for reader in healthy:
+            reader.tell("take_to_end", 3)
+        killed = _kill(b, readers[2].pid)
+        sent, failure = writer.does("send_until_it_fails", 3)
+        assert (failure.kind, failure.rank) == ("ReaderDiedError", 2)
+        assert b.host in failure.text
+        assert re.search(rf"\b{readers[2].pid}\b", failure.text), failure.text
+        _in_time(failure, killed)
+        writer.does("close")
+        for reader in healthy:
+            count, end = reader.outcome()
+            assert (count, end.kind) == (sent, "QueueClosedError")
+
+
+def test_where_the_dead_are_evicted_the_others_go_on() -> None:
+    with _queue(max_chunks=4, on_reader_death="evict") as (_, b, writer, readers):
+        _kill(b, readers[1].pid)
+        for reader in (readers[0], readers[2]):
+            reader.tell("take", 3, 100)
+        assert writer.does("send", 3, 100) == 100
+        assert [reader.outcome() for reader in (readers[0], readers[2])] == [100, 100]
+        again = writer.reader(b, 1, timeout=10.0)
+        writer.does("wait_until_ready", 10)
+        for reader in (readers[0], again, readers[2]):
+            reader.tell("take", 103, 10)
+        assert writer.does("send", 103, 10) == 10
+        assert [reader.outcome() for reader in (readers[0], again, readers[2])] == [10, 10, 10]
+        writer.does("close")
+
+
+def test_all_remote_readers_killed_at_once_are_evicted_and_the_local_one_goes_on() -> None:
+    with _queue(max_chunks=4, on_reader_death="evict") as (_, b, writer, readers):
+        for reader in readers[1:]:
+            _kill(b, reader.pid)
+        readers[0].tell("take", 3, 100)
+        assert writer.does("send", 3, 100) == 100
+        assert readers[0].outcome() == 100
+        writer.does("close")
+
+
+@pytest.mark.parametrize("whose", ["the writer's", "the readers'"])
+def test_a_killed_link_is_no_loss_of_what_had_come(whose: str) -> None:
+    with _queue(max_chunks=8) as (a, b, writer, readers):
+        writer.does("send", 3, 5)
+        eventually(lambda: readers[1].does("qsize") == readers[2].does("qsize") == 5, "all is on the other machine")
+        machine = a if whose == "the writer's" else b
+        _kill(machine, writer.links(machine)[0])
+        for reader in readers[1:]:
+            count, failure = reader.does("take_to_end", 3)
+            assert count == 5
+            _says_who(failure, "LinkDiedError", a, writer)
+        assert readers[0].does("take", 3, 5) == 5
+        writer.gives_up()
+
+
+@pytest.mark.parametrize("messages", [0, 5])
+def test_a_writer_that_is_killed_is_named_after_all_it_had_sent(messages: int) -> None:
+    with _queue(max_chunks=8) as (a, _, writer, readers):
+        writer.does("send", 3, messages)
+        for reader in readers:
+            reader.tell("take_to_end", 3)
+        killed = _kill(a, writer.pid)
+        for reader in readers[1:]:
+            count, failure = reader.outcome()
+            assert count == messages
+            _says_who(failure, "WriterDiedError", a, writer)
+            _in_time(failure, killed)
+        count, failure = readers[0].outcome()
+        assert (count, failure.kind) == (messages, "WriterDiedError")
+
+
+def test_a_writer_that_is_killed_while_it_sends_has_sent_a_beginning() -> None:
+    """The same messages on all machines, each whole."""
+    with _queue(max_chunks=8) as (a, _, writer, readers):
+        for reader in readers:
+            reader.tell("take_to_end", 3)
+        writer.tell("send", 3, 100_000)
+        eventually(lambda: a.wire_bytes()[0] > 4 * MIB, "it sends")
+        _kill(a, writer.pid)
+        outcomes = [reader.outcome() for reader in readers]
+        assert {failure.kind for _, failure in outcomes} == {"WriterDiedError"}
+        assert len({count for count, _ in outcomes}) == 1, outcomes
+        assert outcomes[0][0] > 0
+
+
+def test_the_death_of_who_started_a_link_does_not_end_it() -> None:
+    with visited(2) as (a, b):
+        writer = Writer(a, n_reader=2, on_reader_death="evict")
+        (first,) = writer.readers(b, 0)
+        (link,) = writer.links(b)
+        (second,) = writer.readers(b, 1)
+        assert writer.links(b) == [link], "one of a machine and job"
+        _kill(b, first.pid)
+        second.tell("take", 0, 50)
+        assert writer.does("send", 0, 50) == 50
+        assert second.outcome() == 50
+        writer.does("close")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_terminals_signal_to_who_started_a_link_does_not_reach_it(number: int) -> None:
+    with visited(2) as (a, b):
+        writer = Writer(a, n_reader=3, on_reader_death="evict")
+        first = writer.reader(b, 0)
+        second = writer.reader(b, 1, group=first.worker)
+        apart = writer.reader(b, 2)
+        links = writer.links(b)
+        first.worker.signal_group(number)
+        for reader in (first, second):
+            assert reader.worker.wait() != 0
+        apart.tell("take", 0, 50)
+        assert writer.does("send", 0, 50) == 50
+        assert apart.outcome() == 50
+        assert writer.links(b) == links
+        writer.does("close")
+
+
+def test_all_on_a_terminal_interrupted_leave_nothing() -> None:
+    """Looked at when the machines go: the links are gone, and all memory."""
+    with visited(2) as (a, b):
+        writer = Writer(a, n_reader=3, n_local_reader=1)
+        local = writer.reader(a, 0, group=writer.worker)
+        remote = writer.reader(b, 1)
+        other = writer.reader(b, 2, group=remote.worker)
+        writer.worker.signal_group(signal.SIGINT)
+        remote.worker.signal_group(signal.SIGINT)
+        for end in (writer, local, remote, other):
+            assert end.worker.wait() != 0
+
+
+def _send_and_end(link: Link, options: dict[str, Any], count: int, size: int, close: bool) -> None:
+    queue = MessageQueue[Any](**options)
+    link.send(queue.export_handle())
+    queue.wait_until_ready(DEADLINE_S)
+    for number in range(count):
+        queue.enqueue(message(number, size), timeout=DEADLINE_S)
+    if close:
+        queue.close()
+
+
+@pytest.mark.parametrize("size", [64, MIB])
+@pytest.mark.parametrize("close", [True, False])
+def test_what_a_program_sent_before_it_ended_arrives(close: bool, size: int) -> None:
+    with visited(2) as (a, b):
+        options = {
+            "n_reader": 3, "n_local_reader": 1, "max_chunk_bytes": MIB, "max_chunks": 16, "connect_ip": a.ip,
+        }  # fmt: skip
+        program = a.start(_send_and_end, options, 16, size, close)
+        handle = program.receive()
+        readers = [Reader(machine, handle, rank, wait=False) for machine, rank in ((a, 0), (b, 1), (b, 2))]
+        for reader in readers:
+            reader.attached()
+            reader.tell("wait_until_ready", DEADLINE_S)
+        for reader in readers:
+            assert reader.outcome() is None
+        for reader in readers:
+            count, end = reader.does("take_to_end", 0, size)
+            assert (count, end.kind) == (16, "QueueClosedError")
+        assert program.wait() == 0
+
+
+def test_a_stuck_remote_reader_is_evicted_and_its_neighbours_lose_nothing() -> None:
+    with _queue(max_chunks=4, on_full="evict", full_deadline=0.5) as (_, _, writer, readers):
+        readers[2].worker.stop()
+        for reader in readers[:2]:
+            reader.tell("take", 3, 200)
+        assert writer.does("send", 3, 200) == 200
+        assert [reader.outcome() for reader in readers[:2]] == [200, 200]
+        readers[2].worker.resume()
+        count, failure = readers[2].does("take_to_end", 3)
+        assert failure.kind == "ReaderEvictedError"
+        assert count < 200
+        writer.does("close")
+
+
+def test_a_remote_reader_is_evicted_by_its_rank_and_may_come_back() -> None:
+    with _queue(max_chunks=4) as (_, b, writer, readers):
+        readers[1].tell("died")
+        assert writer.does("evict", 1) is True
+        assert readers[1].outcome().kind == "ReaderEvictedError"
+        assert eventually(lambda: writer.does("evict", 1) is False, "there is none any more")
+        for reader in (readers[0], readers[2]):
+            reader.tell("take", 3, 20)
+        assert writer.does("send", 3, 20) == 20
+        assert [reader.outcome() for reader in (readers[0], readers[2])] == [20, 20]
+        readers[1].does("close")
+        again = writer.reader(b, 1, timeout=10.0)
+        writer.does("wait_until_ready", 10)
+        writer.does("enqueue", "welcome back")
+        assert again.does("dequeue", 10) == "welcome back"
+        writer.gives_up()
+
+
+def test_a_reader_of_a_queue_that_is_gone_is_told_so() -> None:
+    with visited(2) as (a, b):
+        writer = Writer(a, n_reader=2)
+        (first,) = writer.readers(b, 0)
+        first.does("close")
+        writer.does("close")
+        failure = Reader(b, writer.handle, 1, wait=False).refused()
+        assert {"LinkError", "SegmentNotFoundError", "WriterDiedError"} & set(failure.kinds), failure
+        assert a.host in failure.text or a.ip in failure.text
+
+
+def test_a_reader_that_no_way_leads_to_is_told_where_it_was_to_go() -> None:
+    with visited(2) as (a, b):
+        writer = Writer(a, n_reader=1)
+        b.unplug()
+        failure = Reader(b, writer.handle, 0, wait=False, timeout=2.0).refused()
+        assert "LinkError" in failure.kinds
+        assert writer.address[0] in failure.text
+        b.plug()
+        (reader,) = writer.readers(b, 0)
+        writer.does("send", 0, 3)
+        assert reader.does("take", 0, 3) == 3
+        writer.does("close")
+
+
+def test_a_reader_that_was_promised_messages_and_never_came_does_not_keep_a_program() -> None:
+    with visited(1) as (a,):
+        writer = Writer(a, n_reader=2)
+        writer.does("send", 0, 2)
+        writer.tell("exit")
+        assert writer.worker.wait(DEADLINE_S) == 0
