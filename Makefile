@@ -5,12 +5,13 @@ BIN    := $(VENV)/bin
 CORE   := $(shell find src/core src/bindings -type f) CMakeLists.txt pyproject.toml
 CXX_SOURCES := $(shell find src tests benchmarks model -name '*.hpp' -o -name '*.cpp' 2>/dev/null)
 
-.PHONY: demo test test-faults sanitize model cross freeze soak check bench format wheel clean help
+.PHONY: demo test test-link test-faults sanitize model cross freeze soak check bench format wheel clean help
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    build, then broadcast the standard library to four workers and compare"
 	@echo "make test    build, then run all tests"
+	@echo "make test-link  build, then cut, deafen, reset and stop links between machines for seconds each"
 	@echo "make test-faults  build with fault points, then kill, stop and delay processes in 2,000 scenarios"
 	@echo "make sanitize  the core's tests and its stress under ThreadSanitizer, AddressSanitizer, UndefinedBehaviorSanitizer"
 	@echo "make cross   the core for Linux on aarch64, its tests run under qemu; for macOS on arm64; and by Clang"
@@ -43,6 +44,10 @@ demo: $(if $(wildcard $(VENV)/dev),$(VENV)/dev,$(VENV)/demo)
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest
+
+# Needs root, and iproute2. With RINGCAST_LINK_LONG=1 pauses are up to 30 s, and messages up to 256 MiB.
+test-link: $(VENV)/dev
+	$(BIN)/python -m pytest tests/network -m long_link
 
 # The extension with fault points, beside the installed one.
 FAULTS := build/faults

@@ -1,6 +1,6 @@
 """Wires that are slow, cut, deaf in one direction, or reset; readers and links that stop for a while: nothing is lost.
 
-With RINGCAST_LINK_LONG=1 pauses are as long as they may ever be.
+The longer cases run in `make test-link`; with RINGCAST_LINK_LONG=1 their pauses are as long as they may ever be.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from tests.network.proxy import DOWN, UP, Proxy
 from tests.support import eventually
 
 pytestmark = pytest.mark.usefixtures("machine_server")
+
+SILENCE_S = 4.0
+"""After which a link takes its peer for cut off."""
 
 
 class Traffic:
@@ -142,6 +145,56 @@ def test_a_wire_that_is_cut_for_a_moment_loses_nothing(which: str) -> None:
         traffic.arrives()
 
 
+@pytest.mark.long_link
+@pytest.mark.parametrize("encrypt", [True, False])
+@pytest.mark.parametrize("which", CUTS)
+def test_a_wire_that_is_cut_until_the_link_has_noticed_loses_nothing(which: str, encrypt: bool) -> None:
+    with _traffic(encrypt=encrypt, link_timeout=60.0) as (a, b, traffic):
+        traffic.go(300)
+        _cut(a, b, which)
+        _pause(SILENCE_S + (6 if LONG else 1))
+        _mend(a, b, which)
+        traffic.arrives()
+
+
+@pytest.mark.long_link
+@pytest.mark.parametrize("which", CUTS)
+def test_an_idle_wire_that_is_cut_is_mended_unnoticed(which: str) -> None:
+    with _traffic(link_timeout=60.0) as (a, b, traffic):
+        _cut(a, b, which)
+        _pause(SILENCE_S + 2)
+        _mend(a, b, which)
+        traffic.go(100)
+        traffic.arrives()
+
+
+@pytest.mark.long_link
+@pytest.mark.parametrize("which", CUTS)
+def test_a_wire_that_stays_cut_is_an_error_on_both_sides(which: str) -> None:
+    """After the time-out of the link, not before; the reader has read all that came."""
+    timeout = 2.0
+    with visited(2) as (a, b):
+        writer = Writer(a, n_reader=2, n_local_reader=1, max_chunks=4, link_timeout=timeout)
+        local, remote = *writer.readers(a, 0), *writer.readers(b, 1)
+        writer.does("send", 0, 3)
+        local.tell("take_to_end", 0)
+        assert remote.does("take", 0, 3) == 3
+        remote.tell("died")
+        began = time.monotonic()
+        _cut(a, b, which)
+        writer.tell("send_until_it_fails", 3)
+        _, at_writer = writer.outcome()
+        assert (at_writer.kind, at_writer.rank) == ("ReaderDiedError", 1)
+        at_reader = remote.outcome()
+        _check_link_died(at_reader, a, writer)
+        for failure in (at_writer, at_reader):
+            assert timeout < failure.at - began < timeout + SILENCE_S + 1 + SLACK_S
+        writer.does("evict", 1)
+        writer.does("close")
+        _, at_local = local.outcome()
+        assert at_local.kind == "QueueClosedError"
+
+
 def _check_link_died(failure: Failure, a: Machine, writer: Writer) -> None:
     assert failure.kind == "LinkDiedError"
     assert "WriterDiedError" in failure.kinds
@@ -220,3 +273,66 @@ def test_a_link_that_is_stopped_and_continued_goes_on(which: str) -> None:
         _pause(1.0)
         machine.signal(link, signal.SIGCONT)
         traffic.arrives()
+
+
+@pytest.mark.long_link
+@pytest.mark.parametrize("which", ["the writer's link", "the readers' link"])
+def test_a_link_that_is_stopped_for_longer_than_a_silence_goes_on(which: str) -> None:
+    with _traffic(link_timeout=60.0) as (a, b, traffic):
+        machine = a if which == "the writer's link" else b
+        (link,) = traffic.writer.links(machine)
+        traffic.go(300)
+        machine.signal(link, signal.SIGSTOP)
+        _pause(10 if LONG else SILENCE_S + 2)
+        machine.signal(link, signal.SIGCONT)
+        traffic.arrives()
+
+
+@pytest.mark.long_link
+def test_many_cuts_of_all_kinds_lose_nothing() -> None:
+    """A thousand messages of mixed sizes, while everything happens to the wire that may."""
+    with visited(3) as (a, b, c):
+        writer = Writer(a, n_reader=4, n_local_reader=1, link_timeout=60.0)
+        proxy = Proxy(c, writer.address, rate=64 * MIB)
+        readers = [*writer.readers(a, 0), *writer.readers(b, 1, 2, proxy=proxy), *writer.readers(c, 3)]
+        traffic = Traffic(writer, readers)
+        traffic.go(3000 if LONG else 1000)
+        for turn in range(40 if LONG else 8):
+            if turn % 4 == 0:
+                proxy.reset()
+            elif turn % 4 == 1:
+                c.unplug()
+                _pause(0.5)
+                c.plug()
+            elif turn % 4 == 2:
+                (link,) = writer.links(b)
+                b.signal(link, signal.SIGSTOP)
+                _pause(0.3)
+                b.signal(link, signal.SIGCONT)
+            else:
+                proxy.stop(DOWN)
+                _pause(0.3)
+                proxy.go()
+            _pause(0.2)
+        traffic.arrives()
+        traffic.ends()
+
+
+@pytest.mark.long_link
+def test_the_memory_of_links_does_not_grow_with_what_is_sent() -> None:
+    with _proxied(24 * MIB, max_chunks=8) as (_, traffic):
+        traffic.go(64)
+        traffic.arrives()
+        writer, reader = traffic.writer, traffic.readers[0]
+        ends = [(machine, pid) for machine in (writer.machine, reader.machine) for pid in writer.links(machine)]
+        before = [_private_kib(machine, pid) for machine, pid in ends]
+        traffic.go(400)
+        traffic.arrives()
+        for (machine, pid), then in zip(ends, before, strict=True):
+            assert _private_kib(machine, pid) - then < 8 << 10
+
+
+def _private_kib(machine: Machine, pid: int) -> int:
+    found = re.search(r"RssAnon:\s+(\d+)", machine.shell(f"cat /proc/{pid}/status"))
+    assert found is not None
+    return int(found[1])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +15,7 @@ from typing import Any
 import pytest
 
 from ringcast import MessageQueue
-from tests.network.linked import MIB, SLACK_S, TOLD_WITHIN_S, Failure, Reader, Writer, message
+from tests.network.linked import MIB, SLACK_S, TOLD_WITHIN_S, Failure, Reader, Writer, as_json, message
 from tests.network.machines import Machine, visited
 from tests.support import DEADLINE_S, Link, eventually
 
@@ -88,6 +91,31 @@ def test_all_remote_readers_killed_at_once_are_evicted_and_the_local_one_goes_on
         assert writer.does("send", 3, 100) == 100
         assert readers[0].outcome() == 100
         writer.does("close")
+
+
+@pytest.mark.parametrize("whose", ["the writer's", "the readers'"])
+def test_a_link_that_is_killed_is_told_to_both_sides_and_a_local_reader_is_not_disturbed(whose: str) -> None:
+    with _queue(max_chunks=4) as (a, b, writer, readers):
+        machine = a if whose == "the writer's" else b
+        (link,) = writer.links(machine)
+        readers[0].tell("take_to_end", 3)
+        for reader in readers[1:]:
+            reader.tell("died")
+        killed = _kill(machine, link)
+        for reader in readers[1:]:
+            failure = reader.outcome()
+            _says_who(failure, "LinkDiedError", a, writer)
+            _in_time(failure, killed)
+        sent, failure = writer.does("send_until_it_fails", 3)
+        assert failure.kind == "ReaderDiedError"
+        assert failure.rank in (1, 2)
+        _in_time(failure, killed)
+        for rank in (1, 2):
+            writer.does("evict", rank)
+        writer.does("send", 3 + sent, 20)
+        writer.does("close")
+        count, end = readers[0].outcome()
+        assert (count, end.kind) == (sent + 20, "QueueClosedError")
 
 
 @pytest.mark.parametrize("whose", ["the writer's", "the readers'"])
@@ -211,6 +239,40 @@ def test_what_a_program_sent_before_it_ended_arrives(close: bool, size: int) -> 
         assert program.wait() == 0
 
 
+def test_who_waits_for_a_remote_reader_is_told_which_one_and_where() -> None:
+    with _queue(max_chunks=4) as (_, b, writer, readers):
+        readers[1].worker.stop()
+        for reader in (readers[0], readers[2]):
+            reader.tell("take_to_end", 3)
+        failure = writer.fails("send", 3, 100, None, 1.0)
+        assert failure.kind == "QueueTimeoutError"
+        for part in ("rank 1", b.host, str(readers[1].pid)):
+            assert part in failure.text, failure.text
+        assert "rank 2" not in failure.text
+        readers[1].worker.resume()
+        writer.does("close")
+        for reader in (readers[0], readers[2]):
+            assert reader.outcome()[1].kind == "QueueClosedError"
+
+
+def test_a_stuck_remote_reader_is_named_when_the_queue_stays_full() -> None:
+    with _queue(max_chunks=4, on_full="raise", full_deadline=0.5) as (_, b, writer, readers):
+        readers[1].worker.stop()
+        for reader in (readers[0], readers[2]):
+            reader.tell("take_to_end", 3)
+        failure = writer.fails("send", 3, 100)
+        assert failure.kind == "QueueFullError"
+        assert "rank 1" in failure.text
+        assert b.host in failure.text
+        assert "rank 2" not in failure.text
+        writer.does("evict", 1)
+        readers[1].worker.resume()
+        assert readers[1].does("take_to_end", 3)[1].kind == "ReaderEvictedError"
+        writer.does("close")
+        (first, end), (second, other) = readers[0].outcome(), readers[2].outcome()
+        assert (end.kind, other.kind, first) == ("QueueClosedError", "QueueClosedError", second)
+
+
 def test_a_stuck_remote_reader_is_evicted_and_its_neighbours_lose_nothing() -> None:
     with _queue(max_chunks=4, on_full="evict", full_deadline=0.5) as (_, _, writer, readers):
         readers[2].worker.stop()
@@ -241,6 +303,69 @@ def test_a_remote_reader_is_evicted_by_its_rank_and_may_come_back() -> None:
         writer.does("enqueue", "welcome back")
         assert again.does("dequeue", 10) == "welcome back"
         writer.gives_up()
+
+
+def test_a_remote_reader_that_leaves_is_told_once_where_that_is_an_error() -> None:
+    with _queue(max_chunks=4, on_reader_leave="raise") as (_, _, writer, readers):
+        readers[2].does("close")
+
+        def told() -> Any:
+            writer.tell("send", 3, 1)
+            found = writer.outcome()
+            if isinstance(found, Failure):
+                return found
+            for reader in readers[:2]:
+                reader.does("take", 3, 1)
+            return None
+
+        failure = eventually(told, "the writer is told")
+        assert (failure.kind, failure.rank) == ("ReaderLeftError", 2)
+        for reader in readers[:2]:
+            reader.tell("take", 4, 20)
+        assert writer.does("send", 4, 20) == 20
+        assert [reader.outcome() for reader in readers[:2]] == [20, 20]
+        writer.does("close")
+
+
+_FAILS = """
+import json, sys
+from ringcast import MessageQueue
+reader = MessageQueue.create_from_handle(json.loads(sys.argv[1]), 0)
+reader.dequeue(timeout=60)
+raise ValueError("on purpose")
+"""
+
+
+def _run(link: Link, source: str, *arguments: str) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    os.execv(sys.executable, [sys.executable, "-c", source, *arguments])
+
+
+def test_an_exception_that_ends_a_remote_reader_counts_as_its_death() -> None:
+    with visited(2) as (a, b):
+        writer = Writer(a, n_reader=2, max_chunks=4)
+        failing = b.start(_run, _FAILS, json.dumps(as_json(writer.handle)))
+        (healthy,) = writer.readers(b, 1)
+        healthy.tell("take_to_end", 0)
+        sent, failure = writer.does("send_until_it_fails", 0)
+        assert (failure.kind, failure.rank, failing.wait()) == ("ReaderDiedError", 0, 1)
+        writer.does("close")
+        count, end = healthy.outcome()
+        assert (count, end.kind) == (sent, "QueueClosedError")
+
+
+def test_close_waits_for_what_has_not_come_to_another_machine_and_names_it() -> None:
+    with _queue(max_chunks=8) as (_, b, writer, readers):
+        b.unplug()
+        writer.does("send", 3, 4)
+        assert readers[0].does("take", 3, 4) == 4
+        failure = writer.fails("close", 0.5)
+        assert failure.kind == "QueueTimeoutError"
+        assert b.host in failure.text
+        b.plug()
+        for reader in readers[1:]:
+            count, end = reader.does("take_to_end", 3)
+            assert count == 4 or end.kind != "QueueClosedError", "nothing is lost unsaid"
 
 
 def test_a_reader_of_a_queue_that_is_gone_is_told_so() -> None:

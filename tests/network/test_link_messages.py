@@ -9,7 +9,7 @@ import pytest
 
 from ringcast import MessageQueue
 from ringcast.errors import DecodeError, QueueTimeoutError, WaitCancelledError
-from tests.network.linked import LONG, MIB, WAYS_TO_TAKE, Reader, Writer, as_json
+from tests.network.linked import LONG, MIB, WAYS_TO_TAKE, End, Reader, Writer, as_json
 from tests.network.machines import machines, visited
 from tests.support import DEADLINE_S, Background, Link, eventually, parked
 
@@ -204,6 +204,23 @@ def test_what_was_sent_before_anybody_came_is_kept_for_all_who_are_promised_it()
         _end(writer, [*first, *second, *third])
 
 
+def test_all_wait_until_all_are_ready_and_are_told_who_is_not() -> None:
+    with visited(2) as (a, b):
+        writer = Writer(a, n_reader=3, n_local_reader=1)
+        readers = [*writer.readers(a, 0), *writer.readers(b, 1)]
+        for end in (writer, *readers):
+            failure = end.fails("wait_until_ready", 0.2)
+            assert failure.kind == "NotReadyError"
+        assert "rank 2" in writer.fails("wait_until_ready", 0).text
+        ends: list[End] = [writer, *readers]
+        for end in ends:
+            end.tell("wait_until_ready", DEADLINE_S)
+        ends += writer.readers(b, 2)
+        ends[-1].tell("wait_until_ready", DEADLINE_S)
+        assert [end.outcome() for end in ends] == [None] * 4
+        writer.does("close")
+
+
 def _wait_in_vain(link: Link, handle: Any) -> None:
     import threading
 
@@ -249,6 +266,22 @@ def test_a_reader_that_leaves_frees_its_rank_on_any_machine() -> None:
         _end(writer, [stays])
 
 
+def test_the_writers_statistics_show_readers_with_their_hosts() -> None:
+    with visited(2) as (a, b):
+        writer = Writer(a, n_reader=2, n_local_reader=1)
+        local, remote = *writer.readers(a, 0), *writer.readers(b, 1)
+        writer.does("send", 0, 2)
+        _all_take([remote], 2)
+
+        def shown() -> Any:
+            found = {reader["rank"]: reader for reader in writer.does("stats")["readers"]}
+            return found if 1 in found and found[1]["behind"] == 0 and found[0]["behind"] == 2 else None
+
+        readers = eventually(shown, "what the remote reader has read is known here")
+        assert (readers[1]["host"], readers[1]["pid"], readers[1]["state"]) == (b.host, remote.pid, "active")
+        assert (readers[0]["pid"], readers[0]["state"]) == (local.pid, "active")
+
+
 @pytest.mark.parametrize("encrypt", [True, False])
 def test_a_hundred_thousand_small_messages(encrypt: bool) -> None:
     with visited(2) as (a, b):
@@ -284,6 +317,22 @@ def test_a_machine_with_less_shared_memory_passes_on_all_that_fits() -> None:
         _all_take(readers, 64, MIB)
         assert writer.outcome() == 64
         _end(writer, readers)
+
+
+def test_what_does_not_fit_into_a_machines_shared_memory_is_told_to_both_sides() -> None:
+    with machines(2, shm={1: "32m"}) as (a, b):
+        writer = Writer(a, n_reader=1, max_bytes=256 * MIB)
+        (reader,) = writer.readers(b, 0)
+        reader.tell("take_to_end", 0)
+        writer.does("send", 0, 3)
+        writer.tell("send_until_it_fails", 3, 48 * MIB)
+        count, at_reader = reader.outcome()
+        assert count == 3, "all that came before"
+        assert "CapacityError" in at_reader.kinds or "PeerError" in at_reader.kinds
+        assert b.host in at_reader.text or "/dev/shm" in at_reader.text or "shared memory" in at_reader.text
+        _, at_writer = writer.outcome()
+        assert (at_writer.kind, at_writer.rank) == ("ReaderDiedError", 0)
+        writer.gives_up()
 
 
 def test_an_idle_link_costs_next_to_nothing() -> None:
