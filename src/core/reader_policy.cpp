@@ -286,7 +286,10 @@ bool ReaderWatch::evict(std::uint32_t rank) noexcept {
         if (placement.rank.load(std::memory_order_relaxed) != rank) continue;
         const std::uint32_t stream = placement.stream.load(std::memory_order_relaxed);
         const std::uint64_t word = stream < ring.n_seats ? ring.seats[stream].state.load(std::memory_order_relaxed) : 0;
-        if (state == PlacementState::lost) {
+        const bool stream_is_gone = stream < ring.n_seats && is_stream(ring, stream) && is_gone(stream, word);
+        if (state != PlacementState::lost && is_taken(state) && stream_is_gone) {
+            any = evict_at(stream, word) || any;  // this machine's link has died
+        } else if (state == PlacementState::lost) {
             // With all who read through it; unless the seat has been somebody else's since.
             any = (is_lost(stream) && evict_at(stream, word)) || any;
         } else if (is_taken(state) && state != PlacementState::left && state != PlacementState::evicted) {
@@ -322,6 +325,9 @@ std::string ReaderWatch::describe_stream(std::uint32_t seat) const {
     std::stable_sort(readers.begin(), readers.end(), [&](auto* a, auto* b) { return behind(a) > behind(b); });
     std::string text = "the link to ";
     text += readers.empty() ? "another machine" : "host " + text_of(readers.front()->host, kHostBytes);
+    // Who is not behind is in nobody's way, if somebody is.
+    if (!readers.empty() && behind(readers.front()) != 0)
+        std::erase_if(readers, [&](auto* reader) { return behind(reader) == 0; });
     std::string who;
     for (const NativePlacement* reader : readers)
         who += (who.empty() ? "" : "; ") + ("rank " + std::to_string(reader->rank.load(std::memory_order_relaxed))) +

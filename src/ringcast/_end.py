@@ -272,14 +272,13 @@ class QueueEnd(_core.End[T]):
         memory = self._segment
         if memory is None:
             return
-        self.shutdown()
         linger = DEFAULT_LINGER_S if self._exported else 0
         undelivered = 0
         try:
             if failed and self.role == "reader":
-                self._abandon()
-            else:
-                undelivered = self._close(linger)
+                self._abandon()  # before it is shut down, by which it would leave in order
+            self.shutdown()
+            undelivered = self._close(linger)
         finally:
             self._segment = None
             self._leave_link()

@@ -271,7 +271,7 @@ class MessageQueue(QueueEnd[T]):
         link: Place | None = None
         if rank not in handle.local_reader_ranks and (handle.remote_address is not None or rank < 0):
             from ringcast.net._deadline import Deadline
-            from ringcast.net.link._ends import JOINED_WITHIN_S, join
+            from ringcast.net.link._ends import JOINED_WITHIN_S, attached, join
 
             link, memory, rank = join(handle, rank, Deadline(max(timeout or 0.0, JOINED_WITHIN_S)), zero_copy=zero_copy)
             handle = handle._replace(segment=memory.name, epoch=memory.epoch)
@@ -299,6 +299,8 @@ class MessageQueue(QueueEnd[T]):
             raise
         assert end is not None
         end._link = link
+        if link is not None:
+            attached(link)
         if cls is not MessageQueue:
             vars(end).update(handle.attributes)
         return end

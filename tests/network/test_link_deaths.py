@@ -250,8 +250,9 @@ def test_who_waits_for_a_remote_reader_is_told_which_one_and_where() -> None:
             assert part in failure.text, failure.text
         assert "rank 2" not in failure.text
         readers[1].worker.resume()
+        readers[1].tell("take_to_end", 3)
         writer.does("close")
-        for reader in (readers[0], readers[2]):
+        for reader in readers:
             assert reader.outcome()[1].kind == "QueueClosedError"
 
 

@@ -152,6 +152,16 @@ def test_a_writer_that_already_sleeps_is_told_when_the_reader_is_killed(start: C
             waiting.result()
 
 
+def test_a_reader_whose_block_an_exception_leaves_counts_as_dead() -> None:
+    with MessageQueue(1, max_chunks=1) as writer:
+        handle = writer.export_handle()
+        with pytest.raises(ValueError, match="on purpose"), MessageQueue.create_from_handle(handle, 0):
+            raise ValueError("on purpose")
+        writer.enqueue(1)
+        with pytest.raises(ReaderDiedError, match="was ended by an exception"):
+            writer.enqueue(2, timeout=60)
+
+
 def test_a_batch_that_meets_a_dead_reader_tells_how_many_were_sent(start: Callable[..., Child]) -> None:
     with MessageQueue(1, max_chunks=3) as writer:
         reader = start(_read, writer.export_handle(), 0)

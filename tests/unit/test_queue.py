@@ -219,7 +219,7 @@ def test_statistics_count_what_happened() -> None:
         assert stats["memory"]["data_committed"] >= 2000
         assert stats["memory"]["data_budget"] >= 50_000
         assert stats["memory"]["control"] > 0
-        same = {"pid": os.getpid(), "state": "active", "alive": True, "process": "running"}
+        same = {"host": None, "pid": os.getpid(), "state": "active", "alive": True, "process": "running"}
         same |= {"leased_blocks": 0, "leased_bytes": 0}
         assert stats["readers"] == [
             {"rank": 0, "seat": 0, "behind": 1, **same},

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from typing import NamedTuple
 
 from ringcast import _core, _segment
 from ringcast._extras import needed
 from ringcast._handle import Handle
-from ringcast.errors import LinkError, RankError
+from ringcast.errors import LinkError, RankError, RingcastError
 from ringcast.net._deadline import Deadline
 from ringcast.net.link import _keys
 from ringcast.net.link._desk import Place, new_job
@@ -71,6 +72,12 @@ def export(
         place.close()
         raise
     return Export(place, (answer["address"][0], answer["address"][1]), mine, travelling, encrypt)
+
+
+def attached(place: Place) -> None:
+    """The link need not find out by itself that a reader has come."""
+    with suppress(RingcastError):  # it would
+        place.ask({"op": "look"}, Deadline(1.0))
 
 
 def join(handle: Handle, rank: int, deadline: Deadline, *, zero_copy: bool) -> tuple[Place, _core.Segment, int]:

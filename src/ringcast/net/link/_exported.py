@@ -93,7 +93,10 @@ class Exported:
     def _begin(self, channel: Channel, hello: dict[str, Any]) -> None:
         """A machine's first reader."""
         if self.writer_is_gone:
-            raise LinkError(f"{self.segment.label} has ended: its writer closed it or died")
+            raise LinkError(
+                f"{self.segment.label} has ended: its writer (host {socket.gethostname()}, pid "
+                f"{self.segment.creator_pid}) closed it or died"
+            )
         host, rank, pid = str(hello["host"]), int(hello["rank"]), int(hello["pid"])
         self._find_place(None, rank)
         stream = Outgoing(self, str(hello["stream"]), host)

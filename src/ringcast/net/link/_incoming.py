@@ -57,6 +57,8 @@ _DIAL_S = 2.0
 _REFUSALS = 2
 """So often refused, the other link is gone."""
 _SLICE_S = 0.5
+_ACKNOWLEDGED_AFTER_S = 0.001
+"""If nothing follows: an acknowledgement costs the other link's threads more than a message, and is not hurried for."""
 _EVICT = 2  # of what a writer does about slow readers, all that is done here
 _HANGS_UP_WITHIN_S = 5.0
 
@@ -158,6 +160,16 @@ class Incoming:
                 control.say({"op": "leave"})
             except LinkError:
                 pass
+
+    def let_go(self, wanted: bool) -> bool:
+        """Of the ring of a stream that is over, unless somebody is just about to attach, who is to read what came."""
+        assert self.segment is not None
+        self._readers.states(self.segment, set(self._ranks))
+        if not self._has_finished or (wanted and self._readers.are_awaited):
+            return False
+        assert self._end is not None
+        self._end._close(0)
+        return True
 
     def _drop(self, behind: dict[int, int]) -> None:
         """Nobody will come to read what is kept for these ranks, and who lives is not to wait for it."""
@@ -281,6 +293,7 @@ class Incoming:
 
     _ready = False
     _version = 0
+    _has_finished = False
     _lost = ""
     _is_closed = _nobody_can_come = False
 
@@ -346,7 +359,7 @@ class Incoming:
                 data.wait(_HANGS_UP_WITHIN_S)
                 with self._lock:
                     self._hang_up()
-            self._end._close(0)
+            self._has_finished = True
 
     def _fail(self, why: str) -> None:
         log.error("the stream for the readers here cannot go on: %s", why)
@@ -371,7 +384,9 @@ class Incoming:
         most = max(1, int(self._welcome["max_chunks"]) // 4)
         acknowledged = self.segment.head
         while True:
-            if self.segment.head != acknowledged and (self.segment.head - acknowledged >= most or not data.wait(0)):
+            if self.segment.head != acknowledged and (
+                self.segment.head - acknowledged >= most or not data.wait(_ACKNOWLEDGED_AFTER_S)
+            ):
                 acknowledged = self.segment.head
                 self._acknowledge(acknowledged)
             kind, nbytes = data.next()

@@ -35,7 +35,12 @@ class Link:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self.service = Service(desk.held)
-        self.handlers: dict[str, Handler] = {"ping": self._ping, "write": self._write, "read": self._read}
+        self.handlers: dict[str, Handler] = {
+            "ping": self._ping,
+            "write": self._write,
+            "read": self._read,
+            "look": self._look,
+        }
 
     def run(self, first_end_s: float | None = None) -> None:
         """Serve until nobody has held a place for LINGER_S and every stream is over. The first end is waited for,
@@ -74,6 +79,9 @@ class Link:
 
     def _write(self, request: Request) -> Any:
         return self.service.write(request.place, request.what)
+
+    def _look(self, request: Request) -> None:
+        self.service.look()
 
     def _read(self, request: Request) -> Any:
         in_background(

@@ -21,7 +21,14 @@ class Readers:
 
     def __init__(self) -> None:
         self._known: dict[int, list[Any]] = {}  # rank: state, pid, behind, cause, position
+        self._lacked: dict[int, int] = {}  # what had not been read for a rank when its reader came
         self._lock = threading.Lock()
+
+    @property
+    def are_awaited(self) -> bool:
+        """Is somebody about to attach?"""
+        with self._lock:
+            return any(known[0] == "placed" for known in self._known.values())
 
     def expect(self, rank: int, pid: int) -> None:
         with self._lock:
@@ -39,6 +46,7 @@ class Readers:
     def states(self, segment: _core.Segment, ranks: set[int]) -> list[list[Any]]:
         """Of each rank that is placed here: rank, state, pid, messages behind, cause, position."""
         head = segment.head
+        missed = dict(segment.missed())
         mine = [seat for seat in segment.seats() if seat[1] in ranks and seat[3] != "vacant"]
         seats = {seat[1]: seat for seat in sorted(mine, key=lambda seat: seat[3] == "active")}
         with self._lock:
@@ -48,12 +56,15 @@ class Readers:
                     alive = seat[4] and seat[3] == "active"
                     if alive and not (known[0] == "evicted" and known[1] == seat[2]):
                         fresh = known[0] != "attached" or known[1] != seat[2]
+                        if fresh:
+                            self._lacked[rank] = missed.get(rank, 0)
                         position = seat[6] if fresh else known[4]
                         known[:] = ["attached", seat[2], max(0, head - seat[6]), None, position]
                     elif not alive and known[0] in ("attached", "placed", "died"):
                         known[:] = ["died", seat[2], max(0, head - seat[6]), None, None]
                 elif seat is None and known[0] == "attached":
-                    known[:] = ["left", known[1], 0, None, None]
+                    lacks = missed.get(rank, 0) - self._lacked.get(rank, 0)
+                    known[:] = ["left", known[1], 0, None, head - lacks]
             return [[rank, *known] for rank, known in self._known.items()]
 
     def eviction(self, _: Any, rank: int, pid: int, cause: str, behind: int, waited_s: float) -> None:
@@ -61,9 +72,7 @@ class Readers:
         self.evicted(rank, cause, behind)
 
     def loss(self, _: Any, rank: int, pid: int, cause: str, first: int, count: int, absent: bool) -> None:
-        with self._lock:
-            if cause == "left" and rank in self._known and self._known[rank][0] == "left":
-                self._known[rank][4] = first
+        """Told by the states: the writer's own end counts what it sends from there on."""
 
     def long_wait(self, _: Any, waited_s: float) -> None:
         log.info("the stream has waited %.0f s for its readers here", waited_s)

@@ -27,6 +27,7 @@ class Service:
         self._lock = threading.RLock()
         self._exported: dict[int, tuple[Exported, int]] = {}  # by epoch; with the place of the writer
         self._incoming: dict[int, Incoming] = {}  # the same
+        self._streams_over: set[Incoming] = set()  # whose ring has not been let go, and which another one has followed
         self._readers: dict[int, int] = {}  # by place: the queue that it reads
         self._listeners: dict[tuple[Any, ...], tuple[Listener, Address]] = {}
 
@@ -34,7 +35,7 @@ class Service:
     def is_busy(self) -> bool:
         """Is there a stream that is not over?"""
         with self._lock:
-            return bool(self._exported or self._incoming)
+            return bool(self._exported or self._incoming or self._streams_over)
 
     def write(self, place: int, request: dict[str, Any]) -> dict[str, Any]:
         """A writer's queue is to be taken to other machines. Quick."""
@@ -51,6 +52,8 @@ class Service:
         deadline = Deadline(float(request["within"]))
         with self._lock:
             incoming = self._incoming.get(epoch)
+            if incoming is not None and incoming.over:
+                self._streams_over.add(incoming)
             if incoming is None or incoming.over:
                 incoming = self._incoming[epoch] = Incoming(request, bytes.fromhex(request["key"]))
             self._readers[place] = epoch
@@ -72,7 +75,7 @@ class Service:
                     del self._exported[epoch]
             for place in [place for place in self._readers if not self._held(place)]:
                 del self._readers[place]
-            incoming = list(self._incoming.items())
+            incoming = [*self._incoming.items(), *((one.epoch, one) for one in self._streams_over)]
             wanted = set(self._readers.values())
             used = {id(exported.listener) for exported, _ in self._exported.values()}
             for key, (listener, _) in list(self._listeners.items()):
@@ -82,9 +85,11 @@ class Service:
         for epoch, one in incoming:
             one.look()
             if one.over:
-                with self._lock:
-                    if self._incoming.get(epoch) is one:
-                        del self._incoming[epoch]
+                if one.let_go(epoch in wanted):
+                    with self._lock:
+                        self._streams_over.discard(one)
+                        if self._incoming.get(epoch) is one:
+                            del self._incoming[epoch]
             elif epoch not in wanted:
                 one.forsake()
 
