@@ -154,7 +154,7 @@ def test_a_writer_that_is_killed_while_it_sends_has_sent_a_beginning() -> None:
     with _queue(max_chunks=8) as (a, _, writer, readers):
         for reader in readers:
             reader.tell("take_to_end", 3)
-        writer.tell("send", 3, 100_000)
+        writer.tell("send", 3, 1 << 40)  # more than it gets to
         eventually(lambda: a.wire_bytes()[0] > 4 * MIB, "it sends")
         _kill(a, writer.pid)
         outcomes = [reader.outcome() for reader in readers]
