@@ -102,7 +102,11 @@ class Exported:
         stream = Outgoing(self, str(hello["stream"]), host)
         self._streams[stream.stream] = stream
         open_homes = self.open_homes() + (1 if stream.tap.kept else 0)
-        placed = self.place(stream, rank, pid)
+        try:
+            placed = self.place(stream, rank, pid)
+        except BaseException:
+            stream.leave()
+            raise
         segment = self.segment
         stream.connect(
             channel,
@@ -236,6 +240,11 @@ class Exported:
             for index, _, state, pid, _, seat, behind, _ in self.segment.placements():
                 if seat == stream.tap.seat and state in ("placed", "attached", "died", "cut"):
                     self.segment.post(index, "lost", pid, behind)
+
+    def look(self) -> None:
+        """Nobody holds a stream up by one connection without the other."""
+        for stream in self.streams:
+            stream.look()
 
     def close(self) -> None:
         for stream in self.streams:

@@ -187,45 +187,45 @@ class Incoming:
         hello = {"stream": self._stream, "host": socket.gethostname(), "rank": rank, "pid": pid, "published": None}
         data = self._dialled(hello, deadline, control=False)
         try:
-            welcome = receive(data, WELCOME, WELCOMED_WITHIN_S)
-            homes = int(welcome["homes"])
-            shape = [homes + len(self._local_ranks), int(welcome["max_chunk_bytes"]), int(welcome["max_chunks"])]
-            if shape != self._shape:
-                raise LinkError(f"{data.peer} has another queue than the handle says: {shape} and not {self._shape}")
-            self.segment = segment = _core.Segment.create(
-                name=segment_name(None), user_name=str(welcome["name"])[:127], release=__version__,
-                n_reader=homes, ranks=[_core.NOBODY] * homes, max_chunk_bytes=int(welcome["max_chunk_bytes"]),
-                max_chunks=int(welcome["max_chunks"]), max_bytes=0, max_leases=0,
-                data_budget=int(welcome["data_budget"]),
-                source=(str(welcome["host"])[:63], int(welcome["pid"])),
-            )  # fmt: skip
-            dead, slow, _, patience_ns = welcome["policy"]
-            self._end = _core.End(
-                segment, writer=True, rank=None, strategy=WaitSettings.of(None).strategy,
-                policy=(dead, slow if slow == _EVICT else 0, 0, patience_ns), codec=codec("raw"),
-                reporter=self._readers, report_interval_ns=60_000_000_000,
-            )  # fmt: skip
-            self._homes = list(range(homes))
-            self._base = int(welcome["first"])
-            self._welcome = welcome
-            self._expect(int(welcome["open"]))
-            control = self._dialled({"stream": self._stream}, deadline, control=True)
-        except (KeyError, TypeError, ValueError) as error:
+            self._welcome = welcome = receive(data, WELCOME, WELCOMED_WITHIN_S)
+            placed: dict[str, Any] = welcome["placed"]
+            self._make_ring(data.peer, welcome)
+            self._connected(data, self._dialled({"stream": self._stream}, deadline, control=True))
+            threading.Thread(target=self._run, args=(data,), name="ringcast-incoming", daemon=True).start()
+        except BaseException as error:
             data.close()
-            raise LinkError(
-                f"{data.peer} welcomes in a way that this release does not understand: {error!r}"
-            ) from error
-        except BaseException:
-            data.close()
+            self._hang_up()
             if self._end is not None:
                 self._end._relay_end(LINK_DIED, "it could not be joined")
                 self._end._close(0)
-                self._end = None
+            self._end = self.segment = None
+            if isinstance(error, (KeyError, TypeError, ValueError)) and not isinstance(error, RingcastError):
+                raise LinkError(
+                    f"{data.peer} welcomes in a way that this release does not understand: {error!r}"
+                ) from error
             raise
-        self._connected(data, control)
-        threading.Thread(target=self._run, args=(data,), name="ringcast-incoming", daemon=True).start()
-        placed: dict[str, Any] = welcome["placed"]
         return placed
+
+    def _make_ring(self, peer: str, welcome: dict[str, Any]) -> None:
+        homes = int(welcome["homes"])
+        shape = [homes + len(self._local_ranks), int(welcome["max_chunk_bytes"]), int(welcome["max_chunks"])]
+        if shape != self._shape:
+            raise LinkError(f"{peer} has another queue than the handle says: {shape} and not {self._shape}")
+        self.segment = segment = _core.Segment.create(
+            name=segment_name(None), user_name=str(welcome["name"])[:127], release=__version__,
+            n_reader=homes, ranks=[_core.NOBODY] * homes, max_chunk_bytes=shape[1], max_chunks=shape[2],
+            max_bytes=0, max_leases=0, data_budget=int(welcome["data_budget"]),
+            source=(str(welcome["host"])[:63], int(welcome["pid"])),
+        )  # fmt: skip
+        dead, slow, _, patience_ns = welcome["policy"]
+        self._end = _core.End(
+            segment, writer=True, rank=None, strategy=WaitSettings.of(None).strategy,
+            policy=(dead, slow if slow == _EVICT else 0, 0, patience_ns), codec=codec("raw"),
+            reporter=self._readers, report_interval_ns=60_000_000_000,
+        )  # fmt: skip
+        self._homes = list(range(homes))
+        self._base = int(welcome["first"])
+        self._expect(int(welcome["open"]))
 
     def _dialled(self, hello: dict[str, Any], deadline: Deadline, *, control: bool) -> Channel:
         channel = dial(self._address, self.epoch, self._key, self._encrypt, deadline, control=control)

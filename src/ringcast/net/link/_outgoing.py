@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ringcast import _core
 from ringcast.errors import LinkError, RingcastError
 from ringcast.net.link._channel import MAX_RECORD, Channel, ChannelClosedError
-from ringcast.net.link._control import Control
+from ringcast.net.link._control import SILENCE_S, Control
 from ringcast.net.link._words import BATCH, BEGIN, BEGINNING, BODY, END, LARGE_BYTES, WELCOME, LostError, words
 from ringcast.waiting import WaitSettings
 
@@ -52,6 +52,7 @@ class Outgoing:
         self._data: Channel | None = None
         self._control: Control | None = None
         self._silent = False
+        self._begun_at = 0.0
         self._leaving = False
         self._ended = False  # the other link has had the end, too
         self._carried = [0, 0]  # by connections that have ended
@@ -89,6 +90,12 @@ class Outgoing:
         if control is not None:
             with suppress(LinkError):
                 control.say(self.state())
+
+    def look(self) -> None:
+        """A data connection whose control connection does not come is none: nothing would tell that it is cut."""
+        with self._changed:
+            if self._data is not None and self._control is None and time.monotonic() - self._begun_at > SILENCE_S:
+                self._hang_up()
 
     def leave(self) -> None:
         """No reader is left there."""
@@ -140,10 +147,10 @@ class Outgoing:
                 self._hang_up()
                 if self._next is not None:
                     self._next[0].close()
+            self.tap.close(lost=bool(lost))  # nothing is read any more when the writer is told
             if lost:
                 log.warning("the stream to host %s is lost: %s", self.host, lost)
                 self._exported.lose(self)
-            self.tap.close(lost=bool(lost))
 
     def _note_cut(self, why: str) -> None:
         """With the lock."""
@@ -176,6 +183,7 @@ class Outgoing:
                         return None
                 self._changed.wait(left)
             self._data, self.cut_at, self._silent = channel, None, False
+            self._begun_at = time.monotonic()
             self.reconnects += 1
         if published is not None:
             if not self.tap.acknowledge(published):

@@ -70,6 +70,7 @@ class Service:
         """What has become of the ends and the streams since the last look."""
         with self._lock:
             for epoch, (exported, place) in list(self._exported.items()):
+                exported.look()
                 if exported.is_over and not self._held(place):
                     exported.close()
                     del self._exported[epoch]
