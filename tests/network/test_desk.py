@@ -284,10 +284,11 @@ def test_a_killed_link_ends_every_wait_within_a_second_and_has_a_successor(job: 
         with pytest.raises(LinkDiedError, match=f"pid {pid}"):
             one.result()
     assert time.monotonic() - died < 5 * SECOND_S
-    for place in places:
-        place.close()
     (left,) = [one for one in sweep(dry_run=True) if one.segment == desk_name(job)]
     assert (left.kind, left.fate, left.name, left.writer_pid) == ("link", "dead", job, pid)
+    for place in places:
+        place.close()
+    assert not [one for one in sweep(dry_run=True) if one.segment == desk_name(job)], "survivors remove it"
     assert ping(job) != pid
 
 
