@@ -20,6 +20,9 @@ from tests.support import SHM, Child, creator_of, eventually, segments, started_
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs so, and every program that a test starts would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    # So does nohup; programs that are started from here are to be ended by it as usual, and this run is not.
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 _shared_because: str | None = "pytest has not been configured"

@@ -29,7 +29,7 @@ from ringcast._handle import Handle, checked_handle
 from ringcast._joining import Patience, find_living, take_rank
 from ringcast.codec import Codec
 from ringcast.codec import codec as make_codec
-from ringcast.errors import ArgumentError, NotReadyError, QueueClosedError, SegmentNotFoundError
+from ringcast.errors import ArgumentError, NotReadyError, QueueClosedError, RankTakenError, SegmentNotFoundError
 from ringcast.waiting import OnFull, OnReaderDeath, OnReaderLeave, Wait, WaitSettings, reader_policy
 
 if TYPE_CHECKING:
@@ -273,7 +273,13 @@ class MessageQueue(QueueEnd[T]):
             from ringcast.net._deadline import Deadline
             from ringcast.net.link._ends import JOINED_WITHIN_S, attached, join
 
-            link, memory, rank = join(handle, rank, Deadline(max(timeout or 0.0, JOINED_WITHIN_S)), zero_copy=zero_copy)
+            within = Deadline(max(timeout or 0.0, JOINED_WITHIN_S))
+            while link is None:
+                try:
+                    link, memory, rank = join(handle, rank, within, zero_copy=zero_copy)
+                except RankTakenError:  # by one that is about to leave?
+                    if not patience.nap():
+                        raise
             handle = handle._replace(segment=memory.name, epoch=memory.epoch)
         try:
             memory = memory if link is not None else _segment.attach(handle.segment, zero_copy=zero_copy)
