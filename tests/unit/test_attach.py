@@ -239,7 +239,8 @@ def test_a_ring_of_other_sizes_is_not_attached() -> None:
 def test_looking_at_segments_takes_no_seat(queue: MessageQueue) -> None:
     (info,) = [info for info in list_queues().queues if info["segment"] == queue.segment]
     assert (info["name"], info["closed"]) == (queue.name, False)
-    assert info["writer"] == {"pid": os.getpid(), "alive": True, "process": "running"}
+    here = {"pid": os.getpid(), "alive": True, "process": "running"}
+    assert info["writer"] == {**here, "host": None, "relayed_by": None}
     assert info["readers"] == []
     assert queue.name is not None
     with MessageQueue.attach(queue.name, rank=0), MessageQueue.attach(queue.name, rank=1):
