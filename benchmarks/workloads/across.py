@@ -142,7 +142,7 @@ class Tcp(Workload):
 
     def measure(self, subject: Subject, case: Case, bench: Bench) -> Outcome:
         """Never called."""
-        raise NotImplementedError
+        raise NotImplementedError  # has_subjects is False
 
     def measure_floor(self, case: Case, bench: Bench) -> Outcome | None:
         """No ring."""
