@@ -7,7 +7,6 @@ import signal
 import socket
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -43,12 +42,17 @@ def _dial(link: Link, address: tuple[str, int]) -> None:
     while True:
         nbytes, expected, seconds = link.recv()
         connection.settimeout(seconds)
-        sender = threading.Thread(target=_send, args=(connection, nbytes))
+        failed: list[OSError] = []
+        sender = threading.Thread(target=_send, args=(connection, nbytes, failed))
         sender.start()
         received = 0
         try:
             while received < expected and (data := connection.recv(1 << 16)):
                 received += len(data)
+            if received < expected:
+                sender.join()
+                if failed:  # a reset is told once, and the sender heard it
+                    raise ConnectionResetError
             link.send(received)
         except TimeoutError:
             link.send("nothing")
@@ -58,9 +62,11 @@ def _dial(link: Link, address: tuple[str, int]) -> None:
         sender.join()
 
 
-def _send(connection: socket.socket, nbytes: int) -> None:
-    with suppress(OSError):
+def _send(connection: socket.socket, nbytes: int, failed: list[OSError]) -> None:
+    try:
         connection.sendall(bytes(nbytes))
+    except OSError as error:
+        failed.append(error)
 
 
 def _echo(a: Machine, b: Machine, ip: str = "") -> Worker:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ pytest.importorskip("rich")
 from ringcast import MessageQueue
 from ringcast.errors import PeerError, SegmentNotFoundError
 from ringcast.instruments import list_queues
-from tests.support import DEADLINE_S, SHM, Background, eventually, started_pids, unique_name
+from tests.support import SHM, Background, eventually, started_pids, unique_name
 
 MOMENTS = int(os.environ.get("RINGCAST_CTRL_C", "8"))
 MARK = "RINGCAST_TEST_MARK"
@@ -49,8 +50,8 @@ def _processes_with(mark: str) -> list[str]:
     return found
 
 
-def _interrupt(arguments: list[str], moment_s: float, group: bool, **streams: Any) -> tuple[int, float]:
-    """Exit code, and the seconds from Ctrl-C to the end of the command and all of its processes."""
+def _interrupt(arguments: list[str], moment_s: float, group: bool, **streams: Any) -> float:
+    """The seconds from Ctrl-C to the end of the command and all of its processes."""
     mark = secrets.token_hex(8)
     semaphores = _semaphores()
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
@@ -62,19 +63,36 @@ def _interrupt(arguments: list[str], moment_s: float, group: bool, **streams: An
     ) as process:
         started_pids.add(process.pid)
         time.sleep(moment_s)  # the moment is what is tested; nothing is synchronised by it
+        interrupt = partial(os.killpg if group else os.kill, process.pid, signal.SIGINT)
+        begun = _has_an_end(process.pid)
         begin = time.monotonic()
-        (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=DEADLINE_S)
+        interrupt()
+        try:
+            _, err = process.communicate(timeout=AT_ONCE_S)
+        except subprocess.TimeoutExpired:
+            # While it imports, before the command's first line, Python can lose an interruption; a person tries again.
+            assert not begun, f"not interrupted after {moment_s} s"
+            begin = time.monotonic()
+            interrupt()
+            _, err = process.communicate(timeout=AT_ONCE_S)
         eventually(lambda: not _processes_with(mark), "an end of all processes of the command")
         took = time.monotonic() - begin
     eventually(lambda: _semaphores() <= semaphores, "an end of the standard library's semaphores")
     assert [info for info in list_queues().queues if info["writer"]["pid"] == process.pid] == []
-    # Before the command's first line runs, Python itself is interrupted, and may call that a failure to start.
-    begun = process.returncode != 1 or b"KeyboardInterrupt" not in err
-    return process.returncode if begun else -signal.SIGINT, took
+    # Or it calls that a failure to start.
+    failed = process.returncode == 1 and any(said in err for said in (b"KeyboardInterrupt", b"Fatal Python error"))
+    told = f"exit code {process.returncode} after {moment_s} s: {err.decode()}"
+    assert process.returncode in INTERRUPTED or (failed and not begun), told
+    return took
 
 
-def _demo(moment_s: float, group: bool) -> tuple[int, float]:
+def _has_an_end(pid: int) -> bool:
+    """Whether the process writes or reads a queue, so is past its imports."""
+    queues = list_queues().queues
+    return any(pid in (info["writer"]["pid"], *(reader["pid"] for reader in info["readers"])) for info in queues)
+
+
+def _demo(moment_s: float, group: bool) -> float:
     return _interrupt(["demo", "--workers", "2", "--files", "12", "--rounds", "1000000"], moment_s, group)
 
 
@@ -85,7 +103,7 @@ def _drain(name: str, attach_s: float) -> None:
                 pass
 
 
-def _pub(moment_s: float, group: bool) -> tuple[int, float]:
+def _pub(moment_s: float, group: bool) -> float:
     name = unique_name("pub")
     with open("/dev/zero", "rb") as endless:
         draining = Background(_drain, name, moment_s)
@@ -95,7 +113,7 @@ def _pub(moment_s: float, group: bool) -> tuple[int, float]:
             draining.result()
 
 
-def _sub(moment_s: float, group: bool) -> tuple[int, float]:
+def _sub(moment_s: float, group: bool) -> float:
     with MessageQueue(1, name=unique_name("sub"), max_chunks=64) as writer:
         assert writer.name is not None
         for n in range(32):
@@ -105,7 +123,7 @@ def _sub(moment_s: float, group: bool) -> tuple[int, float]:
 
 @pytest.mark.parametrize(("command", "life_s"), [(_demo, 3.0), (_pub, 0.6), (_sub, 0.6)])
 def test_ctrl_c_at_any_moment_ends_it_and_leaves_nothing(
-    command: Callable[[float, bool], tuple[int, float]], life_s: float
+    command: Callable[[float, bool], float], life_s: float
 ) -> None:
     seed = secrets.randbits(32)
     print(f"\n{command.__name__}: seed {seed}")
@@ -113,8 +131,7 @@ def test_ctrl_c_at_any_moment_ends_it_and_leaves_nothing(
     worst = 0.0
     for n in range(MOMENTS):
         moment_s = moments.uniform(0, life_s)
-        code, took = command(moment_s, n % 2 == 1)
-        assert code in INTERRUPTED, f"interrupted after {moment_s} s (seed {seed})"
+        took = command(moment_s, n % 2 == 1)
         assert took < AT_ONCE_S, f"interrupted after {moment_s} s (seed {seed})"
         worst = max(worst, took)
     print(f"{command.__name__}: {MOMENTS} moments, ended within {worst:.3f} s")

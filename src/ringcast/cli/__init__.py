@@ -6,22 +6,38 @@ and exit code 2 instead of a traceback.
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 EXTRA = ("click", "rich")
 
 
+@contextmanager
+def interrupted_at_once() -> Iterator[None]:
+    """Ctrl-C ends the process on the spot: for imports, where Python may lose an exception, with nothing to undo."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, or somebody else's
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `arguments` are those after the program's name (`sys.argv[1:]`)."""
-    missing = [package for package in EXTRA if find_spec(package) is None]
-    if missing:
-        print(f'ringcast: the command line needs {" and ".join(missing)}: pip install "ringcast[cli]"', file=sys.stderr)
-        return 2
-    try:
+    with interrupted_at_once():
+        missing = [package for package in EXTRA if find_spec(package) is None]
+        if missing:
+            need = " and ".join(missing)
+            print(f'ringcast: the command line needs {need}: pip install "ringcast[cli]"', file=sys.stderr)
+            return 2
         from ringcast.cli.app import run
-
+    try:
         return run(arguments)
-    except KeyboardInterrupt:  # before a command was there to clean up after itself: while modules were imported
+    except KeyboardInterrupt:  # before a command was there to clean up after itself
         return 130

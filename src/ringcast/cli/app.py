@@ -16,7 +16,7 @@ from typing import NoReturn
 import click
 
 from ringcast import __version__
-from ringcast.cli import common
+from ringcast.cli import common, interrupted_at_once
 from ringcast.errors import ArgumentError, QueueTimeoutError, RingcastError
 
 COMMANDS = ("pub", "sub", "ls", "clean", "doctor", "secret", "link", "demo", "bench", "completion")
@@ -42,7 +42,8 @@ class CommandGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        found = import_module(f"ringcast.cli.{cmd_name}").command
+        with interrupted_at_once():
+            found = import_module(f"ringcast.cli.{cmd_name}").command
         assert isinstance(found, click.Command)
         return found
 
