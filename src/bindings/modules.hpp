@@ -16,6 +16,7 @@ void bind_read_chunks(nanobind::module_& module);
 void bind_end(nanobind::module_& module);
 void bind_tap(nanobind::module_& module);
 void bind_foreign_code(nanobind::module_& module);
+void bind_guard(nanobind::module_& module);
 void bind_faults(nanobind::module_& module);  // only with RINGCAST_FAULT_POINTS
 
 }  // namespace ringcast::bindings
