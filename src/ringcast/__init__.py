@@ -25,6 +25,7 @@ from ringcast.waiting import Busy, SpinSleepTimer, SpinTimer, memory_fence
 
 if _TYPE_CHECKING:
     from ringcast.net import StatelessProcessGroup, in_the_same_node_as
+    from ringcast.workers import WorkerGroup
 
 __all__ = [
     "Busy",
@@ -36,6 +37,7 @@ __all__ = [
     "SpinSleepTimer",
     "SpinTimer",
     "StatelessProcessGroup",
+    "WorkerGroup",
     "__version__",
     "errors",
     "in_the_same_node_as",
@@ -44,11 +46,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Process groups are imported by who uses them."""
+    """Process groups and worker groups are imported by who uses them."""
     if name in ("StatelessProcessGroup", "in_the_same_node_as"):
         from ringcast import net
 
         return getattr(net, name)
+    if name == "WorkerGroup":
+        from ringcast import workers
+
+        return workers.WorkerGroup
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

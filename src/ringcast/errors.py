@@ -7,6 +7,8 @@
     ├── QueueTimeoutError (TimeoutError)       the time-out passed
     │   ├── NotReadyError                      wait_until_ready: some ranks are not there
     │   └── QueueFullError                     on_full="raise": the queue stayed full for full_deadline
+    ├── CallTimeoutError (TimeoutError)        a call of a worker group missed its deadline; `stacks` says where it was
+    ├── RemoteError (RuntimeError)             what a worker raised, as text: its traceback, or all that could travel
     ├── WaitCancelledError (RuntimeError)      the wait's `cancel` event was set
     ├── QueueClosedError (RuntimeError)        the writer closed and all is read, or this end was shut down
     ├── RoleError (RuntimeError)               a reader's call on the writer's end, or the reverse
@@ -25,7 +27,8 @@
     │   │   └── LinkDiedError                  what relays its messages to this machine is gone, or the wire; likewise
     │   ├── ReaderDiedError                    a reader that the writer waits for died, or was ended by an exception
     │   ├── ReaderLeftError                    on_reader_leave="raise": a promised reader has left; nothing was sent
-    │   └── ReaderEvictedError                 the writer stopped waiting for this reader
+    │   ├── ReaderEvictedError                 the writer stopped waiting for this reader
+    │   └── WorkerDiedError                    a worker of a group ended; `exitcode` says how
     ├── MessageError
     │   ├── MessageTooLargeError (ValueError)  larger than the queue takes; nothing was sent
     │   ├── EncodeError (TypeError, PicklingError)   the object cannot be sent; nothing was
@@ -82,6 +85,31 @@ class NotReadyError(QueueTimeoutError):
 
 class QueueFullError(QueueTimeoutError):
     """The queue stayed full for as long as `full_deadline` allows. Nothing was sent."""
+
+
+class CallTimeoutError(RingcastError, TimeoutError):
+    """A call of a worker group missed its deadline, or workers did not start in time. Late answers are dropped."""
+
+    ranks: tuple[int, ...] = ()
+    """The ranks that have not answered."""
+    stacks: dict[int, str]
+    """What their threads were doing when the deadline passed, as far as they could still say so."""
+
+    def __init__(self, message: str = "", ranks: tuple[int, ...] = (), stacks: dict[int, str] | None = None) -> None:
+        super().__init__(message)
+        self.ranks = ranks
+        self.stacks = stacks or {}
+
+
+class RemoteError(RingcastError, RuntimeError):
+    """What a worker raised, as text: the cause of an exception that keeps its type, with its traceback there; or in the
+    place of one that cannot travel.
+    """
+
+    rank: int | None = None
+    """The worker's rank in its group."""
+    kind: str | None = None
+    """The type of what was raised there."""
 
 
 class WaitCancelledError(RingcastError, RuntimeError):
@@ -177,6 +205,13 @@ class ReaderLeftError(PeerError):
 
 class ReaderEvictedError(PeerError):
     """The writer stopped waiting for this reader, which may have missed messages since."""
+
+
+class WorkerDiedError(PeerError):
+    """A worker of a group ended, or never started. Its calls fail; `respawn(rank)` brings it back."""
+
+    exitcode: int | None = None
+    """Its exit status, or minus the number of the signal that ended it; None if the system did not tell."""
 
 
 class MessageError(RingcastError):

@@ -1,0 +1,76 @@
+"""One call under way: who has to answer yet, what has been answered, and what becomes of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from ringcast.workers._failures import Failure, note, one_of, unpacked
+
+if TYPE_CHECKING:
+    from ringcast.workers._future import CallFuture
+
+
+class Call:
+    """Belongs to whoever made it; the answers are put into it by whoever reads them."""
+
+    __slots__ = (
+        "alone", "asked_at", "done", "errors", "expires", "future", "items", "name", "number", "ranks", "results",
+        "waiting", "wake",
+    )  # fmt: skip
+
+    def __init__(self, name: Any, ranks: tuple[int, ...], alone: bool, seconds: float | None) -> None:
+        self.name = name
+        self.number = -1
+        self.ranks = ranks
+        self.alone = alone
+        """The result is that of the one rank, not a list."""
+        self.waiting = set(ranks)
+        self.results: dict[int, Any] = {}
+        self.errors: list[tuple[int, Failure | BaseException]] = []
+        self.asked_at = time.monotonic()
+        self.expires = None if seconds is None else self.asked_at + seconds
+        self.done = False
+        """Nobody waits for more: it is complete, has failed, has expired or was given up."""
+        self.wake: threading.Event | None = None
+        """Of one who waits while somebody else reads."""
+        self.future: CallFuture[Any] | None = None
+        self.items: deque[Any] | None = None
+        """Of a stream: what has come and was not taken yet."""
+
+    @property
+    def told(self) -> str:
+        """ "call 7, 'step'"."""
+        name = self.name if isinstance(self.name, str) else getattr(self.name, "__qualname__", repr(self.name))
+        return f"call {self.number}, {name!r}"
+
+    def left(self) -> float | None:
+        """Seconds until its deadline."""
+        return None if self.expires is None else self.expires - time.monotonic()
+
+    def finish(self) -> None:
+        self.done = True
+        if self.wake is not None:
+            self.wake.set()
+
+    def outcome(self) -> Any:
+        """The result; raises what the workers raised."""
+        if self.errors:
+            raise self.error()
+        results = self.results
+        if self.alone:
+            return results[self.ranks[0]]
+        return [results[rank] for rank in self.ranks]
+
+    def error(self) -> BaseException:
+        doing = f"in {self.told}"
+        errors = list(self.errors)  # others may still come
+        told = [unpacked(it, rank, doing) if isinstance(it, Failure) else it for rank, it in errors]
+        error = one_of(told, self.told)
+        still = sorted(self.waiting - {rank for rank, _ in errors})
+        if still:
+            ranks = ", ".join(map(str, still))
+            note(error, f"rank{'s' if len(still) > 1 else ''} {ranks} had not answered; what they answer is dropped")
+        return error

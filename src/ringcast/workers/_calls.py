@@ -1,0 +1,366 @@
+"""The calls of a group: sent through one ring, their answers read from one ring for each worker.
+
+Whoever waits for an answer reads the rings, if nobody else does: it leads. It puts all answers where they belong, and
+wakes those whose calls are complete; when it has its own it leaves, and wakes one who goes on. Nobody leads by duty, so
+a call costs no thread. Who waits for room in the ring of calls takes answers meanwhile, because a worker whose answers
+nobody reads takes no calls.
+
+Everything here may be ended by an interruption between any two steps. So what is held is held by `with` or taken in one
+native step, an answer stays in the inbox until it has been put in its place, putting it there twice does no harm, and
+every wait looks again after a quarter of a second, whoever should have woken it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from ringcast.errors import (
+    CallTimeoutError,
+    ForkedError,
+    QueueClosedError,
+    QueueTimeoutError,
+    WorkerDiedError,
+)
+from ringcast.queue import MessageQueue
+from ringcast.workers._call import Call
+from ringcast.workers._records import CANCEL, DONE, ITEM, RAISED, UNKNOWN
+from ringcast.workers._rings import Rings
+
+_SLICE_S = 0.25
+_ROOM_S = 0.002
+"""So long at a time room for a call is waited for, before answers are looked at again."""
+
+
+class Calls:
+    """What a group's threads share."""
+
+    def __init__(self, ring: MessageQueue, n: int, label: str, leaving: Callable[[int], None]) -> None:
+        self.label = label
+        self.n = n
+        self.under_way: dict[int, Call] = {}
+        """By number; those that nobody waits for any more, too, until all ranks have answered."""
+        self.completed: deque[Call] = deque()
+        """Futures whose results are to be set by the thread that serves them."""
+        self.rings = Rings(leaving)
+        self.deaths: deque[tuple[int, WorkerDiedError]] = deque()
+        self.dead: dict[int, str] = {}
+        self.closed: str | None = None
+        self.stacks: Callable[[int], str | None] = lambda _: None
+        self.on_stray: Callable[[], None] = lambda: None
+        """Called when there is something to do that nobody waits for."""
+        self.on_watched: Callable[[], None] = lambda: None
+        """Called when a future gets a callback."""
+        self._ring = ring
+        self._pid = os.getpid()
+        self.every = tuple(range(n))
+        self._sending = threading.RLock()
+        self._next = 0
+        self._lead = threading.RLock()
+        self._followers: list[Call] = []
+        self._unsaid: deque[tuple[int, tuple[int, ...]]] = deque()
+
+    # Sending.
+
+    def send(self, kind: int, call: Call, arguments: Any, options: dict[str, Any], answered: bool = True) -> None:
+        """Sends the call, and has its answers put into it. Raises what `enqueue` raises; then nothing was sent."""
+        ranks = None if call.ranks == self.every else call.ranks
+        patience = 0.0
+        while True:
+            with self._sending:
+                self._check(call.ranks)
+                number = call.number = self._next
+                try:
+                    if answered:
+                        self.under_way[number] = call
+                    self._ring.enqueue((kind, number, ranks, call.name, arguments, options), patience)
+                    self._next = number + 1
+                    break
+                except BaseException as error:
+                    self._next = self._head()
+                    if self._next == number:
+                        self.under_way.pop(number, None)
+                    if not isinstance(error, QueueTimeoutError):
+                        raise
+            patience = _ROOM_S
+            left = call.left()
+            if left is not None and left <= 0:
+                raise self._late(call, sent=False)
+            self.look()
+        if self._unsaid:
+            self.say_what_is_unsaid()
+
+    def tell(self, kind: int, number: int, ranks: tuple[int, ...], about: Any = ()) -> bool:
+        """A word about a call, if there is room."""
+        with self._sending:
+            if self.closed is not None:
+                return True
+            try:
+                sent = self._ring.try_enqueue((kind, self._next, ranks, number, about, {}))
+            finally:
+                self._next = self._head()
+        return sent
+
+    def give_up(self, call: Call) -> None:
+        """Nobody waits for it: it is not begun where it was not yet, and what is answered to it is dropped."""
+        call.finish()
+        call.results.clear()
+        ranks = tuple(call.waiting)
+        if call.number not in self.under_way or not ranks:
+            return
+        self.on_stray()
+        if not self.tell(CANCEL, call.number, ranks):
+            self._unsaid.append((call.number, ranks))
+
+    def say_what_is_unsaid(self) -> None:
+        """Cancellations for which there was no room."""
+        with suppress(IndexError):
+            while self._unsaid:
+                number, ranks = self._unsaid[0]
+                if number in self.under_way and not self.tell(CANCEL, number, ranks):
+                    return
+                self._unsaid.popleft()
+
+    # Waiting.
+
+    def result_of(self, call: Call) -> Any:
+        """Waits for all its answers, or for the first exception; raises that, or CallTimeoutError at its deadline."""
+        try:
+            if not self.wait(call, lambda: call.done, call.expires):
+                raise self.late(call)
+            value = call.outcome()
+        except BaseException:
+            if call.waiting:
+                self.give_up(call)
+            raise
+        return value
+
+    def wait(self, call: Call, enough: Callable[[], Any], until: float | None) -> bool:
+        """Until there is `enough` of a call, by whoever it comes; False when the time is over."""
+        follows = False
+        try:
+            while not enough():
+                held: list[bool] = []
+                try:
+                    held.extend(map(self._lead.acquire, (False,)))
+                    if held[0]:
+                        if follows:
+                            self._followers.remove(call)
+                            follows = False
+                        if not self._read(call, enough, until):
+                            return bool(enough())
+                        break
+                finally:
+                    if held and held[0]:
+                        self._lead.release()
+                        self._hand_on()
+                if not follows:  # from here on who leads knows of it; it may have left before
+                    if call.wake is None:
+                        call.wake = threading.Event()
+                    self._followers.append(call)
+                    follows = True
+                    continue
+                seconds = _SLICE_S if until is None else min(_SLICE_S, until - time.monotonic())
+                if seconds <= 0:
+                    return bool(enough())
+                assert call.wake is not None
+                call.wake.wait(seconds)
+                call.wake.clear()
+        finally:
+            if follows:
+                self._followers.remove(call)
+        return True
+
+    def look(self) -> bool:
+        """Takes what is there, if nobody leads. Was there nobody?"""
+        held: list[bool] = []
+        try:
+            held.extend(map(self._lead.acquire, (False,)))
+            if held[0]:
+                self.rings.take_what_is_there()
+                self._dispatch()
+        finally:
+            if held and held[0]:
+                self._lead.release()
+                self._hand_on()
+        return held[0]
+
+    def serve(self, seconds: float) -> None:
+        """Leads for somebody else, until there is news, or somebody wants to lead for himself."""
+        if self._followers:
+            time.sleep(min(seconds, _ROOM_S))
+            return
+        held: list[bool] = []
+        try:
+            held.extend(map(self._lead.acquire, (False,)))
+            if held[0]:
+                self.rings.take(min(seconds, _SLICE_S), ())
+                self._dispatch()
+            else:
+                time.sleep(min(seconds, _ROOM_S))
+        finally:
+            if held and held[0]:
+                self._lead.release()
+                self._hand_on()
+
+    def _read(self, call: Call, enough: Callable[[], Any], until: float | None) -> bool:
+        """Leads until there is enough; False when the time is over."""
+        while not enough():
+            seconds = _SLICE_S
+            if until is not None:
+                seconds = min(seconds, until - time.monotonic())
+                if seconds <= 0:
+                    self.rings.take_what_is_there()
+                    self._dispatch()
+                    return False
+            self.rings.take(seconds, call.waiting)
+            self._dispatch()
+        return True
+
+    def _hand_on(self) -> None:
+        for follower in list(self._followers):
+            if not follower.done and follower.wake is not None:
+                follower.wake.set()
+                return
+
+    # Answers. Only who leads is here.
+
+    def _dispatch(self) -> None:
+        inbox = self.rings.inbox
+        while inbox:
+            number, rank, kind, value = inbox[0]
+            self._put(number, rank, kind, value)
+            del value
+            inbox.popleft()
+        while self.deaths:
+            rank, error = self.deaths[0]
+            self.rings.drop(rank)
+            if inbox:  # its last words
+                self._dispatch()
+                return
+            for call in list(self.under_way.values()):
+                if rank in call.waiting:
+                    call.waiting.discard(rank)
+                    self._fail(call, rank, error)
+            self.deaths.popleft()
+
+    def _put(self, number: int, rank: int, kind: int, value: Any) -> None:
+        call = self.under_way.get(number) if number != UNKNOWN else self._first_of(rank)
+        if call is None or rank not in call.waiting:
+            return
+        if kind == ITEM:
+            if call.items is not None and not call.done:
+                call.items.append(value)
+                if call.wake is not None:
+                    call.wake.set()
+            return
+        if kind == DONE and not call.done:
+            call.results[rank] = value
+        call.waiting.discard(rank)
+        if kind == RAISED:
+            self._fail(call, rank, value)
+        elif not call.waiting:
+            self.under_way.pop(call.number, None)
+            self._finish(call)
+
+    def _first_of(self, rank: int) -> Call | None:
+        return next((call for call in list(self.under_way.values()) if rank in call.waiting), None)
+
+    def _fail(self, call: Call, rank: int, error: Any) -> None:
+        call.errors.append((rank, error))
+        if not call.waiting:
+            self.under_way.pop(call.number, None)
+        self._finish(call)
+
+    def _finish(self, call: Call) -> None:
+        if call.done:
+            return
+        call.finish()
+        future = call.future
+        if future is not None:
+            if call.waiting:
+                self.give_up(call)
+            if not future.complete_unless_watched():
+                self.completed.append(call)
+                self.on_stray()
+
+    # Endings.
+
+    def late(self, call: Call) -> CallTimeoutError:
+        """The error of a call whose deadline has passed."""
+        return self._late(call, sent=True)
+
+    def _late(self, call: Call, *, sent: bool) -> CallTimeoutError:
+        assert call.expires is not None
+        took = f"within {call.expires - call.asked_at:.3f} s"
+        if not sent:
+            slow = ", ".join(map(str, sorted(self.under_way[min(self.under_way)].waiting))) if self.under_way else ""
+            return CallTimeoutError(
+                f"{self.label}: there was no room to send {call.name!r} {took}: earlier calls are not taken up"
+                + (f" by rank {slow}" if slow else ""),
+                call.ranks,
+            )
+        ranks = tuple(sorted(call.waiting))
+        told = []
+        stacks: dict[int, str] = {}
+        for rank in ranks:
+            first = self._first_of(rank)
+            doing = "" if first is call or first is None else f" (it has not begun: {first.told} is before it)"
+            told.append(f"rank {rank} has not answered{doing}")
+            text = self.stacks(rank)
+            if text:
+                stacks[rank] = text
+        shown = "".join(f"\nrank {rank}:\n{text}" for rank, text in stacks.items())
+        return CallTimeoutError(f"{self.label}: {call.told}: {', '.join(told)} {took}{shown}", ranks, stacks)
+
+    def close(self, why: str) -> None:
+        """No call is sent from here on, and those under way fail."""
+        with self._sending:
+            if self.closed is not None:
+                return
+            self.closed = why
+            self._ring.shutdown()
+        for call in list(self.under_way.values()):
+            if not call.done:
+                ranks = tuple(call.waiting)
+                call.errors.append((ranks[0] if ranks else 0, self.closed_error()))
+                call.waiting.clear()
+                self._finish(call)
+
+    def let_go(self) -> None:
+        """After all workers have ended."""
+        self._ring.close(0)
+        self.rings.close()
+
+    def closed_error(self) -> QueueClosedError:
+        return QueueClosedError(f"{self.label} {self.closed}")
+
+    def check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedError(
+                f"{self.label} belongs to process {self._pid}, which made it: no worker of it, and no process forked "
+                "from that one, can call it"
+            )
+
+    def _check(self, ranks: tuple[int, ...]) -> None:
+        if self.closed is not None:
+            raise self.closed_error()
+        if not self.dead:
+            return
+        for rank in ranks:
+            if rank in self.dead:
+                error = WorkerDiedError(
+                    f"{self.label}: rank {rank} {self.dead[rank]}, before this call; nothing was sent: "
+                    f"respawn({rank}), or call others by ranks=..."
+                )
+                error.rank = rank
+                raise error
+
+    def _head(self) -> int:
+        memory = self._ring._segment
+        return self._next if memory is None else memory.head

@@ -1,0 +1,239 @@
+"""The processes of a group, all together: started, brought back, and ended."""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from ringcast import _at_exit, _core
+from ringcast._names import PREFIX, suffix
+from ringcast.errors import CallTimeoutError, EncodeError
+from ringcast.queue import MessageQueue
+from ringcast.waiting import Wait
+from ringcast.workers._attendant import Attendant
+from ringcast.workers._birth import RING_DEPTH, Birth, Descriptor
+from ringcast.workers._calls import Calls
+from ringcast.workers._echo import Echo
+from ringcast.workers._failures import Failure, note, one_of, unpacked
+from ringcast.workers._keeper import Keeper
+from ringcast.workers._worker import Worker
+
+_SLICE_S = 0.25
+_AFTER_TERM_S = 0.5
+_OTHERS_S = 0.05
+"""Once one could not be started, others have so long to say that they could not either."""
+_IN_HASTE_S = 0.5
+_FOR_THE_KERNEL_S = 10.0
+"""How long a killed process is waited for, which may still write its core or wait for a device."""
+
+
+class Crew:
+    """Made by a WorkerGroup, which it does not refer to; ends when told, or when that is collected."""
+
+    def __init__(
+        self,
+        label: str,
+        kind: Callable[..., Any],
+        arguments: Sequence[tuple[Any, ...]],
+        options: Mapping[str, Any],
+        start_method: str,
+        env: Mapping[str, str],
+        wait: Wait,
+        prints: bool,
+        allow_callables: bool,
+        max_bytes: int | None,
+    ) -> None:
+        n = len(arguments)
+        self.pid = os.getpid()
+        self.label = label
+        self._made_of = [pickled((kind, own, dict(options)), f"{label}: the class and arguments") for own in arguments]
+        self._context = multiprocessing.get_context(start_method)
+        self._prints = prints
+        self._closing = False
+        ring: MessageQueue[Any] = MessageQueue(
+            n, max_chunks=RING_DEPTH, max_bytes=max_bytes, on_reader_death="evict", wait=wait
+        )
+        nothing: Any = None
+        self._birth = Birth(
+            0, b"", ring.export_handle(), nothing, Descriptor(-1), Descriptor(-1), Descriptor(-1), None, dict(env),
+            wait, allow_callables, max_bytes,
+        )  # fmt: skip
+        self._ring = ring
+        self.calls = Calls(ring, n, label, self._leaves)
+        self.calls.stacks = self._stacks
+        self.workers: list[Worker] = []
+        self._attendant = Attendant(self.calls)
+        self._echo = Echo(label) if prints else None
+        self._keeper = Keeper(wait, self._died)
+        _crews.add(self)
+        atexit.unregister(_end_all)
+        atexit.register(_end_all)  # before the handler that closes queues, and those that join processes
+
+    def start(self, timeout: float | None) -> None:
+        """All of them. Raises what keeps any from starting; then none runs."""
+        try:
+            self.workers = [Worker(self._context, rank, self._prints) for rank in range(self.calls.n)]
+            self._start(self.workers, timeout)
+        except BaseException:
+            self.end(0.0, "could not be started")
+            raise
+
+    def respawn(self, rank: int, timeout: float | None) -> None:
+        """A new process, and object, in the place of one that has ended. Raises what keeps it from starting."""
+        worker = Worker(self._context, rank, self._prints)
+        self.workers[rank] = worker
+        try:
+            self._start([worker], timeout)
+        except BaseException:
+            self._keeper.signal(worker, signal.SIGKILL)
+            self._await([worker], _FOR_THE_KERNEL_S)
+            raise
+        del self.calls.dead[rank]
+
+    def end(self, timeout: float, why: str) -> None:
+        """Asks, then SIGTERM, then SIGKILL. Afterwards no process is left. Any number of times."""
+        if self.pid != os.getpid():
+            return
+        self.calls.close(why)
+        try:
+            if not self._closing:
+                self._closing = True
+                if timeout > 0 and not self._await(self.workers, timeout):
+                    self._signal_all(signal.SIGTERM)
+                    self._await(self.workers, _AFTER_TERM_S)
+        finally:
+            self._signal_all(signal.SIGKILL)
+            self._await(self.workers, _FOR_THE_KERNEL_S)
+            self._attendant.end()
+            self._keeper.end()
+            self._keeper.thread.join(_FOR_THE_KERNEL_S)
+            if self._echo is not None:
+                self._echo.close()
+            self.calls.let_go()
+            if any((worker.exitcode or 0) < 0 for worker in self.workers):  # it may not have got to tell of its ring
+                _core.sweep(PREFIX, suffix(), dry_run=False)
+            _crews.discard(self)
+
+    def _start(self, workers: Sequence[Worker], timeout: float | None) -> None:
+        until = None if timeout is None else time.monotonic() + timeout
+        for worker in workers:
+            if self._echo is not None:
+                self._echo.add(worker)
+            self._keeper.start(worker, self._birth._replace(made_of=self._made_of[worker.rank]))
+        changed = self._keeper.changed
+        while not all(worker.ready.is_set() for worker in workers):
+            if any(worker.ended.is_set() or worker in self._keeper.failures for worker in workers):
+                time.sleep(_OTHERS_S)
+                raise self._not_started(workers)
+            if until is not None and time.monotonic() >= until:
+                raise self._started_late(workers, timeout)
+            with changed:
+                changed.wait(_SLICE_S if until is None else max(0.0, min(_SLICE_S, until - time.monotonic())))
+        for worker in workers:
+            assert worker.ring is not None
+            self.calls.rings.add(worker.rank, worker.ring)
+
+    def _not_started(self, workers: Sequence[Worker]) -> BaseException:
+        errors: list[BaseException] = []
+        for worker in workers:
+            failure = self._keeper.failures.get(worker)
+            if isinstance(failure, Failure):
+                errors.append(unpacked(failure, worker.rank, "while its object was made"))
+            elif failure is not None:
+                note(failure, f"{self.label}: while rank {worker.rank} was started")
+                errors.append(failure)
+            elif worker.ended.is_set():
+                errors.append(worker.died("while its object was made; what it printed says more"))
+        return one_of(errors, f"{self.label}: the start")
+
+    def _started_late(self, workers: Sequence[Worker], timeout: float | None) -> CallTimeoutError:
+        late = [worker for worker in workers if not worker.ready.is_set()]
+        stacks = {worker.rank: worker.stacks() for worker in late if worker.pid}
+        ranks = tuple(worker.rank for worker in late)
+        shown = "".join(f"\nrank {rank}:\n{text}" for rank, text in stacks.items())
+        return CallTimeoutError(
+            f"{self.label}: {', '.join(f'rank {rank}' for rank in ranks)} not ready within {timeout} s{shown}",
+            ranks, stacks,
+        )  # fmt: skip
+
+    def _await(self, workers: Sequence[Worker], seconds: float) -> bool:
+        """Until all have ended; takes what they still answer, since they may wait for that."""
+        until = time.monotonic() + seconds
+        while not all(worker.ended.is_set() for worker in workers):
+            left = until - time.monotonic()
+            if left <= 0:
+                return False
+            self.calls.look()
+            with self._keeper.changed:
+                self._keeper.changed.wait(min(left, 0.02))
+        return True
+
+    def _signal_all(self, number: int) -> None:
+        for worker in self.workers:
+            if not worker.ended.is_set():
+                self._keeper.signal(worker, number)
+
+    # Called by the keeper, and by whoever leads.
+
+    def _died(self, worker: Worker) -> None:
+        calls = self.calls
+        first = next((call for call in list(calls.under_way.values()) if worker.rank in call.waiting), None)
+        doing = "and it had no call" if first is None else f"in {first.told}"
+        error = worker.died(doing)
+        calls.dead[worker.rank] = str(worker.death)
+        if not self._closing:
+            with suppress(Exception):
+                self._ring.evict(worker.rank)
+        if worker.ring is not None:
+            worker.ring._rouse()
+        calls.deaths.append((worker.rank, error))
+        if not calls.look():
+            calls.on_stray()
+
+    def _leaves(self, rank: int) -> None:
+        worker = self.workers[rank]
+        if not worker.ended.is_set() and worker.leaving_since is None:
+            worker.leaving_since = time.monotonic()
+            self._keeper.look()
+
+    def _stacks(self, rank: int) -> str | None:
+        worker = self.workers[rank]
+        return None if worker.ended.is_set() else worker.stacks()
+
+
+_crews: weakref.WeakSet[Crew] = weakref.WeakSet()
+
+
+def _end_all() -> None:
+    for crew in list(_crews):
+        crew.end(_IN_HASTE_S if _at_exit.process_has_failed() else 5.0, "was closed when its process ended")
+
+
+def pickled(value: Any, what: str) -> bytes:
+    """For a process that is not there yet. Raises EncodeError."""
+    main = sys.modules.get("__main__")
+    by_value = getattr(value[0], "__module__", None) == "__main__" and not hasattr(main, "__file__")
+    try:
+        if not by_value:
+            return pickle.dumps(value, 5)
+        import cloudpickle  # the class was typed in: nobody can import it
+    except ImportError:
+        return pickle.dumps(value, 5)
+    except Exception as error:
+        try:
+            import cloudpickle
+        except ImportError:
+            raise EncodeError(f"{what} cannot be pickled ({error})") from error
+    try:
+        return bytes(cloudpickle.dumps(value, 5))
+    except Exception as error:
+        raise EncodeError(f"{what} cannot be pickled ({error})") from error

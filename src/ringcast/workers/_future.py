@@ -1,0 +1,107 @@
+"""The future of a call: whoever asks it for its result reads the answers himself, as `call` does.
+
+It never runs, in the sense of `concurrent.futures`, so it can be cancelled until it is done. Callbacks, and through
+them event loops, are served by a thread of the group, which runs them while it holds nothing.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ringcast.workers._call import Call
+
+if TYPE_CHECKING:
+    from ringcast.workers._calls import Calls
+
+T = TypeVar("T")
+
+
+class CallFuture(concurrent.futures.Future[T]):
+    """What `submit` returns: a `concurrent.futures.Future` that can be awaited, too."""
+
+    def __init__(self, calls: Calls, call: Call, group: object) -> None:
+        super().__init__()
+        self._calls = calls
+        self._call = call
+        self._group = group  # which lives as long as somebody waits for it
+        self.watched = False
+        """Has it callbacks?"""
+
+    def result(self, timeout: float | None = None) -> T:
+        self._await(timeout)
+        return super().result(0)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        self._await(timeout)
+        return super().exception(0)
+
+    def done(self) -> bool:
+        if not super().done():
+            self._calls.look()
+        return super().done()
+
+    def cancel(self) -> bool:
+        if super().done() or not super().cancel():
+            return self.cancelled()
+        self._calls.give_up(self._call)
+        return True
+
+    def add_done_callback(self, fn: Callable[[CallFuture[T]], object]) -> None:
+        super().add_done_callback(fn)  # type: ignore[arg-type]
+        if not super().done():
+            self.watched = True
+            self._calls.on_watched()
+
+    def __await__(self) -> Generator[Any, None, T]:
+        import asyncio
+
+        return asyncio.wrap_future(self).__await__()
+
+    def complete_unless_watched(self) -> bool:
+        """Sets what has become of the call, unless code of others would run. Was it set?"""
+        with self._condition:
+            if self._done_callbacks and not super().done():  # type: ignore[attr-defined]
+                return False
+            self.complete()
+        return True
+
+    def complete(self) -> None:
+        """Sets what has become of the call; any number of times."""
+        call = self._call
+        if super().done():
+            return
+        error = call.error() if call.errors else None
+        with suppress(concurrent.futures.InvalidStateError):  # it was set, or cancelled, meanwhile
+            if error is not None:
+                self.set_exception(error)
+            else:
+                self.set_result(call.outcome())
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        call = self._call
+        if call.done:
+            return
+        error = self._calls.late(call)
+        call.errors.append((-1, error))
+        self._calls.give_up(call)
+        self.complete()
+
+    def _await(self, timeout: float | None) -> None:
+        call = self._call
+        if super().done():
+            return
+        until = None if timeout is None else time.monotonic() + timeout
+        while not super().done():
+            soonest = min((at for at in (until, call.expires) if at is not None), default=None)
+            if self._calls.wait(call, lambda: call.done, soonest):
+                if not super().done():
+                    self.complete()
+            elif call.expires is not None and time.monotonic() >= call.expires:
+                self.expire()
+            elif until is not None and time.monotonic() >= until:
+                raise concurrent.futures.TimeoutError(f"{call.told} has not been answered within {timeout} s")

@@ -1,0 +1,324 @@
+"""WorkerGroup: N processes, each with an object of the user's class, and calls of its methods on all of them."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ringcast import _arguments
+from ringcast.errors import ArgumentError, RankError
+from ringcast.waiting import Wait, WaitSettings
+from ringcast.workers._call import Call
+from ringcast.workers._crew import Crew
+from ringcast.workers._future import CallFuture
+from ringcast.workers._records import CALL, CAST, SCATTER
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+DEFAULT_CLOSE_S = 5.0
+_AFTER_AN_EXCEPTION_S = 0.5
+_MOST_WORKERS = 1024
+
+
+class WorkerGroup:
+    """N worker processes, each with an object of your class; calls go to all of them, answers come back by rank.
+
+    >>> with WorkerGroup(dict, 2, args=([("step", 1)],)) as group:
+    ...     group.call("get", "step")
+    [1, 1]
+
+    In the examples of the methods, `group` is this one. A worker runs one call at a time, in the order in which they
+    were made. Arrays in calls and answers travel through shared memory, and arrive as views of it, as in a
+    `MessageQueue`. Threads and event loops may share a group; it belongs to the process that made it, and its workers
+    cannot call it.
+
+    Args:
+        cls: what makes a worker's object: a class, or a function, that workers can import.
+        n: how many workers.
+        args: what it is called with.
+        kwargs: and by keyword.
+        rank_args: for each rank, what it is called with besides, after `args`.
+        start_method: of `multiprocessing`: "spawn" (default), "forkserver" or "fork".
+        env: environment variables of the workers, from before they import anything (with "spawn"). `RINGCAST_RANK` is
+            theirs, too.
+        wait: how to wait for calls and answers; see MessageQueue.
+        prefix: whether what workers print comes out here, with each line's rank before it (default), or as it is.
+        allow_callables: whether `call` and its kin take functions, too, which are called with the object.
+        max_bytes: the most shared memory that calls, and each worker's answers, may take; see MessageQueue.
+        start_timeout: how many seconds a worker may take until its object is made; None: without limit.
+
+    Raises what `cls` raises in a worker, with that traceback; WorkerDiedError; CallTimeoutError; EncodeError if `cls`
+    or its arguments cannot be pickled; ArgumentError. Then no worker is left.
+    """
+
+    def __init__(
+        self,
+        cls: Callable[..., Any],
+        n: int,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        rank_args: Sequence[Sequence[Any]] | None = None,
+        start_method: str = "spawn",
+        env: Mapping[str, str] | None = None,
+        wait: Wait = None,
+        prefix: bool = True,
+        allow_callables: bool = False,
+        max_bytes: int | None = None,
+        start_timeout: float | None = None,
+    ) -> None:
+        if not callable(cls):
+            raise _arguments.refuse("cls", "a class, or a function that makes an object", cls)
+        n = _arguments.checked("n", n, 1, _MOST_WORKERS)
+        if isinstance(args, str | bytes) or not isinstance(args, Iterable):
+            raise _arguments.refuse("args", "a sequence of arguments", args)
+        own = [()] * n if rank_args is None else [tuple(one) for one in rank_args]
+        if len(own) != n:
+            raise ArgumentError(f"rank_args must have one sequence of arguments for each of {n} ranks, not {len(own)}")
+        _arguments.choice("start_method", start_method, ("spawn", "forkserver", "fork"))
+        WaitSettings.of(wait)
+        timeout = _arguments.seconds("start_timeout", start_timeout)
+        self._allow_callables = _arguments.flag("allow_callables", allow_callables)
+        self._n = n
+        name = getattr(cls, "__qualname__", type(cls).__qualname__)
+        self._label = f"WorkerGroup({name}, {n})"
+        common = tuple(args)
+        self._crew = Crew(
+            name, cls, [(*common, *one) for one in own], kwargs or {}, start_method, dict(env or {}), wait,
+            _arguments.flag("prefix", prefix), self._allow_callables, max_bytes,
+        )  # fmt: skip
+        self._calls = self._crew.calls
+        self._calls.label = self._label
+        self._crew.start(timeout)
+        self._finalizer = weakref.finalize(self, self._crew.end, _AFTER_AN_EXCEPTION_S, "was dropped without close()")
+        self._finalizer.atexit = False
+
+    def call(
+        self, name: str | Callable[..., Any], *args: Any, ranks: Iterable[int] | None = None,
+        deadline: float | None = None, **kwargs: Any,
+    ) -> list[Any]:  # fmt: skip
+        """Calls this method of all objects, or of those of `ranks`, and returns what they return, in the order of
+        ranks.
+
+        The first exception is raised at once, with its type, the worker's traceback as its cause, and a note that says
+        where it was; several that are there together as an ExceptionGroup. What the other ranks answer then is dropped,
+        and those that have not begun do not begin. So it is at the deadline, `deadline` seconds from now. `ranks` and
+        `deadline` are never the method's own.
+        Raises CallTimeoutError, which says what the late ranks are doing; WorkerDiedError, within a second; EncodeError
+        and its kin, if the arguments cannot be sent; DecodeError; QueueClosedError once the group is closed.
+
+        >>> group.call("setdefault", "tokens", [1, 2], deadline=10.0)
+        [[1, 2], [1, 2]]
+        """
+        call = self._new(name, ranks, deadline)
+        self._calls.send(CALL, call, args, kwargs)
+        result: list[Any] = self._calls.result_of(call)
+        return result
+
+    def submit(
+        self, name: str | Callable[..., Any], *args: Any, ranks: Iterable[int] | None = None,
+        deadline: float | None = None, **kwargs: Any,
+    ) -> CallFuture[list[Any]]:  # fmt: skip
+        """As `call`, but returns at once a `concurrent.futures.Future`, which can be awaited, too.
+
+        Waits only for room, if very much is under way. `cancel()` of the future, or of the task that awaits it, keeps
+        workers from beginning the call.
+
+        >>> future = group.submit("get", "step")
+        >>> future.result(timeout=10.0)
+        [1, 1]
+        """
+        return self._submit(CALL, self._new(name, ranks, deadline), args, kwargs)
+
+    def scatter(
+        self, name: str | Callable[..., Any], shards: Sequence[Any], *, ranks: Iterable[int] | None = None,
+        deadline: float | None = None, **kwargs: Any,
+    ) -> list[Any]:  # fmt: skip
+        """As `call`, with one argument of its own for each rank: `shards` in the order of ranks.
+
+        >>> group.scatter("get", ["step", "none"], deadline=10.0)
+        [1, None]
+        """
+        call = self._new(name, ranks, deadline)
+        given = list(shards)
+        if len(given) != len(call.ranks):
+            raise ArgumentError(f"shards must be one for each of {len(call.ranks)} ranks, not {len(given)}")
+        self._calls.send(SCATTER, call, dict(zip(call.ranks, given, strict=True)), kwargs)
+        result: list[Any] = self._calls.result_of(call)
+        return result
+
+    def cast(
+        self, name: str | Callable[..., Any], *args: Any, ranks: Iterable[int] | None = None, **kwargs: Any
+    ) -> None:
+        """As `call`, but waits for no answer, and there is none: an exception is printed by its worker.
+
+        >>> group.cast("clear")
+        >>> group.call("get", "step")
+        [None, None]
+        """
+        self._calls.send(CAST, self._new(name, ranks, None), args, kwargs, answered=False)
+
+    def respawn(self, rank: int, *, start_timeout: float | None = None) -> None:
+        """Brings a rank back that has ended: a new process, with a new object.
+
+        Raises what the group's own start raises; ArgumentError if the rank has not ended.
+
+        >>> group.call("update", ranks=[1], step=5)
+        [None]
+        >>> import os, signal
+        >>> os.kill(group.pids[1], signal.SIGKILL)
+        >>> try:
+        ...     group[1].call("get", "step")
+        ... except errors.WorkerDiedError as error:
+        ...     group.respawn(error.rank)
+        >>> group[1].call("get", "step")
+        1
+        """
+        timeout = _arguments.seconds("start_timeout", start_timeout)
+        rank = self._rank(rank)
+        self._calls.check_process()
+        if self._calls.closed is not None:
+            raise self._calls.closed_error()
+        if rank not in self._calls.dead:
+            raise ArgumentError(f"{self._label}: rank {rank} has not ended (pid {self.pids[rank]})")
+        while self._calls.deaths:
+            self._calls.look()
+        self._crew.respawn(rank, timeout)
+
+    def close(self, timeout: float = DEFAULT_CLOSE_S) -> None:
+        """Ends all workers: they finish the call that they are in; after `timeout` seconds they get SIGTERM, and half a
+        second later SIGKILL. What is under way or later called fails with QueueClosedError. Any number of times.
+
+        >>> group.close()
+        >>> group.closed
+        True
+        """
+        seconds = _arguments.seconds("timeout", timeout)
+        if seconds is None:
+            raise ArgumentError("timeout must be finite: a worker that never returns would hold everybody up")
+        self._finalizer.detach()
+        self._crew.end(seconds, "is closed")
+
+    @property
+    def closed(self) -> bool:
+        """Has it been closed?"""
+        return self._calls.closed is not None
+
+    @property
+    def pids(self) -> list[int]:
+        """The workers' processes, by rank; also of those that have ended."""
+        return [worker.pid for worker in self._crew.workers]
+
+    def __getitem__(self, rank: int) -> Member:
+        return Member(self, self._rank(rank))
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __iter__(self) -> Iterator[Member]:
+        return (Member(self, rank) for rank in range(self._n))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close(DEFAULT_CLOSE_S if kind is None else _AFTER_AN_EXCEPTION_S)
+
+    def __repr__(self) -> str:
+        dead = sorted(self._calls.dead)
+        state = "closed" if self.closed else (f"ranks {dead} have ended" if dead else "open")
+        return f"<{self._label}: {state}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"a {type(self).__name__} belongs to its process and cannot be pickled or copied: its "
+            "workers cannot call it"
+        )
+
+    def _submit(self, kind: int, call: Call, arguments: Any, options: dict[str, Any]) -> CallFuture[Any]:
+        future: CallFuture[Any] = CallFuture(self._calls, call, self)
+        call.future = future
+        self._calls.send(kind, call, arguments, options)
+        self._calls.on_stray()
+        return future
+
+    def _new(self, name: Any, ranks: Iterable[int] | None, deadline: float | None, alone: bool = False) -> Call:
+        if not isinstance(name, str):
+            if not callable(name):
+                raise _arguments.refuse("name", "a method's name", name)
+            if not self._allow_callables:
+                raise ArgumentError(
+                    f"name is {name!r}: this group calls methods by their names only, unless it is made with "
+                    "allow_callables=True"
+                )
+        chosen = (
+            self._calls.every if ranks is None else tuple(self._rank(rank) for rank in _arguments.ranks("ranks", ranks))
+        )
+        if not chosen:
+            raise ArgumentError("ranks must name at least one rank")
+        self._calls.check_process()
+        return Call(name, chosen, alone, None if deadline is None else _arguments.seconds("deadline", deadline))
+
+    def _rank(self, rank: Any) -> int:
+        rank = _arguments.checked("rank", rank, -_arguments.INT32_MAX)
+        if not 0 <= rank < self._n:
+            raise RankError(f"{self._label} has ranks 0 to {self._n - 1}, not {rank}")
+        return int(rank)
+
+
+class Member:
+    """One worker of a group: `group[rank]`.
+
+    >>> with WorkerGroup(dict, 2) as group:
+    ...     group[1]
+    <rank 1 of <WorkerGroup(dict, 2): open>>
+    """
+
+    def __init__(self, group: WorkerGroup, rank: int) -> None:
+        self._group = group
+        self._ranks = (rank,)
+
+    @property
+    def rank(self) -> int:
+        """Its rank."""
+        return self._ranks[0]
+
+    def call(self, name: str | Callable[..., Any], *args: Any, deadline: float | None = None, **kwargs: Any) -> Any:
+        """As `WorkerGroup.call`, of this worker alone: returns what it returns.
+
+        >>> group[1].call("get", "step")
+        1
+        """
+        call = self._group._new(name, self._ranks, deadline, alone=True)
+        calls = self._group._calls
+        calls.send(CALL, call, args, kwargs)
+        return calls.result_of(call)
+
+    def submit(
+        self, name: str | Callable[..., Any], *args: Any, deadline: float | None = None, **kwargs: Any
+    ) -> CallFuture[Any]:
+        """As `WorkerGroup.submit`, of this worker alone.
+
+        >>> group[1].submit("get", "step").result()
+        1
+        """
+        group = self._group
+        return group._submit(CALL, group._new(name, self._ranks, deadline, alone=True), args, kwargs)
+
+    def cast(self, name: str | Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """As `WorkerGroup.cast`, of this worker alone.
+
+        >>> group[1].cast("clear")
+        >>> group.call("get", "step")
+        [1, None]
+        """
+        self._group.cast(name, *args, ranks=self._ranks, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<rank {self.rank} of {self._group!r}>"

@@ -1,0 +1,176 @@
+"""A worker's loop: takes calls, runs one at a time, answers each.
+
+Before it begins one it looks at all that has been sent, as far as its patience goes, so that a call that was cancelled
+meanwhile is not begun. A stream's generator runs as long as it has credit; one that nobody reads holds nobody up.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections import deque
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from ringcast.errors import (
+    ArgumentError,
+    DecodeError,
+    MessageError,
+    QueueClosedError,
+    SegmentError,
+    WriterDiedError,
+)
+from ringcast.queue import MessageQueue
+from ringcast.workers._failures import packed
+from ringcast.workers._records import CALL, CANCEL, CAST, CREDIT, DONE, ITEM, RAISED, SCATTER, SKIPPED
+
+_LOOK_AHEAD = 256
+"""So many calls at most are taken from the ring before they are begun."""
+
+
+class _Stream:
+    """A generator that has been begun."""
+
+    def __init__(self, number: int, items: Iterator[Any], credit: int) -> None:
+        self.number = number
+        self.items = items
+        self.credit = credit
+
+
+class Server:
+    """What a worker's process does with its object."""
+
+    def __init__(
+        self, calls: MessageQueue, answers: MessageQueue, target: Any, rank: int, allow_callables: bool
+    ) -> None:
+        self._calls = calls
+        self._answers = answers
+        self._target = target
+        self._rank = rank
+        self._allow_callables = allow_callables
+        self._backlog: deque[Any] = deque()
+        self._streams: dict[int, _Stream] = {}
+        self._next = 0
+
+    def serve(self) -> None:
+        """Until the group closes, or its process is gone. Raises SystemExit if a call does."""
+        try:
+            while True:
+                self._look()
+                ready = next((stream for stream in self._streams.values() if stream.credit > 0), None)
+                if ready is not None:
+                    self._advance(ready)
+                elif self._backlog:
+                    self._run(self._backlog.popleft())
+        except (QueueClosedError, WriterDiedError):
+            for stream in self._streams.values():
+                _close(stream.items)
+
+    def _look(self) -> None:
+        """Takes what is there; waits for something if there is nothing to do."""
+        backlog = self._backlog
+        idle = not backlog and not any(stream.credit > 0 for stream in self._streams.values())
+        try:
+            if idle:
+                self._sort(self._calls.dequeue(None, None, True))
+            while len(backlog) < _LOOK_AHEAD:
+                message = self._calls.try_dequeue()
+                if message is None:
+                    return
+                self._sort(message)
+        except DecodeError as error:
+            self._answer(self._next, RAISED, packed(error))
+            self._next += 1
+
+    def _sort(self, message: Any) -> None:
+        kind, number, ranks, about, arguments, _ = message
+        self._next = number + 1
+        if ranks is not None and self._rank not in ranks:
+            return
+        if kind == CREDIT:
+            if about in self._streams:
+                self._streams[about].credit += arguments
+        elif kind == CANCEL:
+            self._cancel(about)
+        else:
+            self._backlog.append(message)
+
+    def _cancel(self, number: int) -> None:
+        """What has been begun, other than a stream, goes on."""
+        for message in self._backlog:
+            if message[1] == number:
+                self._backlog.remove(message)
+                self._answer(number, SKIPPED, None)
+                return
+        stream = self._streams.pop(number, None)
+        if stream is not None:
+            _close(stream.items)
+            self._answer(number, SKIPPED, None)
+
+    def _run(self, message: Any) -> None:
+        kind, number, _, name, arguments, options = message
+        del message
+        try:
+            method = self._method(name)
+            if kind in (CALL, CAST):
+                value = method(*arguments, **options)
+            elif kind == SCATTER:
+                value = method(arguments[self._rank], **options)
+            else:
+                credit, *rest = arguments
+                self._streams[number] = _Stream(number, iter(method(*rest, **options)), credit)
+                return
+        except SystemExit:
+            raise
+        except BaseException as error:
+            if kind == CAST:
+                traceback.print_exc()
+            else:
+                self._answer(number, RAISED, packed(error))
+        else:
+            if kind != CAST:
+                self._answer(number, DONE, value)
+
+    def _advance(self, stream: _Stream) -> None:
+        """One item more."""
+        try:
+            item = next(stream.items)
+        except StopIteration:
+            del self._streams[stream.number]
+            self._answer(stream.number, DONE, None)
+        except SystemExit:
+            raise
+        except BaseException as error:
+            del self._streams[stream.number]
+            self._answer(stream.number, RAISED, packed(error))
+        else:
+            stream.credit -= 1
+            if not self._answer(stream.number, ITEM, item):
+                self._streams.pop(stream.number, None)
+                _close(stream.items)
+
+    def _method(self, name: Any) -> Any:
+        if isinstance(name, str):
+            return getattr(self._target, name)
+        if self._allow_callables:
+            return partial(name, self._target)
+        raise ArgumentError("this group calls methods by their names only: make it with allow_callables=True")
+
+    def _answer(self, number: int, kind: int, value: Any) -> bool:
+        """False: the value cannot be sent, and that was the answer."""
+        try:
+            self._answers.enqueue((number, self._rank, kind, value))
+        except (MessageError, SegmentError) as error:
+            self._answers.enqueue((number, self._rank, RAISED, packed(error)))
+            return False
+        return True
+
+
+def _close(items: Iterator[Any]) -> None:
+    """Of a generator whose items nobody wants."""
+    close = getattr(items, "close", None)
+    try:
+        if close is not None:
+            close()
+    except Exception:
+        traceback.print_exc()

@@ -1,0 +1,235 @@
+"""Calls of a group's workers: who is called, what comes back, and what is raised."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from ringcast import WorkerGroup, workers
+from ringcast.errors import (
+    ArgumentError,
+    DecodeError,
+    EncodeError,
+    ForkedError,
+    MessageTooLargeError,
+    QueueClosedError,
+    RankError,
+    RemoteError,
+    RoleError,
+)
+from tests.support import run_python
+from tests.workers.objects import Holding, Model, OnlyThere
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[WorkerGroup]:
+    """For tests that leave the workers as they are."""
+    with WorkerGroup(Model, 2, args=(10,), rank_args=[(1,), (2,)], env={"OF_THE_TEST": "here"}) as group:
+        yield group
+
+
+@pytest.fixture
+def group(shared: WorkerGroup) -> WorkerGroup:
+    return shared
+
+
+def test_a_call_returns_what_each_rank_returns(group: WorkerGroup) -> None:
+    assert group.call("add", 100) == [111, 112]
+    assert group.call("rank") == [0, 1]
+    assert len(set(group.call("pid")) | {os.getpid()}) == 3
+    assert group.call("pid") == group.pids
+
+
+def test_a_call_of_some_ranks_is_for_them_alone_and_in_their_order(group: WorkerGroup) -> None:
+    assert group.call("rank", ranks=[1, 0]) == [1, 0]
+    assert group.call("rank", ranks=(1,)) == [1]
+    before = group.call("seen")
+    assert group.call("echo", "one", ranks=[1]) == ["one"]
+    assert group.call("seen") == [before[0], [*before[1], "one"]]
+
+
+def test_one_rank_by_its_number(group: WorkerGroup) -> None:
+    assert group[1].call("add") == 12
+    assert [member.call("rank") for member in group] == [0, 1]
+    assert len(group) == 2
+    with pytest.raises(RankError, match="ranks 0 to 1, not 2"):
+        group[2]
+    with pytest.raises(RankError):
+        group.call("rank", ranks=[0, 2])
+    with pytest.raises(ArgumentError):
+        group.call("rank", ranks=[])
+
+
+def test_a_worker_knows_its_rank_and_environment_and_nobody_else_does(group: WorkerGroup) -> None:
+    assert group.call("environment", "RINGCAST_RANK") == ["0", "1"]
+    assert group.call("environment", "OF_THE_TEST") == ["here", "here"]
+    assert "OF_THE_TEST" not in os.environ
+    assert "RINGCAST_RANK" not in os.environ
+    with pytest.raises(RoleError):
+        workers.rank()
+
+
+def test_an_exception_keeps_its_type_and_says_where_it_was(group: WorkerGroup) -> None:
+    with pytest.raises(KeyError) as caught:
+        group.call("fail", "of the test", ranks=[1])
+    error: Any = caught.value
+    if sys.version_info >= (3, 11):
+        assert error.args == ("of the test",)
+        assert any(f"rank 1 (host {os.uname().nodename}, pid {group.pids[1]})" in note for note in error.__notes__)
+    assert isinstance(error.__cause__, RemoteError)
+    assert error.__cause__.rank == 1
+    assert error.__cause__.kind == "KeyError"
+    assert "objects.py" in str(error.__cause__)
+    assert "raise KeyError(text)" in str(error.__cause__)
+    assert group.call("rank") == [0, 1]
+
+
+def test_the_first_exception_does_not_wait_for_the_others(group: WorkerGroup) -> None:
+    with pytest.raises(KeyError) as caught:
+        group.call("fail_or_nap", 0, 1.0)
+    if sys.version_info >= (3, 11):
+        assert any("rank 1 had not answered" in note for note in caught.value.__notes__)
+    assert group.call("rank") == [0, 1]  # and not what was answered late
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="a built-in since")
+def test_exceptions_that_are_there_together_are_raised_together() -> None:
+    from ringcast.workers._call import Call
+    from ringcast.workers._failures import packed
+
+    call = Call("both", (0, 1), False, None)
+    for rank in (0, 1):
+        call.errors.append((rank, packed(KeyError(rank))))
+    error: Any = call.error()
+    assert type(error).__name__ == "ExceptionGroup"
+    assert KeyError in type(error).__mro__
+    assert [type(one) for one in error.exceptions] == [KeyError, KeyError]
+    assert [one.args for one in error.exceptions] == [(0,), (1,)]
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "text"),
+    [
+        ("raise_picky", "Picky", "one and two"),
+        ("raise_holding", "Holding", "it holds a lock"),
+        ("interrupt", "KeyboardInterrupt", "KeyboardInterrupt"),
+    ],
+)
+def test_an_exception_that_cannot_travel_arrives_as_text(group: WorkerGroup, method: str, kind: str, text: str) -> None:
+    with pytest.raises(RemoteError, match=text) as caught:
+        group.call(method, ranks=[0])
+    assert caught.value.kind == kind
+    assert method in str(caught.value.__cause__)
+    with pytest.raises(TypeError):
+        pickle.dumps(Holding("it holds a lock"))
+
+
+def test_a_result_that_cannot_be_rebuilt_or_sent_is_the_error_of_its_call(group: WorkerGroup) -> None:
+    before = group.submit("echo", 1)
+    bad = group[0].submit("give_what_cannot_be_rebuilt")
+    after = group.submit("echo", 2)
+    with pytest.raises(DecodeError):
+        bad.result(60)
+    assert before.result(60) == [1, 1]
+    assert after.result(60) == [2, 2]
+    with pytest.raises(EncodeError):
+        group.call("give_what_cannot_be_sent")
+    with pytest.raises(MessageTooLargeError):
+        group[0].call("blob", 1 << 30)
+    assert group.call("echo", 3) == [3, 3]
+
+
+def test_arguments_that_cannot_be_rebuilt_or_sent_are_the_error_of_their_call(group: WorkerGroup) -> None:
+    before = group.submit("echo", 1)
+    bad = group.submit("echo", OnlyThere())
+    after = group.submit("echo", 2)
+    with pytest.raises(DecodeError):
+        bad.result(60)
+    assert before.result(60) == [1, 1]
+    assert after.result(60) == [2, 2]
+    with pytest.raises(EncodeError):
+        group.call("echo", sys._getframe())
+    assert group.call("echo", 3) == [3, 3]
+
+
+def test_arrays_of_answers_are_views_of_shared_memory(group: WorkerGroup) -> None:
+    pytest.importorskip("numpy")
+    one, two = group.call("array", 1 << 20)
+    assert int(one.sum()) == int(two.sum()) == 1 << 20
+    assert not one.flags.writeable
+    assert not one.flags.owndata
+
+
+def test_functions_are_called_only_where_that_is_allowed(group: WorkerGroup) -> None:
+    with pytest.raises(ArgumentError, match="allow_callables"):
+        group.call(Model.add, 1)
+    with pytest.raises(AttributeError):
+        group[0].call("no_such_method")
+    with WorkerGroup(Model, 1, allow_callables=True) as other:
+        assert other.call(Model.add, 1) == [1]
+
+
+def test_a_group_is_its_process_s_own(group: WorkerGroup) -> None:
+    with pytest.raises(TypeError, match="belongs to its process"):
+        pickle.dumps(group)
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            group.call("rank")
+        except ForkedError:
+            os.write(writing, b"refused")
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as told:
+        assert told.read() == b"refused"
+    os.waitpid(pid, 0)
+    assert group.call("rank") == [0, 1]
+
+
+def test_wrong_arguments_are_refused_before_anything_is_started() -> None:
+    wrongs: list[Callable[[], Any]] = [
+        lambda: WorkerGroup(Model, 0),
+        lambda: WorkerGroup("Model", 1),  # type: ignore[arg-type]
+        lambda: WorkerGroup(Model, 2, rank_args=[(1,)]),
+        lambda: WorkerGroup(Model, 1, start_method="thread"),
+        lambda: WorkerGroup(Model, 1, args="text"),
+        lambda: WorkerGroup(Model, 1, wait="often"),
+    ]
+    for wrong in wrongs:
+        with pytest.raises(ArgumentError):
+            wrong()
+    with pytest.raises(EncodeError):
+        WorkerGroup(Model, 1, args=(sys._getframe(),))
+
+
+def test_a_closed_group_says_so() -> None:
+    group = WorkerGroup(Model, 1)
+    group.close()
+    group.close()
+    assert group.closed
+    with pytest.raises(QueueClosedError, match="is closed"):
+        group.call("rank")
+    assert "closed" in repr(group)
+
+
+@pytest.mark.parametrize("method", ["forkserver", "fork"])
+def test_other_ways_to_start(method: str) -> None:
+    script = """
+import sys
+from ringcast import WorkerGroup
+from tests.workers.objects import Model
+if __name__ == "__main__":
+    with WorkerGroup(Model, 2, start_method=sys.argv[1]) as group:
+        assert group.call("rank") == [0, 1]
+        assert group.call("environment", "RINGCAST_RANK") == ["0", "1"]
+    print("well")
+"""
+    done = run_python(script, method)
+    assert done.stdout == "well\n", done.stderr

@@ -1,0 +1,215 @@
+"""Workers that end, or do not start: whoever waits for them is told, and nothing of them is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from ringcast import WorkerGroup
+from ringcast.errors import ArgumentError, CallTimeoutError, QueueClosedError, WorkerDiedError
+from tests.support import Background, Child, Link, eventually, run_python, segments
+from tests.workers.objects import Broken, Model, NotThere
+
+PROMPT_S = 10.0
+"""Well above the second that is promised, for busy machines, and well below what any of these would take otherwise."""
+
+
+def lives(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("how", "said", "code"),
+    [
+        ("exit", "exit code 7", 7),
+        ("_exit", "exit code 7", 7),
+        ("kill", "SIGKILL", -signal.SIGKILL),
+    ],
+)
+def test_a_worker_that_ends_in_a_call_fails_it_and_says_how(how: str, said: str, code: int) -> None:
+    with WorkerGroup(Model, 2) as group:
+        with pytest.raises(WorkerDiedError, match=said) as caught:
+            group.call("end", how, 1)
+        assert (caught.value.rank, caught.value.pid, caught.value.exitcode) == (1, group.pids[1], code)
+        assert "'end'" in str(caught.value)
+        with pytest.raises(WorkerDiedError, match="nothing was sent"):
+            group.call("rank")
+        assert group.call("rank", ranks=[0]) == [0]
+
+
+def test_a_death_fails_all_that_the_worker_had_to_do_and_nothing_else() -> None:
+    with WorkerGroup(Model, 2) as group:
+        busy = group[1].submit("nap", 60)
+        behind = group[1].submit("rank")
+        other = group[0].submit("rank")
+        asking = Background(group[1].call, "rank")
+        os.kill(group.pids[1], signal.SIGKILL)
+        for future in (busy, behind):
+            with pytest.raises(WorkerDiedError, match="SIGKILL"):
+                future.result(PROMPT_S)
+        with pytest.raises(WorkerDiedError):
+            asking.result(PROMPT_S)
+        assert other.result(PROMPT_S) == 0
+        assert group[0].call("rank") == 0
+
+
+def test_an_idle_worker_s_death_is_known_to_the_next_call() -> None:
+    with WorkerGroup(Model, 1) as group:
+        os.kill(group.pids[0], signal.SIGKILL)
+        eventually(lambda: "[0] have ended" in repr(group))
+        with pytest.raises(WorkerDiedError, match="before this call"):
+            group.call("rank")
+
+
+def test_a_worker_that_serves_no_more_but_does_not_end_is_ended() -> None:
+    with WorkerGroup(Model, 1) as group:
+        with pytest.raises(WorkerDiedError):
+            group[0].submit("linger").result(PROMPT_S)
+        assert not lives(group.pids[0])
+
+
+def test_a_rank_can_be_brought_back() -> None:
+    with WorkerGroup(Model, 2, args=(5,)) as group:
+        with pytest.raises(ArgumentError, match="has not ended"):
+            group.respawn(1)
+        for _ in range(3):
+            first = group.pids[1]
+            with pytest.raises(WorkerDiedError):
+                group.call("end", "kill", 1)
+            for number in range(200):  # more than the ring holds
+                assert group[0].call("echo", number) == number
+            group.respawn(1)
+            assert group.pids[1] != first
+            assert group.call("add", 1) == [6, 6]
+            assert group[1].call("seen") == []
+
+
+def test_what_a_worker_answered_before_it_ended_has_been_answered() -> None:
+    with WorkerGroup(Model, 1) as group:
+        answered = [group[0].submit("echo", number) for number in range(20)]
+        last = group[0].submit("end", "_exit")
+        with pytest.raises(WorkerDiedError):
+            last.result(PROMPT_S)
+        assert [future.result(PROMPT_S) for future in answered] == list(range(20))
+
+
+@pytest.mark.parametrize("rank", [None, 1])
+def test_an_exception_while_an_object_is_made_is_raised(rank: int | None) -> None:
+    with pytest.raises(KeyError):
+        WorkerGroup(Broken, 2, args=("raise", rank))
+
+
+@pytest.mark.parametrize(("how", "said"), [("exit", "exit code 7"), ("_exit", "exit code 7"), ("kill", "SIGKILL")])
+def test_a_worker_that_ends_while_its_object_is_made_is_an_error(how: str, said: str) -> None:
+    with pytest.raises(WorkerDiedError, match=f"{said} before it was ready"):
+        WorkerGroup(Broken, 2, args=(how, 1))
+
+
+def test_a_class_that_cannot_be_imported_there_is_an_error() -> None:
+    with pytest.raises(ImportError, match="no such module"):
+        WorkerGroup(NotThere(), 1)
+
+
+def test_a_worker_that_is_never_ready_is_named_with_what_it_does() -> None:
+    with pytest.raises(CallTimeoutError, match=r"rank 1 not ready within 3\.0 s") as caught:
+        WorkerGroup(Broken, 2, args=("hang", 1), start_timeout=3.0)
+    assert "objects.py" in caught.value.stacks[1]
+
+
+def test_a_close_fails_what_is_under_way_and_ends_who_does_not_hear() -> None:
+    group = WorkerGroup(Model, 2)
+    pids = group.pids
+    future = group.submit("nap", 600)
+    calling = Background(group.call, "rank")
+    group[0].cast("hold_the_lock", 600)
+    group.close(0.1)
+    with pytest.raises(QueueClosedError):
+        future.result(PROMPT_S)
+    with pytest.raises(QueueClosedError):
+        calling.result(PROMPT_S)
+    assert not any(map(lives, pids))
+
+
+def test_a_close_lets_a_call_end() -> None:
+    script = """
+import sys, time
+from ringcast import WorkerGroup
+from tests.workers.objects import Model
+if __name__ == "__main__":
+    group = WorkerGroup(Model, 1)
+    group.cast("nap", 0.3)
+    group.cast("say", "never begun")
+    time.sleep(0.1)
+    group[0].cast("say", "never begun either")
+    group.close()
+"""
+    done = run_python(script)
+    assert done.returncode == 0, done.stderr
+    assert segments() == set()
+
+
+def test_a_group_that_is_dropped_ends_its_workers() -> None:
+    group = WorkerGroup(Model, 1)
+    (pid,) = group.pids
+    del group
+    eventually(lambda: not lives(pid))
+
+
+def leave_workers(link: Link, how: str) -> None:
+    group = WorkerGroup(Model, 2)
+    link.send(group.pids)
+    if how == "busy":
+        group.cast("nap", 600)
+    elif how == "holding":
+        group.cast("hold_the_lock", 600)
+    if how == "forked":
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(600)
+        link.send(pid)
+    elif how == "exit":
+        return
+    elif how == "raise":
+        raise KeyError("of the test")
+    else:
+        link.send(0)
+    link.recv()
+
+
+@pytest.mark.parametrize("how", ["idle", "busy", "holding", "forked"])
+def test_no_worker_outlives_a_group_s_process_that_is_killed(start: Callable[..., Child], how: str) -> None:
+    child = start(leave_workers, how)
+    pids = child.receive()
+    forked = child.receive()
+    if how == "holding":
+        time.sleep(0.2)  # until it does, so that the test is of what it says
+    child.kill()
+    eventually(lambda: not any(map(lives, pids)), "the end of the workers", PROMPT_S)
+    if how in ("idle", "busy"):
+        assert segments() == set()
+    else:
+        from ringcast.instruments import sweep
+
+        sweep()
+    if forked:
+        os.kill(forked, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("how", ["exit", "raise"])
+def test_no_worker_outlives_a_group_s_process_that_ends(start: Callable[..., Child], how: str) -> None:
+    child = start(leave_workers, how)
+    pids = child.receive()
+    if how == "raise":
+        with pytest.raises(AssertionError, match="of the test"):
+            child.receive()
+    child.join(PROMPT_S)
+    assert not any(map(lives, pids))
+    assert segments() == set()
