@@ -66,6 +66,16 @@ class Model:
         self.begun.append(value)
         return value
 
+    def echo_only(self, value: Any) -> Any:
+        return value
+
+    def fail_with(self, value: Any) -> None:
+        raise KeyError(value)
+
+    def late_array(self, seconds: float, count: int) -> Any:
+        time.sleep(seconds)
+        return self.array(count)
+
     def seen(self) -> list[Any]:
         return self.begun
 

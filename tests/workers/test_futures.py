@@ -1,0 +1,281 @@
+"""Calls that nobody waits for at once: futures, event loops, deadlines, cancellation, and very many of them."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import gc
+import random
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ringcast import WorkerGroup
+from ringcast.errors import ArgumentError, CallTimeoutError, EncodeError
+from tests.support import Background, committed_bytes, eventually
+from tests.workers.objects import Model
+
+LONG_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[WorkerGroup]:
+    """For tests that leave the workers as they are."""
+    with WorkerGroup(Model, 2) as group:
+        yield group
+
+
+@pytest.fixture
+def group(shared: WorkerGroup) -> Iterator[WorkerGroup]:
+    yield shared
+    assert shared.call("echo", "still well", deadline=LONG_S) == ["still well"] * 2
+    eventually(lambda: not shared._calls.under_way, "an end of all calls")
+
+
+def test_a_future_has_what_a_call_would_return(group: WorkerGroup) -> None:
+    assert group.submit("echo", 1).result(LONG_S) == [1, 1]
+    assert group[1].submit("echo", 1).result(LONG_S) == 1
+    assert isinstance(group.submit("fail").exception(LONG_S), KeyError)
+    with pytest.raises(EncodeError):
+        group.submit("echo", threading.Lock())
+
+
+def test_futures_are_done_also_when_nobody_asks_for_them(group: WorkerGroup) -> None:
+    futures = [group.submit("echo", number) for number in range(20)]
+    done, _ = concurrent.futures.wait(futures, LONG_S)
+    assert done == set(futures)
+    assert [future.result(0) for future in futures] == [[number] * 2 for number in range(20)]
+
+
+def test_a_callback_runs_once_and_may_call_the_group(group: WorkerGroup) -> None:
+    called: list[Any] = []
+    told = threading.Event()
+
+    def callback(future: Any) -> None:
+        called.append((future.result(), group.call("echo", 2), group[1].submit("echo", 3).result(LONG_S)))
+        told.set()
+
+    future = group.submit("nap", 0.05, 1)
+    future.add_done_callback(callback)
+    assert told.wait(LONG_S)
+    assert called == [([1, 1], [2, 2], 3)]
+    future.add_done_callback(callback)  # of one that is done: at once
+    assert len(called) == 2
+
+
+def test_a_callback_that_never_returns_keeps_nobody_from_calling(group: WorkerGroup) -> None:
+    leave = threading.Event()
+    inside = threading.Event()
+
+    def callback(_: Any) -> None:
+        inside.set()
+        leave.wait(LONG_S)
+
+    group.submit("echo", 1).add_done_callback(callback)
+    try:
+        assert inside.wait(LONG_S)
+        assert group.call("echo", 2) == [2, 2]
+        assert group.submit("echo", 3).result(LONG_S) == [3, 3]
+    finally:
+        leave.set()
+
+
+def test_a_result_that_is_not_there_in_time_can_be_asked_for_again(group: WorkerGroup) -> None:
+    future = group[0].submit("nap", 0.5, "slept")
+    with pytest.raises(concurrent.futures.TimeoutError):
+        future.result(0.01)
+    assert not future.done()
+    assert future.result(LONG_S) == "slept"
+
+
+def test_tasks_await_futures(group: WorkerGroup) -> None:
+    async def main() -> list[Any]:
+        return await asyncio.gather(*(awaited(number) for number in range(100)))
+
+    async def awaited(number: int) -> Any:
+        return await group.submit("echo", number)
+
+    assert asyncio.run(main()) == [[number] * 2 for number in range(100)]
+
+
+def test_a_missed_deadline_says_who_is_late_and_what_it_does(group: WorkerGroup) -> None:
+    with pytest.raises(CallTimeoutError, match=r"rank 1 has not answered within 0\.300 s") as caught:
+        group.call("nap", 1.0, ranks=[1], deadline=0.3)
+    assert caught.value.ranks == (1,)
+    assert "objects.py" in caught.value.stacks[1]
+    assert "in nap" in caught.value.stacks[1]
+    with pytest.raises(ArgumentError):
+        group.call("rank", deadline=-1)
+
+
+def test_a_stack_is_written_also_where_the_interpreter_s_lock_is_held(group: WorkerGroup) -> None:
+    with pytest.raises(CallTimeoutError) as caught:
+        group.call("hold_the_lock", 1.0, ranks=[0], deadline=0.3)
+    assert "in hold_the_lock" in caught.value.stacks[0]
+
+
+def test_a_future_s_deadline_passes_also_when_nobody_asks_for_it(group: WorkerGroup) -> None:
+    future = group[0].submit("nap", 0.8, deadline=0.2)
+    done, _ = concurrent.futures.wait([future], LONG_S)
+    assert done
+    with pytest.raises(CallTimeoutError):
+        future.result(0)
+
+
+def test_what_was_given_up_before_it_began_never_begins(group: WorkerGroup) -> None:
+    busy = group.submit("nap", 0.5)
+    cancelled = group.submit("echo", "cancelled")
+    with pytest.raises(CallTimeoutError, match=r"has not begun: call \d+, 'nap' is before it"):
+        group.call("echo", "expired", deadline=0.1)
+    assert cancelled.cancel()
+    assert cancelled.cancelled()
+    with pytest.raises(concurrent.futures.CancelledError):
+        cancelled.result(LONG_S)
+    assert busy.result(LONG_S) == [None, None]
+    assert not busy.cancel()
+    for seen in group.call("seen"):
+        assert "cancelled" not in seen
+        assert "expired" not in seen
+
+
+def test_a_task_that_is_cancelled_cancels_its_call(group: WorkerGroup) -> None:
+    async def main() -> None:
+        busy = group.submit("nap", 0.5)
+        task = asyncio.ensure_future(_awaited(group, "of a cancelled task"))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await busy
+
+    asyncio.run(main())
+    assert all("of a cancelled task" not in seen for seen in group.call("seen"))
+
+
+async def _awaited(group: WorkerGroup, value: Any) -> Any:
+    return await group.submit("echo", value)
+
+
+def test_an_interrupted_call_leaves_the_group_as_it_was(group: WorkerGroup) -> None:
+    main = threading.main_thread().ident
+    assert main is not None
+    for round_ in range(5):
+        timer = threading.Timer(0.05 + 0.02 * round_, _interrupt)
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            while True:
+                group.call("nap", 0.01)
+        timer.join()
+        assert group.call("echo", round_) == [round_, round_]
+
+
+def _interrupt() -> None:
+    import signal
+
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_a_thousand_calls_at_once_whose_answers_are_larger_than_the_rings(group: WorkerGroup) -> None:
+    futures = [group.submit("blob", 1 << 20) for _ in range(1000)]  # of 1 MiB, in rings of 64 messages
+    assert all([len(one) for one in future.result(LONG_S)] == [1 << 20] * 2 for future in futures)
+
+
+def test_calls_larger_than_the_rings_pass_their_answers(group: WorkerGroup) -> None:
+    blob = bytes(1 << 20)
+    futures = [group.submit("echo_only", blob) for _ in range(300)]
+    assert all(future.result(LONG_S) == [blob, blob] for future in futures)
+
+
+def test_memory_of_answers_that_nobody_took_comes_back(group: WorkerGroup) -> None:
+    np = pytest.importorskip("numpy")
+    for _ in range(3):
+        with pytest.raises(CallTimeoutError):
+            group[0].call("late_array", 0.3, 1 << 22, deadline=0.1)
+    ring = group._crew.workers[0].ring
+    assert ring is not None and ring._segment is not None
+    memory = ring._segment
+    eventually(lambda: not group._calls.under_way, "the late answers")
+    gc.collect()
+    eventually(lambda: memory.block_bytes_in_use < 1 << 22, "the memory")
+    kept = group[0].call("array", 1 << 20)
+    assert np.all(kept == 1)
+    assert committed_bytes(ring.segment) > 0
+
+
+def test_a_storm_of_all_kinds_of_calls_mixes_no_answers(group: WorkerGroup) -> None:
+    """Eight threads and fifty tasks: overlapping, failing, expiring and cancelled calls, each checked by its own value."""
+    stop = time.monotonic() + 4.0
+    counts = {"well": 0, "failed": 0, "late": 0, "cancelled": 0}
+    lock = threading.Lock()
+
+    def count(kind: str) -> None:
+        with lock:
+            counts[kind] += 1
+
+    def outcome(draw: random.Random, value: tuple[int, ...], get: Any) -> None:
+        try:
+            got = get()
+        except KeyError as error:
+            assert value in _values(error), (value, error)
+            count("failed")
+        except CallTimeoutError:
+            count("late")
+        else:
+            assert got in (value, [value], [value, value]), (value, got)
+            count("well")
+
+    def thread(number: int) -> None:
+        draw = random.Random(number)
+        step = 0
+        while time.monotonic() < stop:
+            step += 1
+            value = (number, step)
+            kind = draw.randrange(6)
+            if kind == 0:
+                outcome(draw, value, lambda value=value: group.call("fail_with", value))
+            elif kind == 1:
+                outcome(draw, value, lambda value=value: group.call("nap", 0.002, value, deadline=0.004))
+            elif kind == 2:
+                future = group.submit("echo_only", value)
+                if draw.random() < 0.5 and future.cancel():
+                    count("cancelled")
+                else:
+                    outcome(draw, value, lambda future=future: future.result(LONG_S))
+            elif kind == 3:
+                futures = [(value, group[draw.randrange(2)].submit("echo_only", value)) for _ in range(5)]
+                for own, future in futures:
+                    outcome(draw, own, lambda future=future: future.result(LONG_S))
+            else:
+                outcome(draw, value, lambda value=value: group[draw.randrange(2)].call("echo_only", value))
+
+    async def task(number: int) -> None:
+        draw = random.Random(number)
+        step = 0
+        while time.monotonic() < stop:
+            step += 1
+            value = (number, step)
+            try:
+                if draw.random() < 0.2:
+                    got = await asyncio.wait_for(group.submit("nap", 0.002, value), 0.003)
+                else:
+                    got = await group.submit("echo_only", value)
+            except asyncio.TimeoutError:
+                count("cancelled")
+            else:
+                assert got == [value, value]
+                count("well")
+
+    async def tasks() -> None:
+        await asyncio.gather(*(task(100 + number) for number in range(50)))
+
+    running = [Background(thread, number) for number in range(8)] + [Background(lambda: asyncio.run(tasks()))]
+    for one in running:
+        one.result(LONG_S)
+    assert all(counts.values()), counts
+
+
+def _values(error: BaseException) -> list[Any]:
+    return [value for one in getattr(error, "exceptions", [error]) for value in one.args[:1]]
