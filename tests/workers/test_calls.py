@@ -104,7 +104,7 @@ def test_exceptions_that_are_there_together_are_raised_together() -> None:
 
     call = Call("both", (0, 1), False, None)
     for rank in (0, 1):
-        call.errors.append((rank, packed(KeyError(rank))))
+        call.fail(rank, packed(KeyError(rank)))
     error: Any = call.error()
     assert type(error).__name__ == "ExceptionGroup"
     assert KeyError in type(error).__mro__

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import gc
-import random
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +13,7 @@ import pytest
 
 from ringcast import WorkerGroup
 from ringcast.errors import ArgumentError, CallTimeoutError, EncodeError
-from tests.support import Background, committed_bytes, eventually
+from tests.support import committed_bytes, eventually
 from tests.workers.objects import Model
 
 LONG_S = 60.0
@@ -166,10 +164,14 @@ def test_an_interrupted_call_leaves_the_group_as_it_was(group: WorkerGroup) -> N
         timer = threading.Timer(0.05 + 0.02 * round_, _interrupt)
         timer.start()
         with pytest.raises(KeyboardInterrupt):
-            while True:
-                group.call("nap", 0.01)
+            _call_for_ever(group)
         timer.join()
         assert group.call("echo", round_) == [round_, round_]
+
+
+def _call_for_ever(group: WorkerGroup) -> None:
+    while True:
+        group.call("nap", 0.01)
 
 
 def _interrupt() -> None:
@@ -195,87 +197,12 @@ def test_memory_of_answers_that_nobody_took_comes_back(group: WorkerGroup) -> No
         with pytest.raises(CallTimeoutError):
             group[0].call("late_array", 0.3, 1 << 22, deadline=0.1)
     ring = group._crew.workers[0].ring
-    assert ring is not None and ring._segment is not None
+    assert ring is not None
     memory = ring._segment
+    assert memory is not None
     eventually(lambda: not group._calls.under_way, "the late answers")
     gc.collect()
     eventually(lambda: memory.block_bytes_in_use < 1 << 22, "the memory")
     kept = group[0].call("array", 1 << 20)
     assert np.all(kept == 1)
     assert committed_bytes(ring.segment) > 0
-
-
-def test_a_storm_of_all_kinds_of_calls_mixes_no_answers(group: WorkerGroup) -> None:
-    """Eight threads and fifty tasks: overlapping, failing, expiring and cancelled calls, each checked by its own value."""
-    stop = time.monotonic() + 4.0
-    counts = {"well": 0, "failed": 0, "late": 0, "cancelled": 0}
-    lock = threading.Lock()
-
-    def count(kind: str) -> None:
-        with lock:
-            counts[kind] += 1
-
-    def outcome(draw: random.Random, value: tuple[int, ...], get: Any) -> None:
-        try:
-            got = get()
-        except KeyError as error:
-            assert value in _values(error), (value, error)
-            count("failed")
-        except CallTimeoutError:
-            count("late")
-        else:
-            assert got in (value, [value], [value, value]), (value, got)
-            count("well")
-
-    def thread(number: int) -> None:
-        draw = random.Random(number)
-        step = 0
-        while time.monotonic() < stop:
-            step += 1
-            value = (number, step)
-            kind = draw.randrange(6)
-            if kind == 0:
-                outcome(draw, value, lambda value=value: group.call("fail_with", value))
-            elif kind == 1:
-                outcome(draw, value, lambda value=value: group.call("nap", 0.002, value, deadline=0.004))
-            elif kind == 2:
-                future = group.submit("echo_only", value)
-                if draw.random() < 0.5 and future.cancel():
-                    count("cancelled")
-                else:
-                    outcome(draw, value, lambda future=future: future.result(LONG_S))
-            elif kind == 3:
-                futures = [(value, group[draw.randrange(2)].submit("echo_only", value)) for _ in range(5)]
-                for own, future in futures:
-                    outcome(draw, own, lambda future=future: future.result(LONG_S))
-            else:
-                outcome(draw, value, lambda value=value: group[draw.randrange(2)].call("echo_only", value))
-
-    async def task(number: int) -> None:
-        draw = random.Random(number)
-        step = 0
-        while time.monotonic() < stop:
-            step += 1
-            value = (number, step)
-            try:
-                if draw.random() < 0.2:
-                    got = await asyncio.wait_for(group.submit("nap", 0.002, value), 0.003)
-                else:
-                    got = await group.submit("echo_only", value)
-            except asyncio.TimeoutError:
-                count("cancelled")
-            else:
-                assert got == [value, value]
-                count("well")
-
-    async def tasks() -> None:
-        await asyncio.gather(*(task(100 + number) for number in range(50)))
-
-    running = [Background(thread, number) for number in range(8)] + [Background(lambda: asyncio.run(tasks()))]
-    for one in running:
-        one.result(LONG_S)
-    assert all(counts.values()), counts
-
-
-def _values(error: BaseException) -> list[Any]:
-    return [value for one in getattr(error, "exceptions", [error]) for value in one.args[:1]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ringcast.workers._failures import Failure, note, one_of, unpacked
@@ -16,29 +17,35 @@ if TYPE_CHECKING:
 class Call:
     """Belongs to whoever made it; the answers are put into it by whoever reads them."""
 
-    __slots__ = (
-        "alone", "asked_at", "done", "errors", "expires", "future", "items", "name", "number", "ranks", "results",
-        "waiting", "wake",
-    )  # fmt: skip
+    number = -1
+    waiting: set[int]
+    """Who has not answered."""
+    results: dict[int, Any]
+    errors: Sequence[tuple[int, Failure | BaseException]] = ()
+    asked_at = 0.0
+    expires: float | None = None
+    """Its deadline, by the clock of `time.monotonic`; `asked_at` is known of calls that have one."""
+    done = False
+    """Nobody waits for more: it is complete, has failed, has expired or was given up."""
+    wake: threading.Event | None = None
+    """Of one who waits while somebody else reads."""
+    future: CallFuture[Any] | None = None
+    items: deque[Any] | None = None
+    """Of a stream: what has come and was not taken yet."""
 
     def __init__(self, name: Any, ranks: tuple[int, ...], alone: bool, seconds: float | None) -> None:
         self.name = name
-        self.number = -1
         self.ranks = ranks
         self.alone = alone
         """The result is that of the one rank, not a list."""
         self.waiting = set(ranks)
-        self.results: dict[int, Any] = {}
-        self.errors: list[tuple[int, Failure | BaseException]] = []
-        self.asked_at = time.monotonic()
-        self.expires = None if seconds is None else self.asked_at + seconds
-        self.done = False
-        """Nobody waits for more: it is complete, has failed, has expired or was given up."""
-        self.wake: threading.Event | None = None
-        """Of one who waits while somebody else reads."""
-        self.future: CallFuture[Any] | None = None
-        self.items: deque[Any] | None = None
-        """Of a stream: what has come and was not taken yet."""
+        self.results = {}
+        if seconds is not None:
+            self.asked_at = time.monotonic()
+            self.expires = self.asked_at + seconds
+
+    def fail(self, rank: int, error: Failure | BaseException) -> None:
+        self.errors = (*self.errors, (rank, error))
 
     @property
     def told(self) -> str:
@@ -66,7 +73,7 @@ class Call:
 
     def error(self) -> BaseException:
         doing = f"in {self.told}"
-        errors = list(self.errors)  # others may still come
+        errors = self.errors  # as they are now: others may still come
         told = [unpacked(it, rank, doing) if isinstance(it, Failure) else it for rank, it in errors]
         error = one_of(told, self.told)
         still = sorted(self.waiting - {rank for rank, _ in errors})

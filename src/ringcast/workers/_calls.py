@@ -131,7 +131,7 @@ class Calls:
     def result_of(self, call: Call) -> Any:
         """Waits for all its answers, or for the first exception; raises that, or CallTimeoutError at its deadline."""
         try:
-            if not self.wait(call, lambda: call.done, call.expires):
+            if not self.wait(call, call.expires):
                 raise self.late(call)
             value = call.outcome()
         except BaseException:
@@ -140,11 +140,11 @@ class Calls:
             raise
         return value
 
-    def wait(self, call: Call, enough: Callable[[], Any], until: float | None) -> bool:
-        """Until there is `enough` of a call, by whoever it comes; False when the time is over."""
+    def wait(self, call: Call, until: float | None) -> bool:
+        """Until a call is done, or has an item, whoever reads it; False when the time is over."""
         follows = False
         try:
-            while not enough():
+            while not (call.done or call.items):
                 held: list[bool] = []
                 try:
                     held.extend(map(self._lead.acquire, (False,)))
@@ -152,13 +152,14 @@ class Calls:
                         if follows:
                             self._followers.remove(call)
                             follows = False
-                        if not self._read(call, enough, until):
-                            return bool(enough())
+                        if not self._read(call, until):
+                            return bool(call.done or call.items)
                         break
                 finally:
                     if held and held[0]:
                         self._lead.release()
-                        self._hand_on()
+                        if self._followers:
+                            self._hand_on()
                 if not follows:  # from here on who leads knows of it; it may have left before
                     if call.wake is None:
                         call.wake = threading.Event()
@@ -167,7 +168,7 @@ class Calls:
                     continue
                 seconds = _SLICE_S if until is None else min(_SLICE_S, until - time.monotonic())
                 if seconds <= 0:
-                    return bool(enough())
+                    return bool(call.done or call.items)
                 assert call.wake is not None
                 call.wake.wait(seconds)
                 call.wake.clear()
@@ -208,9 +209,9 @@ class Calls:
                 self._lead.release()
                 self._hand_on()
 
-    def _read(self, call: Call, enough: Callable[[], Any], until: float | None) -> bool:
-        """Leads until there is enough; False when the time is over."""
-        while not enough():
+    def _read(self, call: Call, until: float | None) -> bool:
+        """Leads until then; False when the time is over."""
+        while not (call.done or call.items):
             seconds = _SLICE_S
             if until is not None:
                 seconds = min(seconds, until - time.monotonic())
@@ -234,7 +235,15 @@ class Calls:
         inbox = self.rings.inbox
         while inbox:
             number, rank, kind, value = inbox[0]
-            self._put(number, rank, kind, value)
+            call = self.under_way.get(number)
+            if call is not None and kind == DONE and not call.done:
+                call.results[rank] = value
+                call.waiting.discard(rank)
+                if not call.waiting:
+                    self.under_way.pop(number, None)
+                    self._finish(call)
+            else:
+                self._put(number, rank, kind, value)
             del value
             inbox.popleft()
         while self.deaths:
@@ -259,8 +268,6 @@ class Calls:
                 if call.wake is not None:
                     call.wake.set()
             return
-        if kind == DONE and not call.done:
-            call.results[rank] = value
         call.waiting.discard(rank)
         if kind == RAISED:
             self._fail(call, rank, value)
@@ -272,7 +279,7 @@ class Calls:
         return next((call for call in list(self.under_way.values()) if rank in call.waiting), None)
 
     def _fail(self, call: Call, rank: int, error: Any) -> None:
-        call.errors.append((rank, error))
+        call.fail(rank, error)
         if not call.waiting:
             self.under_way.pop(call.number, None)
         self._finish(call)
@@ -328,7 +335,7 @@ class Calls:
         for call in list(self.under_way.values()):
             if not call.done:
                 ranks = tuple(call.waiting)
-                call.errors.append((ranks[0] if ranks else 0, self.closed_error()))
+                call.fail(ranks[0] if ranks else 0, self.closed_error())
                 call.waiting.clear()
                 self._finish(call)
 

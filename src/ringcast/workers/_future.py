@@ -87,7 +87,7 @@ class CallFuture(concurrent.futures.Future[T]):
         if call.done:
             return
         error = self._calls.late(call)
-        call.errors.append((-1, error))
+        call.fail(-1, error)
         self._calls.give_up(call)
         self.complete()
 
@@ -98,7 +98,7 @@ class CallFuture(concurrent.futures.Future[T]):
         until = None if timeout is None else time.monotonic() + timeout
         while not super().done():
             soonest = min((at for at in (until, call.expires) if at is not None), default=None)
-            if self._calls.wait(call, lambda: call.done, soonest):
+            if self._calls.wait(call, soonest):
                 if not super().done():
                     self.complete()
             elif call.expires is not None and time.monotonic() >= call.expires:

@@ -43,31 +43,26 @@ class Rings:
     def take(self, seconds: float, wanted: Collection[int]) -> None:
         """Waits until some message is there, preferably of a rank of `wanted`, and takes what is there."""
         rings = self._rings
-        if len(rings) == 1 or len(wanted) == 1:
-            rank = next(iter(wanted)) if wanted else next(iter(rings))
-            ring = rings.get(rank)
-            if ring is not None:
-                if len(rings) == 1:
-                    self._wait(rank, ring, seconds)
-                    return
-                self._wait(rank, ring, min(seconds, _FIRST_S))
-                if self.inbox:
-                    return
+        if len(rings) == 1:
+            for rank, ring in rings.items():
+                self._wait(rank, ring, seconds)
+                return
         until = time.monotonic() + seconds
         turn = _FIRST_S
-        while not self.inbox:
-            for rank, ring in list(rings.items()):
-                self._take_from(rank, ring)
+        while True:
+            self.take_what_is_there()
             left = until - time.monotonic()
             if self.inbox or left <= 0:
                 return
-            rank = next((rank for rank in wanted if rank in rings), None)
-            if rank is None:
-                rank = next(iter(rings), None)
-            if rank is None:
+            rank = next((rank for rank in wanted if rank in rings), -1)
+            if rank < 0:
+                rank = next(iter(rings), -1)
+            if rank < 0:
                 time.sleep(min(left, _LAST_S))
                 return
             self._wait(rank, rings[rank], min(left, turn))
+            if self.inbox:
+                return
             turn = min(2 * turn, _LAST_S)
 
     def take_what_is_there(self) -> None:
@@ -81,7 +76,7 @@ class Rings:
 
     def _wait(self, rank: int, ring: MessageQueue, seconds: float) -> None:
         try:
-            self.inbox.extend(map(ring.dequeue, (max(seconds, 0.0),)))
+            self.inbox.extend(map(ring.dequeue, (seconds,)))
         except QueueTimeoutError:
             pass
         except RingcastError as error:
