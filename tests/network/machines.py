@@ -24,7 +24,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
@@ -92,7 +92,8 @@ class _Process:
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
-            self._orders.call(os.kill, self.pid, number)
+            with suppress(ProcessLookupError):  # it ends in this moment
+                self._orders.call(os.kill, self.pid, number)
 
 
 class Worker(Child):
