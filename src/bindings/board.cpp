@@ -2,8 +2,10 @@
 #include "board.hpp"
 
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <cstring>
+#include <optional>
 
 #include "modules.hpp"
 #include "py_errors.hpp"
@@ -75,6 +77,48 @@ bool forgo(const Segment& segment, std::uint32_t home) {
     return forgone;
 }
 
+// What has been counted of a stream's connections: of the one that reads from a seat, or, without one, of this relay's.
+Wire<platform::Native>& wire_at(const Segment& segment, std::optional<std::uint32_t> seat) {
+    const auto& ring = segment.ring();
+    if (!seat) return ring.control->wire;
+    if (*seat >= ring.n_seats) raise("ArgumentError", "there is no such seat");
+    return ring.seats[*seat].wire;
+}
+
+// relaxed, all of it: nobody acts on these words.
+void note_wire(const Segment& segment, std::optional<std::uint32_t> seat, std::uint64_t sent, std::uint64_t received,
+               std::uint32_t reconnects, std::uint64_t cut_since, bool encrypted, std::uint64_t published) {
+    auto& wire = wire_at(segment, seat);
+    wire.sent.store(sent, std::memory_order_relaxed);
+    wire.received.store(received, std::memory_order_relaxed);
+    wire.reconnects.store(reconnects, std::memory_order_relaxed);
+    wire.cut_since.store(cut_since, std::memory_order_relaxed);
+    wire.encrypted.store(encrypted ? 1 : 0, std::memory_order_relaxed);
+    wire.published.store(published, std::memory_order_relaxed);
+}
+
+nb::tuple wire(const Segment& segment, std::optional<std::uint32_t> seat) {
+    const auto& wire = wire_at(segment, seat);
+    return nb::make_tuple(
+        wire.sent.load(std::memory_order_relaxed), wire.received.load(std::memory_order_relaxed),
+        wire.reconnects.load(std::memory_order_relaxed), wire.cut_since.load(std::memory_order_relaxed),
+        wire.encrypted.load(std::memory_order_relaxed) != 0, wire.published.load(std::memory_order_relaxed));
+}
+
+// Whoever was expected in this home seat, which nobody has, is told when he comes that he was given up.
+void give_up(const Segment& segment, std::uint32_t home) {
+    const auto& ring = segment.ring();
+    if (home >= ring.n_seats || !segment.locks().try_lock(seat_lock(home))) return;
+    NativeSeat& seat = ring.seats[home];
+    forgo_home(ring, seat);
+    std::uint64_t word = seat.state.load(std::memory_order_relaxed);
+    // relaxed: who may take the seat comes later, and by other means.
+    if (seat_state(word) == SeatState::vacant)
+        seat.state.compare_exchange_strong(word, seat_word(seat_incarnation(word), SeatState::forgone),
+                                           std::memory_order_relaxed);
+    segment.locks().unlock(seat_lock(home));
+}
+
 NativeSeat& home_of(const Segment& segment, std::uint32_t index) {
     placement_at(segment, index);
     return segment.ring().seats[segment.ring().n_local + index];
@@ -116,7 +160,11 @@ void add_board_methods(nb::class_<Segment>& type) {
             "note_presence",
             [](const Segment& s, std::uint32_t index, std::uint64_t first) { note_presence(home_of(s, index), first); },
             "index"_a, "first"_a)
-        .def("forgo_home", &forgo, "home"_a);
+        .def("note_wire", &note_wire, "seat"_a.none(), "sent"_a, "received"_a, "reconnects"_a, "cut_since_ns"_a,
+             "encrypted"_a, "published"_a = 0)
+        .def("wire", &wire, "seat"_a.none())
+        .def("forgo_home", &forgo, "home"_a)
+        .def("give_up_home", &give_up, "home"_a);
 }
 
 }  // namespace ringcast::bindings

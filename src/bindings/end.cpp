@@ -32,10 +32,11 @@ End::End(std::shared_ptr<Segment> segment, bool writer, std::optional<std::uint3
     } else {
         const Claim claim = claim_seat(*segment, rank);
         owner_ += ", rank " + std::to_string(claim.rank) + ", pid " + std::to_string(platform::process_id());
+        const bool is_relay = segment->is_relay();  // which may begin with what was sent later
         receiver_ = std::make_unique<Receiver>(std::move(segment), strategy, claim);
         // In the place of the last message that it has missed.
-        if (claim.evicted && claim.first > 0)
-            left_over.put(Taken{nb::object(), nullptr, {}, claim.first - 1}, evicted_before_it_came(claim));
+        if (claim.evicted && (claim.first > 0 || is_relay))
+            left_over.put(Taken{nb::object(), nullptr, {}, claim.first - 1}, evicted_before_it_came(claim, is_relay));
         skipped = claim.skipped;
         endpoint_ = receiver_.get();
     }
@@ -64,12 +65,14 @@ End::~End() {
 }
 
 // For the first call that receives: what was sent until now is lost to this rank, and it goes on from here.
-nb::object End::evicted_before_it_came(const Claim& claim) const {
-    const nb::object error = nb::module_::import_("ringcast.errors")
-                                 .attr("ReaderEvictedError")(
-                                     context() + ": the writer gave up waiting for rank " + std::to_string(claim.rank) +
-                                     " before it attached; it has missed the messages before " +
-                                     std::to_string(claim.first) + ", and the next call goes on from there");
+nb::object End::evicted_before_it_came(const Claim& claim, bool is_relay) const {
+    const std::string missed =
+        is_relay ? "what was sent until it came" : "the messages before " + std::to_string(claim.first);
+    const nb::object error =
+        nb::module_::import_("ringcast.errors")
+            .attr("ReaderEvictedError")(context() + ": the writer gave up waiting for rank " +
+                                        std::to_string(claim.rank) + " before it attached; it has missed " + missed +
+                                        ", and the next call goes on from there");
     error.attr("rank") = claim.rank;
     error.attr("pid") = platform::process_id();
     return error;

@@ -106,7 +106,7 @@ public:
 private:
     // Is what may end the wait to be looked for, since nobody wakes it up?
     bool after_slice(const WaitOptions& options, PyObject* self, WaitReports& due);
-    nb::object evicted_before_it_came(const Claim& claim) const;
+    nb::object evicted_before_it_came(const Claim& claim, bool is_relay) const;
     [[noreturn]] void raise_role(const char* method) const;
     [[noreturn]] void raise_unusable() const;
     nb::object timeout_text(const WaitOptions& options, const std::string& waited_for) const;

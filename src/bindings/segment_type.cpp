@@ -199,7 +199,10 @@ void bind_segment(nb::module_& module) {
         .def_prop_ro("name", &Segment::name)
         .def_prop_ro("user_name",
                      [](const Segment& s) -> std::optional<std::string> {
-                         return s.named() ? std::optional(s.user_name()) : std::nullopt;
+                         // A relay has that of the queue that it brings here, whose name it is not.
+                         if (!s.named() && !s.is_relay()) return std::nullopt;
+                         std::string name = s.user_name();
+                         return name.empty() ? std::nullopt : std::optional(std::move(name));
                      })
         .def_prop_ro("label", &Segment::label)
         .def_prop_ro("epoch", [](const Segment& s) { return s.header().epoch; })

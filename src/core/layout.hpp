@@ -25,7 +25,7 @@ namespace ringcast {
 
 inline constexpr std::size_t kLinePair = 128;
 inline constexpr std::uint64_t kMagic = 0x3154'5341'4347'4e52;  // "RNGCAST1" in memory order on little-endian machines
-inline constexpr std::uint32_t kLayoutVersion = 5;
+inline constexpr std::uint32_t kLayoutVersion = 6;
 inline constexpr std::size_t kReleaseBytes = 24;
 inline constexpr std::size_t kUserNameBytes = 128;
 inline constexpr std::size_t kHostBytes = 64;
@@ -88,6 +88,18 @@ inline std::string text_of(const char* from, std::size_t size) {
     return text;
 }
 
+// What a link has counted of a stream's connections, for people. `cut_since` is on the monotonic clock, 0 while there is one;
+// `published` what the source of a relay had published when it last said so, counted as the relay counts.
+template <class P>
+struct Wire {
+    typename P::template atomic<std::uint64_t> sent;
+    typename P::template atomic<std::uint64_t> received;
+    typename P::template atomic<std::uint64_t> cut_since;
+    typename P::template atomic<std::uint64_t> published;
+    typename P::template atomic<std::uint32_t> reconnects;
+    typename P::template atomic<std::uint32_t> encrypted;  // 1: payloads are
+};
+
 template <class P>
 struct Control {
     // Messages published. Readability is decided by a slot's sequence alone; this serves joiners and statistics.
@@ -101,6 +113,7 @@ struct Control {
     typename P::template atomic<std::uint32_t> promised;        // 1: a handle promises messages to the ranks
     typename P::template atomic<std::uint32_t> out_of_reach;    // of a relay: 1: its source is, for now
     typename P::template atomic<std::uint32_t> encodings_sent;  // bit 1 << Encoding, also of what other messages hold
+    Wire<P> wire;                                               // of a relay: written by its link
     alignas(kLinePair) typename P::template atomic<std::uint64_t> data_committed;   // statistics
     typename P::template atomic<std::uint64_t> bytes_published;                     // statistics
     typename P::template atomic<std::uint64_t> blocks_in_use;                       // statistics
@@ -121,6 +134,7 @@ struct Seat {
     typename P::template atomic<std::uint64_t> missed;             // the same
     typename P::template atomic<std::uint64_t> missed_by_leaving;  // the same
     typename P::template atomic<std::uint32_t> left_pid;           // the same
+    Wire<P> wire;                                                  // of a stream's seat: written by its link
     alignas(kLinePair) typename P::template atomic<std::uint64_t> cursor;  // messages read
     typename P::template atomic<std::uint64_t> touching;  // a message's number: the holder may be reading its block
     typename P::template atomic<std::uint64_t> leased_blocks;                       // statistics: held by views
@@ -206,6 +220,8 @@ static_assert(offsetof(NativeControl, head) == 0 && offsetof(NativeControl, writ
 static_assert(sizeof(Parked<platform::Native>) == 16 && offsetof(Parked<platform::Native>, woken_at) == 8);
 static_assert(offsetof(NativeControl, closed) == 256 && offsetof(NativeControl, all_ready) == 260 &&
               offsetof(NativeControl, departures) == 268 && offsetof(NativeControl, encodings_sent) == 280);
+static_assert(offsetof(NativeControl, wire) == 288 && offsetof(NativeSeat, wire) == 64 &&
+              sizeof(Wire<platform::Native>) == 40);
 static_assert(offsetof(NativeControl, data_committed) == 384 && offsetof(NativeControl, cpus) == 512);
 static_assert(offsetof(NativeControl, reason) == 640 && sizeof(NativeControl) == 896);
 static_assert(offsetof(NativeSeat, state) == 0 && offsetof(NativeSeat, rank) == 24 &&

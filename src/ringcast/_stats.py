@@ -7,6 +7,7 @@ as JSON. `schema` counts up when a field is taken away or comes to mean somethin
 from __future__ import annotations
 
 import os
+import time
 from typing import TypeAlias, TypedDict
 
 from ringcast import _core
@@ -44,7 +45,26 @@ class ReaderStats(TypedDict):
     leased_bytes: int
 
 
-class LinkStats(TypedDict):
+class StreamStats(TypedDict):
+    """The way between two machines, as the link process `pid` of this one has counted it, four times a second.
+
+    `out_of_reach_s` is for how long there has been no connection, None while there is one; `reconnects` how often there
+    was another one. `bytes_sent` and `bytes_received` are those of all its connections, with everything that goes over
+    them; `encrypted`, whether messages are. `under_way` counts the messages that have not arrived at the other end.
+    """
+
+    pid: int
+    alive: bool
+    process: str
+    out_of_reach_s: float | None
+    bytes_sent: int
+    bytes_received: int
+    reconnects: int
+    encrypted: bool
+    under_way: int
+
+
+class LinkStats(StreamStats):
     """What brings the messages to the readers of one other machine, from a seat of its own.
 
     `pid` is the link process of the writer's machine; `state`, `alive` and `process` are as a reader has them. `host`
@@ -53,20 +73,15 @@ class LinkStats(TypedDict):
 
     host: str | None
     seat: int
-    pid: int
     state: str
-    alive: bool
-    process: str
-    under_way: int
     ranks: list[int]
 
 
-class RelayStats(TypedDict):
-    """The link process of this machine that writes here what another machine's writer sends."""
+class RelayStats(StreamStats):
+    """The link process of this machine that writes here what another machine's writer sends.
 
-    pid: int
-    alive: bool
-    process: str
+    `under_way` is what the writer's link has said to be sent and is not here; it says so every second.
+    """
 
 
 class WriterStats(TypedDict):
@@ -236,10 +251,31 @@ def _links(segment: _core.Segment, head: int, seats: list[Seat]) -> list[LinkSta
             "process": process,
             "under_way": max(0, head - cursor),
             "ranks": sorted(rank for _, rank, _, _, _, stream, *_ in placed if stream == seat),
+            **_counted(segment, seat),
         }
         for seat, rank, pid, state, alive, process, cursor, *_ in seats
         if rank == _core.STREAM
     ]
+
+
+class _Counted(TypedDict):
+    out_of_reach_s: float | None
+    bytes_sent: int
+    bytes_received: int
+    reconnects: int
+    encrypted: bool
+
+
+def _counted(segment: _core.Segment, seat: int | None) -> _Counted:
+    """Of the stream that reads from a seat, or that brings a relay its messages."""
+    sent, received, reconnects, cut_since_ns, encrypted, _ = segment.wire(seat)
+    return {
+        "out_of_reach_s": max(0.0, (time.monotonic_ns() - cut_since_ns) / 1e9) if cut_since_ns else None,
+        "bytes_sent": sent,
+        "bytes_received": received,
+        "reconnects": reconnects,
+        "encrypted": encrypted,
+    }
 
 
 _STATES_ELSEWHERE = {
@@ -280,7 +316,13 @@ def _writer(segment: _core.Segment) -> WriterStats:
         "pid": source,
         "alive": alive and segment.ending not in ("writer_died", "link_died"),
         "process": "gone" if died else "unknown",
-        "relayed_by": {"pid": pid, "alive": alive, "process": process},
+        "relayed_by": {
+            "pid": pid,
+            "alive": alive,
+            "process": process,
+            "under_way": max(0, segment.wire(None)[5] - segment.head),
+            **_counted(segment, None),
+        },
     }
 
 

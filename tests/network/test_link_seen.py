@@ -20,9 +20,10 @@ from click.testing import CliRunner
 
 from ringcast import MessageQueue, _core
 from ringcast.cli.app import cli
-from ringcast.errors import NotReadyError, QueueTimeoutError, RingcastError
+from ringcast.errors import LinkError, NotReadyError, QueueTimeoutError, RingcastError
 from ringcast.instruments import examine, list_queues, sweep
-from ringcast.instruments.doctor import other_machines
+from ringcast.instruments.doctor import links, other_machines
+from ringcast.net import _addresses
 from tests.support import Child, Link, eventually, unique_name
 
 HOST = socket.gethostname()
@@ -221,12 +222,80 @@ def test_ls_shows_readers_elsewhere_links_and_relays() -> None:
         assert "readers  1 of 2, 1 to come from other machines" in detail
         assert any(line.split()[:3] == ["1", HOST, str(os.getpid())] for line in detail.splitlines())
         assert any(line.split()[:3] == [HOST, str(link), "active"] for line in detail.splitlines())
+        assert "STREAM TO" in detail
+        assert "RECONNECTS" in detail
         relay = shown(["ls", reader.segment]).output
+        assert "STREAM FROM" in relay
         assert f"writer   {os.getpid()} on {HOST}\nrelayed  by the link here, pid {link} (running)" in relay
         assert f"{os.getpid()} on {HOST}" in shown(["ls"]).output
         assert not any(str(number) in detail + relay for number in (_core.NOBODY, _core.STREAM))
-        (seen,) = (one for one in list_queues().queues if one["name"] == name)
-        assert seen["links"] == queue.stats()["links"]
+        (seen,) = (one for one in list_queues().queues if one["segment"] == queue.segment)
+        assert [(one["host"], one["pid"], one["ranks"]) for one in seen["links"]] == [(HOST, link, [1])]
+
+
+@pytest.mark.parametrize("encrypt", [True, False])
+def test_both_sides_of_a_stream_say_what_it_has_carried(encrypt: bool) -> None:
+    with writer(1, encrypt=encrypt) as queue, closing(MessageQueue.create_from_handle(queue.export_handle(), 0)) as end:
+        queue.enqueue(bytes(100_000))
+        assert len(end.dequeue(timeout=10)) == 100_000
+
+        def counted() -> Any:
+            here, there = queue.stats()["links"][0], end.stats()["writer"]["relayed_by"]
+            assert there is not None
+            return here["bytes_sent"] > 100_000 < there["bytes_received"] and (here, there)
+
+        here, there = eventually(counted, "the bytes of the message")
+        for side in (here, there):
+            assert (side["encrypted"], side["reconnects"], side["out_of_reach_s"]) == (encrypt, 0, None)
+            assert side["under_way"] == 0
+        assert here["bytes_sent"] < 110_000, "what crosses the wire is little more than the message"
+        assert 0 < here["bytes_received"] < 10_000 > there["bytes_sent"] > 0
+
+
+def test_a_relay_has_the_name_of_the_queue_that_it_brings() -> None:
+    name = unique_name("brought")
+    with writer(1, name=name) as queue, closing(MessageQueue.create_from_handle(queue.export_handle(), 0)) as reader:
+        assert reader.name == reader.stats()["name"] == name
+        assert reader.segment != queue.segment
+        seen = [one["segment"] for one in list_queues().queues if one["name"] == name]
+        assert sorted(seen) == sorted([queue.segment, reader.segment])
+        shown = CliRunner().invoke(cli, ["ls"]).output
+        assert sum(line.startswith(name) for line in shown.splitlines()) == 2
+        assert f"segment  {queue.segment}" in CliRunner().invoke(cli, ["ls", name]).output
+    with writer(1) as queue, closing(MessageQueue.create_from_handle(queue.export_handle(), 0)) as reader:
+        assert reader.name is None
+        assert f"queue segment '{reader.segment}'" in str(reader._context)
+
+
+def test_doctor_counts_links_and_streams_and_names_one_that_does_nothing() -> None:
+    with writer(1, name=unique_name()) as queue, closing(MessageQueue.create_from_handle(queue.export_handle(), 0)):
+        (check,) = links()
+        assert check.status == "ok"
+        assert "1 link process of this user, with 2 streams: " in check.found
+        link = queue.stats()["links"][0]["pid"]
+        os.kill(link, signal.SIGSTOP)
+        try:
+            told = eventually(lambda: [check for check in links() if check.status == "warning"], "that it has stopped")
+        finally:
+            os.kill(link, signal.SIGCONT)
+        assert {check.found for check in told} == {
+            f"queue {queue.name}: the stream {way} {HOST}, of link process {link}, does nothing: that process is "
+            "stopped"
+            for way in ("to", "from")
+        }
+        shown = CliRunner().invoke(cli, ["doctor"]).output
+        assert "links" in shown
+
+
+def test_doctor_warns_where_a_link_finds_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(*_: object) -> None:
+        raise LinkError("there is no way out of this machine")
+
+    monkeypatch.setattr(_addresses, "listening_for_links", nowhere)
+    (check,) = other_machines()
+    assert check.status == "warning"
+    assert check.found == "queues stay on this machine: there is no way out of this machine"
+    assert "RINGCAST_HOST_IP" in check.remedy
 
 
 def test_doctor_says_where_a_link_would_listen(monkeypatch: pytest.MonkeyPatch) -> None:

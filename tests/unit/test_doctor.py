@@ -28,7 +28,7 @@ def test_every_check_has_a_result_and_bad_ones_have_a_remedy() -> None:
     subjects = {check.subject for check in checks}
     assert subjects == {
         "versions", "shared memory", "kernel", "queue", "limits", "memory", "CPUs", "wake-up", "log-out", "leftovers",
-        "other machines",
+        "other machines", "links",
     }  # fmt: skip
     for check in checks:
         assert check.found
@@ -50,7 +50,7 @@ def test_a_check_that_cannot_be_made_is_a_warning_and_the_others_are_made(monkey
     checks = {check.subject: check for check in examine()}
     assert checks["leftovers"].status == "warning"
     assert "no more files" in checks["leftovers"].found
-    assert len(checks) == 11
+    assert len(checks) == 12
 
 
 def mounts(tmp_path: Path, *types: str) -> Path:

@@ -107,7 +107,7 @@ def test_other_software_maps_a_segment_by_its_name(segment: Segment) -> None:
 def test_the_header_says_what_the_segment_is(segment: Segment) -> None:
     assert HEADER.size == 384
     header = segment.header()
-    assert header["layout_version"] == _core.LAYOUT_VERSION == 5
+    assert header["layout_version"] == _core.LAYOUT_VERSION == 6
     assert header["byte_order"] == 0x0102_0304
     assert header["epoch"] == segment.queue.export_handle().epoch
     assert header["n_reader"] == header["n_local"] == 3

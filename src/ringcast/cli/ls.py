@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, TypeAlias
 
 import click
 from click.shell_completion import CompletionItem
 
-from ringcast._stats import QueueInfo
+from ringcast._stats import QueueInfo, StreamStats
 from ringcast.cli import common
 from ringcast.instruments.looking import Found, list_queues
 
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 REDRAW_SECONDS = 1.0
+_WORDS = {
+    "QUEUE", "WRITER", "SEGMENT", "STATE", "PROCESS", "HOST", "STREAM TO", "STREAM FROM", "RANKS", "ENCRYPTED",
+}  # fmt: skip
+"""Headings of columns that are no numbers."""
 Columns: TypeAlias = "list[tuple[str, list[str]]]"
 """Headings and cells."""
 
@@ -35,8 +39,9 @@ or stopped, or if the queue is closed; and its host, if a link brings the queue 
 terminal shows more, a pipe everything. Queues whose writer is gone, and segments that cannot be read, are shown with
 --all.
 
-NAME may be a segment, too. Each of its readers is a line, wherever it is, and so is each link to another machine. The
-exit code is 1 if there is no such queue.
+NAME may be a segment, too. Each of its readers is a line, wherever it is, and so is each stream to or from another
+machine: UNDER WAY is how many messages have not arrived at its other end, OUT and IN are bytes over the wire, and
+RECONNECTS is how often it had to connect again. The exit code is 1 if there is no such queue.
 """
 
 EPILOG = f"""\b
@@ -117,7 +122,7 @@ def _named(found: Found, name: str) -> QueueInfo:
     """The queue of that name, a living one first, or of that segment."""
     same = [info for info in found.queues if name in (info["name"], info["segment"])]
     if same:
-        return max(same, key=lambda info: info["writer"]["alive"])
+        return max(same, key=lambda info: (info["writer"]["alive"], info["writer"]["relayed_by"] is None))
     near = get_close_matches(name, [info["name"] or info["segment"] for info in found.queues], 1)
     raise common.CommandError(
         f"there is no queue {name!r}. {f'Did you mean {near[0]!r}?' if near else 'ringcast ls shows those there are.'}"
@@ -185,7 +190,7 @@ def _table(columns: Columns) -> Table:
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for heading, _ in columns:
-        words = heading in ("QUEUE", "WRITER", "SEGMENT", "STATE", "PROCESS", "HOST", "LINK TO", "RANKS")
+        words = heading in _WORDS
         table.add_column(heading, justify="left" if words else "right", no_wrap=True)
     for row in zip(*(cells for _, cells in columns), strict=True):
         table.add_row(*map(Text, row))
@@ -219,17 +224,35 @@ def _detail(info: QueueInfo, rates: dict[int, float]) -> Iterator[RenderableType
         yield _table(_fitted(columns, least=5, shortened=1) if elsewhere else columns)
     if links := info["links"]:
         yield common.plain("")
-        yield _table(_fitted(
-            [
-                ("LINK TO", [link["host"] or "-" for link in links]),
-                ("PID", [str(link["pid"]) for link in links]),
-                ("STATE", [link["state"] for link in links]),
-                ("UNDER WAY", [str(link["under_way"]) for link in links]),
-                ("PROCESS", [link["process"] for link in links]),
-                ("RANKS", [" ".join(map(str, link["ranks"])) or "-" for link in links]),
-            ],
-            least=4, shortened=0,
-        ))  # fmt: skip
+        yield _streams("STREAM TO", links, [link["host"] for link in links], [
+            ("RANKS", [" ".join(map(str, link["ranks"])) or "-" for link in links]),
+        ])  # fmt: skip
+    if relay := info["writer"]["relayed_by"]:
+        yield common.plain("")
+        yield _streams("STREAM FROM", [relay], [info["writer"]["host"]], [])
+
+
+def _streams(heading: str, streams: Sequence[StreamStats], hosts: list[str | None], more: Columns) -> Table:
+    columns: Columns = [
+        (heading, [host or "-" for host in hosts]),
+        ("PID", [str(stream["pid"]) for stream in streams]),
+        ("STATE", [_stream_state(stream) for stream in streams]),
+        ("UNDER WAY", [str(stream["under_way"]) for stream in streams]),
+        ("OUT", [common.human_bytes(stream["bytes_sent"]) for stream in streams]),
+        ("IN", [common.human_bytes(stream["bytes_received"]) for stream in streams]),
+        ("RECONNECTS", [str(stream["reconnects"]) for stream in streams]),
+        ("ENCRYPTED", ["yes" if stream["encrypted"] else "no" for stream in streams]),
+        *more,
+        ("PROCESS", [stream["process"] for stream in streams]),
+    ]
+    return _table(_fitted(columns, least=4, shortened=0))
+
+
+def _stream_state(stream: StreamStats) -> str:
+    """Of one that is there, for how long it is out of reach; else what has become of it."""
+    state = stream.get("state", "active" if stream["alive"] else "dead")
+    cut_s = stream["out_of_reach_s"]
+    return f"cut for {cut_s:.0f} s" if state == "active" and cut_s is not None else str(state)
 
 
 def _alive(info: QueueInfo) -> int:

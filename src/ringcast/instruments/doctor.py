@@ -19,9 +19,10 @@ from typing import Literal, NamedTuple
 from ringcast import _core
 from ringcast._names import segment_name
 from ringcast._segment import attach, create
+from ringcast._stats import StreamStats
 from ringcast._version import __version__
 from ringcast.errors import LinkError, RingcastError
-from ringcast.instruments.looking import counted, sweep
+from ringcast.instruments.looking import counted, list_queues, sweep
 from ringcast.limits import memory_headroom
 
 Status = Literal["ok", "warning", "problem"]
@@ -66,6 +67,7 @@ def examine() -> Iterator[Check]:
         ("log-out", log_out),
         ("leftovers", leftovers),
         ("other machines", other_machines),
+        ("links", links),
     )
     for subject, check in checks:
         try:
@@ -226,7 +228,7 @@ def leftovers() -> Iterator[Check]:
 
 def other_machines() -> Iterator[Check]:
     """Could a queue be taken to other machines, and where would its link listen?"""
-    from ringcast.net._addresses import PORT_RANGE, listening_for_links, shown
+    from ringcast.net._addresses import HOST_IP, PORT_RANGE, listening_for_links, shown
     from ringcast.net._sealing import secret
 
     if find_spec("cryptography") is None:
@@ -240,7 +242,8 @@ def other_machines() -> Iterator[Check]:
     try:
         sock, address = listening_for_links(None, None)
     except LinkError as error:
-        yield Check("other machines", "ok", f"queues stay on this machine: {error}")
+        remedy = f"connect_ip=, or {HOST_IP}, if queues are to be read on other machines"
+        yield Check("other machines", "warning", f"queues stay on this machine: {error}", remedy)
         return
     except RingcastError as error:
         yield Check("other machines", "warning", f"a link could not listen: {error}", "correct that variable")
@@ -250,6 +253,46 @@ def other_machines() -> Iterator[Check]:
     ports = f"a port of {PORT_RANGE}" if os.environ.get(PORT_RANGE) else "a free port"
     where = bound[0] if bound[0] == address[0] else f"{bound[0]}, which others are told is {shown(address)}"
     yield Check("other machines", "ok", f"a link would listen at {where}, {ports}")
+
+
+def links() -> Iterator[Check]:
+    """The link processes that run here, and how their streams fare."""
+    running = [one for one in sweep(dry_run=True) if one.kind == "link" and one.fate == "alive"]
+    streams: list[tuple[str, str, StreamStats]] = []
+    for info in list_queues().queues:
+        if not info["writer"]["alive"]:
+            continue
+        queue = info["name"] or info["segment"]
+        streams += [(queue, f"to {link['host'] or 'another machine'}", link) for link in info["links"]]
+        if relay := info["writer"]["relayed_by"]:
+            streams.append((queue, f"from {info['writer']['host']}", relay))
+    for queue, way, stream in streams:
+        cut_s = stream["out_of_reach_s"]
+        who = f"queue {queue}: the stream {way}, of link process {stream['pid']},"
+        if not stream["alive"]:
+            remedy = "make the queue, or attach to it, again; if it was not you, see dmesg for the kernel's killer"
+            yield Check("links", "warning", f"{who} is lost: that process has died", remedy)
+        elif stream["process"] == "stopped":
+            yield Check("links", "warning", f"{who} does nothing: that process is stopped", "continue it: kill -CONT")
+        elif cut_s is not None:
+            found = f"{who} is out of reach for {cut_s:.0f} s; {stream['under_way']} messages are under way"
+            yield Check("links", "warning", found, "see whether that machine is up, and the network between")
+    if not running and not streams:
+        yield Check("links", "ok", "none runs here")
+        return
+    sent = sum(stream["bytes_sent"] for _, _, stream in streams)
+    received = sum(stream["bytes_received"] for _, _, stream in streams)
+    again = sum(stream["reconnects"] for _, _, stream in streams)
+    found = (
+        f"{_some(len(running), 'link process', 'link processes')} of this user, with "
+        f"{_some(len(streams), 'stream', 'streams')}: {_mib(sent)} out, {_mib(received)} in, "
+        f"{_some(again, 'reconnect', 'reconnects')}"
+    )
+    yield Check("links", "ok", found)
+
+
+def _some(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
 def _mounted_type(place: Path, mounts: Path) -> str | None:

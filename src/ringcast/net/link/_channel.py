@@ -165,6 +165,19 @@ class Channel:
         except NoiseError:
             self._end_forged("a record with a wrong proof")
 
+    @property
+    def closed(self) -> bool:
+        """Here, or by what came."""
+        return self._use.ended
+
+    def limit_sending(self, seconds: float) -> None:
+        """From now on a `send` that the other side keeps waiting for so long ends the connection."""
+        whole = int(seconds)
+        with suppress(OSError):  # it has ended
+            self._socket.setsockopt(
+                socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", whole, int((seconds - whole) * 1e6))
+            )
+
     def close(self) -> None:
         """End the connection, from any thread; calls of other threads end with ChannelClosedError.
 

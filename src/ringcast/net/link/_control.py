@@ -33,6 +33,7 @@ class Control:
         on_cut: Callable[[Control, bool, str], None],
     ) -> None:
         self._channel = channel
+        channel.limit_sending(SILENCE_S)  # who does not listen keeps nobody waiting, of whichever stream
         self._on_ack, self._on_word, self._on_beat, self._on_cut = on_ack, on_word, on_beat, on_cut
         self._sending = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="ringcast-control", daemon=True)
@@ -50,11 +51,6 @@ class Control:
 
     def close(self) -> None:
         self._channel.close()
-
-    @property
-    def carried(self) -> tuple[int, int]:
-        """Sent and received."""
-        return self._channel.sent_bytes, self._channel.received_bytes
 
     def _send(self, kind: int, payload: bytes) -> None:
         with self._sending:

@@ -13,13 +13,15 @@ import threading
 from typing import Any
 
 from ringcast import _segment
-from ringcast.errors import LinkError, RankError, RankTakenError, RingcastError
+from ringcast.errors import LinkError, RankError, RankTakenError
 from ringcast.net.link._channel import Channel
+from ringcast.net.link._control import SILENCE_S
+from ringcast.net.link._greetings import Greetings
 from ringcast.net.link._listener import Listener
 from ringcast.net.link._outgoing import Outgoing
-from ringcast.net.link._words import HELLO, REFUSED, LostError, receive, refused
+from ringcast.net.link._words import INT32_MAX, UINT32_MAX, LostError, number_in, text_in
 
-GREETED_WITHIN_S = 5.0
+_EVICT = 2  # of what a writer does about slow readers
 
 log = logging.getLogger("ringcast.link")
 _CAUSES = ("dead", "slow", "absent")
@@ -38,6 +40,11 @@ class Exported:
         if self.segment.epoch != request["epoch"]:
             raise LinkError(f"{self.segment.label} is another one than the writer says")
         self._policy = list(request["policy"])
+        self.patience_s = max(self.link_timeout, SILENCE_S)
+        """With a link that is there and does nothing."""
+        _, slow, _, full_deadline_ns = self._policy
+        self.evicts_within_s = full_deadline_ns / 1e9 * self.segment.n_remote if slow == _EVICT else None
+        self.greetings = Greetings(self.welcome)
         self._lock = threading.RLock()
         self._streams: dict[str, Outgoing] = {}
         self._kept: dict[int, bool] = {}  # of each place: was all kept for who has it?
@@ -59,47 +66,36 @@ class Exported:
         more."""
         return not self.segment.creator_alive
 
-    def greet(self, channel: Channel, control: bool) -> None:
-        """Who has shown the key says what he wants. On a thread of its own."""
-        try:
-            hello = receive(channel, HELLO, GREETED_WITHIN_S)
-            with self._lock:
-                stream = self._streams.get(str(hello["stream"]))
-                if control:
-                    if stream is None or stream.over:
-                        raise LostError("there is no such stream any more")
-                    stream.control(channel)
-                elif stream is not None:
-                    if stream.over or hello["published"] is None:
-                        raise LostError("this stream is lost")
-                    stream.connect(channel, int(hello["published"]), {})
-                elif hello["published"] is not None:
+    def welcome(self, channel: Channel, control: bool, hello: dict[str, Any]) -> None:
+        """Who has shown the key says what he wants. Raises LinkError, and others, if he is to be turned away."""
+        name = text_in(hello, "stream", 64)
+        published = hello.get("published")
+        with self._lock:
+            stream = self._streams.get(name)
+            if control:
+                if stream is None or stream.over:
                     raise LostError("there is no such stream any more")
-                else:
-                    self._begin(channel, hello)
-        except RingcastError as error:
-            self._turn_away(channel, error)
-        except (KeyError, TypeError, ValueError) as error:
-            self._turn_away(channel, LinkError(f"a hello that this release does not understand: {error!r}"))
+                stream.control(channel)
+            elif stream is not None:
+                if stream.over or published is None:
+                    raise LostError("this stream is lost")
+                stream.connect(channel, number_in(hello, "published"), {})
+            elif published is not None:
+                raise LostError("there is no such stream any more")
+            else:
+                self._begin(channel, name, hello)
 
-    def _turn_away(self, channel: Channel, error: Exception) -> None:
-        try:
-            channel.send(REFUSED, refused(error))
-            channel.wait(GREETED_WITHIN_S)  # until he has read it and hangs up
-        except LinkError:
-            pass
-        channel.close()
-
-    def _begin(self, channel: Channel, hello: dict[str, Any]) -> None:
+    def _begin(self, channel: Channel, name: str, hello: dict[str, Any]) -> None:
         """A machine's first reader."""
         if self.writer_is_gone:
             raise LinkError(
                 f"{self.segment.label} has ended: its writer (host {socket.gethostname()}, pid "
                 f"{self.segment.creator_pid}) closed it or died"
             )
-        host, rank, pid = str(hello["host"]), int(hello["rank"]), int(hello["pid"])
+        host = text_in(hello, "host")
+        rank, pid = number_in(hello, "rank", -INT32_MAX, INT32_MAX), number_in(hello, "pid", 0, UINT32_MAX)
         self._find_place(None, rank)
-        stream = Outgoing(self, str(hello["stream"]), host)
+        stream = Outgoing(self, name, host)
         self._streams[stream.stream] = stream
         open_homes = self.open_homes() + (1 if stream.tap.kept else 0)
         try:
@@ -114,7 +110,7 @@ class Exported:
             {
                 "host": socket.gethostname(),
                 "pid": segment.creator_pid,
-                "name": segment.user_name or segment.name,
+                "name": segment.user_name or "",
                 "homes": segment.n_remote,
                 "open": open_homes,
                 "first": stream.base,
@@ -138,6 +134,9 @@ class Exported:
                 kept = (home == stream.tap.seat and stream.tap.kept) or self.segment.forgo_home(home)
             else:  # it comes again, and if nobody has told it of its place yet, to that
                 kept = before[2] == "placed" and before[5] == stream.tap.seat and self._kept.get(index, False)
+            given_up = before[2] == "open" and not kept  # by the writer, which is to be known to who comes too late
+            wished = before[7]  # of whoever was here before
+            stream.patience.heed(rank, wished)
             self._kept[index] = kept
             self._version += 1
             version = self._version
@@ -145,7 +144,7 @@ class Exported:
             others = [other for other in self._streams.values() if other is not stream and not other.over]
         for other in others:
             other.tell()
-        return {"rank": rank, "kept": kept, "version": version}
+        return {"rank": rank, "kept": kept, "given_up": given_up, "wished": wished, "version": version}
 
     def _find_place(self, stream: Outgoing | None, rank: int) -> tuple[int, int]:
         """The rank that a reader is to have, and the index of its place."""
@@ -207,25 +206,35 @@ class Exported:
         return [[rank, wishes] for _, rank, state, _, _, seat, _, wishes in self.segment.placements()
                 if state != "open" and seat == stream.tap.seat]  # fmt: skip
 
-    def hear_of(self, stream: Outgoing, rank: int, before: tuple[Any, ...] | None, facts: tuple[Any, ...]) -> None:
-        """What a reader's link says of it."""
+    def wishes_of(self, stream: Outgoing) -> dict[int, int]:
+        """The writer's to go on without a reader, by rank, of those that are still there."""
+        return {rank: wishes for _, rank, state, _, _, seat, _, wishes in self.segment.placements()
+                if state != "open" and state not in _GONE and seat == stream.tap.seat}  # fmt: skip
+
+    def hear_of(self, stream: Outgoing, rank: int, before: tuple[Any, ...] | None, facts: tuple[Any, ...]) -> bool:
+        """What a reader's link says of it. False: it has no such reader."""
         state, pid, behind, cause, position = facts
         with self._lock:
-            index = next((one[0] for one in self.segment.placements()
+            place = next((one for one in self.segment.placements()
                           if one[1] == rank and one[2] != "open" and one[5] == stream.tap.seat), None)  # fmt: skip
-            if index is None:
-                return
+            if place is None:
+                return False
+            index, wishes = place[0], place[7]
             if before is not None and before[:2] == (state, pid) and before[4] == position:
                 self.segment.note_behind(index, behind)
-                return
+                return True
+            if position is not None:
+                position = min(position, self.segment.head)
             if state == "attached":
                 self.segment.note_presence(index, stream.base + position)
             elif state == "left" and position is not None:
                 self.segment.note_absence(index, stream.base + position, pid)
             elif state == "evicted":
+                stream.patience.heed(rank, wishes)
                 self.segment.note_absence(index, max(0, stream.tap.acknowledged - behind), 0)
             causes = _CAUSES.index(cause) if cause in _CAUSES else 0
             self.segment.post(index, state, pid, behind, causes)
+            return True
 
     def note_cut(self, stream: Outgoing) -> None:
         """The stream's machine is out of reach; its readers say where they are once it is back."""
@@ -234,17 +243,27 @@ class Exported:
                 if seat == stream.tap.seat and state == "attached" and not stream.over:
                     self.segment.post(index, "cut", pid, behind)
 
+    def loses(self, stream: Outgoing) -> bool:
+        """Are there readers of this stream that the writer does not wish to go on without?"""
+        return any(not stream.patience.is_wished(rank) for rank in self.wishes_of(stream))
+
     def lose(self, stream: Outgoing) -> None:
-        """The stream's machine cannot be reached any more."""
+        """The stream's machine cannot be reached any more, or does not heed what the writer wishes."""
         with self._lock:
-            for index, _, state, pid, _, seat, behind, _ in self.segment.placements():
+            for index, rank, state, pid, _, seat, behind, _ in self.segment.placements():
                 if seat == stream.tap.seat and state in ("placed", "attached", "died", "cut"):
-                    self.segment.post(index, "lost", pid, behind)
+                    if stream.patience.is_wished(rank):
+                        self.segment.post(index, "evicted", pid, behind, _CAUSES.index("slow"))
+                    else:
+                        self.segment.post(index, "lost", pid, behind)
 
     def look(self) -> None:
-        """Nobody holds a stream up by one connection without the other."""
+        """Nobody holds a stream up by one connection without the other, nor by doing nothing."""
         for stream in self.streams:
             stream.look()
+            if stream.over:  # who asks for it hears the same as of one that there never was
+                with self._lock:
+                    del self._streams[stream.stream]
 
     def close(self) -> None:
         for stream in self.streams:

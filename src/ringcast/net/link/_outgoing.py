@@ -15,9 +15,28 @@ from typing import TYPE_CHECKING, Any
 
 from ringcast import _core
 from ringcast.errors import LinkError, RingcastError
+from ringcast.net.link._carried import Carried
 from ringcast.net.link._channel import MAX_RECORD, Channel, ChannelClosedError
 from ringcast.net.link._control import SILENCE_S, Control
-from ringcast.net.link._words import BATCH, BEGIN, BEGINNING, BODY, END, LARGE_BYTES, WELCOME, LostError, words
+from ringcast.net.link._patience import Patience
+from ringcast.net.link._words import (
+    BATCH,
+    BEGIN,
+    BEGINNING,
+    BODY,
+    END,
+    INT32_MAX,
+    LARGE_BYTES,
+    UINT32_MAX,
+    WELCOME,
+    LostError,
+    flag_in,
+    number,
+    number_in,
+    rows_in,
+    text_in,
+    words,
+)
 from ringcast.waiting import WaitSettings
 
 if TYPE_CHECKING:
@@ -29,6 +48,9 @@ _LOOK_S = 0.5
 """How often an idle stream asks whether the writer lives."""
 _ORDERS_S = 0.05
 """How often a busy one looks what the writer wishes."""
+
+_TOLD_STATES = ("placed", "attached", "left", "died", "evicted")
+_CAUSES = (None, "dead", "slow", "absent")
 
 log = logging.getLogger("ringcast.link")
 
@@ -54,17 +76,22 @@ class Outgoing:
         self._silent = False
         self._begun_at = 0.0
         self._leaving = False
+        self._end_is_sent = False
         self._ended = False  # the other link has had the end, too
-        self._carried = [0, 0]  # by connections that have ended
+        self._given_up = ""  # why
+        self._carried = Carried(exported.encrypt)
         self._readers: dict[int, tuple[Any, ...]] = {}  # what was last heard of each, by rank
+        self._waits = False  # the other link, for its readers, as it says
+        self.patience = Patience(exported.patience_s, exported.evicts_within_s)
         self._thread = threading.Thread(target=self._run, name="ringcast-outgoing", daemon=True)
         self._thread.start()
 
     def connect(self, channel: Channel, published: int | None, welcome: dict[str, Any]) -> None:
         """The other link is there, anew if it says what it has published, and is to be welcomed."""
         with self._changed:
-            if self.over:
+            if self.over or self._given_up:
                 raise LostError("this stream is lost")
+            self._carried.watch(channel)
             if self._next is not None:
                 self._next[0].close()
             self._next = (channel, published, welcome)
@@ -72,9 +99,10 @@ class Outgoing:
 
     def control(self, channel: Channel) -> None:
         """The control connection that belongs to the data connection of now."""
+        self._carried.watch(channel)
         with self._changed:
             before, self._control = self._control, Control(
-                channel, on_ack=self._acknowledge, on_word=self._hear, on_beat=self.state, on_cut=self._cut
+                channel, on_ack=self._acknowledge, on_word=self._hear, on_beat=self._beat, on_cut=self._cut
             )  # fmt: skip
             if before is not None:
                 before.close()
@@ -84,34 +112,48 @@ class Outgoing:
         """How things stand at the writer, for the other link."""
         return self._exported.state_for(self)
 
+    def _beat(self) -> dict[str, Any]:
+        return {**self.state(), "published": self._exported.segment.head}
+
     def tell(self) -> None:
         """Say how things stand, if there is a connection; who is not there hears it when he comes."""
         control = self._control
         if control is not None:
             with suppress(LinkError):
-                control.say(self.state())
+                control.say(self._beat())
 
     def look(self) -> None:
-        """A data connection whose control connection does not come is none: nothing would tell that it is cut."""
+        """A data connection whose control connection does not come is none: nothing would tell that it is cut. And one
+        whose other side does nothing is not waited for."""
+        self.note()
+        wishes = self._exported.wishes_of(self)
         with self._changed:
-            if self._data is not None and self._control is None and time.monotonic() - self._begun_at > SILENCE_S:
+            if self.over:
+                return
+            data = self._data
+            if data is not None and self._control is None and time.monotonic() - self._begun_at > SILENCE_S:
                 self._hang_up()
+            acknowledged = self.tap.acknowledged
+            why = self.patience.ends(
+                time.monotonic(),
+                connected=data is not None,
+                under_way=self.tap.position != acknowledged or self._end_is_sent,
+                progress=(acknowledged, 0 if data is None else data.sent_bytes),
+                waits_for_readers=self._waits,
+                wishes=wishes,
+            )
+        if why:
+            self._give_up(why)
+
+    def note(self) -> None:
+        """Say in the queue's memory how the stream fares."""
+        self._carried.note(self._exported.segment, self.tap.seat, reconnects=self.reconnects, cut_at=self.cut_at)
 
     def leave(self) -> None:
         """No reader is left there."""
         with self._changed:
             self._leaving = True
             self._hang_up()
-
-    @property
-    def bytes(self) -> tuple[int, int]:
-        """Sent and received over the wire, ever."""
-        sent, received = self._carried
-        for one in (self._data, self._control):
-            if one is not None:
-                more = one.carried if isinstance(one, Control) else (one.sent_bytes, one.received_bytes)
-                sent, received = sent + more[0], received + more[1]
-        return sent, received
 
     def _hang_up(self) -> None:
         """With the lock."""
@@ -128,7 +170,7 @@ class Outgoing:
                 channel = self._await_connection()
                 if channel is None:
                     arrived = self.tap.ending(False) and self.tap.acknowledged == self.tap.position
-                    lost = "" if self._leaving or arrived else "its link has not come back"
+                    lost = self._given_up or ("" if self._leaving or arrived else "its link has not come back")
                     return
                 try:
                     self._pump(channel)
@@ -147,9 +189,12 @@ class Outgoing:
                 self._hang_up()
                 if self._next is not None:
                     self._next[0].close()
-            self.tap.close(lost=bool(lost))  # nothing is read any more when the writer is told
+            self.note()
             if lost:
                 log.warning("the stream to host %s is lost: %s", self.host, lost)
+            # Nothing is read any more when the writer is told. Whom it has evicted it does not hear of as lost.
+            self.tap.close(lost=bool(lost) and self._exported.loses(self))
+            if lost:
                 self._exported.lose(self)
 
     def _note_cut(self, why: str) -> None:
@@ -157,18 +202,21 @@ class Outgoing:
         if self.cut_at is None:
             self.cut_at = time.monotonic()
             log.warning("the stream to host %s is cut: %s", self.host, why)
+        self._close_connections()
+
+    def _close_connections(self) -> None:
+        """With the lock."""
         for one in (self._data, self._control):
             if one is not None:
-                more = one.carried if isinstance(one, Control) else (one.sent_bytes, one.received_bytes)
-                self._carried = [self._carried[0] + more[0], self._carried[1] + more[1]]
                 one.close()
         self._data = self._control = None
+        self._waits = False
 
     def _await_connection(self) -> Channel | None:
         """The next connection, welcomed. None: there will be none."""
         with self._changed:
             while True:
-                if self._leaving:
+                if self._leaving or self._given_up:
                     return None
                 if self._next is not None:
                     (channel, published, welcome), self._next = self._next, None
@@ -185,6 +233,7 @@ class Outgoing:
             self._data, self.cut_at, self._silent = channel, None, False
             self._begun_at = time.monotonic()
             self.reconnects += 1
+            self._end_is_sent = False
         if published is not None:
             if not self.tap.acknowledge(published):
                 channel.close()
@@ -226,6 +275,7 @@ class Outgoing:
                     orders_due = 0.0  # it is something else that woke it
         channel.send(END, bytes([why, self.tap.all_ready]))
         with self._changed:
+            self._end_is_sent = True
             while not self._ended:
                 if self._data is not channel or self._next is not None:
                     raise ChannelClosedError(f"the connection to {channel.peer} is over")
@@ -268,39 +318,54 @@ class Outgoing:
             self._exported.note_cut(self)
 
     def _hear(self, word: dict[str, Any]) -> None:
-        if word["op"] == "state":
-            for rank, *facts in word["readers"]:
-                if self._readers.get(rank) != tuple(facts):
-                    self._exported.hear_of(self, rank, self._readers.get(rank), tuple(facts))
-                    self._readers[rank] = tuple(facts)
-        elif word["op"] == "place":
+        """Raises LinkError."""
+        op = word.get("op")
+        if op == "state":
+            self._waits = flag_in(word, "waits")
+            for rank, *facts in map(_checked_facts, rows_in(word, "readers", 6)):
+                before, now = self._readers.get(rank), tuple(facts)
+                if before != now and self._exported.hear_of(self, rank, before, now):
+                    self._readers[rank] = now
+        elif op == "place":
             self._place(word)
-        elif word["op"] == "leave":
+        elif op == "leave":
             self.leave()
-        elif word["op"] == "ended":
+        elif op == "ended":
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
-        elif word["op"] == "failed":
-            log.error("the readers on host %s cannot be served: %s", self.host, word["why"])
-            self.leave_lost()
+        elif op == "failed":
+            self._give_up(f"the readers there cannot be served: {text_in(word, 'why', 4096)}")
 
-    def leave_lost(self) -> None:
+    def _give_up(self, why: str) -> None:
         with self._changed:
-            self.cut_at, self._silent = float("-inf"), True
-            for one in (self._data, self._control):
-                if one is not None:
-                    one.close()
-            self._data = self._control = None
-            self._changed.notify_all()
-            self.tap.rouse()
+            if not self._given_up:
+                self._given_up = why
+                self._close_connections()
+                self._changed.notify_all()
+                self.tap.rouse()
 
     def _place(self, word: dict[str, Any]) -> None:
-        answer: dict[str, Any] = {"op": "placed", "id": word["id"]}
+        """Raises LinkError."""
+        rank, pid = number_in(word, "rank", -INT32_MAX, INT32_MAX), number_in(word, "pid", 0, UINT32_MAX)
+        answer: dict[str, Any] = {"op": "placed", "id": number_in(word, "id")}
         try:
-            answer.update(self._exported.place(self, word["rank"], word["pid"]))
+            answer.update(self._exported.place(self, rank, pid))
         except RingcastError as error:
             answer.update(error=type(error).__name__, message=str(error))
         control = self._control
         if control is not None:
             control.say(answer)
+
+
+def _checked_facts(row: list[Any]) -> list[Any]:
+    """Rank, state, pid, messages behind, cause and position of a reader, as its link says. Raises LinkError."""
+    rank, state, pid, behind, cause, position = row
+    if state not in _TOLD_STATES or cause not in _CAUSES:
+        raise LinkError(f"the link at the other side says of a reader that it is {state!r:.40}, {cause!r:.40}")
+    number(rank, "rank", 0, INT32_MAX)
+    number(pid, "pid", 0, UINT32_MAX)
+    number(behind, "behind")
+    if position is not None:
+        number(position, "position")
+    return row

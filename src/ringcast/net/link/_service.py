@@ -62,7 +62,7 @@ class Service:
         except BaseException:
             with self._lock:
                 self._readers.pop(place, None)
-                if incoming.segment is None and self._incoming.get(epoch) is incoming:
+                if not incoming.has_begun and self._incoming.get(epoch) is incoming:
                     del self._incoming[epoch]
             raise
 
@@ -114,7 +114,7 @@ class Service:
         if known is None:
             channel.close()
             return
-        threading.Thread(target=known[0].greet, args=(channel, control), name="ringcast-greeting", daemon=True).start()
+        known[0].greetings.begin(channel, control)
 
 
 def in_background(

@@ -37,11 +37,60 @@ def understood(payload: memoryview) -> dict[str, Any]:
     """Raises LinkError."""
     try:
         value = json.loads(bytes(payload))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LinkError(f"the link at the other side said what is no JSON: {error}") from error
     if not isinstance(value, dict):
-        raise LinkError(f"the link at the other side said {value!r:.100}, which is nothing that it has to say")
+        raise LinkError(
+            f"the link at the other side said a {type(value).__name__}, which is nothing that it has to say"
+        )
     return value
+
+
+INT32_MAX, UINT32_MAX, INT64_MAX = (1 << 31) - 1, (1 << 32) - 1, (1 << 63) - 1
+
+
+def number_in(said: dict[str, Any], name: str, least: int = 0, most: int = INT64_MAX) -> int:
+    """Raises LinkError, as all of these do: what comes over the wire is looked at before anything is done."""
+    return number(said.get(name), name, least, most)
+
+
+def number(value: Any, what: str, least: int = 0, most: int = INT64_MAX) -> int:
+    if type(value) is not int or not least <= value <= most:
+        raise _impossible(what, value)
+    return value
+
+
+def seconds_in(said: dict[str, Any], name: str) -> float:
+    value = said.get(name)
+    if type(value) not in (int, float) or not 0 <= value < float("inf"):  # type: ignore[operator]
+        raise _impossible(name, value)
+    return float(value)  # type: ignore[arg-type]
+
+
+def text_in(said: dict[str, Any], name: str, most: int = 255) -> str:
+    value = said.get(name)
+    if type(value) is not str or len(value) > most:
+        raise _impossible(name, value)
+    return value
+
+
+def flag_in(said: dict[str, Any], name: str) -> bool:
+    value = said.get(name)
+    if type(value) is not bool:
+        raise _impossible(name, value)
+    return value
+
+
+def rows_in(said: dict[str, Any], name: str, columns: int) -> list[list[Any]]:
+    value = said.get(name)
+    if type(value) is not list or not all(type(row) is list and len(row) == columns for row in value):
+        raise _impossible(name, value)
+    return value
+
+
+def _impossible(what: str, value: Any) -> LinkError:
+    shown = f"{value!r:.60}" if type(value) in (str, int, float, bool, type(None)) else f"a {type(value).__name__}"
+    return LinkError(f"the link at the other side says {what}={shown}, which this release does not understand")
 
 
 def receive(channel: Channel, wanted: int, timeout: float) -> dict[str, Any]:
