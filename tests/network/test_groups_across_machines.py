@@ -54,6 +54,40 @@ def test_objects_reach_ranks_on_all_machines(family: str) -> None:
         assert [rank.wait() for rank in ranks] == [0, 0, 0]
 
 
+@contextmanager
+def _hosts(machine: Machine, *lines: str) -> Iterator[None]:
+    """What its /etc/hosts says."""
+    text = "".join(f"{line}\\n" for line in lines)
+    machine.shell(f"printf '{text}' > /dev/shm/hosts && mount --bind /dev/shm/hosts /etc/hosts && rm /dev/shm/hosts")
+    try:
+        yield
+    finally:
+        machine.shell("umount /etc/hosts")
+
+
+def test_a_name_that_is_loopback_on_its_own_machine_is_met_at_an_address_that_others_reach() -> None:
+    with visited(2) as (a, b), _hosts(a, f"127.0.1.1 {a.host}"), _hosts(b, f"{a.ip} {a.host}"):
+        a.shell("ip route add default dev eth0")
+        try:
+            ranks = _spread([a, b, a], _everything, host=a.host, env=SECRET)
+            assert [rank.receive() for rank in ranks] == [{"of": 2}, {"of": 0}, {"of": 1}]
+            assert [rank.wait() for rank in ranks] == [0, 0, 0]
+        finally:
+            a.shell("ip route del default")
+
+
+def _says_why_not(link: Link, meet: Meet) -> None:
+    link.send(error_of(meet, timeout=4.0))
+
+
+def test_where_no_better_address_is_known_the_error_says_so() -> None:
+    with visited(2) as (a, b), _hosts(a, f"127.0.1.1 {a.host}"), _hosts(b, f"{a.ip} {a.host}"):
+        told = [rank.receive() for rank in _spread([a, b], _says_why_not, host=a.host)]
+        assert "Rank 0 listens at 127.0.1.1:" in str(told[0])
+        assert "give its address as host" in str(told[0])
+        assert f"does not listen at {a.ip}:" in str(told[1])
+
+
 def _who_shares(link: Link, meet: Meet) -> None:
     with meet() as group:
         link.send([in_the_same_node_as(group, source) for source in range(group.world_size)])

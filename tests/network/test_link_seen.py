@@ -13,6 +13,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,6 +56,17 @@ def child_of(*job: Any) -> Iterator[Child]:
         yield child
     finally:
         child.discard()
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        stat = Path(f"/proc/{pid}/stat")
+        eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "that it has stopped")
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def row_of(queue: MessageQueue, rank: int) -> dict[str, object]:
@@ -152,13 +164,10 @@ def test_who_closes_is_told_of_readers_of_other_machines_that_never_came() -> No
 def test_who_closes_is_told_what_is_under_way_to_which_host_and_ranks() -> None:
     with writer(1) as queue, closing(MessageQueue.create_from_handle(queue.export_handle(), 0)):
         link = queue.stats()["links"][0]["pid"]
-        os.kill(link, signal.SIGSTOP)
-        try:
+        with stopped(link):
             queue.enqueue("under way")
             with pytest.raises(QueueTimeoutError) as told:
                 queue.close(linger=0.01)
-        finally:
-            os.kill(link, signal.SIGCONT)
         assert f"did not reach the link to host {HOST} (pid {link}, alive" in str(told.value)
         assert "rank 0), with 1 messages under way" in str(told.value)
 
@@ -273,11 +282,8 @@ def test_doctor_counts_links_and_streams_and_names_one_that_does_nothing() -> No
         assert check.status == "ok"
         assert "1 link process of this user, with 2 streams: " in check.found
         link = queue.stats()["links"][0]["pid"]
-        os.kill(link, signal.SIGSTOP)
-        try:
-            told = eventually(lambda: [check for check in links() if check.status == "warning"], "that it has stopped")
-        finally:
-            os.kill(link, signal.SIGCONT)
+        with stopped(link):
+            told = [check for check in links() if check.status == "warning"]
         assert {check.found for check in told} == {
             f"queue {queue.name}: the stream {way} {HOST}, of link process {link}, does nothing: that process is "
             "stopped"

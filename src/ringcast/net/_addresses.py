@@ -1,7 +1,9 @@
 """Addresses: where a group's store is, where a link listens, and what others are told of that.
 
 Numeric, one at a time, no wildcard and no link-local one. A name is resolved once and what is used from then on is a
-number, so that two look-ups cannot differ; where something listens, no name will do. Of the environment:
+number, so that two look-ups cannot differ; where something listens, no name will do. A machine's own name that its
+hosts file leads to a loopback address (127.0.1.1 on Debian) stands for its address on the default route, which others
+can reach. Of the environment:
 
     RINGCAST_HOST_IP      this machine's address, where no `connect_ip` says it
     RINGCAST_BIND_IP      what is bound, where others reach this machine by an address that it does not have itself
@@ -16,6 +18,7 @@ import ipaddress
 import os
 import re
 import socket
+from contextlib import suppress
 from typing import TypeAlias
 
 from ringcast import _arguments
@@ -44,6 +47,9 @@ def resolved(host: str, port: int) -> list[Address]:
     addresses = list(dict.fromkeys((str(one[4][0]), port) for one in found))
     if not addresses or any(_parsed(ip).is_unspecified or _parsed(ip).is_multicast for ip, _ in addresses):
         raise ArgumentError(f"host must be one address of rank 0's machine, which all ranks can reach, not {host!r}")
+    if is_this_machine(host) and all(is_loopback(ip) for ip, _ in addresses):
+        with suppress(LinkError):  # there is no other machine
+            addresses.insert(0, (_of_the_way(None), port))
     beyond = [(ip, port) for ip, port in addresses if not _parsed(ip).is_link_local]
     if not beyond:
         raise ArgumentError(f"host is {host!r}: {_link_local(addresses[0][0])}")
@@ -98,6 +104,12 @@ def listening_for_links(connect_ip: str | None, towards: str | None) -> tuple[so
 def is_loopback(ip: str) -> bool:
     """Can only processes of this machine send from there?"""
     return _parsed(ip).is_loopback
+
+
+def is_this_machine(host: str) -> bool:
+    """Is it this machine's own name, and not one that means each machine itself?"""
+    first, own = (name.lower().partition(".")[0] for name in (host, socket.gethostname()))
+    return first == own != "localhost"
 
 
 def shown(address: Address) -> str:

@@ -73,7 +73,8 @@ class StatelessProcessGroup:
         """Meet the other ranks. Rank 0 listens at host and port and keeps what passes between ranks; others connect.
 
         Args:
-            host: an address of rank 0's machine that all can reach, or its name; IPv4 or IPv6, no wildcard.
+            host: an address of rank 0's machine that all can reach, or its name; IPv4 or IPv6, no wildcard. A name that
+                leads to a loopback address on its own machine stands for the address of the default route there.
             port: which one; 0, any free one, only where there is one rank.
             rank: of this process.
             world_size: how many ranks there are.
@@ -118,6 +119,11 @@ class StatelessProcessGroup:
             addresses = [address, *_addresses.resolved(host, port)]
             trusted = trust_store or all(_addresses.is_loopback(ip) for ip, _ in addresses)
             group = meet(client, rank, {"world_size": world_size}, world_size, deadline, trusted=trusted)
+        except GroupTimeoutError as error:
+            client.close()
+            if rank == 0 and _addresses.is_loopback(address[0]) and _addresses.is_this_machine(host):
+                raise about(GroupTimeoutError(f"{error}. {_unreachable(host, address)}"), *error.ranks) from error
+            raise
         except BaseException:
             client.close()
             raise
@@ -276,6 +282,13 @@ def _host(host: str, port: int, given: socket.socket | None, deadline: Deadline)
         raise about(GroupError(f"rank 0 cannot hold the group's store at {ip}:{port}: {error}"), 0) from error
     listening.detach()  # the store's, from now on
     return store, (ip, port)
+
+
+def _unreachable(host: str, address: Address) -> str:
+    return (
+        f"Rank 0 listens at {_addresses.shown(address)}, for that is {host!r} on its own machine (see /etc/hosts), and "
+        "there is no default route that would tell a better one: no other machine reaches it; give its address as host"
+    )
 
 
 def _await_host(addresses: list[Address], deadline: Deadline) -> Address:
