@@ -1,0 +1,77 @@
+"""Readers of other machines for whom the writer did not wait: they are told at their first receive, as local ones are.
+
+A rank that is not local reads through the link on this machine, too: real link processes, one machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from typing import Any
+
+import pytest
+
+from ringcast import MessageQueue
+from ringcast.errors import QueueTimeoutError, ReaderEvictedError, RingcastError
+from tests.support import eventually
+
+
+@contextmanager
+def impatient(n_reader: int, **options: Any) -> Iterator[MessageQueue]:
+    """A queue whose writer has sent more than it keeps for who has not come."""
+    queue: MessageQueue = MessageQueue(
+        n_reader, 0, connect_ip="127.0.0.1", max_chunks=2, on_full="evict", full_deadline=0, **options
+    )
+    try:
+        yield queue
+    finally:
+        with suppress(RingcastError):
+            queue.close(linger=0)
+
+
+def is_told_and_reads_on(queue: MessageQueue, rank: int) -> None:
+    with closing(MessageQueue.create_from_handle(queue.export_handle(), rank)) as late:
+        eventually(lambda: any(row["rank"] == rank and row["state"] == "active" for row in queue.stats()["readers"]))
+        queue.enqueue("after", timeout=10)
+        with pytest.raises(ReaderEvictedError, match=f"gave up waiting for rank {rank} before it attached") as told:
+            late.dequeue(timeout=10)
+        assert told.value.rank == rank
+        assert late.dequeue(timeout=10) == "after"
+        with pytest.raises(QueueTimeoutError):
+            late.dequeue(timeout=0)
+
+
+def test_a_machines_first_reader_that_comes_too_late_is_told() -> None:
+    with impatient(1) as queue:
+        queue.export_handle()
+        for number in range(5):
+            queue.enqueue(number, timeout=10)
+        is_told_and_reads_on(queue, 0)
+
+
+def test_a_further_reader_that_comes_too_late_is_told_and_others_are_not() -> None:
+    with impatient(2) as queue, closing(MessageQueue.create_from_handle(queue.export_handle(), 0)) as reader:
+        sent = 0
+        while queue.stats()["expected_elsewhere"]:
+            queue.enqueue(sent, timeout=10)
+            assert reader.dequeue(timeout=10) == sent
+            sent += 1
+        queue.enqueue(sent, timeout=10)
+        assert reader.dequeue(timeout=10) == sent
+        is_told_and_reads_on(queue, 1)
+        assert reader.dequeue(timeout=10) == "after"
+
+
+def test_a_reader_that_comes_in_time_or_again_is_told_nothing() -> None:
+    with impatient(1) as queue:
+        handle = queue.export_handle()
+        queue.enqueue("kept", timeout=10)
+        with closing(MessageQueue.create_from_handle(handle, 0)) as reader:
+            assert reader.dequeue(timeout=10) == "kept"
+        eventually(lambda: not queue.stats()["readers"], "that it has left")
+        for number in range(5):
+            queue.enqueue(number, timeout=10)
+        with closing(MessageQueue.create_from_handle(handle, 0)) as again:
+            eventually(lambda: any(row["state"] == "active" for row in queue.stats()["readers"]))
+            queue.enqueue("after", timeout=10)
+            assert again.dequeue(timeout=10) == "after"
