@@ -329,10 +329,16 @@ std::string ReaderWatch::describe_stream(std::uint32_t seat) const {
     if (!readers.empty() && behind(readers.front()) != 0)
         std::erase_if(readers, [&](auto* reader) { return behind(reader) == 0; });
     std::string who;
-    for (const NativePlacement* reader : readers)
-        who += (who.empty() ? "" : "; ") + ("rank " + std::to_string(reader->rank.load(std::memory_order_relaxed))) +
-               ", pid " + std::to_string(reader->pid.load(std::memory_order_relaxed)) + ", " +
-               std::to_string(behind(reader)) + " behind there";
+    for (const NativePlacement* reader : readers) {
+        if (!who.empty()) who += "; ";
+        who += "rank ";
+        who += std::to_string(reader->rank.load(std::memory_order_relaxed));
+        who += ", pid ";
+        who += std::to_string(reader->pid.load(std::memory_order_relaxed));
+        who += ", ";
+        who += std::to_string(behind(reader));
+        who += " behind there";
+    }
     return who.empty() ? text : text + " (" + who + ")";
 }
 
