@@ -26,18 +26,10 @@ void nap() {
     nanosleep(&millisecond, nullptr);
 }
 
-void copy_text(char* to, std::size_t size, const std::string& from) {
-    std::strncpy(to, from.c_str(), size - 1);
-    to[size - 1] = '\0';
-}
-
 Origin origin_of(const std::byte* bytes) {
     DeskHeader header;
     std::memcpy(&header, bytes, sizeof header);
-    return Origin{.user_name = text_of(header.job, sizeof header.job),
-                  .release = text_of(header.release, sizeof header.release),
-                  .creator_pid = header.creator_pid,
-                  .creator_pid_namespace = header.creator_pid_namespace};
+    return origin_in(header, text_of(header.job, sizeof header.job));
 }
 
 [[noreturn]] void throw_not_found(const std::string& name, const char* why) {

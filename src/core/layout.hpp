@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "area_kind.hpp"
 #include "parked.hpp"
@@ -86,6 +87,20 @@ inline std::string text_of(const char* from, std::size_t size) {
     for (char& c : text)
         if (c < ' ' || c > '~') c = '?';
     return text;
+}
+
+inline void copy_text(char* to, std::size_t size, const std::string& from) {
+    std::strncpy(to, from.c_str(), size - 1);
+    to[size - 1] = '\0';
+}
+
+// Who made an area, by its header, of whichever kind that is.
+template <class AnyHeader>
+Origin origin_in(const AnyHeader& header, std::string user_name) {
+    return Origin{.user_name = std::move(user_name),
+                  .release = text_of(header.release, sizeof header.release),
+                  .creator_pid = header.creator_pid,
+                  .creator_pid_namespace = header.creator_pid_namespace};
 }
 
 // What a link has counted of a stream's connections, for people. `cut_since` is on the monotonic clock, 0 while there is one;

@@ -13,18 +13,10 @@ namespace {
 
 using platform::SharedFile;
 
-void copy_text(char* to, std::size_t size, const std::string& from) {
-    std::strncpy(to, from.c_str(), size - 1);
-    to[size - 1] = '\0';
-}
-
 Origin origin_of(const std::byte* bytes) {
     Header header;
     std::memcpy(&header, bytes, sizeof header);
-    return Origin{.user_name = header.named == 1 ? text_of(header.user_name, sizeof header.user_name) : std::string(),
-                  .release = text_of(header.release, sizeof header.release),
-                  .creator_pid = header.creator_pid,
-                  .creator_pid_namespace = header.creator_pid_namespace};
+    return origin_in(header, header.named == 1 ? text_of(header.user_name, sizeof header.user_name) : std::string());
 }
 
 // What this build would have made of the header's geometry, if the header agrees with it.
