@@ -95,6 +95,9 @@ class Model:
         time.sleep(seconds)
         return value
 
+    def nap_by_rank(self, seconds: float) -> None:
+        time.sleep(seconds * workers.rank())
+
     def fail(self, text: str = "no", ranks: tuple[int, ...] | None = None) -> str:
         if ranks is None or workers.rank() in ranks:
             raise KeyError(text)
@@ -147,6 +150,14 @@ class Model:
         for number in range(n):
             self.count += 1
             yield (number, bytes(nbytes)) if nbytes else number
+
+    def count_to_rank(self, n: int) -> Iterator[int]:
+        yield from range(n + workers.rank())
+
+    def count_slowly(self, n: int) -> Iterator[int]:
+        for number in range(n):
+            yield number
+            time.sleep(0.2)
 
     def counted(self) -> int:
         return self.count

@@ -13,6 +13,8 @@
     _rings        all answers, as one thing to wait for
     _calls        the calls of a group, and who reads their answers
     _future       the future of a call
+    _stats        how long ranks take
+    _stream       the items of a generator
     _attendant    the thread for what nobody waits for
     _crew         all processes of a group
     _group        WorkerGroup
@@ -22,5 +24,7 @@ Calls and answers are messages of our queues; a group adds numbers, and who wait
 
 from ringcast.workers._group import Member, WorkerGroup
 from ringcast.workers._rank import rank
+from ringcast.workers._stats import GroupStats, RankStats
+from ringcast.workers._stream import Stream
 
-__all__ = ["Member", "WorkerGroup", "rank"]
+__all__ = ["GroupStats", "Member", "RankStats", "Stream", "WorkerGroup", "rank"]

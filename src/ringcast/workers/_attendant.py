@@ -6,6 +6,7 @@ otherwise looks now and then, because who asks a future for its result reads the
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 
@@ -24,63 +25,87 @@ class Attendant:
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
-        self._needed = threading.Event()
-        self._urgent = threading.Event()
+        self._wakes: queue.SimpleQueue[None] = (
+            queue.SimpleQueue()
+        )  # which finalizers may put into, whatever they interrupt
+        self._awake = False
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._over = False
         calls.on_stray = self.need
         calls.on_watched = self._hurry
+        calls.on_dropped = self._wake
 
     def need(self) -> None:
-        if self._needed.is_set() and self._thread is not None:
-            return
-        self._needed.set()
-        with self._lock:
-            if self._thread is None and not self._over:
-                thread = threading.Thread(target=self._run, name="ringcast-attendant", daemon=True)
-                thread.start()
-                self._thread = thread
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None and not self._over:
+                    thread = threading.Thread(target=self._run, name="ringcast-attendant", daemon=True)
+                    thread.start()
+                    self._thread = thread
+        if not self._awake:
+            self._wake()
 
     def end(self) -> None:
         """What is complete is still told."""
         with self._lock:
             self._over = True
-        self._urgent.set()
-        self._needed.set()
+        self._wake()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(1.0)
         self._complete()
 
+    def _wake(self) -> None:
+        self._wakes.put(None)
+
     def _hurry(self) -> None:
-        self._urgent.set()
         self.need()
+        self._wake()
 
     def _run(self) -> None:
-        pause = _FIRST_S
         while not self._over:
-            self._needed.wait()
-            self._urgent.clear()
-            self._needed.clear()
+            self._await(None)
+            self._awake = True  # from here on who needs it does not wake it
+            pause = _FIRST_S
+            quiet = False
             while not self._over:
-                self._complete()
-                self._calls.say_what_is_unsaid()
-                outstanding = [
-                    call for call in list(self._calls.under_way.values()) if call.done or call.future is not None
-                ]
-                if not outstanding and not self._calls.completed:
-                    break
-                soonest = self._expire(outstanding)
-                if any(call.future is not None and call.future.watched and not call.done for call in outstanding):
-                    self._lead(soonest)
+                before = len(self._calls.under_way)
+                soonest = self._round()
+                if soonest is None:
+                    if quiet:
+                        break
+                    self._awake = False
+                    quiet = True  # once more, for who came before that
+                    continue
+                quiet, self._awake = False, True
+                if soonest < 0:
                     pause = _FIRST_S
                     continue
-                before = len(self._calls.under_way)
-                if self._urgent.wait(max(0.0, min(pause, soonest - time.monotonic()))):
-                    self._urgent.clear()
+                self._await(max(0.0, min(pause, soonest - time.monotonic())))
                 self._calls.look()
                 pause = min(2 * pause, _LAST_S) if len(self._calls.under_way) == before else _FIRST_S
+
+    def _await(self, seconds: float | None) -> None:
+        try:
+            self._wakes.get(timeout=seconds)
+            while True:
+                self._wakes.get_nowait()
+        except queue.Empty:
+            pass
+
+    def _round(self) -> float | None:
+        """When the next deadline is; negative if it has led meanwhile; None if there is nothing to do."""
+        self._complete()
+        self._calls.say_what_is_unsaid()
+        outstanding = [call for call in list(self._calls.under_way.values()) if call.done or call.future is not None]
+        if not outstanding and not self._calls.completed:
+            return None
+        soonest = self._expire(outstanding)
+        if any(call.future is not None and call.future.watched and not call.done for call in outstanding):
+            self._lead(soonest)
+            return -1.0
+        return soonest
 
     def _lead(self, soonest: float) -> None:
         until = time.monotonic() + _ROUND_S

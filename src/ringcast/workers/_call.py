@@ -22,16 +22,15 @@ class Call:
     """Who has not answered."""
     results: dict[int, Any]
     errors: Sequence[tuple[int, Failure | BaseException]] = ()
-    asked_at = 0.0
     expires: float | None = None
-    """Its deadline, by the clock of `time.monotonic`; `asked_at` is known of calls that have one."""
+    """Its deadline, by the clock of `time.monotonic`."""
     done = False
     """Nobody waits for more: it is complete, has failed, has expired or was given up."""
     wake: threading.Event | None = None
     """Of one who waits while somebody else reads."""
     future: CallFuture[Any] | None = None
-    items: deque[Any] | None = None
-    """Of a stream: what has come and was not taken yet."""
+    items: deque[tuple[int, Any]] | None = None
+    """Of a stream: what has come, (rank, item), and was not taken yet."""
 
     def __init__(self, name: Any, ranks: tuple[int, ...], alone: bool, seconds: float | None) -> None:
         self.name = name
@@ -40,8 +39,10 @@ class Call:
         """The result is that of the one rank, not a list."""
         self.waiting = set(ranks)
         self.results = {}
+        self.times: dict[int, float] = {}
+        """When those who have answered did."""
+        self.asked_at = time.monotonic()
         if seconds is not None:
-            self.asked_at = time.monotonic()
             self.expires = self.asked_at + seconds
 
     def fail(self, rank: int, error: Failure | BaseException) -> None:

@@ -31,6 +31,7 @@ from ringcast.queue import MessageQueue
 from ringcast.workers._call import Call
 from ringcast.workers._records import CANCEL, DONE, ITEM, RAISED, UNKNOWN
 from ringcast.workers._rings import Rings
+from ringcast.workers._stats import Answered
 
 _SLICE_S = 0.25
 _ROOM_S = 0.002
@@ -48,12 +49,15 @@ class Calls:
         self.completed: deque[Call] = deque()
         """Futures whose results are to be set by the thread that serves them."""
         self.rings = Rings(leaving)
+        self.answered = Answered(n)
         self.deaths: deque[tuple[int, WorkerDiedError]] = deque()
         self.dead: dict[int, str] = {}
         self.closed: str | None = None
         self.stacks: Callable[[int], str | None] = lambda _: None
         self.on_stray: Callable[[], None] = lambda: None
         """Called when there is something to do that nobody waits for."""
+        self.on_dropped: Callable[[], None] = lambda: None
+        """Called by finalizers when there is."""
         self.on_watched: Callable[[], None] = lambda: None
         """Called when a future gets a callback."""
         self._ring = ring
@@ -105,6 +109,18 @@ class Calls:
             finally:
                 self._next = self._head()
         return sent
+
+    def tell_surely(self, kind: int, call: Call, about: Any) -> None:
+        """A word about a call that is under way, as soon as there is room."""
+        while not call.done and not self.tell(kind, call.number, call.ranks, about):
+            if not self.look():
+                time.sleep(_ROOM_S)
+
+    def forget(self, call: Call) -> None:
+        """As `give_up`, for finalizers: takes no lock."""
+        call.done = True
+        self._unsaid.append((call.number, tuple(call.waiting)))
+        self.on_dropped()
 
     def give_up(self, call: Call) -> None:
         """Nobody waits for it: it is not begun where it was not yet, and what is answered to it is dropped."""
@@ -234,14 +250,16 @@ class Calls:
     def _dispatch(self) -> None:
         inbox = self.rings.inbox
         while inbox:
-            number, rank, kind, value = inbox[0]
+            number, rank, kind, value, at = inbox[0]
             call = self.under_way.get(number)
             if call is not None and kind == DONE and not call.done:
                 call.results[rank] = value
+                call.times[rank] = at
                 call.waiting.discard(rank)
                 if not call.waiting:
                     self.under_way.pop(number, None)
                     self._finish(call)
+                    self._note(call)
             else:
                 self._put(number, rank, kind, value)
             del value
@@ -258,13 +276,19 @@ class Calls:
                     self._fail(call, rank, error)
             self.deaths.popleft()
 
+    def _note(self, call: Call) -> None:
+        for rank, at in call.times.items():
+            self.answered.note(rank, at - call.asked_at)
+        if len(call.times) > 1:
+            self.answered.compare(call.times)
+
     def _put(self, number: int, rank: int, kind: int, value: Any) -> None:
         call = self.under_way.get(number) if number != UNKNOWN else self._first_of(rank)
         if call is None or rank not in call.waiting:
             return
         if kind == ITEM:
             if call.items is not None and not call.done:
-                call.items.append(value)
+                call.items.append((rank, value))
                 if call.wake is not None:
                     call.wake.set()
             return

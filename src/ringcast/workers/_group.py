@@ -12,7 +12,9 @@ from ringcast.waiting import Wait, WaitSettings
 from ringcast.workers._call import Call
 from ringcast.workers._crew import Crew
 from ringcast.workers._future import CallFuture
-from ringcast.workers._records import CALL, CAST, SCATTER
+from ringcast.workers._records import CALL, CAST, SCATTER, STREAM
+from ringcast.workers._stats import GroupStats
+from ringcast.workers._stream import CREDIT_ITEMS, Stream
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -162,6 +164,22 @@ class WorkerGroup:
         """
         self._calls.send(CAST, self._new(name, ranks, None), args, kwargs, answered=False)
 
+    def stream(
+        self, name: str | Callable[..., Any], *args: Any, ranks: Iterable[int] | None = None,
+        deadline: float | None = None, **kwargs: Any,
+    ) -> Stream:  # fmt: skip
+        """Calls a method that returns a generator, or anything that can be iterated over, and yields its items as they
+        come: lists of one of each rank.
+
+        Some items are under way ahead of the reader. Between two items, and while nobody reads, the workers do other
+        calls. An exception in a generator comes after its items. `deadline` is for all of it.
+        Raises what `call` raises; GroupMismatchError if the generators are not of the same length.
+
+        >>> list(group.stream("values"))
+        [[1, 1]]
+        """
+        return self._stream(self._new(name, ranks, deadline), args, kwargs)
+
     def respawn(self, rank: int, *, start_timeout: float | None = None) -> None:
         """Brings a rank back that has ended: a new process, with a new object.
 
@@ -189,9 +207,33 @@ class WorkerGroup:
             self._calls.look()
         self._crew.respawn(rank, timeout)
 
+    def stats(self) -> GroupStats:
+        """How long each rank takes, and how far it is behind the others; `ringcast.workers.RankStats` says what the
+        fields are. Waits for nothing.
+
+        >>> group.call("get", "step")
+        [1, 1]
+        >>> stats = group.stats()
+        >>> [(rank["rank"], rank["alive"], rank["answers"]) for rank in stats["ranks"]]
+        [(0, True, 1), (1, True, 1)]
+        """
+        calls = self._calls
+        under_way = list(calls.under_way.values())
+        return {
+            "under_way": len(under_way),
+            "ranks": [
+                calls.answered.of(
+                    worker.rank, worker.pid, not worker.ended.is_set(),
+                    sum(worker.rank in call.waiting for call in under_way),
+                )
+                for worker in self._crew.workers
+            ],
+        }  # fmt: skip
+
     def close(self, timeout: float = DEFAULT_CLOSE_S) -> None:
-        """Ends all workers: they finish the call that they are in; after `timeout` seconds they get SIGTERM, and half a
-        second later SIGKILL. What is under way or later called fails with QueueClosedError. Any number of times.
+        """Ends all workers: they finish the call that they are in, and casts; after `timeout` seconds they get SIGTERM,
+        and half a second later SIGKILL. What is under way or later called fails with QueueClosedError. Any number of
+        times.
 
         >>> group.close()
         >>> group.closed
@@ -247,6 +289,12 @@ class WorkerGroup:
         self._calls.send(kind, call, arguments, options)
         self._calls.on_stray()
         return future
+
+    def _stream(self, call: Call, arguments: tuple[Any, ...], options: dict[str, Any]) -> Stream:
+        stream = Stream(self._calls, call, self)
+        self._calls.send(STREAM, call, (CREDIT_ITEMS, *arguments), options)
+        self._calls.on_stray()
+        return stream
 
     def _new(self, name: Any, ranks: Iterable[int] | None, deadline: float | None, alone: bool = False) -> Call:
         if not isinstance(name, str):
@@ -310,6 +358,17 @@ class Member:
         """
         group = self._group
         return group._submit(CALL, group._new(name, self._ranks, deadline, alone=True), args, kwargs)
+
+    def stream(
+        self, name: str | Callable[..., Any], *args: Any, deadline: float | None = None, **kwargs: Any
+    ) -> Stream:
+        """As `WorkerGroup.stream`, of this worker alone: yields its items.
+
+        >>> list(group[1].stream("values"))
+        [1]
+        """
+        group = self._group
+        return group._stream(group._new(name, self._ranks, deadline, alone=True), args, kwargs)
 
     def cast(self, name: str | Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """As `WorkerGroup.cast`, of this worker alone.

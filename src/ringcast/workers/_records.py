@@ -15,8 +15,8 @@ are one for each rank; those of a STREAM begin with how many items may be sent. 
 call that they are about in the place of a method, and CREDIT how many items more in that of arguments."""
 
 DONE, RAISED, SKIPPED, ITEM = range(4)
-Answer: TypeAlias = "tuple[int, int, int, Any]"
-"""(number of the call, rank, one of these, value)."""
+Answer: TypeAlias = "tuple[int, int, int, Any, float]"
+"""(number of the call, rank, one of these, value, when it was made by the worker's monotonic clock)."""
 
 UNKNOWN = -1
 """The number of an answer that could not be rebuilt: of the first call that its worker has not answered."""

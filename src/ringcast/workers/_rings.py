@@ -92,7 +92,7 @@ class Rings:
 
     def _failed(self, rank: int, error: RingcastError) -> bool:
         if isinstance(error, DecodeError):
-            self.inbox.append((UNKNOWN, rank, RAISED, error))
+            self.inbox.append((UNKNOWN, rank, RAISED, error, 0.0))
             return True
         if isinstance(error, QueueClosedError | WriterDiedError):
             ring = self._rings.pop(rank, None)

@@ -6,6 +6,7 @@ meanwhile is not begun. A stream's generator runs as long as it has credit; one 
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections import deque
 from collections.abc import Iterator
@@ -62,7 +63,13 @@ class Server:
                     self._advance(ready)
                 elif self._backlog:
                     self._run(self._backlog.popleft())
-        except (QueueClosedError, WriterDiedError):
+        except WriterDiedError:
+            return
+        except QueueClosedError:
+            while self._backlog:  # calls have failed; but what nobody waits for was promised
+                message = self._backlog.popleft()
+                if message[0] == CAST:
+                    self._run(message)
             for stream in self._streams.values():
                 _close(stream.items)
 
@@ -159,9 +166,9 @@ class Server:
     def _answer(self, number: int, kind: int, value: Any) -> bool:
         """False: the value cannot be sent, and that was the answer."""
         try:
-            self._answers.enqueue((number, self._rank, kind, value))
+            self._answers.enqueue((number, self._rank, kind, value, time.monotonic()))
         except (MessageError, SegmentError) as error:
-            self._answers.enqueue((number, self._rank, RAISED, packed(error)))
+            self._answers.enqueue((number, self._rank, RAISED, packed(error), time.monotonic()))
             return False
         return True
 

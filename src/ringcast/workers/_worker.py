@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from typing import Any
 
 from ringcast.errors import WorkerDiedError
@@ -77,6 +78,8 @@ class Worker:
         process = self._context.Process(target=begin, args=(birth,), name=f"ringcast-worker-{self.rank}")
         self._oom_kills = oom_kills()
         mine = {**template.env, RANK_VARIABLE: str(self.rank)}
+        if self._context.get_start_method() != "fork":
+            resource_tracker.ensure_running()  # which unblocks the signal where it has to start
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             with _environment:

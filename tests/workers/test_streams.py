@@ -1,0 +1,122 @@
+"""Generators that workers run: their items come as they are read."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from ringcast import WorkerGroup
+from ringcast.errors import CallTimeoutError, GroupMismatchError, WorkerDiedError
+from ringcast.workers._stream import CREDIT_ITEMS
+from tests.support import Background, eventually
+from tests.workers.objects import Model
+
+LONG_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[WorkerGroup]:
+    """For tests that leave the workers as they are."""
+    with WorkerGroup(Model, 2) as group:
+        yield group
+
+
+@pytest.fixture
+def group(shared: WorkerGroup) -> Iterator[WorkerGroup]:
+    yield shared
+    assert shared.call("echo_only", "still well", deadline=LONG_S) == ["still well"] * 2
+    eventually(lambda: not shared._calls.under_way, "an end of all calls")
+
+
+def test_items_come_in_their_order(group: WorkerGroup) -> None:
+    assert list(group[1].stream("count_to", 1000)) == list(range(1000))
+    assert list(group.stream("count_to", 100)) == [[number, number] for number in range(100)]
+    assert list(group.stream("count_to", 3, ranks=[1])) == [[0], [1], [2]]
+    assert list(group[0].stream("count_to", 0)) == []
+
+
+def test_large_items_come_whole(group: WorkerGroup) -> None:
+    for number, blob in group[0].stream("count_to", 50, 4 << 20):
+        assert len(blob) == 4 << 20
+        assert number < 50
+
+
+def test_a_generator_s_exception_comes_after_its_items(group: WorkerGroup) -> None:
+    seen: list[int] = []
+    with pytest.raises(KeyError):
+        seen.extend(group[0].stream("count_and_fail", 20))
+    assert seen == list(range(20))
+
+
+def test_a_stream_that_nobody_reads_runs_a_little_ahead_and_holds_up_nothing(group: WorkerGroup) -> None:
+    before = group[0].call("counted")
+    streams = [group[0].stream("count_to", 10_000) for _ in range(3)]
+    assert group[0].call("echo_only", "beside", deadline=LONG_S) == "beside"
+    eventually(lambda: group[0].call("counted") == before + 3 * CREDIT_ITEMS, "the items ahead")
+    assert next(streams[2]) == 0
+    assert next(streams[0]) == 0
+    for both in zip(streams[0], streams[1], range(200), strict=False):
+        assert both[0] == both[1] + 1
+    for stream in streams:
+        stream.close()
+    assert group[0].call("counted") < before + 1000
+
+
+def test_a_dropped_stream_is_closed(group: WorkerGroup) -> None:
+    stream = group[0].stream("count_to", 10_000)
+    assert next(stream) == 0
+    del stream
+    gc.collect()
+    eventually(lambda: not group._calls.under_way, "the end of the stream")
+
+
+def test_streams_of_different_lengths_are_an_error(group: WorkerGroup) -> None:
+    with pytest.raises(GroupMismatchError, match="rank 0 has ended") as caught:
+        list(group.stream("count_to_rank", 5))
+    assert caught.value.ranks == (0,)
+
+
+def test_a_stream_has_a_deadline(group: WorkerGroup) -> None:
+    seen: list[int] = []
+    with pytest.raises(CallTimeoutError) as caught:
+        seen.extend(group[1].stream("count_slowly", 100, deadline=0.5))
+    assert seen[:1] == [0]
+    assert "count_slowly" in caught.value.stacks[1]
+
+
+def test_a_stream_is_read_beside_other_calls(group: WorkerGroup) -> None:
+    stop = threading.Event()
+
+    def call() -> int:
+        count = 0
+        while not stop.is_set():
+            assert group.call("echo_only", count) == [count, count]
+            count += 1
+        return count
+
+    async def awaits() -> None:
+        for number in range(50):
+            assert await group[0].submit("echo_only", number) == number
+
+    calling = Background(call)
+    awaiting = Background(lambda: asyncio.run(awaits()))
+    try:
+        assert list(group.stream("count_to", 500)) == [[number, number] for number in range(500)]
+        awaiting.result(LONG_S)
+    finally:
+        stop.set()
+    assert calling.result(LONG_S) > 0
+
+
+def test_a_worker_s_death_ends_its_streams() -> None:
+    with WorkerGroup(Model, 1) as group:
+        stream = group[0].stream("count_to", 10_000)
+        assert next(stream) == 0
+        group[0].cast("end", "kill")
+        with pytest.raises(WorkerDiedError):
+            for _ in stream:
+                pass
