@@ -6,6 +6,7 @@ from ringcast.cli.lab.mp_queue import MP_QUEUE
 from ringcast.cli.lab.subject import Subject
 
 from . import (
+    callers,
     faster_fifo_queue,
     gloo,
     iceoryx,
@@ -26,6 +27,7 @@ SUBJECTS: tuple[Subject, ...] = (
     *faster_fifo_queue.SUBJECTS,
     *iceoryx.SUBJECTS,
     *vllm_queue.SUBJECTS,
+    *callers.SUBJECTS,
     *ringcast_link.SUBJECTS,
     *pyzmq_tcp.SUBJECTS,
     *tls.SUBJECTS,

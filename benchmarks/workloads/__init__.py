@@ -6,6 +6,7 @@ from ringcast.cli.lab.workload import Workload
 
 from .across import LinkBytes, LinkLatency, LinkRate, Tcp
 from .bursts import Bursts
+from .calls import Calls
 from .copies import Copies
 from .cpu import Cpu
 from .dicts import Dicts
@@ -35,6 +36,7 @@ WORKLOADS: tuple[Workload, ...] = (
     TensorList(),
     Loan(),
     Copies(),
+    Calls((1, 2, 4)),
     LinkLatency(),
     LinkRate(),
     LinkBytes(),

@@ -141,9 +141,9 @@ def test_a_close_fails_what_is_under_way_and_ends_who_does_not_hear() -> None:
 def test_a_close_lets_calls_end_that_nobody_waits_for(capfd: pytest.CaptureFixture[str]) -> None:
     group = WorkerGroup(Model, 1)
     group.cast("nap", 0.3)
-    never = group.submit("say", "never begun")
     for number in range(100):  # more than the ring holds
         group.cast("say", f"words {number}")
+    never = group.submit("say", "never begun")
     group.close(60)
     out = capfd.readouterr().out
     assert all(f"[Model rank 0] words {number}\n" in out for number in range(100))
@@ -155,7 +155,7 @@ def test_a_group_that_is_dropped_ends_its_workers() -> None:
     group = WorkerGroup(Model, 1)
     (pid,) = group.pids
     del group
-    eventually(lambda: not lives(pid))
+    eventually(lambda: not os.path.exists(f"/proc/{pid}") and not segments(), "the end of all of it")
 
 
 def leave_workers(link: Link, how: str) -> None:

@@ -196,8 +196,7 @@ def test_memory_of_answers_that_nobody_took_comes_back(group: WorkerGroup) -> No
     for _ in range(3):
         with pytest.raises(CallTimeoutError):
             group[0].call("late_array", 0.3, 1 << 22, deadline=0.1)
-    ring = group._crew.workers[0].ring
-    assert ring is not None
+    ring = group._calls.rings.of(0)
     memory = ring._segment
     assert memory is not None
     eventually(lambda: not group._calls.under_way, "the late answers")

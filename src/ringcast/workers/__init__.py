@@ -17,6 +17,7 @@
     _stream       the items of a generator
     _attendant    the thread for what nobody waits for
     _crew         all processes of a group
+    _adopted      ranks of a process group in their place
     _group        WorkerGroup
 
 Calls and answers are messages of our queues; a group adds numbers, and who waits for whom.

@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -41,15 +41,14 @@ _ROOM_S = 0.002
 class Calls:
     """What a group's threads share."""
 
-    def __init__(self, ring: MessageQueue, n: int, label: str, leaving: Callable[[int], None]) -> None:
+    def __init__(self, ring: MessageQueue, ranks: Sequence[int], label: str, leaving: Callable[[int], None]) -> None:
         self.label = label
-        self.n = n
         self.under_way: dict[int, Call] = {}
         """By number; those that nobody waits for any more, too, until all ranks have answered."""
         self.completed: deque[Call] = deque()
         """Futures whose results are to be set by the thread that serves them."""
         self.rings = Rings(leaving)
-        self.answered = Answered(n)
+        self.answered = Answered(ranks)
         self.deaths: deque[tuple[int, WorkerDiedError]] = deque()
         self.dead: dict[int, str] = {}
         self.closed: str | None = None
@@ -62,7 +61,7 @@ class Calls:
         """Called when a future gets a callback."""
         self._ring = ring
         self._pid = os.getpid()
-        self.every = tuple(range(n))
+        self.every = tuple(ranks)
         self._sending = threading.RLock()
         self._next = 0
         self._lead = threading.RLock()
@@ -254,7 +253,7 @@ class Calls:
             call = self.under_way.get(number)
             if call is not None and kind == DONE and not call.done:
                 call.results[rank] = value
-                call.times[rank] = at
+                call.times[rank] = at or time.monotonic()
                 call.waiting.discard(rank)
                 if not call.waiting:
                     self.under_way.pop(number, None)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import multiprocessing
 import os
 import pickle
 import signal
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -59,6 +61,8 @@ class Crew:
         self._context = multiprocessing.get_context(start_method)
         self._prints = prints
         self._closing = False
+        self._ending = threading.RLock()
+        self._ended = False
         ring: MessageQueue[Any] = MessageQueue(
             n, max_chunks=RING_DEPTH, max_bytes=max_bytes, on_reader_death="evict", wait=wait
         )
@@ -68,7 +72,7 @@ class Crew:
             wait, allow_callables, max_bytes,
         )  # fmt: skip
         self._ring = ring
-        self.calls = Calls(ring, n, label, self._leaves)
+        self.calls = Calls(ring, range(n), label, self._leaves)
         self.calls.stacks = self._stacks
         self.workers: list[Worker] = []
         self._attendant = Attendant(self.calls)
@@ -81,7 +85,7 @@ class Crew:
     def start(self, timeout: float | None) -> None:
         """All of them. Raises what keeps any from starting; then none runs."""
         try:
-            self.workers = [Worker(self._context, rank, self._prints) for rank in range(self.calls.n)]
+            self.workers = [Worker(self._context, rank, self._prints) for rank in self.calls.every]
             self._start(self.workers, timeout)
         except BaseException:
             self.end(0.0, "could not be started")
@@ -104,12 +108,20 @@ class Crew:
         if self.pid != os.getpid():
             return
         self.calls.close(why)
+        self._closing = True
+        with self._ending:
+            if not self._ended:
+                self._end(timeout)
+
+    def drop(self) -> None:
+        """For finalizers, which may come in any thread, in the middle of anything."""
+        _thread.start_new_thread(self.end, (_IN_HASTE_S, "was dropped without close()"))
+
+    def _end(self, timeout: float) -> None:
         try:
-            if not self._closing:
-                self._closing = True
-                if timeout > 0 and not self._await(self.workers, timeout):
-                    self._signal_all(signal.SIGTERM)
-                    self._await(self.workers, _AFTER_TERM_S)
+            if timeout > 0 and not self._await(self.workers, timeout):
+                self._signal_all(signal.SIGTERM)
+                self._await(self.workers, _AFTER_TERM_S)
         finally:
             self._signal_all(signal.SIGKILL)
             self._await(self.workers, _FOR_THE_KERNEL_S)
@@ -122,6 +134,7 @@ class Crew:
             if any((worker.exitcode or 0) < 0 for worker in self.workers):  # it may not have got to tell of its ring
                 _core.sweep(PREFIX, suffix(), dry_run=False)
             _crews.discard(self)
+            self._ended = True
 
     def _start(self, workers: Sequence[Worker], timeout: float | None) -> None:
         until = None if timeout is None else time.monotonic() + timeout

@@ -60,8 +60,9 @@ class Echo:
         self._thread.join(_LAST_S)
 
     def _rouse(self) -> None:
-        with suppress(OSError):
-            os.write(self._wake, b".")
+        with self._lock:
+            if self._wake >= 0:
+                os.write(self._wake, b".")
 
     def _run(self) -> None:
         while True:
@@ -81,8 +82,10 @@ class Echo:
             if isinstance(key.data, _Source):
                 self._end(key.data)
         self._selector.close()
-        os.close(self._awake)
-        os.close(self._wake)
+        with self._lock:
+            os.close(self._awake)
+            os.close(self._wake)
+            self._wake = -1
 
     def _read(self, source: _Source) -> None:
         try:

@@ -20,6 +20,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class _Waiters(list[Any]):
+    """Those of `concurrent.futures.wait` and `as_completed`, who ask a future for nothing."""
+
+    def __init__(self, added: Callable[[], None]) -> None:
+        super().__init__()
+        self._added = added
+
+    def append(self, waiter: Any) -> None:
+        super().append(waiter)
+        self._added()
+
+
 class CallFuture(concurrent.futures.Future[T]):
     """What `submit` returns: a `concurrent.futures.Future` that can be awaited, too."""
 
@@ -29,7 +41,8 @@ class CallFuture(concurrent.futures.Future[T]):
         self._call = call
         self._group = group  # which lives as long as somebody waits for it
         self.watched = False
-        """Has it callbacks?"""
+        """Has it callbacks, or does somebody wait for it by `concurrent.futures.wait`?"""
+        self._waiters = _Waiters(self._watch)
 
     def result(self, timeout: float | None = None) -> T:
         self._await(timeout)
@@ -53,8 +66,7 @@ class CallFuture(concurrent.futures.Future[T]):
     def add_done_callback(self, fn: Callable[[CallFuture[T]], object]) -> None:
         super().add_done_callback(fn)  # type: ignore[arg-type]
         if not super().done():
-            self.watched = True
-            self._calls.on_watched()
+            self._watch()
 
     def __await__(self) -> Generator[Any, None, T]:
         import asyncio
@@ -90,6 +102,10 @@ class CallFuture(concurrent.futures.Future[T]):
         call.fail(-1, error)
         self._calls.give_up(call)
         self.complete()
+
+    def _watch(self) -> None:
+        self.watched = True
+        self._calls.on_watched()
 
     def _await(self, timeout: float | None) -> None:
         call = self._call

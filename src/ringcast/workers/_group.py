@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ringcast import _arguments
 from ringcast.errors import ArgumentError, RankError
 from ringcast.waiting import Wait, WaitSettings
+from ringcast.workers._adopted import Adopted, adopt
 from ringcast.workers._call import Call
 from ringcast.workers._crew import Crew
 from ringcast.workers._future import CallFuture
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
+
+    from ringcast.net._any_group import AnyGroup
 
 DEFAULT_CLOSE_S = 5.0
 _AFTER_AN_EXCEPTION_S = 0.5
@@ -85,19 +88,71 @@ class WorkerGroup:
         WaitSettings.of(wait)
         timeout = _arguments.seconds("start_timeout", start_timeout)
         self._allow_callables = _arguments.flag("allow_callables", allow_callables)
-        self._n = n
         name = getattr(cls, "__qualname__", type(cls).__qualname__)
-        self._label = f"WorkerGroup({name}, {n})"
         common = tuple(args)
-        self._crew = Crew(
+        crew = Crew(
             name, cls, [(*common, *one) for one in own], kwargs or {}, start_method, dict(env or {}), wait,
             _arguments.flag("prefix", prefix), self._allow_callables, max_bytes,
         )  # fmt: skip
-        self._calls = self._crew.calls
-        self._calls.label = self._label
-        self._crew.start(timeout)
-        self._finalizer = weakref.finalize(self, self._crew.end, _AFTER_AN_EXCEPTION_S, "was dropped without close()")
+        crew.calls.label = f"WorkerGroup({name}, {n})"
+        crew.start(timeout)
+        self._lead(crew)
+
+    def _lead(self, crew: Crew | Adopted) -> None:
+        self._crew = crew
+        self._calls = crew.calls
+        self._label = crew.calls.label
+        self._finalizer = weakref.finalize(self, crew.drop)
         self._finalizer.atexit = False
+
+    @classmethod
+    def adopt(
+        cls,
+        pg: AnyGroup,
+        kind: Callable[..., Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        controller: int = 0,
+        allow_callables: bool = False,
+        trust_store: bool = False,
+        max_bytes: int | None = None,
+        wait: Wait = None,
+        timeout: float | None = None,
+    ) -> Self | None:
+        """Collective over a process group, such as torchrun's: the other ranks become the workers of `controller`.
+
+        On the controller the group, whose ranks are those of `pg`; elsewhere None, after the controller has closed it:
+        until then the rank serves. Other machines are reached through links. `pg` and `trust_store` are as in
+        `MessageQueue.create_from_process_group`, the other arguments as the class has them; `timeout` is in seconds,
+        until all objects are made. Ranks that end are told as WorkerDiedError, and cannot be brought back.
+
+        >>> import socket, threading
+        >>> listening = socket.create_server(("127.0.0.1", 0))
+        >>> port = listening.getsockname()[1]
+        >>> def run(rank):  # as a process of its own would
+        ...     with StatelessProcessGroup.create("127.0.0.1", port, rank, 2, listen_socket=listening) as pg:
+        ...         return WorkerGroup.adopt(pg, dict, ([("step", 1)],))
+        >>> worker = threading.Thread(target=run, args=(1,))
+        >>> worker.start()
+        >>> with run(0) as adopted:
+        ...     adopted.call("get", "step")
+        [1]
+        >>> worker.join()
+        """
+        if not callable(kind):
+            raise _arguments.refuse("kind", "a class, or a function that makes an object", kind)
+        allow = _arguments.flag("allow_callables", allow_callables)
+        crew = adopt(
+            pg, kind, args, kwargs or {}, controller, allow, trust_store, max_bytes, wait,
+            _arguments.seconds("timeout", timeout),
+        )  # fmt: skip
+        if crew is None:
+            return None
+        group = cls.__new__(cls)
+        group._allow_callables = allow
+        group._lead(crew)
+        return group
 
     def call(
         self, name: str | Callable[..., Any], *args: Any, ranks: Iterable[int] | None = None,
@@ -259,10 +314,10 @@ class WorkerGroup:
         return Member(self, self._rank(rank))
 
     def __len__(self) -> int:
-        return self._n
+        return len(self._calls.every)
 
     def __iter__(self) -> Iterator[Member]:
-        return (Member(self, rank) for rank in range(self._n))
+        return (Member(self, rank) for rank in self._calls.every)
 
     def __enter__(self) -> Self:
         return self
@@ -315,8 +370,9 @@ class WorkerGroup:
 
     def _rank(self, rank: Any) -> int:
         rank = _arguments.checked("rank", rank, -_arguments.INT32_MAX)
-        if not 0 <= rank < self._n:
-            raise RankError(f"{self._label} has ranks 0 to {self._n - 1}, not {rank}")
+        if rank not in self._calls.every:
+            every = self._calls.every
+            raise RankError(f"{self._label} has ranks {every[0]} to {every[-1]}, not {rank}")
         return int(rank)
 
 

@@ -42,6 +42,7 @@ class Keeper:
         self._kept: dict[Worker, int | None] = {}
         self._awake, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
+        self._lock = threading.Lock()
         self._over = False
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._awake, selectors.EVENT_READ)
@@ -67,8 +68,10 @@ class Keeper:
 
     def _order(self, order: Callable[[], None]) -> None:
         self._orders.append(order)
-        with suppress(BlockingIOError, OSError):  # full: it is awake; closed: all have ended
-            os.write(self._wake, b".")
+        with self._lock:
+            if self._wake >= 0:
+                with suppress(BlockingIOError):  # full: it is awake
+                    os.write(self._wake, b".")
 
     def _keep(self) -> None:
         while not (self._over and not self._kept and not self._orders):
@@ -82,8 +85,10 @@ class Keeper:
             for worker, sentinel in list(self._kept.items()):
                 self._look_at(worker, sentinel)
         self._selector.close()
-        os.close(self._awake)
-        os.close(self._wake)
+        with self._lock:
+            os.close(self._awake)
+            os.close(self._wake)
+            self._wake = -1
 
     def _patience(self) -> float | None:
         if any(sentinel is None for sentinel in self._kept.values()):

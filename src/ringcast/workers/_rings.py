@@ -30,6 +30,9 @@ class Rings:
     def add(self, rank: int, ring: MessageQueue) -> None:
         self._rings[rank] = ring
 
+    def of(self, rank: int) -> MessageQueue:
+        return self._rings[rank]
+
     def drop(self, rank: int) -> None:
         """Takes all that its worker, which has ended, has sent before, and lets go of the ring."""
         ring = self._rings.get(rank)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -42,12 +42,15 @@ class Server:
     """What a worker's process does with its object."""
 
     def __init__(
-        self, calls: MessageQueue, answers: MessageQueue, target: Any, rank: int, allow_callables: bool
-    ) -> None:
+        self, calls: MessageQueue, answers: MessageQueue, target: Any, rank: int, allow_callables: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         self._calls = calls
         self._answers = answers
         self._target = target
         self._rank = rank
+        self._clock = clock
+        """Of the times in answers: 0 where the group does not share it."""
         self._allow_callables = allow_callables
         self._backlog: deque[Any] = deque()
         self._streams: dict[int, _Stream] = {}
@@ -166,9 +169,9 @@ class Server:
     def _answer(self, number: int, kind: int, value: Any) -> bool:
         """False: the value cannot be sent, and that was the answer."""
         try:
-            self._answers.enqueue((number, self._rank, kind, value, time.monotonic()))
+            self._answers.enqueue((number, self._rank, kind, value, self._clock()))
         except (MessageError, SegmentError) as error:
-            self._answers.enqueue((number, self._rank, RAISED, packed(error), time.monotonic()))
+            self._answers.enqueue((number, self._rank, RAISED, packed(error), self._clock()))
             return False
         return True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 _KEPT = 512
@@ -41,11 +41,11 @@ class GroupStats(TypedDict):
 class Answered:
     """When answers were made, by the clock that all processes of a machine share."""
 
-    def __init__(self, n: int) -> None:
-        self.counts = [0] * n
-        self._latencies: list[deque[float]] = [deque(maxlen=_KEPT) for _ in range(n)]
-        self._behind: list[deque[float]] = [deque(maxlen=_KEPT) for _ in range(n)]
-        self._last: list[deque[bool]] = [deque(maxlen=_KEPT) for _ in range(n)]
+    def __init__(self, ranks: Sequence[int]) -> None:
+        self.counts = dict.fromkeys(ranks, 0)
+        self._latencies: dict[int, deque[float]] = {rank: deque(maxlen=_KEPT) for rank in ranks}
+        self._behind: dict[int, deque[float]] = {rank: deque(maxlen=_KEPT) for rank in ranks}
+        self._last: dict[int, deque[bool]] = {rank: deque(maxlen=_KEPT) for rank in ranks}
 
     def note(self, rank: int, seconds: float) -> None:
         self.counts[rank] += 1
