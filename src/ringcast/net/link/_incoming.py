@@ -61,6 +61,10 @@ _HANGS_UP_WITHIN_S = 5.0
 log = logging.getLogger("ringcast.link")
 
 
+class LeavingError(Exception):
+    """A stream that is given up takes no reader any more: another one does."""
+
+
 class Incoming:
     """One queue of another machine, for the readers here. `wanted` is what a reader asked of the link."""
 
@@ -95,8 +99,13 @@ class Incoming:
         return self._relay is not None
 
     def join(self, rank: int, pid: int, deadline: Deadline) -> dict[str, Any]:
-        """A place for a reader of this machine: the ring that it is to attach to, and its rank. Raises LinkError."""
+        """A place for a reader of this machine: the ring that it is to attach to, and its rank.
+
+        Raises LinkError, and LeavingError if this stream comes to its end.
+        """
         with self._lock:
+            if self._leaving or self.over:
+                raise LeavingError
             placed: dict[str, Any] | None = None
             if self._relay is None:
                 placed = self._open(rank, pid, deadline)
@@ -133,11 +142,11 @@ class Incoming:
         relay, control = self._relay, self._control
         if relay is None or control is None or self.over:
             return
-        state = relay.state()
-        relay.drop_the_absent(state["readers"])
-        if not all(one[1] in ("left", "evicted") for one in state["readers"]):
-            return
-        with self._lock:
+        with self._lock:  # who joins has his place before, or finds that it is too late
+            state = relay.state()
+            relay.drop_the_absent(state["readers"])
+            if not all(one[1] in ("left", "evicted") for one in state["readers"]):
+                return
             self._leaving = True
         try:
             control.say(state)

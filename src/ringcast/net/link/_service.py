@@ -13,7 +13,7 @@ from ringcast.net._addresses import Address, listening_for_links
 from ringcast.net._deadline import Deadline
 from ringcast.net.link._channel import Channel
 from ringcast.net.link._exported import Exported
-from ringcast.net.link._incoming import Incoming
+from ringcast.net.link._incoming import Incoming, LeavingError
 from ringcast.net.link._listener import Listener
 
 log = logging.getLogger("ringcast.link")
@@ -52,13 +52,21 @@ class Service:
         deadline = Deadline(float(request["within"]))
         with self._lock:
             incoming = self._incoming.get(epoch)
-            if incoming is not None and incoming.over:
-                self._streams_over.add(incoming)
-            if incoming is None or incoming.over:
+            if incoming is None:
                 incoming = self._incoming[epoch] = Incoming(request, bytes.fromhex(request["key"]))
             self._readers[place] = epoch
         try:
-            return incoming.join(int(request["rank"]), int(request["pid"]), deadline)
+            while True:
+                try:
+                    return incoming.join(int(request["rank"]), int(request["pid"]), deadline)
+                except LeavingError:
+                    with self._lock:
+                        if self._incoming.get(epoch) is incoming:
+                            self._streams_over.add(incoming)
+                            del self._incoming[epoch]
+                        if epoch not in self._incoming:  # else another reader has come meanwhile
+                            self._incoming[epoch] = Incoming(request, bytes.fromhex(request["key"]))
+                        incoming = self._incoming[epoch]
         except BaseException:
             with self._lock:
                 self._readers.pop(place, None)
