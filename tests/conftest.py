@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from multiprocessing import active_children, resource_tracker
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     # So does nohup; programs that are started from here are to be ended by it as usual, and this run is not.
     signal.signal(signal.SIGHUP, lambda *_: None)
 
+
+RELAYS_GO_WITHIN_S = 10.0
 
 _shared_because: str | None = "pytest has not been configured"
 """Why /dev/shm is not the tests' own; None if it is."""
@@ -63,8 +66,21 @@ def _children() -> set[int]:
     return found - {tracker._resource_tracker._pid}
 
 
+def _links() -> set[str]:
+    """The desks of link processes. A link ends by itself, a while after the last of its ends."""
+    return {name for name in segments() if name.startswith(LINK_PREFIX)}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _leaves_no_links_behind() -> Iterator[None]:
+    before = _links()
+    yield
+    eventually(lambda: _links() <= before, "the end of all links")
+
+
 @pytest.fixture(autouse=True)
-def _leaves_nothing_behind() -> Iterator[None]:
+def _leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Nor a link, unless the tests of the module say by LINKS_STAY that they take that of the one before over."""
     segments_before = segments()
     children_before = _children()
     yield
@@ -72,11 +88,14 @@ def _leaves_nothing_behind() -> Iterator[None]:
     gc.freeze()  # what is left is no test's garbage; looking through it again after each would take most of the time
     active_children()  # reaps those of multiprocessing that have ended
     assert _children() - children_before == set(), "child processes are left"
-    # A link ends by itself, a while after the last of its ends.
-    eventually(
-        lambda: not any(name.startswith(LINK_PREFIX) for name in segments() - segments_before), "the end of all links"
-    )
+    links_stay = getattr(request.module, "LINKS_STAY", False)
+    if not links_stay:
+        eventually(lambda: _links() <= segments_before, "the end of all links")
+    elif _links():  # which lets go of its rings a moment later
+        with suppress(AssertionError):
+            eventually(lambda: segments() - _links() <= segments_before, timeout=RELAYS_GO_WITHIN_S)
     left = {name for name in segments() - segments_before if _is_ours(name)}
+    left -= _links() if links_stay else set()
     for name in left:  # so that one test's leak is one failure
         (SHM / name).unlink(missing_ok=True)
     assert left == set(), "segments are left in /dev/shm"

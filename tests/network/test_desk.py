@@ -231,7 +231,7 @@ def _meet(line: Line, job: str) -> None:
 
 
 def test_of_links_that_are_started_at_once_one_stays(start: Callable[..., Child]) -> None:
-    jobs = [new_job() for _ in range(20)]
+    jobs = [new_job() for _ in range(8)]
     starters = [start(_meet_often, jobs) for _ in range(2)]
     for job in jobs:
         for starter in starters:

@@ -15,6 +15,8 @@ from ringcast import MessageQueue
 from ringcast.errors import QueueTimeoutError, ReaderEvictedError, RingcastError
 from tests.support import eventually
 
+LINKS_STAY = True
+
 
 @contextmanager
 def impatient(n_reader: int, **options: Any) -> Iterator[MessageQueue]:

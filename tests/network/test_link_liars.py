@@ -36,6 +36,8 @@ SLACK_S = 20.0
 """For a machine that does other things besides."""
 NESTED = b"[" * 100_000 + b"]" * 100_000
 
+LINKS_STAY = True
+
 
 @contextmanager
 def writer(n_reader: int, **options: Any) -> Iterator[MessageQueue]:

@@ -29,6 +29,8 @@ from tests.support import Child, Link, eventually, unique_name
 
 HOST = socket.gethostname()
 
+LINKS_STAY = True
+
 
 @contextmanager
 def writer(n_reader: int = 2, n_local: int = 0, **options: object) -> Iterator[MessageQueue]:
