@@ -336,3 +336,25 @@ def _private_kib(machine: Machine, pid: int) -> int:
     found = re.search(r"RssAnon:\s+(\d+)", machine.shell(f"cat /proc/{pid}/status"))
     assert found is not None
     return int(found[1])
+
+
+def test_cuts_and_reconnects_are_seen_on_both_sides() -> None:
+    with visited(2) as (a, b):
+        writer = Writer(a, n_reader=1)
+        proxy = Proxy(b, writer.address)
+        (reader,) = writer.readers(b, 0, proxy=proxy)
+
+        def sides() -> list[dict[str, Any]]:
+            return [writer.does("stats")["links"][0], reader.does("stats")["writer"]["relayed_by"]]
+
+        proxy.reset()
+        eventually(lambda: all(side["reconnects"] == 1 for side in sides()), "that it has connected again")
+        a.unplug()
+        eventually(lambda: all(side["out_of_reach_s"] is not None for side in sides()), "the cut")
+        a.plug()
+        eventually(lambda: all(side["out_of_reach_s"] is None for side in sides()), "that it is back")
+        assert all(side["reconnects"] > 1 for side in sides())
+        writer.tell("send", 0, 30)
+        reader.tell("take", 0, 30)
+        assert [end.outcome() for end in (writer, reader)] == [30, 30]
+        writer.does("close")
