@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -140,6 +141,10 @@ class Model:
     def hold_the_lock(self, seconds: float) -> None:
         """Without ever letting go of the interpreter's lock."""
         ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+
+    def hold_the_lock_for_ever(self) -> None:
+        """And no signal ends it."""
+        re.match(r"(a+)+b", "a" * 64)
 
     def say(self, text: str) -> None:
         print(text)

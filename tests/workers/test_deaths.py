@@ -129,7 +129,7 @@ def test_a_close_fails_what_is_under_way_and_ends_who_does_not_hear() -> None:
     pids = group.pids
     future = group.submit("nap", 600)
     calling = Background(group.call, "rank")
-    group[0].cast("hold_the_lock", 600)
+    group[0].cast("hold_the_lock_for_ever")
     group.close(0.1)
     with pytest.raises(QueueClosedError):
         future.result(PROMPT_S)
@@ -161,10 +161,11 @@ def test_a_group_that_is_dropped_ends_its_workers() -> None:
 def leave_workers(link: Link, how: str) -> None:
     group = WorkerGroup(Model, 2)
     link.send(group.pids)
-    if how == "busy":
+    if how in ("busy", "forked"):
         group.cast("nap", 600)
+        group.cast("echo", "behind")
     elif how == "holding":
-        group.cast("hold_the_lock", 600)
+        group.cast("hold_the_lock_for_ever")
     if how == "forked":
         pid = os.fork()
         if pid == 0:
