@@ -215,7 +215,9 @@ class Calls:
         try:
             held.extend(map(self._lead.acquire, (False,)))
             if held[0]:
-                self.rings.take(min(seconds, _SLICE_S), ())
+                first = next(iter(list(self.under_way.values())), None)
+                wanted = () if first is None else tuple(first.waiting)  # who is likely to answer next
+                self.rings.take(min(seconds, _SLICE_S), wanted)
                 self._dispatch()
             else:
                 time.sleep(min(seconds, _ROOM_S))
@@ -234,7 +236,7 @@ class Calls:
                     self.rings.take_what_is_there()
                     self._dispatch()
                     return False
-            self.rings.take(seconds, call.waiting)
+            self.rings.take(seconds, tuple(call.waiting))
             self._dispatch()
         return True
 

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from functools import partial
+from itertools import count
 from typing import Any
 
 from ringcast.errors import DecodeError, QueueClosedError, QueueTimeoutError, RingcastError, WriterDiedError
@@ -14,7 +15,7 @@ from ringcast.workers._records import RAISED, UNKNOWN
 
 _NOTHING: Any = object()
 _FIRST_S = 0.0005
-_LAST_S = 0.01
+_LAST_S = 0.005
 """Of several rings one is waited for at a time, in turn, for so long at first and at last."""
 
 
@@ -52,17 +53,16 @@ class Rings:
                 return
         until = time.monotonic() + seconds
         turn = _FIRST_S
-        while True:
+        for number in count():
             self.take_what_is_there()
             left = until - time.monotonic()
             if self.inbox or left <= 0:
                 return
-            rank = next((rank for rank in wanted if rank in rings), -1)
-            if rank < 0:
-                rank = next(iter(rings), -1)
-            if rank < 0:
+            ranks = [rank for rank in wanted if rank in rings] or list(rings)
+            if not ranks:
                 time.sleep(min(left, _LAST_S))
                 return
+            rank = ranks[number % len(ranks)]
             self._wait(rank, rings[rank], min(left, turn))
             if self.inbox:
                 return
