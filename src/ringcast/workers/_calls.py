@@ -367,7 +367,8 @@ class Calls:
     def let_go(self) -> None:
         """After all workers have ended."""
         self._ring.close(0)
-        self.rings.close()
+        with self._lead:  # who leads has nothing to wait for any more, and leaves
+            self.rings.close()
 
     def closed_error(self) -> QueueClosedError:
         return QueueClosedError(f"{self.label} {self.closed}")

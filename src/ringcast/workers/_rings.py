@@ -73,7 +73,7 @@ class Rings:
             self._take_from(rank, ring)
 
     def close(self) -> None:
-        for ring in self._rings.values():
+        for ring in list(self._rings.values()):
             ring.close()
         self._rings.clear()
 
