@@ -14,6 +14,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from multiprocessing import reduction
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -116,14 +117,17 @@ def _print_into(out: Descriptor, err: Descriptor) -> None:
 
 
 def _end_with_parent(life: int, ends: list[MessageQueue]) -> None:
-    """Its parent is gone: leaves nothing in shared memory, and is ended at the latest by the native guard."""
+    """Its parent is gone: leaves nothing in shared memory, and is ended, if it is busy, by the native guard."""
     while os.read(life, 1):
         pass
+    calls = ends[-1]._segment
+    until = time.monotonic() + _GRACE_S / 2
+    while calls is not None and calls.creator_alive and time.monotonic() < until:
+        time.sleep(0.005)  # the pipe was closed, its locks are not yet: what is the dead's, the last to close removes
     for end in ends:
         end.shutdown()
     for end in ends:
         end.close(0)
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _write_stacks_when_asked(asked: int, stacks: int) -> None:
