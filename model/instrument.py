@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-HEADERS = ["ring.hpp", "seats.hpp", "parking.hpp", "marks.hpp", "board.hpp", "readiness.hpp"]
+HEADERS = ["ring.hpp", "seats.hpp", "parking.hpp", "armed.hpp", "marks.hpp", "board.hpp", "readiness.hpp"]
 WEAKER_ORDER = {"acquire": ["relaxed"], "release": ["relaxed"], "acq_rel": ["acquire", "release"]}
 WEAKER_FENCE = {"seq_cst": ["acq_rel", "none"], "acquire": ["none"]}
 PLACE = re.compile(r"(?<!::order\()std::memory_order_(\w+)|P::fence_(seq_cst|acquire)\(\)")
@@ -102,6 +102,21 @@ EDITS = [
     Edit("board.hpp", "void ask_to_evict(", "if (stream <", "", "a link is not woken by the writer's wish"),
     Edit("parking.hpp", "ParkResult park(", "if (ready())", "", "a sleeper does not look again"),
     Edit("parking.hpp", "void unpark(", "if (parked.word.exchange(", "", "the waker stamps and leaves the word"),
+    Edit("parking.hpp", "void disarm(", "if (before == kSelects)", "", "who waits for many ends is not told of a park"),
+    Edit(
+        "parking.hpp",
+        "void disarm(",
+        "parked.word.compare_exchange",
+        "parked.word.store(0, std::memory_order_relaxed);",
+        "a park takes back what another one armed",
+    ),
+    Edit(
+        "armed.hpp",
+        "bool arm(",
+        "if (source.something())",
+        "any |= source.something(), source.armed = true;",
+        "a source that is not empty counts as armed",
+    ),
     Edit("parking.hpp", "void rouse(", "unpark<P>", "", "a process does not wake its own end"),
     Edit(
         "marks.hpp",

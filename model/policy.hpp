@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <vector>
 
 #include "engine/explorer.hpp"
 #include "platform/futex.hpp"
@@ -97,6 +98,15 @@ struct Policy {
     static ringcast::platform::FutexResult futex_wait(futex_word& word, std::uint32_t expected, std::int64_t,
                                                       Site site = Site::current()) {
         return Explorer::the().futex_wait(word.id(), expected, site) == WaitResult::woken
+                   ? ringcast::platform::FutexResult::woken
+                   : ringcast::platform::FutexResult::timed_out;
+    }
+    static ringcast::platform::FutexResult futex_wait_any(futex_word* const* words, std::uint32_t count,
+                                                          std::uint32_t expected, std::int64_t,
+                                                          Site site = Site::current()) {
+        std::vector<std::uint32_t> ids;
+        for (std::uint32_t i = 0; i < count; ++i) ids.push_back(words[i]->id());
+        return Explorer::the().futex_wait_any(ids, expected, site) == WaitResult::woken
                    ? ringcast::platform::FutexResult::woken
                    : ringcast::platform::FutexResult::timed_out;
     }

@@ -1,5 +1,6 @@
 #include "scenarios.hpp"
 
+#include "select.hpp"
 #include "tap.hpp"
 
 namespace model {
@@ -410,6 +411,36 @@ const std::vector<Scenario>& scenarios() {
                                        }},
                                 Thread{"rouser", [&w] { ringcast::rouse<Policy>(w.roused, w.ring.seats[0].parked); }}};
          }},
+        {"two ends at once",
+         "messages of one, and another that is roused",
+         {.depth = 2, .state = SeatState::active},
+         [](World& w) {
+             return std::vector{writer(w, send_2), Thread{"selector", [&w] { select_and_read(w, 2, 1); }},
+                                Thread{"rouser", [&w] { ringcast::rouse<Policy>(w.arrived, w.far_parked); }}};
+         },
+         20'000},
+        {"an end of many",
+         "its messages come while it is armed, read and armed again",
+         {.depth = 2, .state = SeatState::active},
+         [](World& w) {
+             return std::vector{writer(w, send_2), Thread{"selector", [&w] { select_and_read(w, 2, 0); }}};
+         }},
+        {"roused among many",
+         "with a message",
+         {.state = SeatState::active},
+         [](World& w) {
+             return std::vector{writer(w, [](Writer& self) { self.send(); }),
+                                Thread{"selector", [&w] { select_and_read(w, 1, 1); }},
+                                Thread{"rouser", [&w] { ringcast::rouse<Policy>(w.arrived, w.far_parked); }}};
+         }},
+        {"an end of many, and one that parks on it",
+         "two threads wait for the same end",
+         {.depth = 2, .state = SeatState::active},
+         [](World& w) {
+             return std::vector{writer(w, send_2), Thread{"selector", [&w] { select_beside(w, 2); }},
+                                Thread{"parker", [&w] { read_beside(w, 1); }}};
+         },
+         20'000},
         {"a departure",
          "that the writer looks for",
          {.state = SeatState::active},

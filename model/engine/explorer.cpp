@@ -110,6 +110,7 @@ void Explorer::run_once() {
         Running& thread = threads_[i];
         thread.next = {};
         thread.finished = thread.dead = thread.sleeping = thread.timed_out = thread.excused = false;
+        thread.n_words = 0;
         thread.at_mutant = false;
         thread.timeouts = 0;
         thread.past = {};

@@ -87,6 +87,8 @@ public:
     void write_bytes(const void* address, const Value& value, bool forgiving, Site site);
     Value read_bytes(const void* address, bool forgiving, Site site);
     WaitResult futex_wait(std::uint32_t id, std::uint64_t expected, Site site);
+    // On all of them at once. The kernel takes one after the other, and a wake-up by one that it has taken ends it.
+    WaitResult futex_wait_any(const std::vector<std::uint32_t>& ids, std::uint64_t expected, Site site);
     void futex_wake(std::uint32_t id, Site site);
     // A lock of the kernel's, dropped by who dies. Who gets it, or finds it free, comes after all that its last holder
     // did.
@@ -152,7 +154,10 @@ private:
         Step next;
         bool finished = false, dead = false, sleeping = false, timed_out = false, excused = false;
         bool at_mutant = false;
-        std::uint32_t word = 0;  // where it sleeps
+        // Where it sleeps, or is about to; and was it woken before it slept?
+        std::array<std::uint32_t, 3> words{};
+        std::uint8_t n_words = 0;
+        bool woken = false;
         int timeouts = 0;
         // asleep: kAsleep, or 1 + the number of stores that its next step could choose from when it was explored
         std::uint8_t asleep = kAwake;

@@ -109,20 +109,30 @@ Value Explorer::read_bytes(const void* address, bool forgiving, Site site) {
 }
 
 WaitResult Explorer::futex_wait(std::uint32_t id, std::uint64_t expected, Site site) {
-    take_step({Step::Kind::wait, id});
-    const std::size_t from = std::max(memory_.thread(current_).now.seen[id], memory_.known_to_kernel(id).seen[id]);
-    const std::uint8_t position = choose_store(id, from, false, nullptr);
-    memory_.read(current_, id, position, std::memory_order_relaxed);
+    return futex_wait_any({id}, expected, site);
+}
+
+WaitResult Explorer::futex_wait_any(const std::vector<std::uint32_t>& ids, std::uint64_t expected, Site site) {
     Running& me = threads_[current_];
-    if (memory_.location(id).stores[position].value[0] != expected) {
-        if (tracing_) note(site, name_of(id) + note_read(id, position) + ": does not sleep");
-        return WaitResult::woken;
+    me.n_words = 0;
+    me.woken = false;
+    for (const std::uint32_t id : ids) {
+        take_step({Step::Kind::wait, id});
+        const std::size_t from = std::max(memory_.thread(current_).now.seen[id], memory_.known_to_kernel(id).seen[id]);
+        const std::uint8_t position = choose_store(id, from, false, nullptr);
+        memory_.read(current_, id, position, std::memory_order_relaxed);
+        if (memory_.location(id).stores[position].value[0] != expected) {
+            if (tracing_) note(site, name_of(id) + note_read(id, position) + ": does not sleep");
+            me.n_words = 0;
+            return WaitResult::woken;
+        }
+        if (tracing_) note(site, "sleeps on " + name_of(id));
+        me.words[me.n_words++] = id;
     }
-    if (tracing_) note(site, "sleeps on " + name_of(id));
-    me.sleeping = true;
     me.timed_out = false;
-    me.word = id;
+    me.sleeping = !me.woken;
     take_step({});
+    me.n_words = 0;
     if (tracing_) note(site, me.timed_out ? "time-out: nothing else can happen" : "woken");
     return me.timed_out ? WaitResult::timed_out : WaitResult::woken;
 }
@@ -133,8 +143,10 @@ void Explorer::futex_wake(std::uint32_t id, Site site) {
     std::string who;
     for (std::uint8_t i = 0; i < n_threads_; ++i) {
         Running& t = threads_[i];
-        if (!t.sleeping || t.word != id || t.dead) continue;
+        const auto words_end = t.words.cbegin() + t.n_words;
+        if (t.dead || std::find(t.words.cbegin(), words_end, id) == words_end) continue;
         t.sleeping = false;
+        t.woken = true;
         come_after(i, threads_[current_].past);
         if (tracing_) who += " " + thread_name(i);
     }

@@ -4,9 +4,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
-#include <pthread.h>
 #include <chrono>
-#include <csignal>
 #include <ctime>
 #include <string>
 #include <string_view>
@@ -17,6 +15,7 @@
 #include "methods.hpp"
 #include "modules.hpp"
 #include "py_errors.hpp"
+#include "threads.hpp"
 
 namespace ringcast::bindings {
 
@@ -248,16 +247,11 @@ bool is_waiting(const End& end, std::uint64_t thread) {
 void shut_down_after(double seconds, const nb::list& ends) {
     std::vector<Endpoint*> endpoints;
     for (nb::handle end : ends) endpoints.push_back(&nb::cast<End&>(nb::handle(end.inc_ref())).endpoint());
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &before);  // signals are for the threads that wait
-    std::thread([seconds, endpoints = std::move(endpoints)] {
+    start_without_signals([seconds, endpoints = std::move(endpoints)] {
         std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
         End::note_exit();
         for (Endpoint* endpoint : endpoints) endpoint->shut_down();
     }).detach();
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 // Gives a native method the documentation that was written where Python declares it; its signature stays. Returns it.
@@ -310,7 +304,12 @@ void bind_end(nb::module_& module) {
             .def("shutdown", [](End& end) { end.endpoint().shut_down(); })
             .def("_rouse", [](End& end) { end.endpoint().rouse(); })
             .def_prop_ro("_context", &End::context)
-            .def("_awaited", [](const End& end) { return end.awaited(platform::Detail::looked_up); })
+            .def("_awaited",
+                 [](const End& end) {
+                     std::string text = "nothing: it is closed";
+                     end.endpoint().look([&] { text = end.awaited(platform::Detail::looked_up); });
+                     return text;
+                 })
             .def_prop_ro("_why_closed", [](const End&) { return End::why_closed(); })
             .def("_check_not_forked", &End::check_not_forked)
             .def_ro("_skipped", &End::skipped)

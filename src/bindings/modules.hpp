@@ -14,6 +14,7 @@ void bind_buffers(nanobind::module_& module);
 void bind_write_chunks(nanobind::module_& module);
 void bind_read_chunks(nanobind::module_& module);
 void bind_end(nanobind::module_& module);
+void bind_selection(nanobind::module_& module);
 void bind_tap(nanobind::module_& module);
 void bind_foreign_code(nanobind::module_& module);
 void bind_guard(nanobind::module_& module);

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 
@@ -40,21 +41,33 @@ public:
         const std::uint64_t position = taken.position;
         const std::lock_guard guard(lock_);
         messages_.emplace(position, LeftOver{std::move(taken), std::move(error)});
-        count_.store(messages_.size(), std::memory_order_relaxed);
+        note_count();
+    }
+    // As `count`, for who asks without knowing whether the end still lives.
+    std::shared_ptr<const std::atomic<std::uint64_t>> shared_count() {
+        const std::lock_guard guard(lock_);
+        if (!shared_count_) shared_count_ = std::make_shared<std::atomic<std::uint64_t>>(messages_.size());
+        return shared_count_;
     }
     // The oldest.
     std::optional<LeftOver> next() {
         const std::lock_guard guard(lock_);
         if (messages_.empty()) return std::nullopt;
         auto node = messages_.extract(messages_.begin());
-        count_.store(messages_.size(), std::memory_order_relaxed);
+        note_count();
         return std::move(node.mapped());
     }
 
 private:
+    void note_count() noexcept {
+        count_.store(messages_.size(), std::memory_order_relaxed);
+        if (shared_count_) shared_count_->store(messages_.size(), std::memory_order_relaxed);
+    }
+
     std::mutex lock_;  // held for moments; no Python runs meanwhile
     std::map<std::uint64_t, LeftOver> messages_;
     std::atomic<std::uint64_t> count_{0};
+    std::shared_ptr<std::atomic<std::uint64_t>> shared_count_;
 };
 
 }  // namespace ringcast::bindings

@@ -1,13 +1,10 @@
 #include "arena_keeper.hpp"
 
 #include <chrono>
-#include <csignal>
 #include <system_error>
-#include <thread>
-
-#include <pthread.h>
 
 #include "ring.hpp"
+#include "threads.hpp"
 
 namespace ringcast {
 
@@ -22,16 +19,11 @@ ArenaKeeper::ArenaKeeper(Segment& segment) : shared_(std::make_shared<Shared>(se
 
 void ArenaKeeper::watch(const Locked& arena) {
     if (shared_->watched || shared_->stopped || !arena->may_become_idle()) return;
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &before);  // signals are for the threads that wait
     try {
-        std::thread([shared = shared_] { keep(shared); }).detach();
+        start_without_signals([shared = shared_] { keep(shared); }).detach();
         shared_->watched = true;
     } catch (const std::system_error&) {  // no thread can be had now: the next block's memory asks again
     }
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 void ArenaKeeper::stop() noexcept {

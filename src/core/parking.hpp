@@ -40,17 +40,30 @@ void rouse(typename P::template atomic<bool>& flag, Parked<P>& parked) noexcept 
 
 enum class ParkResult { ready, woken, timed_out, interrupted, rescued };
 
+// Who waits for many ends at once arms their words with this token, and leaves them armed meanwhile (armed.hpp). A thread
+// may park on such an end as well: it puts its own token there, and takes back no other one.
+inline constexpr std::uint32_t kSelects = 0x73656c;
+
+// Ends a park that found `before` in the word. Whoever waits for many ends believes a word armed that it armed, so it is
+// woken to look for itself.
+template <class P>
+void disarm(Parked<P>& parked, std::uint32_t token, std::uint32_t before) noexcept {
+    if (before == kSelects) return unpark<P>(parked);
+    // relaxed: nothing is read after it that must be seen.
+    parked.word.compare_exchange_strong(token, 0, std::memory_order_relaxed, std::memory_order_relaxed);
+}
+
 // Sleeps until unparked, at most `timeout_ns`. `ready` looks at every condition that ends the wait.
 // `rescued`: the time-out found the condition true and nobody came to wake us: a lost wake-up.
 template <class P, class Ready>
 ParkResult park(Parked<P>& parked, std::uint32_t token, std::int64_t timeout_ns, Ready&& ready) noexcept {
     constexpr std::int64_t kGraceNs = 20'000'000;  // a waker may be between its store and its exchange
     P::reached(FaultPoint::park_begin);
-    parked.word.store(token, std::memory_order_relaxed);
+    const std::uint32_t before = parked.word.exchange(token, std::memory_order_relaxed);
     P::reached(FaultPoint::park_stored);
     P::fence_seq_cst();  // [park]
     if (ready()) {
-        parked.word.store(0, std::memory_order_relaxed);
+        disarm<P>(parked, token, before);
         return ParkResult::ready;
     }
     P::reached(FaultPoint::park_checked);
@@ -67,7 +80,7 @@ ParkResult park(Parked<P>& parked, std::uint32_t token, std::int64_t timeout_ns,
             }
         }
     }
-    parked.word.store(0, std::memory_order_relaxed);
+    disarm<P>(parked, token, before);
     return outcome;
 }
 

@@ -86,12 +86,25 @@ public:
     // the end.
     template <class Ready>
     bool slice(Parked<P>& parked, std::uint32_t token, std::int64_t until_ns, Ready&& ready) noexcept {
+        struct {
+            Parked<P>& parked;
+            std::uint32_t token;
+            ParkResult park(std::int64_t most_ns, Ready& is_ready) noexcept {
+                return ringcast::park<P>(parked, token, most_ns, is_ready);
+            }
+            std::int64_t woken_at() const noexcept { return parked.woken_at.load(std::memory_order_relaxed); }
+        } bed{parked, token};
+        return slice(bed, until_ns, ready);
+    }
+    // The same with another way to sleep than on one word.
+    template <class Bed, class Ready>
+    bool slice(Bed& bed, std::int64_t until_ns, Ready&& ready) noexcept {
         const std::int64_t slice_end = std::min(until_ns, P::now_ns() + (slept_ ? kSliceNs : kFirstSliceNs));
         sliced_ = true;
         if (strategy_.adaptive ? stay_awake(slice_end, ready) : follow(slice_end, ready)) return true;
         const std::int64_t left = std::min(slice_end - P::now_ns(), strategy_.park_ns);
         if (left <= 0) return ready();
-        return sleep(parked, token, left, ready);
+        return sleep(bed, left, ready);
     }
 
     // Is it over because it was `ready`?
@@ -164,16 +177,16 @@ private:
         return false;
     }
 
-    template <class Ready>
-    bool sleep(Parked<P>& parked, std::uint32_t token, std::int64_t most_ns, Ready& ready) noexcept {
+    template <class Bed, class Ready>
+    bool sleep(Bed& bed, std::int64_t most_ns, Ready& ready) noexcept {
         WaitCounters::add(counters_.parks);
         const std::int64_t asleep = P::now_ns();
-        const ParkResult result = ringcast::park<P>(parked, token, most_ns, ready);
+        const ParkResult result = bed.park(most_ns, ready);
         if (result == ParkResult::rescued) WaitCounters::add(counters_.rescued_wakes);
         if (result != ParkResult::ready) slept_ = true;
         if (result == ParkResult::woken) {
             const std::int64_t now = P::now_ns();
-            const std::int64_t woken = parked.woken_at.load(std::memory_order_relaxed);
+            const std::int64_t woken = bed.woken_at();
             if (woken >= asleep && woken <= now) {
                 woken_ns_ = woken;
                 note_price(now - woken);

@@ -21,6 +21,7 @@ from ringcast._stats import QueueInfo, QueueStats
 from ringcast._version import __version__
 from ringcast.queue import Handle, MessageQueue
 from ringcast.ring import ShmRingBuffer
+from ringcast._selector import Selector
 from ringcast.waiting import Busy, SpinSleepTimer, SpinTimer, memory_fence
 
 if _TYPE_CHECKING:
@@ -33,6 +34,7 @@ __all__ = [
     "MessageQueue",
     "QueueInfo",
     "QueueStats",
+    "Selector",
     "ShmRingBuffer",
     "SpinSleepTimer",
     "SpinTimer",

@@ -74,6 +74,13 @@ def long_wait(end: ReportingEnd, waited_s: float) -> None:
     _log("%s has waited %.0f s for %s", end._context, waited_s, awaited, facts=facts)
 
 
+def select_waits(awaited: list[str], waited_s: float) -> None:
+    """Log for whom a selector has waited: none of them has sent anything."""
+    named = "; ".join(awaited[:_MOST_PEERS]) + ("; ..." if len(awaited) > _MOST_PEERS else "")
+    facts = {"waited_s": waited_s, "waiting_for": awaited}
+    _log("selector (pid %d) has waited %.0f s for any of %s", os.getpid(), waited_s, named, facts=facts)
+
+
 def self_wait(end: ReportingEnd, waited_s: float) -> None:
     """Log that a call waits for this very process, in which no other thread could do what it waits for.
 

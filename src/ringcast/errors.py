@@ -6,6 +6,7 @@
     │   └── RankError                          not a rank of this queue
     ├── QueueTimeoutError (TimeoutError)       the time-out passed
     │   ├── NotReadyError                      wait_until_ready: some ranks are not there
+    │   ├── EndTimeoutError                    Selector: one of its ends has given nothing for its deadline
     │   └── QueueFullError                     on_full="raise": the queue stayed full for full_deadline
     ├── CallTimeoutError (TimeoutError)        a call of a worker group missed its deadline; `stacks` says where it was
     ├── RemoteError (RuntimeError)             what a worker raised, as text: its traceback, or all that could travel
@@ -81,6 +82,18 @@ class NotReadyError(QueueTimeoutError):
     def __init__(self, message: str, missing: tuple[int, ...] = ()) -> None:
         super().__init__(message)
         self.missing = missing
+
+
+class EndTimeoutError(QueueTimeoutError):
+    """An end of a selector has given nothing for as long as its deadline allows. It stays registered.
+
+    `end` is the end and `key` what it was registered with.
+    """
+
+    def __init__(self, message: str, key: object = None, end: object = None) -> None:
+        super().__init__(message)
+        self.key = key
+        self.end = end
 
 
 class QueueFullError(QueueTimeoutError):

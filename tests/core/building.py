@@ -19,6 +19,7 @@ PROGRAMS = [
     "page_map",
     "parking",
     "ring",
+    "selection",
     "stress",
     "tap",
     "turn",

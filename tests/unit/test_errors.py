@@ -15,6 +15,7 @@ BUILT_INS: dict[str, tuple[type[BaseException], ...]] = {
     "ArgumentTypeError": (ValueError, TypeError),
     "QueueTimeoutError": (TimeoutError,),
     "NotReadyError": (TimeoutError,),
+    "EndTimeoutError": (TimeoutError,),
     "QueueFullError": (TimeoutError,),
     "CallTimeoutError": (TimeoutError,),
     "RemoteError": (RuntimeError,),

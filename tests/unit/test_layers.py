@@ -19,6 +19,7 @@ LAYERS = [
     {"_end"},
     {"_attributes", "_of_groups"},
     {"queue", "ring"},
+    {"_selector"},
     {"net"},
     {"workers"},
     {"ringcast"},

@@ -1,5 +1,6 @@
 // Linux: the futex system call, shared between processes (no FUTEX_PRIVATE_FLAG).
 #include "platform/futex.hpp"
+#include "platform/futex_any.hpp"
 
 #include <linux/futex.h>
 #include <sys/syscall.h>
@@ -7,6 +8,7 @@
 #include <cerrno>
 #include <climits>
 #include <ctime>
+#include <optional>
 
 namespace ringcast::platform {
 
@@ -18,6 +20,31 @@ FutexResult futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t expected,
     if (errno == ETIMEDOUT) return FutexResult::timed_out;
     if (errno == EINTR) return FutexResult::interrupted;
     return FutexResult::woken;  // EAGAIN: the word had changed before we slept
+}
+
+namespace {
+// As in the kernel's headers from 5.16 on, which need not be those that this is built with.
+constexpr long kFutexWaitv = 449;
+struct WaitvEntry {
+    std::uint64_t expected;
+    std::uint64_t address;
+    std::uint32_t flags;
+    std::uint32_t reserved;
+};
+constexpr std::uint32_t kFutex32 = 2;  // and no FUTEX_PRIVATE_FLAG
+}  // namespace
+
+std::optional<FutexResult> wait_for_any(std::atomic<std::uint32_t>* const* words, std::uint32_t count,
+                                        std::uint32_t expected, std::int64_t deadline_ns) noexcept {
+    WaitvEntry entries[kMostFutexes];
+    for (std::uint32_t i = 0; i < count; ++i)
+        entries[i] = {expected, reinterpret_cast<std::uintptr_t>(words[i]), kFutex32, 0};
+    const timespec deadline{.tv_sec = deadline_ns / 1'000'000'000, .tv_nsec = deadline_ns % 1'000'000'000};
+    if (syscall(kFutexWaitv, entries, count, 0, &deadline, CLOCK_MONOTONIC) >= 0) return FutexResult::woken;
+    if (errno == ETIMEDOUT) return FutexResult::timed_out;
+    if (errno == EINTR) return FutexResult::interrupted;
+    if (errno == EAGAIN) return FutexResult::woken;
+    return std::nullopt;  // ENOSYS: an older kernel; EPERM: a sandbox
 }
 
 void futex_wake_all(std::atomic<std::uint32_t>& word) noexcept {

@@ -1,6 +1,7 @@
 // macOS: __ulock_wait and __ulock_wake, which libc++ builds std::atomic::wait on, in their shared form.
 // Present since macOS 10.12; os_sync_wait_on_address is their public face only from 14.4 on.
 #include "platform/futex.hpp"
+#include "platform/futex_any.hpp"
 
 #include <cerrno>
 
@@ -24,6 +25,11 @@ FutexResult futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t expected,
     if (result == -ETIMEDOUT) return FutexResult::timed_out;
     if (result == -EINTR) return FutexResult::interrupted;
     return FutexResult::woken;
+}
+
+std::optional<FutexResult> wait_for_any(std::atomic<std::uint32_t>* const*, std::uint32_t, std::uint32_t,
+                                        std::int64_t) noexcept {
+    return std::nullopt;
 }
 
 void futex_wake_all(std::atomic<std::uint32_t>& word) noexcept {

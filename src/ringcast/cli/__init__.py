@@ -6,26 +6,13 @@ and exit code 2 instead of a traceback.
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.util import find_spec
 
+from ringcast.cli.interruption import interrupted_at_once
+
 EXTRA = ("click", "rich")
-
-
-@contextmanager
-def interrupted_at_once() -> Iterator[None]:
-    """Ctrl-C ends the process on the spot: for imports, where Python may lose an exception, with nothing to undo."""
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, or somebody else's
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

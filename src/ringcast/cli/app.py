@@ -16,7 +16,8 @@ from typing import NoReturn
 import click
 
 from ringcast import __version__
-from ringcast.cli import common, interrupted_at_once
+from ringcast.cli import common
+from ringcast.cli.interruption import interrupted_at_once
 from ringcast.errors import ArgumentError, QueueTimeoutError, RingcastError
 
 COMMANDS = ("pub", "sub", "ls", "clean", "doctor", "secret", "link", "demo", "bench", "completion")

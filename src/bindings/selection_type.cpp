@@ -1,0 +1,124 @@
+// The Python type Selection: many readers' ends, waited for at once.
+//
+// What is given for an end is an object that the caller keeps for as long as the end is in the selection.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/tuple.h>
+
+#include <atomic>
+#include <memory>
+#include <tuple>
+
+#include "end.hpp"
+#include "methods.hpp"
+#include "modules.hpp"
+#include "py_errors.hpp"
+#include "selection.hpp"
+#include "unlocked.hpp"
+
+namespace ringcast::bindings {
+
+namespace {
+
+class PySelection {
+public:
+    explicit PySelection(std::tuple<std::int64_t, std::int64_t, std::int64_t, bool> strategy)
+        : selection_(std::make_unique<Selection>(
+              Strategy{std::get<0>(strategy), std::get<1>(strategy), std::get<2>(strategy), std::get<3>(strategy)})) {}
+    ~PySelection() {
+        if (!selection_ || selection_->in_forked_child()) return;
+        const Unlocked unlocked;  // its threads are waited for
+        selection_.reset();
+    }
+    PySelection(const PySelection&) = delete;
+    PySelection& operator=(const PySelection&) = delete;
+
+    bool add(End& end, nb::handle given) {
+        Receiver& receiver = end.reader("a selector");
+        end.check_usable();
+        return usable().add(given.ptr(), receiver, end.left_over.shared_count());
+    }
+    void remove(End& end, nb::handle given) {
+        if (closed_ || selection_->in_forked_child()) return;
+        selection_->remove(given.ptr());
+        end.reader("a selector").leave_selection();
+    }
+    nb::list select(nb::handle timeout) {
+        const std::int64_t timeout_ns = parse_timeout(timeout.ptr());
+        Selection& s = usable();
+        if (selecting_.exchange(true, std::memory_order_relaxed))
+            raise("BusyError", "selector: another thread is selecting; give each thread a selector of its own");
+        struct Selecting {
+            std::atomic<bool>& flag;
+            ~Selecting() { flag.store(false, std::memory_order_relaxed); }
+        } selecting{selecting_};
+        s.begin();
+        nb::list given = collected(s);
+        if (timeout_ns == 0 || given.size() != 0) return given;
+        const std::int64_t started = s.started_ns();
+        const std::int64_t deadline = timeout_ns >= kForever - started ? kForever : started + timeout_ns;
+        bool ready = s.briefly();
+        while (true) {
+            if (ready) given = collected(s);
+            if (given.size() != 0 || platform::monotonic_ns() >= deadline) break;
+            {
+                const Unlocked unlocked;
+                ready = s.slice(deadline);
+            }
+            if (PyErr_CheckSignals() != 0) throw nb::python_error();
+            usable();
+        }
+        s.finish(given.size() != 0);
+        return given;
+    }
+    int descriptor() { return usable().descriptor(); }
+    void close() {
+        if (selection_->in_forked_child()) return;
+        closed_ = true;
+        selection_->rouse();
+    }
+    bool closed() const { return closed_; }
+    nb::dict counters() const {
+        const WaitCounters& c = selection_->counters();
+        nb::dict result;
+        result["brief"] = c.brief.load(std::memory_order_relaxed);
+        result["awake"] = c.awake.load(std::memory_order_relaxed);
+        result["parked"] = c.parked.load(std::memory_order_relaxed);
+        result["parks"] = c.parks.load(std::memory_order_relaxed);
+        result["rescued_wakes"] = c.rescued_wakes.load(std::memory_order_relaxed);
+        return result;
+    }
+
+private:
+    Selection& usable() const {
+        if (selection_->in_forked_child())
+            raise("ForkedError", "selector: it belongs to a parent process; make another one in the forked child");
+        if (closed_) raise("QueueClosedError", "selector: it has been closed");
+        return *selection_;
+    }
+    static nb::list collected(Selection& s) {
+        nb::list result;
+        for (void* given : s.collect()) result.append(nb::handle(static_cast<PyObject*>(given)));
+        return result;
+    }
+
+    std::unique_ptr<Selection> selection_;
+    std::atomic<bool> selecting_{false};
+    std::atomic<bool> closed_{false};
+};
+
+}  // namespace
+
+void bind_selection(nb::module_& module) {
+    nb::class_<PySelection>(module, "Selection", "Many readers' ends, waited for at once.", nb::is_weak_referenceable())
+        .def(nb::init<std::tuple<std::int64_t, std::int64_t, std::int64_t, bool>>(), nb::arg("strategy"))
+        .def("_add", &PySelection::add, nb::arg("end"), nb::arg("given"))
+        .def("_remove", &PySelection::remove, nb::arg("end"), nb::arg("given"))
+        .def("_select", &PySelection::select, nb::arg("timeout").none())
+        .def("_descriptor", &PySelection::descriptor)
+        .def("_close", &PySelection::close)
+        .def("_counters", &PySelection::counters)
+        .def_prop_ro("closed", &PySelection::closed);
+    module.def("can_wait_for_any", &platform::can_wait_for_any);
+}
+
+}  // namespace ringcast::bindings

@@ -1,0 +1,309 @@
+#include "selection.hpp"
+
+#include <algorithm>
+#include <exception>
+
+#include "threads.hpp"
+
+namespace ringcast {
+
+// Sleeps for one group of sources. Its own word is armed while it watches; else it rests, or looks what has changed.
+struct Selection::Helper {
+    static constexpr std::uint32_t kRests = 0;
+    static constexpr std::uint32_t kLooksAgain = 1;
+
+    Native::futex_word state{kRests};
+    std::shared_ptr<const Roster> roster;  // with the mutex held
+    std::thread thread;
+
+    void set(std::uint32_t to) noexcept {
+        state.store(to, std::memory_order_release);  // release [helper]
+        Native::futex_wake_all(state);
+    }
+};
+
+// How a selection sleeps; the lock is of its mutex.
+struct Selection::Bed {
+    static constexpr std::int64_t kGraceNs = 20'000'000;  // as in `park`
+
+    Selection& s;
+    std::unique_lock<std::mutex>& lock;
+
+    template <class Ready>
+    ParkResult park(std::int64_t most_ns, Ready&&) {
+        if (arm<Native>(s.sources_)) return ParkResult::ready;
+        if (find_fired<Native>(s.sources_)) return ParkResult::woken;
+        s.send_helpers_to_sleep();
+        const auto result = sleep(most_ns);
+        if (find_fired<Native>(s.sources_)) return ParkResult::woken;
+        if (result == platform::FutexResult::interrupted) return ParkResult::interrupted;
+        if (result == platform::FutexResult::woken) return ParkResult::woken;
+        if (!missed()) return ParkResult::timed_out;
+        sleep(kGraceNs);
+        if (find_fired<Native>(s.sources_)) return ParkResult::woken;
+        const bool lost = missed();
+        for (Source& source : s.sources_) source.armed = false;
+        return lost ? ParkResult::rescued : ParkResult::woken;
+    }
+    std::int64_t woken_at() const noexcept {
+        std::int64_t last = 0;
+        for (const Source& source : s.sources_)
+            if (!source.armed) last = std::max(last, source.word->woken_at.load(std::memory_order_relaxed));
+        return last;
+    }
+
+private:
+    platform::FutexResult sleep(std::int64_t most_ns) {
+        const std::shared_ptr<const Roster> roster = s.roster_;
+        lock.unlock();
+        const auto result = Native::futex_wait_any(roster->words.data(),
+                                                   static_cast<std::uint32_t>(roster->words.size()), kSelects, most_ns);
+        lock.lock();
+        return result;
+    }
+    bool missed() const noexcept {
+        return std::any_of(s.sources_.begin(), s.sources_.end(),
+                           [](const Source& source) { return source.armed && source.something(); });
+    }
+};
+
+Selection::Selection(const Strategy& strategy) : waiter_(strategy, counters_) {
+    Source own;
+    own.word = &own_;
+    own.roused = &roused_;
+    sources_.push_back(std::move(own));
+}
+
+Selection::~Selection() {
+    if (in_forked_child()) {  // the threads are the parent's
+        for (const auto& helper : helpers_) helper->thread.detach();
+        if (notifier_.joinable()) notifier_.detach();
+        return;
+    }
+    ends_.store(true, std::memory_order_relaxed);
+    for (const auto& helper : helpers_) helper->set(Helper::kLooksAgain);
+    for (const auto& helper : helpers_) helper->thread.join();
+    if (!notifier_.joinable()) return;
+    goes_on_.store(1, std::memory_order_relaxed);
+    Native::futex_wake_all(goes_on_);
+    rouse();
+    notifier_.join();
+}
+
+bool Selection::Source::readable() const noexcept {
+    const RingView<Native>& ring = hold->segment().ring();
+    // relaxed: whoever reads the end is of this process; an older cursor is that of a message that was there.
+    const std::uint64_t next = ring.seats[hold->seat()].cursor.load(std::memory_order_relaxed);
+    if (next != position) {
+        const std::uint64_t ahead = index + (next - position);
+        index = static_cast<std::uint32_t>(ahead < ring.depth ? ahead : next % ring.depth);
+        position = next;
+    }
+    return ring.slot(index).sequence.load(std::memory_order_acquire) == next + 1;  // acquire [publish]
+}
+
+bool Selection::Source::something() const noexcept {
+    if (roused != nullptr) return roused->load(std::memory_order_relaxed);
+    const RingView<Native>& ring = hold->segment().ring();
+    return readable() || writer_died || left_over->load(std::memory_order_relaxed) != 0 ||
+           ring.control->closed.load(std::memory_order_relaxed) != 0 ||
+           ring.seats[hold->seat()].state.load(std::memory_order_relaxed) != seated;
+}
+
+template <class Change>
+void Selection::change(Change&& make) {
+    rouse();  // who is awake keeps the mutex
+    const std::lock_guard guard(mutex_);
+    make();
+    changed_ = true;
+    rouse();  // who sleeps does so on the old roster
+}
+
+bool Selection::add(void* key, Receiver& receiver, std::shared_ptr<const std::atomic<std::uint64_t>> left_over) {
+    if (!receiver.enter_selection()) return false;
+    const RingView<Native>& ring = receiver.segment().ring();
+    NativeSeat& seat = ring.seats[receiver.seat()];
+    Source source;
+    source.key = key;
+    source.hold = receiver.hold();
+    source.word = &seat.parked;
+    source.left_over = std::move(left_over);
+    source.seated = seat_word(seat_incarnation(seat.state.load(std::memory_order_relaxed)), SeatState::active);
+    source.position = seat.cursor.load(std::memory_order_relaxed);
+    source.index = static_cast<std::uint32_t>(source.position % ring.depth);
+    change([&] { sources_.push_back(std::move(source)); });
+    return true;
+}
+
+void Selection::remove(void* key) {
+    change([&] {
+        std::erase_if(sources_, [&](const Source& source) { return source.hold != nullptr && source.key == key; });
+    });
+}
+
+void Selection::rouse() noexcept { ringcast::rouse<Native>(roused_, own_); }
+
+void Selection::begin() noexcept {
+    waiter_.begin();
+    const std::lock_guard guard(mutex_);
+    look_at_lives();
+}
+
+bool Selection::briefly() noexcept {
+    const std::lock_guard guard(mutex_);
+    return waiter_.briefly([this] { return something(); });
+}
+
+bool Selection::slice(std::int64_t until_ns) {
+    std::unique_lock lock(mutex_);
+    if (changed_) refresh_rosters();
+    Bed bed{*this, lock};
+    waiter_.slice(bed, until_ns, [this] { return look(); });
+    roused_.store(false, std::memory_order_relaxed);
+    look_at_lives();
+    return something();
+}
+
+bool Selection::look() noexcept { return roused_.load(std::memory_order_relaxed) || something(); }
+
+// A word that has fired says that something was there; whether it still is, the source says.
+bool Selection::something() noexcept {
+    find_fired<Native>(sources_);
+    return std::any_of(sources_.begin() + 1, sources_.end(),
+                       [](const Source& source) { return !source.armed && source.something(); });
+}
+
+std::vector<void*> Selection::collect() {
+    const std::lock_guard guard(mutex_);
+    std::vector<void*> keys;
+    const std::size_t ends = sources_.size() - 1;
+    find_fired<Native>(sources_);
+    for (std::size_t i = 0; i < ends; ++i) {
+        const Source& source = sources_[1 + (first_ + i) % ends];
+        if (!source.armed && source.something()) keys.push_back(source.key);
+    }
+    first_ = ends == 0 ? 0 : (first_ + 1) % ends;
+    if (!notified_ || !keys.empty()) return keys;
+    arm<Native>(sources_);
+    if (!something()) {
+        event_->clear();
+        notified_ = false;
+        goes_on_.store(1, std::memory_order_relaxed);
+        Native::futex_wake_all(goes_on_);
+    }
+    return keys;
+}
+
+// A system call for each end, so now and then.
+void Selection::look_at_lives() {
+    constexpr std::int64_t kEveryNs = 500'000'000;
+    const std::int64_t now = platform::monotonic_ns();
+    if (now < lives_due_ns_) return;
+    lives_due_ns_ = now + kEveryNs;
+    for (Source& source : sources_) {
+        if (source.hold == nullptr || source.writer_died) continue;
+        try {
+            source.writer_died = !source.hold->segment().creator_alive();
+        } catch (const Error&) {  // the kernel does not say now: the next look asks again
+        }
+        if (source.writer_died) source.armed = false;
+    }
+}
+
+void Selection::refresh_rosters() {
+    constexpr std::size_t kGroup = platform::kMostFutexes - 1;  // beside the sleeper's own word
+    const auto roster_of = [&](std::size_t from, Native::futex_word& own) {
+        auto roster = std::make_shared<Roster>();
+        roster->words.push_back(&own);
+        for (std::size_t i = from; i < std::min(from + kGroup, sources_.size()); ++i) {
+            roster->words.push_back(&sources_[i].word->word);
+            roster->holds.push_back(sources_[i].hold);
+        }
+        return roster;
+    };
+    roster_ = roster_of(1, own_.word);
+    std::size_t n = 0;
+    for (std::size_t from = 1 + kGroup; from < sources_.size() || n < helpers_.size(); from += kGroup, ++n) {
+        if (n == helpers_.size()) {
+            auto helper = std::make_unique<Helper>();
+            helper->thread = start_without_signals([this, h = helper.get()] { help(*h); });
+            helpers_.push_back(std::move(helper));
+        }
+        Helper& helper = *helpers_[n];
+        helper.roster = roster_of(from, helper.state);
+        helper.set(Helper::kLooksAgain);
+    }
+    changed_ = false;
+}
+
+// All words are armed.
+void Selection::send_helpers_to_sleep() noexcept {
+    for (const auto& helper : helpers_)
+        if (helper->roster->words.size() > 1 && helper->state.load(std::memory_order_relaxed) != kSelects)
+            helper->set(kSelects);
+}
+
+void Selection::help(Helper& helper) {
+    while (!ends_.load(std::memory_order_relaxed)) {
+        const std::uint32_t state = helper.state.load(std::memory_order_acquire);  // acquire [helper]
+        if (state != kSelects) {
+            Native::futex_wait(helper.state, state, kSliceNs);
+            continue;
+        }
+        std::shared_ptr<const Roster> roster;
+        {
+            const std::lock_guard guard(mutex_);
+            roster = helper.roster;
+        }
+        const auto& words = roster->words;
+        Native::futex_wait_any(words.data(), static_cast<std::uint32_t>(words.size()), kSelects, kSliceNs);
+        const bool fired = std::any_of(words.begin() + 1, words.end(), [](const auto* word) {
+            return word->load(std::memory_order_relaxed) != kSelects;
+        });
+        if (!fired) continue;
+        std::uint32_t watching = kSelects;
+        helper.state.compare_exchange_strong(watching, Helper::kRests, std::memory_order_relaxed);
+        rouse();
+    }
+}
+
+int Selection::descriptor() {
+    const std::lock_guard guard(mutex_);
+    if (event_ == nullptr) {
+        auto event = std::make_unique<platform::Event>();
+        notifier_ = start_without_signals([this] { notify(); });
+        event_ = std::move(event);
+    }
+    return event_->descriptor();
+}
+
+void Selection::notify() {
+    constexpr std::int64_t kNapNs = 2'000'000;
+    const auto refreshed = [this] {
+        try {
+            if (changed_) refresh_rosters();
+        } catch (const std::exception&) {  // no memory, or no thread can be had now
+        }
+        return !changed_;
+    };
+    std::unique_lock lock(mutex_);
+    Bed bed{*this, lock};
+    while (!ends_.load(std::memory_order_relaxed)) {
+        look_at_lives();
+        if (!something()) {
+            bed.park(refreshed() ? kSliceNs : kNapNs, [] {});
+            roused_.store(false, std::memory_order_relaxed);
+            continue;
+        }
+        event_->set();
+        notified_ = true;
+        while (notified_ && !ends_.load(std::memory_order_relaxed)) {
+            goes_on_.store(0, std::memory_order_relaxed);
+            lock.unlock();
+            Native::futex_wait(goes_on_, 0, kSliceNs);
+            lock.lock();
+        }
+    }
+}
+
+}  // namespace ringcast

@@ -1,0 +1,358 @@
+"""Selector: which of many ends can be read, in what order they are given, and what comes and goes meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import select
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ringcast import MessageQueue, Selector
+from ringcast.errors import (
+    ArgumentError,
+    BusyError,
+    EndTimeoutError,
+    ForkedError,
+    QueueClosedError,
+    QueueTimeoutError,
+    ReaderEvictedError,
+    RoleError,
+)
+from tests.support import Background, eventually
+
+
+@contextlib.contextmanager
+def pairs(count: int, **options: Any) -> Iterator[tuple[list[MessageQueue], list[MessageQueue]]]:
+    """So many queues: their writers, and a reader of each."""
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(MessageQueue(1, max_chunk_bytes=1 << 10, **options)) for _ in range(count)]
+        readers = [
+            stack.enter_context(MessageQueue.create_from_handle(writer.export_handle(), 0)) for writer in writers
+        ]
+        yield writers, readers
+
+
+@contextlib.contextmanager
+def selected(count: int, wait: str = "park", **options: Any) -> Iterator[tuple[list[MessageQueue], Selector[int]]]:
+    """The same, registered by their numbers."""
+    with pairs(count, **options) as (writers, readers), Selector[int](wait=wait) as selector:
+        for number, reader in enumerate(readers):
+            selector.register(reader, number)
+        yield writers, selector
+
+
+def asleep(selector: Selector[Any], at_least: int = 1) -> bool:
+    return selector._counters()["parks"] >= at_least
+
+
+def keys(given: list[tuple[int, MessageQueue]]) -> list[int]:
+    return [key for key, _ in given]
+
+
+@pytest.mark.parametrize("count", [1, 2, 127, 128, 255, 300])
+@pytest.mark.parametrize("wait", ["park", "adaptive"])
+def test_a_message_for_any_of_many_ends_wakes_who_waits_for_all(count: int, wait: str) -> None:
+    with selected(count, wait, max_chunks=2) as (writers, selector):
+        assert selector.select(0) == []
+        for number in {0, count // 2, count - 1}:
+            parks = selector._counters()["parks"]
+            waiting = Background(selector.select)
+            eventually(lambda parks=parks: asleep(selector, parks + 1), "the sleep")  # type: ignore[misc]
+            writers[number].enqueue(number)
+            [(key, end)] = waiting.result()
+            assert (key, end.dequeue(0)) == (number, number)
+        assert selector.select(0) == []
+        assert selector._counters()["rescued_wakes"] == 0
+
+
+def test_an_end_is_given_until_it_has_been_read_empty() -> None:
+    with selected(2) as (writers, selector):
+        writers[1].enqueue_many(["one", "two"])
+        for expected in ("one", "two"):
+            [(key, end)] = selector.select()
+            assert keys(selector.select(0)) == [key]
+            assert end.dequeue(0) == expected
+        assert selector.select(0) == []
+
+
+def test_each_end_with_a_message_is_given_whatever_the_others_have_and_the_first_one_changes() -> None:
+    with selected(4, max_chunks=64) as (writers, selector):
+        for _ in range(32):
+            writers[2].enqueue("a flood")
+        for writer in writers:
+            writer.enqueue("one")
+        firsts = []
+        for _ in range(8):
+            given = keys(selector.select())
+            assert sorted(given) == [0, 1, 2, 3]
+            firsts.append(given[0])
+        assert set(firsts) == {0, 1, 2, 3}
+
+
+def test_time_outs_give_nothing() -> None:
+    with selected(3) as (_, selector):
+        assert selector.select(0.01) == []
+        assert selector.select(0) == []
+        with pytest.raises(ArgumentError, match="timeout"):
+            selector.select(-1)
+
+
+def test_without_any_end_there_is_nothing_to_wait_for() -> None:
+    with Selector[int]() as selector:
+        assert selector.select(0.01) == []
+        with pytest.raises(ArgumentError, match="no end is registered"):
+            selector.select()
+
+
+@pytest.mark.parametrize("how", ["close", "shutdown"])
+@pytest.mark.parametrize("whose", ["writer", "reader"])
+def test_an_end_that_is_closed_while_it_is_waited_for_can_be_read_and_says_why(how: str, whose: str) -> None:
+    with pairs(2) as (writers, readers), Selector[int](wait="park") as selector:
+        for number, reader in enumerate(readers):
+            selector.register(reader, number)
+        waiting = Background(selector.select)
+        eventually(lambda: asleep(selector), "the sleep")
+        getattr((writers if whose == "writer" else readers)[1], how)()
+        [(key, end)] = waiting.result()
+        assert key == 1
+        with pytest.raises(QueueClosedError):
+            end.dequeue(0)
+        assert keys(selector.select(0)) == [1], "it stays so"
+        assert selector.unregister(end) == 1
+        writers[0].enqueue("the others go on")
+        [(key, end)] = selector.select()
+        assert (key, end.dequeue(0)) == (0, "the others go on")
+
+
+def test_an_evicted_reader_can_be_read_and_says_so() -> None:
+    with selected(2) as (writers, selector):
+        waiting = Background(selector.select)
+        eventually(lambda: asleep(selector), "the sleep")
+        writers[1].evict(0)
+        [(_, end)] = waiting.result()
+        with pytest.raises(ReaderEvictedError):
+            end.dequeue(0)
+
+
+def test_ends_come_and_go_while_another_thread_waits() -> None:
+    with pairs(130) as (writers, readers), Selector[int](wait="park") as selector:
+        selector.register(readers[0], 0)
+        waiting = Background(selector.select)
+        eventually(lambda: asleep(selector), "the sleep")
+        for number in range(1, 130):
+            selector.register(readers[number], number)
+        for number in range(64):
+            selector.unregister(readers[number])
+            writers[number].enqueue("nobody waits for this")
+        parks = selector._counters()["parks"]
+        eventually(lambda: waiting.running and asleep(selector, parks), "the sleep goes on")
+        writers[129].enqueue("the newest")
+        assert keys(waiting.result()) == [129]
+        assert readers[63].dequeue(0) == "nobody waits for this"
+        selector.register(readers[62], 62)
+        assert sorted(keys(selector.select())) == [62, 129]
+
+
+def test_another_thread_may_park_on_an_end_that_is_waited_for() -> None:
+    with selected(2, max_chunks=8) as (writers, selector):
+        [reader] = [end for end, key in selector.ends.items() if key == 0]
+        for n in range(200):
+            taking, waiting = Background(reader.dequeue), Background(selector.select)
+            writers[0].enqueue_many([n, "left"])
+            assert taking.result() == n
+            assert keys(waiting.result()) == [0]
+            assert keys(selector.select(60)) == [0], "the second message is still there"
+            assert reader.dequeue(0) == "left"
+            assert selector.select(0) == []
+        assert selector._counters()["rescued_wakes"] == 0
+
+
+def test_one_thread_at_a_time_selects() -> None:
+    with selected(2) as (writers, selector):
+        waiting = Background(selector.select)
+        eventually(lambda: asleep(selector), "the sleep")
+        with pytest.raises(BusyError, match="another thread is selecting"):
+            selector.select(0)
+        writers[0].enqueue("end")
+        waiting.result()
+
+
+def test_an_end_has_one_selector() -> None:
+    with pairs(1) as ([writer], [reader]), Selector[str]() as selector, Selector[str]() as other:
+        selector.register(reader, "here")
+        for one, where in ((selector, "this selector"), (other, "a selector")):
+            with pytest.raises(BusyError, match=f"registered with {where}"):
+                one.register(reader, "again")
+        with pytest.raises(ArgumentError, match="is not registered"):
+            other.unregister(reader)
+        selector.unregister(reader)
+        other.register(reader, "there")
+        with pytest.raises(RoleError):
+            selector.register(writer, "a writer")
+        other.unregister(reader)
+        reader.close()
+        with pytest.raises(QueueClosedError):
+            selector.register(reader, "closed")
+
+
+def test_a_deadline_of_one_end_is_told_while_others_give_messages() -> None:
+    with pairs(2, max_chunks=2) as (writers, readers), Selector[str](wait="park") as selector:
+        selector.register(readers[0], "talks")
+        selector.register(readers[1], "rank 3", deadline=0.2)
+        stop = threading.Event()
+
+        def talk() -> None:
+            while not stop.is_set():
+                writers[0].enqueue("talk", timeout=60)
+
+        talking = Background(talk)
+
+        def listen() -> None:
+            while True:
+                for _, end in selector.select(60):
+                    end.dequeue(0)
+
+        with pytest.raises(EndTimeoutError, match=r"nothing has come for 0\.200 s.*the writer") as caught:
+            listen()
+        assert (caught.value.key, caught.value.end) == ("rank 3", readers[1])
+        assert isinstance(caught.value, QueueTimeoutError)
+        stop.set()
+        readers[0].dequeue_many(10)
+        talking.result()
+        while selector.select(0):
+            readers[0].dequeue(0)
+        with pytest.raises(EndTimeoutError):  # once for each 0.2 s
+            selector.select(60)
+        writers[1].enqueue("after all")
+        assert selector.select(60) == [("rank 3", readers[1])]
+
+
+def test_closing_ends_a_wait_of_another_thread() -> None:
+    with pairs(2) as (writers, readers):
+        selector = Selector[int](wait="park")
+        for number, reader in enumerate(readers):
+            selector.register(reader, number)
+        waiting = Background(selector.select)
+        eventually(lambda: asleep(selector), "the sleep")
+        selector.close()
+        with pytest.raises(QueueClosedError, match="selector"):
+            waiting.result()
+        selector.close()
+        assert selector.ends == {}
+        writers[0].enqueue("the ends stay open")
+        assert readers[0].dequeue() == "the ends stay open"
+        for call in (lambda: selector.select(0), lambda: selector.register(readers[0], 0), selector.fileno):
+            with pytest.raises(QueueClosedError, match="selector: it has been closed"):
+                call()
+
+
+def test_an_end_that_is_closed_lets_go_of_its_memory_when_it_is_unregistered() -> None:
+    with pairs(2) as (_, readers), Selector[int](wait="park") as selector:
+        for number, reader in enumerate(readers):
+            selector.register(reader, number)
+        closed = readers.pop()
+        name = closed.segment
+        closed.close()
+
+        def is_mapped() -> bool:
+            with open("/proc/self/maps") as maps:
+                return maps.read().count(name) > 1  # the writer's here is one
+
+        selector.unregister(closed)
+        selector.select(0.01)
+        eventually(lambda: not is_mapped(), "the memory's end")
+
+
+def test_a_selector_that_is_dropped_is_collected_with_its_threads_and_lets_go_of_the_ends() -> None:
+    def threads() -> int:
+        return len(os.listdir("/proc/self/task"))
+
+    with pairs(130) as (writers, readers):
+        before = threads()
+        selector = Selector[Any](wait="park")
+        for reader in readers:
+            selector.register(reader, selector)  # a circle
+        selector.fileno()
+        selector.select(0.01)
+        assert threads() == before + 2  # for the words that are too many, and for the descriptor
+        gone = weakref.ref(selector)
+        del selector
+        gc.collect()
+        assert gone() is None
+        eventually(lambda: threads() == before, "the threads' end")
+        other = Selector[int]()
+        with pytest.raises(BusyError):  # nobody has unregistered it
+            other.register(readers[0], 0)
+        assert len(writers) == 130
+
+
+def test_the_descriptor_is_readable_while_an_end_is() -> None:
+    with selected(3) as (writers, selector), contextlib.closing(select.epoll()) as epoll:
+        epoll.register(selector.fileno(), select.EPOLLIN)
+        for number in (0, 2, 1):
+            assert epoll.poll(0) == []
+            writers[number].enqueue_many(["one", "two"])
+            for _ in range(2):
+                assert epoll.poll(60) == [(selector.fileno(), select.EPOLLIN)]
+                [(key, end)] = selector.select(0)
+                assert key == number
+                end.dequeue(0)
+            assert selector.select(0) == []
+
+
+def test_waiting_by_the_descriptor_and_by_select_go_together() -> None:
+    with selected(2) as (writers, selector):
+        selector.fileno()
+        for n in range(50):
+            parks = selector._counters()["parks"]
+            waiting = Background(selector.select)
+            eventually(lambda parks=parks: asleep(selector, parks + 1), "the sleep")  # type: ignore[misc]
+            writers[n % 2].enqueue(n)
+            [(key, end)] = waiting.result()
+            assert (key, end.dequeue(0)) == (n % 2, n)
+
+
+def test_in_an_event_loop() -> None:
+    with selected(3) as (writers, selector):
+
+        async def main() -> None:
+            for number in (2, 0):
+                waiting = asyncio.create_task(selector.aselect())
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                writers[number].enqueue(number)
+                [(key, end)] = await waiting
+                assert (key, end.dequeue(0)) == (number, number)
+            assert await selector.aselect(0.01) == []
+            cancelled = asyncio.create_task(selector.aselect())
+            await asyncio.sleep(0)
+            cancelled.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await cancelled
+            writers[1].enqueue("nothing was taken")
+            [(key, end)] = await selector.aselect(60)
+            assert (key, end.dequeue(0)) == (1, "nothing was taken")
+
+        asyncio.run(main())
+
+
+def test_a_forked_child_makes_one_of_its_own() -> None:
+    with selected(2) as (writers, selector):
+        writers[0].enqueue("the parent's")
+        pid = os.fork()
+        if pid == 0:
+            try:
+                selector.select(0)
+            except ForkedError:
+                os._exit(0)
+            os._exit(1)
+        assert os.waitpid(pid, 0)[1] == 0
+        [(_, end)] = selector.select()
+        assert end.dequeue(0) == "the parent's"
