@@ -17,11 +17,11 @@ outside is in `ringcast.instruments`; every error is in `ringcast.errors`.
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from ringcast import errors
+from ringcast._selector import Selector
 from ringcast._stats import QueueInfo, QueueStats
 from ringcast._version import __version__
 from ringcast.queue import Handle, MessageQueue
 from ringcast.ring import ShmRingBuffer
-from ringcast._selector import Selector
 from ringcast.waiting import Busy, SpinSleepTimer, SpinTimer, memory_fence
 
 if _TYPE_CHECKING:
