@@ -50,7 +50,7 @@ class Adopted:
     ) -> None:  # fmt: skip
         self._pid = os.getpid()
         ranks = [other for other in range(len(handles)) if other != rank]
-        self.calls = Calls(ring, ranks, label, self._ended)
+        self.calls = Calls(ring, ranks, label, self._ended, wait)
         self._attendant = Attendant(self.calls)
         self.workers: list[AdoptedWorker] = []
         self._label = label

@@ -28,6 +28,7 @@ from ringcast.errors import (
     WorkerDiedError,
 )
 from ringcast.queue import MessageQueue
+from ringcast.waiting import Wait
 from ringcast.workers._call import Call
 from ringcast.workers._records import CANCEL, DONE, ITEM, RAISED, UNKNOWN
 from ringcast.workers._rings import Rings
@@ -41,13 +42,15 @@ _ROOM_S = 0.002
 class Calls:
     """What a group's threads share."""
 
-    def __init__(self, ring: MessageQueue, ranks: Sequence[int], label: str, leaving: Callable[[int], None]) -> None:
+    def __init__(
+        self, ring: MessageQueue, ranks: Sequence[int], label: str, leaving: Callable[[int], None], wait: Wait
+    ) -> None:
         self.label = label
         self.under_way: dict[int, Call] = {}
         """By number; those that nobody waits for any more, too, until all ranks have answered."""
         self.completed: deque[Call] = deque()
         """Futures whose results are to be set by the thread that serves them."""
-        self.rings = Rings(leaving)
+        self.rings = Rings(leaving, wait)
         self.answered = Answered(ranks)
         self.deaths: deque[tuple[int, WorkerDiedError]] = deque()
         self.dead: dict[int, str] = {}
@@ -215,9 +218,7 @@ class Calls:
         try:
             held.extend(map(self._lead.acquire, (False,)))
             if held[0]:
-                first = next(iter(list(self.under_way.values())), None)
-                wanted = () if first is None else tuple(first.waiting)  # who is likely to answer next
-                self.rings.take(min(seconds, _SLICE_S), wanted)
+                self.rings.take(min(seconds, _SLICE_S))
                 self._dispatch()
             else:
                 time.sleep(min(seconds, _ROOM_S))
@@ -236,7 +237,7 @@ class Calls:
                     self.rings.take_what_is_there()
                     self._dispatch()
                     return False
-            self.rings.take(seconds, tuple(call.waiting))
+            self.rings.take(seconds)
             self._dispatch()
         return True
 

@@ -72,7 +72,7 @@ class Crew:
             wait, allow_callables, max_bytes,
         )  # fmt: skip
         self._ring = ring
-        self.calls = Calls(ring, range(n), label, self._leaves)
+        self.calls = Calls(ring, range(n), label, self._leaves, wait)
         self.calls.stacks = self._stacks
         self.workers: list[Worker] = []
         self._attendant = Attendant(self.calls)

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
-from itertools import count
 from typing import Any
 
+from ringcast._selector import Selector
 from ringcast.errors import DecodeError, QueueClosedError, QueueTimeoutError, RingcastError, WriterDiedError
 from ringcast.queue import MessageQueue
+from ringcast.waiting import Wait
 from ringcast.workers._records import RAISED, UNKNOWN
 
 _NOTHING: Any = object()
-_FIRST_S = 0.0005
-_LAST_S = 0.005
-"""Of several rings one is waited for at a time, in turn, for so long at first and at last."""
 
 
 class Rings:
     """Used by one thread at a time."""
 
-    def __init__(self, ended: Callable[[int], None]) -> None:
+    def __init__(self, ended: Callable[[int], None], wait: Wait) -> None:
         self.inbox: deque[Any] = deque()
         """Messages go from a ring into it in one native step, so that no interruption comes between."""
         self._rings: dict[int, MessageQueue] = {}
+        self._selector: Selector[int] = Selector(wait=wait)
         self._ended = ended
 
     def add(self, rank: int, ring: MessageQueue) -> None:
         self._rings[rank] = ring
+        self._selector.register(ring, rank)
 
     def of(self, rank: int) -> MessageQueue:
         return self._rings[rank]
@@ -41,41 +40,32 @@ class Rings:
             return
         while self._take_from(rank, ring):
             pass
-        self._rings.pop(rank, None)
-        ring.close()
+        self._let_go(rank)
 
-    def take(self, seconds: float, wanted: Collection[int]) -> None:
-        """Waits until some message is there, preferably of a rank of `wanted`, and takes what is there."""
+    def take(self, seconds: float) -> None:
+        """Waits until some message is there, and takes what is there."""
         rings = self._rings
         if len(rings) == 1:
             for rank, ring in rings.items():
                 self._wait(rank, ring, seconds)
                 return
-        until = time.monotonic() + seconds
-        turn = _FIRST_S
-        for number in count():
-            self.take_what_is_there()
-            left = until - time.monotonic()
-            if self.inbox or left <= 0:
-                return
-            ranks = [rank for rank in wanted if rank in rings] or list(rings)
-            if not ranks:
-                time.sleep(min(left, _LAST_S))
-                return
-            rank = ranks[number % len(ranks)]
-            self._wait(rank, rings[rank], min(left, turn))
-            if self.inbox:
-                return
-            turn = min(2 * turn, _LAST_S)
+        for rank, ring in self._selector._select(seconds):
+            self._take_from(rank, ring)
 
     def take_what_is_there(self) -> None:
         for rank, ring in list(self._rings.items()):
             self._take_from(rank, ring)
 
     def close(self) -> None:
-        for ring in list(self._rings.values()):
+        for rank in list(self._rings):
+            self._let_go(rank)
+        self._selector.close()
+
+    def _let_go(self, rank: int) -> None:
+        ring = self._rings.pop(rank, None)
+        if ring is not None:
+            self._selector.unregister(ring)
             ring.close()
-        self._rings.clear()
 
     def _wait(self, rank: int, ring: MessageQueue, seconds: float) -> None:
         try:
@@ -98,9 +88,7 @@ class Rings:
             self.inbox.append((UNKNOWN, rank, RAISED, error, 0.0))
             return True
         if isinstance(error, QueueClosedError | WriterDiedError):
-            ring = self._rings.pop(rank, None)
-            if ring is not None:
-                ring.close()
+            self._let_go(rank)
             self._ended(rank)
             return False
         raise error
