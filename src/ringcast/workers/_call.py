@@ -24,7 +24,7 @@ class Call:
     errors: Sequence[tuple[int, Failure | BaseException]] = ()
     expires: float | None = None
     """Its deadline, by the clock of `time.monotonic`."""
-    done = False
+    done: bool = False
     """Nobody waits for more: it is complete, has failed, has expired or was given up."""
     wake: threading.Event | None = None
     """Of one who waits while somebody else reads."""
@@ -41,7 +41,7 @@ class Call:
         self.results = {}
         self.times: dict[int, float] = {}
         """When those who have answered did."""
-        self.asked_at = time.monotonic()
+        self.asked_at: float = time.monotonic()
         if seconds is not None:
             self.expires = self.asked_at + seconds
 

@@ -50,8 +50,8 @@ class Calls:
         """By number; those that nobody waits for any more, too, until all ranks have answered."""
         self.completed: deque[Call] = deque()
         """Futures whose results are to be set by the thread that serves them."""
-        self.rings = Rings(leaving, wait)
-        self.answered = Answered(ranks)
+        self.rings: Rings = Rings(leaving, wait)
+        self.answered: Answered = Answered(ranks)
         self.deaths: deque[tuple[int, WorkerDiedError]] = deque()
         self.dead: dict[int, str] = {}
         self.closed: str | None = None
@@ -64,7 +64,7 @@ class Calls:
         """Called when a future gets a callback."""
         self._ring = ring
         self._pid = os.getpid()
-        self.every = tuple(ranks)
+        self.every: tuple[int, ...] = tuple(ranks)
         self._sending = threading.RLock()
         self._next = 0
         self._lead = threading.RLock()
@@ -237,7 +237,7 @@ class Calls:
                     self.rings.take_what_is_there()
                     self._dispatch()
                     return False
-            self.rings.take(seconds)
+            self.rings.take(seconds, tuple(call.waiting))
             self._dispatch()
         return True
 

@@ -40,7 +40,7 @@ class CallFuture(concurrent.futures.Future[T]):
         self._calls = calls
         self._call = call
         self._group = group  # which lives as long as somebody waits for it
-        self.watched = False
+        self.watched: bool = False
         """Has it callbacks, or does somebody wait for it by `concurrent.futures.wait`?"""
         self._waiters = _Waiters(self._watch)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from ringcast.waiting import Wait
 from ringcast.workers._records import RAISED, UNKNOWN
 
 _NOTHING: Any = object()
+_MOMENT_S = 0.001
 
 
 class Rings:
@@ -42,13 +43,19 @@ class Rings:
             pass
         self._let_go(rank)
 
-    def take(self, seconds: float) -> None:
-        """Waits until some message is there, and takes what is there."""
-        rings = self._rings
-        if len(rings) == 1:
-            for rank, ring in rings.items():
-                self._wait(rank, ring, seconds)
-                return
+    def take(self, seconds: float, wanted: Collection[int] = ()) -> None:
+        """Waits until some message is there, and takes what is there.
+
+        For a moment it waits for one of the ranks `wanted` alone, without which nobody can go on: that is cheaper than
+        to wait for all.
+        """
+        alone = len(self._rings) == 1
+        for rank in self._rings if alone else wanted:
+            ring = self._rings.get(rank)
+            if ring is not None:
+                if self._wait(rank, ring, seconds if alone else min(seconds, _MOMENT_S)) or alone:
+                    return
+                break
         for rank, ring in self._selector._select(seconds):
             self._take_from(rank, ring)
 
@@ -67,13 +74,15 @@ class Rings:
             self._selector.unregister(ring)
             ring.close()
 
-    def _wait(self, rank: int, ring: MessageQueue, seconds: float) -> None:
+    def _wait(self, rank: int, ring: MessageQueue, seconds: float) -> bool:
+        """False: nothing has come."""
         try:
             self.inbox.extend(map(ring.dequeue, (seconds,)))
         except QueueTimeoutError:
-            pass
+            return False
         except RingcastError as error:
             self._failed(rank, error)
+        return True
 
     def _take_from(self, rank: int, ring: MessageQueue) -> bool:
         """False: the ring has no more."""

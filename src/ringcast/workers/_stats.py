@@ -42,7 +42,7 @@ class Answered:
     """When answers were made, by the clock that all processes of a machine share."""
 
     def __init__(self, ranks: Sequence[int]) -> None:
-        self.counts = dict.fromkeys(ranks, 0)
+        self.counts: dict[int, int] = dict.fromkeys(ranks, 0)
         self._latencies: dict[int, deque[float]] = {rank: deque(maxlen=_KEPT) for rank in ranks}
         self._behind: dict[int, deque[float]] = {rank: deque(maxlen=_KEPT) for rank in ranks}
         self._last: dict[int, deque[bool]] = {rank: deque(maxlen=_KEPT) for rank in ranks}
