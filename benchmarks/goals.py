@@ -110,6 +110,8 @@ _GOALS = (
     _Goal("arrays", "rate", "arrays", _where(2.0, lambda case: case.n_readers == 2), _BEST_PEER),
     _Goal("tensors", "rate", "tensors, copied", _always(0.45), FLOOR),
     _Goal("tensors", "rate", "tensors, zero_copy", _always(0.8), FLOOR, subject=f"{RINGCAST}-zero-copy"),
+    _Goal("select", "p50", "a message for one of many queues, p50", _always(1.0), "poller", subject="selector"),
+    _Goal("select", "p50", "a message for one of many queues, p50", _always(1.0), "connections", subject="selector"),
     _Goal("calls", "p50", _CALL, lambda case: 0.5 if case.n_readers == 1 else 0.4, "pipes", subject="group"),
     _Goal("calls", "p50", _CALL, _always(1 / 3), "executor", subject="group"),
     _Goal("calls", "p50", _CALL, _always(1 / 3), "loky", subject="group"),

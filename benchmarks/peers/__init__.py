@@ -17,6 +17,7 @@ from . import (
     ringcast_queue,
     tls,
     vllm_queue,
+    waiters,
 )
 
 SUBJECTS: tuple[Subject, ...] = (
@@ -28,6 +29,7 @@ SUBJECTS: tuple[Subject, ...] = (
     *iceoryx.SUBJECTS,
     *vllm_queue.SUBJECTS,
     *callers.SUBJECTS,
+    *waiters.SUBJECTS,
     *ringcast_link.SUBJECTS,
     *pyzmq_tcp.SUBJECTS,
     *tls.SUBJECTS,

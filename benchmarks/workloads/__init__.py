@@ -13,6 +13,7 @@ from .dicts import Dicts
 from .floors import Arrays, Latency, Rate
 from .loan import Loan
 from .objects import Objects
+from .select import Select
 from .startup import Startup
 from .step import Step
 from .tensors import TensorList, Tensors
@@ -36,6 +37,7 @@ WORKLOADS: tuple[Workload, ...] = (
     TensorList(),
     Loan(),
     Copies(),
+    Select((1, 8, 64, 256)),
     Calls((1, 2, 4)),
     LinkLatency(),
     LinkRate(),
