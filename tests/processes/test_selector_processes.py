@@ -1,4 +1,4 @@
-"""Selector with writers in other processes: deaths, floods, an idle one's cost, and a system that cannot wait for many."""
+"""Selector with writers in other processes: deaths, floods, idle ends, and a system that cannot wait for many words."""
 
 from __future__ import annotations
 
