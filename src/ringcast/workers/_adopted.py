@@ -132,8 +132,7 @@ def adopt(
     if group.rank == controller:
         answers.close(0)
         return Adopted(f"WorkerGroup.adopt({name}, {group.size - 1})", calls, handles, controller, wait, timeout)
-    _rank.become(group.rank)
-    with calls, answers:
+    with calls, answers, _rank.of_worker(group.rank):
         try:
             target = kind(*args, **kwargs)
         except Exception as error:

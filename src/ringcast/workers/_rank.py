@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from ringcast.errors import RoleError
 
 _rank: int | None = None
@@ -20,6 +23,17 @@ def rank() -> int:
     return _rank
 
 
-def become(own: int) -> None:
+def become(own: int | None) -> None:
     global _rank
     _rank = own
+
+
+@contextmanager
+def of_worker(own: int) -> Iterator[None]:
+    """In the block this process is a worker, and afterwards what it was before."""
+    before = _rank
+    become(own)
+    try:
+        yield
+    finally:
+        become(before)
