@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+from benchmarks.peers.no_queue import NoQueue
 from ringcast import WorkerGroup
-from ringcast.cli.lab.subject import QueueSpec, Receiver, Sender, SubjectBase
 
 
 class Worker:
@@ -34,27 +34,15 @@ Close = Callable[[], object]
 
 
 @dataclass(frozen=True)
-class Caller(SubjectBase):
+class Caller(NoQueue):
     """`make` starts so many workers, and returns a call of all of them, and their end."""
 
     make: Callable[[int], tuple[Calls, Close]] = lambda n: (_none, _none)
     only: tuple[str, ...] = ("calls",)
 
-    def place(self, spec: QueueSpec) -> Any:
-        """Never called: these are no queues."""
-        raise NotImplementedError
-
-    def sender(self, spec: QueueSpec, address: Any, links: Sequence[Connection]) -> Sender:
-        """Never called."""
-        raise NotImplementedError
-
-    def receiver(self, spec: QueueSpec, address: Any, rank: int, link: Connection) -> Receiver:
-        """Never called."""
-        raise NotImplementedError
-
 
 def _none(*_: Any) -> Any:
-    raise NotImplementedError
+    raise NotImplementedError  # each subject names its own `make`
 
 
 def group(n: int) -> tuple[Calls, Close]:

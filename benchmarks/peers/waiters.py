@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from benchmarks.peers.no_queue import NoQueue
 from ringcast import MessageQueue, Selector
-from ringcast.cli.lab.subject import QueueSpec, Receiver, Sender, SubjectBase
 
 _DEPTH, _MAX_BYTES = 128, 1 << 10
 
@@ -21,25 +21,13 @@ Take = Callable[[], Iterable[bytes]]
 
 
 @dataclass(frozen=True)
-class Waiter(SubjectBase):
+class Waiter(NoQueue):
     """`place` is called before the processes fork, `writers` in one and `reader` in the other."""
 
     many: Callable[[int, str], Any] = lambda n, folder: None
     writers: Callable[[Any], Sequence[Send]] = lambda place: ()
     reader: Callable[[Any], Take] = lambda place: tuple
     only: tuple[str, ...] = ("select",)
-
-    def place(self, spec: QueueSpec) -> Any:
-        """Never called: these are many queues."""
-        raise NotImplementedError
-
-    def sender(self, spec: QueueSpec, address: Any, links: Sequence[Connection]) -> Sender:
-        """Never called."""
-        raise NotImplementedError
-
-    def receiver(self, spec: QueueSpec, address: Any, rank: int, link: Connection) -> Receiver:
-        """Never called."""
-        raise NotImplementedError
 
 
 def _names(n: int, folder: str) -> list[str]:

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "modules.hpp"
+#include "threads.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -19,11 +20,7 @@ namespace {
 
 // Once nobody holds the other end of the pipe `descriptor` any more, this process has `grace` seconds to end by itself.
 void kill_when_closed(int descriptor, double grace) {
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &before);  // signals are for the threads of Python
-    std::thread([descriptor, grace] {
+    start_without_signals([descriptor, grace] {
         pollfd end{.fd = descriptor, .events = 0, .revents = 0};  // a hang-up needs not be asked for
         while (poll(&end, 1, -1) < 0 && errno == EINTR) {
         }
@@ -31,7 +28,6 @@ void kill_when_closed(int descriptor, double grace) {
         std::this_thread::sleep_for(std::chrono::duration<double>(grace));
         kill(getpid(), SIGKILL);
     }).detach();
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 }  // namespace

@@ -37,10 +37,9 @@ public:
         end.check_usable();
         return usable().add(given.ptr(), receiver, end.left_over.shared_count());
     }
-    void remove(End& end, nb::handle given) {
-        if (closed_ || selection_->in_forked_child()) return;
-        selection_->remove(given.ptr());
-        end.reader("a selector").leave_selection();
+    // Also once it is closed, which lets go of all ends.
+    void remove(nb::handle given) {
+        if (!selection_->in_forked_child()) selection_->remove(given.ptr());
     }
     nb::list select(nb::handle timeout) {
         const std::int64_t timeout_ns = parse_timeout(timeout.ptr());
@@ -112,7 +111,7 @@ void bind_selection(nb::module_& module) {
     nb::class_<PySelection>(module, "Selection", "Many readers' ends, waited for at once.", nb::is_weak_referenceable())
         .def(nb::init<std::tuple<std::int64_t, std::int64_t, std::int64_t, bool>>(), nb::arg("strategy"))
         .def("_add", &PySelection::add, nb::arg("end"), nb::arg("given"))
-        .def("_remove", &PySelection::remove, nb::arg("end"), nb::arg("given"))
+        .def("_remove", &PySelection::remove, nb::arg("given"))
         .def("_select", &PySelection::select, nb::arg("timeout").none())
         .def("_descriptor", &PySelection::descriptor)
         .def("_close", &PySelection::close)

@@ -4,6 +4,7 @@
 // happen in a finalizer. A lease keeps the segment mapped and its seat's lock held, also after its queue's end is closed.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <utility>
@@ -31,11 +32,16 @@ public:
     std::uint32_t seat() const noexcept { return seat_; }
     bool in_forked_child() const noexcept { return fork_generation_ != platform::fork_generation(); }
     Heirs& heirs() noexcept { return heirs_; }
+    // False: it is in a selection already.
+    bool enter_selection() noexcept { return !in_selection_.exchange(true, std::memory_order_relaxed); }
+    void leave_selection() noexcept { in_selection_.store(false, std::memory_order_relaxed); }
+    bool in_selection() const noexcept { return in_selection_.load(std::memory_order_relaxed); }
 
 private:
     std::shared_ptr<Segment> segment_;
     std::uint32_t seat_;
     std::uint32_t fork_generation_ = platform::fork_generation();
+    std::atomic<bool> in_selection_{false};
     Heirs heirs_;
 };
 

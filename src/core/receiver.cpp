@@ -143,8 +143,8 @@ void Receiver::finish() noexcept {
     const auto home = std::find(ranks.begin(), ranks.end(), claim_.rank) - ranks.begin();
     if (in_order && segment_->is_promised()) note_absence(ring.seats[home], ring_.cursor(), platform::process_id());
     leave_seat(ring, ring.seats[claim_.seat], in_order);
-    if (in_selection_.load(std::memory_order_relaxed)) {  // which keeps the seat, and sees that it has been left
-        Native::fence_seq_cst();                          // [signal]
+    if (hold_->in_selection()) {  // which keeps the seat, and sees that it has been left
+        Native::fence_seq_cst();  // [signal]
         unpark<Native>(parked_);
     }
     hold_.reset();  // drops the seat's lock, unless leases keep it

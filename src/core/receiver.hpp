@@ -141,9 +141,6 @@ public:
     }
     // The seat's, for who must know of its holder what outlives the end.
     const std::shared_ptr<SeatHold>& hold() const noexcept { return hold_; }
-    // False: it is in a selection already.
-    bool enter_selection() noexcept { return !in_selection_.exchange(true, std::memory_order_relaxed); }
-    void leave_selection() noexcept { in_selection_.store(false, std::memory_order_relaxed); }
     std::uint32_t rank() const noexcept { return claim_.rank; }
     std::uint32_t seat() const noexcept { return claim_.seat; }
     std::uint64_t messages() const noexcept { return messages_.load(std::memory_order_relaxed); }
@@ -168,7 +165,6 @@ private:
     RingReader<Native> ring_;
     bool peeked_ = false;  // the current message is leased
     std::atomic<bool> failed_{false};
-    std::atomic<bool> in_selection_{false};
     std::optional<Message> chunk_;  // the current message, while a chunk is open on it
     std::atomic<std::uint64_t> messages_{0};
     std::atomic<std::uint64_t> bytes_{0};

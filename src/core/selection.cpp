@@ -80,6 +80,8 @@ Selection::~Selection() {
         if (notifier_.joinable()) notifier_.detach();
         return;
     }
+    for (const Source& source : sources_)
+        if (source.hold != nullptr) source.hold->leave_selection();
     ends_.store(true, std::memory_order_relaxed);
     for (const auto& helper : helpers_) helper->set(Helper::kLooksAgain);
     for (const auto& helper : helpers_) helper->thread.join();
@@ -120,7 +122,7 @@ void Selection::change(Change&& make) {
 }
 
 bool Selection::add(void* key, Receiver& receiver, std::shared_ptr<const std::atomic<std::uint64_t>> left_over) {
-    if (!receiver.enter_selection()) return false;
+    if (!receiver.hold()->enter_selection()) return false;
     const RingView<Native>& ring = receiver.segment().ring();
     NativeSeat& seat = ring.seats[receiver.seat()];
     Source source;
@@ -137,7 +139,11 @@ bool Selection::add(void* key, Receiver& receiver, std::shared_ptr<const std::at
 
 void Selection::remove(void* key) {
     change([&] {
-        std::erase_if(sources_, [&](const Source& source) { return source.hold != nullptr && source.key == key; });
+        std::erase_if(sources_, [&](const Source& source) {
+            if (source.hold == nullptr || source.key != key) return false;
+            source.hold->leave_selection();
+            return true;
+        });
     });
 }
 

@@ -45,7 +45,7 @@ public:
     // thread can be had.
     bool slice(std::int64_t until_ns);
     void finish(bool ready) noexcept { waiter_.finish(ready); }
-    // The keys of those that can be read, each call beginning behind where the last one began
+    // The keys of those that can be read, each call beginning behind where the last one began.
     std::vector<void*> collect();
     std::int64_t started_ns() const noexcept { return waiter_.started_ns(); }
     const WaitCounters& counters() const noexcept { return counters_; }

@@ -123,7 +123,7 @@ class Selector(_core.Selection, Generic[K]):
             raise ArgumentError(f"{end!r} is not registered with this selector")
         self._deadlines.pop(end, None)
         given = self._given[end]
-        self._remove(end, given)
+        self._remove(given)
         del self._given[end]
         return given[0]
 
@@ -225,8 +225,8 @@ class Selector(_core.Selection, Generic[K]):
         self._close()
         given, self._given = self._given, {}
         self._deadlines.clear()
-        for end, one in given.items():
-            self._remove(end, one)
+        for one in given.values():
+            self._remove(one)
         own, self._own = self._own, []
         for end in own:
             end.close()

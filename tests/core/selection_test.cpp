@@ -73,7 +73,6 @@ void run(std::uint32_t count, bool notifies) {
             CHECK(selection.add(other.get(), *other->receiver, other->left_over));
             std::this_thread::yield();
             selection.remove(other.get());
-            other->receiver->leave_selection();
         }
     });
     std::uint64_t left = messages * count;
