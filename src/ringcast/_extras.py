@@ -7,7 +7,10 @@ from types import ModuleType
 
 from ringcast.errors import MissingPackageError
 
-_EXTRAS = {"numpy": "numpy", "msgspec": "msgpack", "torch": "torch", "cryptography": "remote", "matplotlib": "bench"}
+_EXTRAS = {
+    "numpy": "numpy", "msgspec": "msgpack", "torch": "torch", "cryptography": "remote", "matplotlib": "bench",
+    "ray": "ray",
+}  # fmt: skip
 
 
 def needed(package: str, what: str) -> ModuleType:

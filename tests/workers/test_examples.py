@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 
@@ -29,3 +30,9 @@ def test_a_controller_of_a_torchrun_job() -> None:
         "examples/torchrun_group.py",
     )  # fmt: skip
     assert "3 workers, 3000 rows, gradient 0.0" in out
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: ringcast[ray]")
+def test_actors_of_a_ray_cluster_of_two_nodes() -> None:
+    out = run_example(sys.executable, "examples/ray_group.py")
+    assert "4 actors on 2 nodes: 332833500, 249500250000" in out

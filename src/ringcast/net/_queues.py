@@ -41,12 +41,19 @@ def one_to_all(
     trust_store: bool,
     for_writer: Mapping[str, Any],
     for_readers: Mapping[str, Any],
+    *,
+    writer_reads: bool = False,
 ) -> Queue:
-    """A queue that `writer_rank` writes and all others read; or, if another process writes it, that all read."""
+    """A queue that `writer_rank` writes and all others read; or, if another process writes it, that all read.
+
+    With `writer_reads` the writer's rank has a seat, too, which is taken by a handle that the writer exports.
+    """
     group, seconds = ranks_of(pg, timeout, trust_store=_arguments.flag("trust_store", trust_store))
     writer_rank = checked_rank("writer_rank", writer_rank, group.size)
     external = None if external is None else checked_handle(external)
     same = _same(kind, max_chunk_bytes, max_chunks, blocking) | {"writer_rank": writer_rank}
+    if writer_reads:
+        same["writer_reads"] = True
     with group.enter("create_from_process_group", same, seconds, "come", *STEPS, "handle", "attached") as here:
         given = [part == b"external" for part in here.exchange("come", b"" if external is None else b"external")]
         if any(given) and not given[writer_rank]:
@@ -57,7 +64,7 @@ def one_to_all(
                 ),
                 writer_rank,
             )
-        if group.size == 1 and external is None:
+        if group.size == 1 and external is None and not writer_reads:
             raise ArgumentError("the group has one rank: a queue needs a reader besides its writer")
         elsewhere = _elsewhere(here, writer_rank)
         if group.rank != writer_rank:
@@ -66,8 +73,9 @@ def one_to_all(
         elif external is not None:
             end = kind.create_from_handle(external, group.rank, **for_readers)
         else:
-            ranks = [rank for rank in range(group.size) if rank != writer_rank and rank not in elsewhere]
-            end = kind(group.size - 1, len(ranks), ranks, *_sizes(same), **for_writer)
+            readers = [rank for rank in range(group.size) if writer_reads or rank != writer_rank]
+            ranks = [rank for rank in readers if rank not in elsewhere]
+            end = kind(len(readers), len(ranks), ranks, *_sizes(same), **for_writer)
             _lead(end, group)
         try:
             if group.rank == writer_rank:

@@ -9,6 +9,7 @@ what queues need: shared memory, locks that both sides see, and the same user.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -52,38 +53,51 @@ def sharing(here: Collective, source: int) -> list[bool]:
     with ExitStack() as ends:
         if group.rank != source:
             offer = here.objects("offer", [source])[0]
-            here.say_object("answer", _answer(ends, offer, others.index(group.rank)))
+            here.say_object("answer", answer(ends, offer, others.index(group.rank)))
             found = here.objects("verdict", [source])[0]
             if type(found) is not list or len(found) != group.size or any(type(one) is not bool for one in found):
                 raise about(foreign(f"what came from {group.named([source])} of who shares its memory", found), source)
             verdict: list[bool] = found
             return verdict
-        from ringcast.queue import MessageQueue
-
-        nonce = secrets.token_hex(16)
-        queue = MessageQueue(len(others), max_chunk_bytes=64, max_chunks=1, max_bytes=1 << 20)
-        ends.callback(_end, queue)
-        handle = queue.export_handle()
-        queue.enqueue(nonce.encode())
-        here.say_object("offer", [handle.segment, handle.epoch, list(handle.local_reader_ranks), list(handle.ring)])
-        answers = here.objects("answer", others)
-        taken = {reader["rank"] for reader in queue.stats()["readers"] if reader["alive"]}
-        shares = [True] * group.size
-        for seat, (rank, answer) in enumerate(zip(others, answers, strict=True)):
-            shares[rank] = answer == nonce and seat in taken
+        offering = ends.enter_context(Offer(len(others)))
+        here.say_object("offer", offering.said)
+        shared = offering.shares(here.objects("answer", others))
+        shares = [rank == source or shared[others.index(rank)] for rank in range(group.size)]
         here.say_object("verdict", shares)
         return shares
 
 
-def _end(queue: MessageQueue[Any]) -> None:
-    """Also without those who have not come for what was written."""
-    for rank in range(queue.stats()["n_reader"]):
-        queue.evict(rank)
-    queue.close(0)
+class Offer:
+    """The source's side: a queue with a nonce in it, and a seat for each of the others."""
+
+    def __init__(self, n: int) -> None:
+        from ringcast.queue import MessageQueue
+
+        self._nonce = secrets.token_hex(16)
+        self._queue: MessageQueue[Any] = MessageQueue(n, max_chunk_bytes=64, max_chunks=1, max_bytes=1 << 20)
+        handle = self._queue.export_handle()
+        self._queue.enqueue(self._nonce.encode())
+        self.said = [handle.segment, handle.epoch, list(handle.local_reader_ranks), list(handle.ring)]
+        """What the others get, as JSON has it."""
+
+    def shares(self, answers: Sequence[Any]) -> list[bool]:
+        """By seat, of those who have answered and still hold their seats."""
+        taken = {reader["rank"] for reader in self._queue.stats()["readers"] if reader["alive"]}
+        return [said == self._nonce and seat in taken for seat, said in enumerate(answers)]
+
+    def __enter__(self) -> Offer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Also without those who have not come for what was written."""
+        for rank in range(self._queue.stats()["n_reader"]):
+            self._queue.evict(rank)
+        self._queue.close(0)
 
 
-def _answer(ends: ExitStack, offer: Any, seat: int) -> str | None:
-    """What this rank reads in the source's memory, if it is its own memory, too."""
+def answer(ends: ExitStack, offer: Any, seat: int) -> str | None:
+    """What this rank reads in the source's memory, if it is its own memory, too. Its seat is held for as long as `ends`
+    is."""
     from ringcast.queue import MessageQueue
 
     try:

@@ -17,7 +17,12 @@
     _stream       the items of a generator
     _attendant    the thread for what nobody waits for
     _crew         all processes of a group
-    _adopted      ranks of a process group in their place
+    _starting     how long a start may take
+    _asking       what ranks are doing, where no pipe leads
+    _guests       workers that others have started
+    _adopted      ranks of a process group
+    _actor        an actor of Ray's
+    _on_ray       such actors as workers
     _group        WorkerGroup
 
 Calls and answers are messages of our queues; a group adds numbers, and who waits for whom.

@@ -16,15 +16,17 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from ringcast.errors import (
+    BusyError,
     CallTimeoutError,
     ForkedError,
     QueueClosedError,
     QueueTimeoutError,
+    RingcastError,
     WorkerDiedError,
 )
 from ringcast.queue import MessageQueue
@@ -43,7 +45,12 @@ class Calls:
     """What a group's threads share."""
 
     def __init__(
-        self, ring: MessageQueue, ranks: Sequence[int], label: str, leaving: Callable[[int], None], wait: Wait
+        self,
+        ring: MessageQueue,
+        ranks: Sequence[int],
+        label: str,
+        leaving: Callable[[int, RingcastError], None],
+        wait: Wait,
     ) -> None:
         self.label = label
         self.under_way: dict[int, Call] = {}
@@ -55,7 +62,11 @@ class Calls:
         self.deaths: deque[tuple[int, WorkerDiedError]] = deque()
         self.dead: dict[int, str] = {}
         self.closed: str | None = None
-        self.stacks: Callable[[int], str | None] = lambda _: None
+        self.stacks: Callable[[Sequence[int]], Mapping[int, str]] = lambda _: {}
+        """What these ranks are doing, as far as they can say so."""
+        self.can_respawn = True
+        self.own_thread: int | None = None
+        """Which thread of this process is one of the group's workers, if one is."""
         self.on_stray: Callable[[], None] = lambda: None
         """Called when there is something to do that nobody waits for."""
         self.on_dropped: Callable[[], None] = lambda: None
@@ -285,7 +296,7 @@ class Calls:
             self.answered.compare(call.times)
 
     def _put(self, number: int, rank: int, kind: int, value: Any) -> None:
-        call = self.under_way.get(number) if number != UNKNOWN else self._first_of(rank)
+        call = self.under_way.get(number) if number != UNKNOWN else self.first_of(rank)
         if call is None or rank not in call.waiting:
             return
         if kind == ITEM:
@@ -301,8 +312,14 @@ class Calls:
             self.under_way.pop(call.number, None)
             self._finish(call)
 
-    def _first_of(self, rank: int) -> Call | None:
+    def first_of(self, rank: int) -> Call | None:
+        """What it is doing, as far as is known here: what it has to answer first."""
         return next((call for call in list(self.under_way.values()) if rank in call.waiting), None)
+
+    def doing(self, rank: int) -> str:
+        """In words, of one that has ended."""
+        first = self.first_of(rank)
+        return "and it had no call" if first is None else f"in {first.told}"
 
     def _fail(self, call: Call, rank: int, error: Any) -> None:
         call.fail(rank, error)
@@ -340,14 +357,11 @@ class Calls:
             )
         ranks = tuple(sorted(call.waiting))
         told = []
-        stacks: dict[int, str] = {}
         for rank in ranks:
-            first = self._first_of(rank)
+            first = self.first_of(rank)
             doing = "" if first is call or first is None else f" (it has not begun: {first.told} is before it)"
             told.append(f"rank {rank} has not answered{doing}")
-            text = self.stacks(rank)
-            if text:
-                stacks[rank] = text
+        stacks = dict(self.stacks(ranks))
         shown = "".join(f"\nrank {rank}:\n{text}" for rank, text in stacks.items())
         return CallTimeoutError(f"{self.label}: {call.told}: {', '.join(told)} {took}{shown}", ranks, stacks)
 
@@ -374,12 +388,14 @@ class Calls:
     def closed_error(self) -> QueueClosedError:
         return QueueClosedError(f"{self.label} {self.closed}")
 
-    def check_process(self) -> None:
+    def check_caller(self) -> None:
         if os.getpid() != self._pid:
             raise ForkedError(
                 f"{self.label} belongs to process {self._pid}, which made it: no worker of it, and no process forked "
                 "from that one, can call it"
             )
+        if self.own_thread is not None and self.own_thread == threading.get_ident():
+            raise BusyError(f"{self.label}: a call that its own workers run, as this one, must not call the group")
 
     def _check(self, ranks: tuple[int, ...]) -> None:
         if self.closed is not None:
@@ -390,7 +406,8 @@ class Calls:
             if rank in self.dead:
                 error = WorkerDiedError(
                     f"{self.label}: rank {rank} {self.dead[rank]}, before this call; nothing was sent: "
-                    f"respawn({rank}), or call others by ranks=..."
+                    + (f"respawn({rank}), or " if self.can_respawn else "")
+                    + "call others by ranks=..."
                 )
                 error.rank = rank
                 raise error

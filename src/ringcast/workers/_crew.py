@@ -18,7 +18,7 @@ from typing import Any
 
 from ringcast import _at_exit, _core
 from ringcast._names import PREFIX, suffix
-from ringcast.errors import CallTimeoutError, EncodeError
+from ringcast.errors import CallTimeoutError, EncodeError, RingcastError
 from ringcast.queue import MessageQueue
 from ringcast.waiting import Wait
 from ringcast.workers._attendant import Attendant
@@ -199,9 +199,7 @@ class Crew:
 
     def _died(self, worker: Worker) -> None:
         calls = self.calls
-        first = next((call for call in list(calls.under_way.values()) if worker.rank in call.waiting), None)
-        doing = "and it had no call" if first is None else f"in {first.told}"
-        error = worker.died(doing)
+        error = worker.died(calls.doing(worker.rank))
         calls.dead[worker.rank] = str(worker.death)
         if not self._closing:
             with suppress(Exception):
@@ -212,15 +210,15 @@ class Crew:
         if not calls.look():
             calls.on_stray()
 
-    def _leaves(self, rank: int) -> None:
+    def _leaves(self, rank: int, _: RingcastError) -> None:
         worker = self.workers[rank]
         if not worker.ended.is_set() and worker.leaving_since is None:
             worker.leaving_since = time.monotonic()
             self._keeper.look()
 
-    def _stacks(self, rank: int) -> str | None:
-        worker = self.workers[rank]
-        return None if worker.ended.is_set() else worker.stacks()
+    def _stacks(self, ranks: Sequence[int]) -> dict[int, str]:
+        asked = (self.workers[rank] for rank in ranks)
+        return {worker.rank: worker.stacks() for worker in asked if not worker.ended.is_set()}
 
 
 _crews: weakref.WeakSet[Crew] = weakref.WeakSet()

@@ -14,6 +14,7 @@ from ringcast.workers._call import Call
 from ringcast.workers._crew import Crew
 from ringcast.workers._future import CallFuture
 from ringcast.workers._records import CALL, CAST, SCATTER, STREAM
+from ringcast.workers._starting import START_TIMEOUT_S
 from ringcast.workers._stats import GroupStats
 from ringcast.workers._stream import CREDIT_ITEMS, Stream
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ringcast.net._any_group import AnyGroup
+    from ringcast.workers._on_ray import RayCrew
 
 DEFAULT_CLOSE_S = 5.0
 _AFTER_AN_EXCEPTION_S = 0.5
@@ -79,26 +81,21 @@ class WorkerGroup:
         if not callable(cls):
             raise _arguments.refuse("cls", "a class, or a function that makes an object", cls)
         n = _arguments.checked("n", n, 1, _MOST_WORKERS)
-        if isinstance(args, str | bytes) or not isinstance(args, Iterable):
-            raise _arguments.refuse("args", "a sequence of arguments", args)
-        own = [()] * n if rank_args is None else [tuple(one) for one in rank_args]
-        if len(own) != n:
-            raise ArgumentError(f"rank_args must have one sequence of arguments for each of {n} ranks, not {len(own)}")
+        arguments = _each(_sequence(args), rank_args, n)
         _arguments.choice("start_method", start_method, ("spawn", "forkserver", "fork"))
         WaitSettings.of(wait)
         timeout = _arguments.seconds("start_timeout", start_timeout)
         self._allow_callables = _arguments.flag("allow_callables", allow_callables)
-        name = getattr(cls, "__qualname__", type(cls).__qualname__)
-        common = tuple(args)
+        name = _name_of(cls)
         crew = Crew(
-            name, cls, [(*common, *one) for one in own], kwargs or {}, start_method, dict(env or {}), wait,
+            name, cls, arguments, kwargs or {}, start_method, dict(env or {}), wait,
             _arguments.flag("prefix", prefix), self._allow_callables, max_bytes,
         )  # fmt: skip
         crew.calls.label = f"WorkerGroup({name}, {n})"
         crew.start(timeout)
         self._lead(crew)
 
-    def _lead(self, crew: Crew | Adopted) -> None:
+    def _lead(self, crew: Crew | Adopted | RayCrew) -> None:
         self._crew = crew
         self._calls = crew.calls
         self._label = crew.calls.label
@@ -114,6 +111,7 @@ class WorkerGroup:
         kwargs: Mapping[str, Any] | None = None,
         *,
         controller: int = 0,
+        include_self: bool = False,
         allow_callables: bool = False,
         trust_store: bool = False,
         max_bytes: int | None = None,
@@ -123,9 +121,11 @@ class WorkerGroup:
         """Collective over a process group, such as torchrun's: the other ranks become the workers of `controller`.
 
         On the controller the group, whose ranks are those of `pg`; elsewhere None, after the controller has closed it:
-        until then the rank serves. Other machines are reached through links. `pg` and `trust_store` are as in
-        `MessageQueue.create_from_process_group`, the other arguments as the class has them; `timeout` is in seconds,
-        until all objects are made. Ranks that end are told as WorkerDiedError, and cannot be brought back.
+        until then the rank serves. With `include_self` the controller's own process is a rank, too: a thread of it
+        makes the object and runs its calls, which must not call the group. Other machines are reached through links.
+        `pg` and `trust_store` are as in `MessageQueue.create_from_process_group`, the other arguments as the class has
+        them, the same on all ranks; `timeout` is in seconds, until all objects are made. Ranks that end, which is
+        known within a second, also between calls, are told as WorkerDiedError, and cannot be brought back.
 
         >>> import socket, threading
         >>> listening = socket.create_server(("127.0.0.1", 0))
@@ -144,11 +144,60 @@ class WorkerGroup:
             raise _arguments.refuse("kind", "a class, or a function that makes an object", kind)
         allow = _arguments.flag("allow_callables", allow_callables)
         crew = adopt(
-            pg, kind, args, kwargs or {}, controller, allow, trust_store, max_bytes, wait,
+            pg, kind, args, kwargs or {}, controller, _arguments.flag("include_self", include_self), allow,
+            trust_store, max_bytes, wait,
             _arguments.seconds("timeout", timeout),
         )  # fmt: skip
         if crew is None:
             return None
+        group = cls.__new__(cls)
+        group._allow_callables = allow
+        group._lead(crew)
+        return group
+
+    @classmethod
+    def on_ray(
+        cls,
+        kind: Callable[..., Any],
+        placement_group: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        rank_args: Sequence[Sequence[Any]] | None = None,
+        env: Mapping[str, str] | None = None,
+        actor_options: Mapping[str, Any] | None = None,
+        allow_callables: bool = False,
+        max_bytes: int | None = None,
+        wait: Wait = None,
+        start_timeout: float | None = START_TIMEOUT_S,
+    ) -> Self:
+        """Workers that are actors of Ray's: rank n in bundle n of `placement_group`, of which it takes all.
+
+        Needs `ringcast[ray]`, and a cluster that this process is in. Actors on this machine are reached through shared
+        memory, others through links. Ray shows what they print, with each line's rank before it. `actor_options` are
+        Ray's, as `.options` of an actor has them, and go before what the bundle says; the other arguments are as the
+        class has them. The group ends its actors, and leaves the placement group alone.
+        Raises what the class raises; MissingPackageError; what Ray raises.
+
+        >>> import ray  # doctest: +SKIP
+        >>> ray.init()  # doctest: +SKIP
+        >>> placed = ray.util.placement_group([{"CPU": 1}] * 2)  # doctest: +SKIP
+        >>> with WorkerGroup.on_ray(dict, placed, ([("step", 1)],)) as actors:  # doctest: +SKIP
+        ...     actors.call("get", "step")
+        [1, 1]
+        """
+        if not callable(kind):
+            raise _arguments.refuse("kind", "a class, or a function that makes an object", kind)
+        common = _sequence(args)
+        timeout = _arguments.seconds("start_timeout", start_timeout)
+        WaitSettings.of(wait)
+        allow = _arguments.flag("allow_callables", allow_callables)
+        from ringcast.workers._on_ray import RayCrew
+
+        crew = RayCrew(
+            _name_of(kind), kind, placement_group, lambda n: _each(common, rank_args, n), kwargs or {}, env or {},
+            actor_options or {}, allow, max_bytes, wait, timeout,
+        )  # fmt: skip
         group = cls.__new__(cls)
         group._allow_callables = allow
         group._lead(crew)
@@ -253,11 +302,12 @@ class WorkerGroup:
         """
         timeout = _arguments.seconds("start_timeout", start_timeout)
         rank = self._rank(rank)
-        self._calls.check_process()
+        self._calls.check_caller()
         if self._calls.closed is not None:
             raise self._calls.closed_error()
-        if rank not in self._calls.dead:
-            raise ArgumentError(f"{self._label}: rank {rank} has not ended (pid {self.pids[rank]})")
+        if rank not in self._calls.dead and self._calls.can_respawn:
+            pid = next(worker.pid for worker in self._crew.workers if worker.rank == rank)
+            raise ArgumentError(f"{self._label}: rank {rank} has not ended (pid {pid})")
         while self._calls.deaths:
             self._calls.look()
         self._crew.respawn(rank, timeout)
@@ -365,7 +415,7 @@ class WorkerGroup:
         )
         if not chosen:
             raise ArgumentError("ranks must name at least one rank")
-        self._calls.check_process()
+        self._calls.check_caller()
         return Call(name, chosen, alone, None if deadline is None else _arguments.seconds("deadline", deadline))
 
     def _rank(self, rank: Any) -> int:
@@ -374,6 +424,26 @@ class WorkerGroup:
             every = self._calls.every
             raise RankError(f"{self._label} has ranks {every[0]} to {every[-1]}, not {rank}")
         return int(rank)
+
+
+def _name_of(kind: Any) -> str:
+    return str(getattr(kind, "__qualname__", type(kind).__qualname__))
+
+
+def _sequence(args: Any) -> tuple[Any, ...]:
+    if isinstance(args, str | bytes) or not isinstance(args, Iterable):
+        raise _arguments.refuse("args", "a sequence of arguments", args)
+    return tuple(args)
+
+
+def _each(common: tuple[Any, ...], rank_args: Sequence[Sequence[Any]] | None, n: int) -> list[tuple[Any, ...]]:
+    """The arguments of each rank."""
+    if rank_args is None:
+        return [common] * n
+    own = [tuple(one) for one in rank_args]
+    if len(own) != n:
+        raise ArgumentError(f"rank_args must have one sequence of arguments for each of {n} ranks, not {len(own)}")
+    return [(*common, *one) for one in own]
 
 
 class Member:

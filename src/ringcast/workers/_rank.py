@@ -1,13 +1,21 @@
-"""Which worker of its group this process is."""
+"""Which worker of its group this process is, or this thread: one whose group's own process is a rank, too."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ringcast.errors import RoleError
 
 _rank: int | None = None
+
+
+class _Here(threading.local):
+    rank: int | None = None
+
+
+_here = _Here()
 
 
 def rank() -> int:
@@ -18,9 +26,10 @@ def rank() -> int:
     ...     group.call(lambda worker: workers.rank())
     [0, 1]
     """
-    if _rank is None:
+    found = _rank if _here.rank is None else _here.rank
+    if found is None:
         raise RoleError("this process is no worker of a group: rank() is for code that a WorkerGroup's workers run")
-    return _rank
+    return found
 
 
 def become(own: int | None) -> None:
@@ -37,3 +46,13 @@ def of_worker(own: int) -> Iterator[None]:
         yield
     finally:
         become(before)
+
+
+@contextmanager
+def of_thread(own: int) -> Iterator[None]:
+    """In the block this thread is a worker, which the rest of its process is not."""
+    _here.rank = own
+    try:
+        yield
+    finally:
+        _here.rank = None

@@ -20,7 +20,7 @@ _MOMENT_S = 0.001
 class Rings:
     """Used by one thread at a time."""
 
-    def __init__(self, ended: Callable[[int], None], wait: Wait) -> None:
+    def __init__(self, ended: Callable[[int, RingcastError], None], wait: Wait) -> None:
         self.inbox: deque[Any] = deque()
         """Messages go from a ring into it in one native step, so that no interruption comes between."""
         self._rings: dict[int, MessageQueue] = {}
@@ -98,6 +98,6 @@ class Rings:
             return True
         if isinstance(error, QueueClosedError | WriterDiedError):
             self._let_go(rank)
-            self._ended(rank)
+            self._ended(rank, error)
             return False
         raise error

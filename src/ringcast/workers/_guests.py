@@ -1,0 +1,128 @@
+"""Workers that somebody else has started, as the process that calls them sees them.
+
+Whether they live is what their rings say, and what is known besides: nobody is reaped here. A thread looks between
+calls, so that a death is known before the next one.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from ringcast.errors import LinkDiedError, QueueClosedError, RingcastError, WorkerDiedError
+from ringcast.queue import MessageQueue
+from ringcast.waiting import Wait
+from ringcast.workers._asking import Asking
+from ringcast.workers._attendant import Attendant
+from ringcast.workers._calls import Calls
+
+CHUNK_BYTES = 1 << 20
+_LOOK_S = 0.2
+
+
+class Guest:
+    """A rank, of which no more is known than it has said."""
+
+    host: str = ""
+    pid: int = 0
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        self.ended = threading.Event()
+
+    def is_at(self, host: str, pid: int) -> None:
+        self.host, self.pid = host, pid
+
+
+class Guests:
+    """In the place of a Crew."""
+
+    def __init__(
+        self, label: str, ring: MessageQueue[Any], asks: MessageQueue[Any], workers: Sequence[Any], wait: Wait
+    ) -> None:
+        self.label = label
+        self.calls = Calls(ring, [worker.rank for worker in workers], label, self._left, wait)
+        self.workers: list[Any] = list(workers)
+        self._pid = os.getpid()
+        self._ring = ring
+        self._asking = Asking(self.calls, asks)
+        self.calls.stacks = self._asking.stacks
+        self._attendant = Attendant(self.calls)
+        self._news: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        """Ranks of which something may be known besides; None, at the end."""
+        self._thread = threading.Thread(target=self._watch, name="ringcast-watch", daemon=True)
+
+    def worker(self, rank: int) -> Any:
+        return next(worker for worker in self.workers if worker.rank == rank)
+
+    def _let_go(self) -> None:
+        """At the end, when no rank is waited for any more."""
+        self._news.put(None)
+        if self._thread is not threading.current_thread() and self._thread.is_alive():
+            self._thread.join(1.0)
+        self._asking.close()
+        self._attendant.end()
+        self.calls.let_go()
+
+    def _await_ends(self, seconds: float) -> bool:
+        """Takes meanwhile what they still answer, since they may wait for that."""
+        until = time.monotonic() + seconds
+        while not all(worker.ended.is_set() for worker in self.workers):
+            if time.monotonic() >= until:
+                return False
+            self.calls.look()
+            time.sleep(0.001)
+        return True
+
+    def _watch(self) -> None:
+        while True:
+            try:
+                rank = self._news.get(timeout=_LOOK_S)
+                if rank is None:
+                    return
+                self._heard(rank)
+            except queue.Empty:
+                pass
+            self._look()
+            with suppress(RingcastError):
+                self.calls.look()
+
+    def _heard(self, rank: int) -> None:
+        """There is news of a rank."""
+
+    def _look(self) -> None:
+        """Now and then."""
+
+    def _left(self, rank: int, error: RingcastError) -> None:
+        """Its ring has ended. Called by who leads."""
+        self._died(rank, how_it_left(error))
+
+    def _died(self, rank: int, how: str, exitcode: int | None = None) -> None:
+        worker, calls = self.worker(rank), self.calls
+        if worker.ended.is_set():
+            return
+        worker.ended.set()
+        if calls.closed is not None:
+            return
+        error = WorkerDiedError(
+            f"{self.label}: rank {rank} (host {worker.host}, pid {worker.pid}) {how}, {calls.doing(rank)}"
+        )
+        error.rank, error.pid, error.exitcode = rank, worker.pid, exitcode
+        calls.dead[rank] = how
+        with suppress(RingcastError):
+            self._ring.evict(rank)
+        calls.deaths.append((rank, error))
+
+
+def how_it_left(error: RingcastError) -> str:
+    """What the end of its ring tells of a rank."""
+    if isinstance(error, QueueClosedError):
+        return "has left: its end of the group is closed"
+    if isinstance(error, LinkDiedError):
+        return f"is out of reach ({error})"
+    return "has died: it was killed, or crashed"
