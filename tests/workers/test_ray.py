@@ -102,8 +102,8 @@ def calls_of_all_kinds(link: Link, address: str) -> None:
         assert late.value.ranks == (1,)
         assert "nap_by_rank" in late.value.stacks[1]
         group[0].cast("say", "words")
+        group.close(0)
         with pytest.raises(QueueClosedError):
-            group.close(0)
             group.call("rank")
         eventually(lambda: not any(map(lives, group.pids)), "the end of the actors", PROMPT_S)
     assert segments() == set()
