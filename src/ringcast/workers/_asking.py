@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from ringcast.errors import RingcastError
+from ringcast.errors import QueueTimeoutError, RingcastError
 from ringcast.queue import MessageQueue
 from ringcast.workers._call import Call
 from ringcast.workers._calls import Calls
@@ -49,7 +49,8 @@ class Asking:
             calls.under_way.pop(question.number, None)
 
     def close(self) -> None:
-        self._ring.close(0)
+        with suppress(QueueTimeoutError):  # of who is dead
+            self._ring.close(0)
 
 
 class Telling:

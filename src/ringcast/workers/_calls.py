@@ -381,7 +381,8 @@ class Calls:
 
     def let_go(self) -> None:
         """After all workers have ended."""
-        self._ring.close(0)
+        with suppress(QueueTimeoutError):  # who is dead has not got all
+            self._ring.close(0)
         with self._lead:  # who leads has nothing to wait for any more, and leaves
             self.rings.close()
 
