@@ -31,6 +31,8 @@ NB_MODULE(_core, module) {
     ringcast::bindings::bind_selection(module);
     ringcast::bindings::bind_foreign_code(module);
     ringcast::bindings::bind_guard(module);
+    ringcast::bindings::bind_pool_keys(module);
+    ringcast::bindings::bind_pool_hashing(module);
 #ifdef RINGCAST_FAULT_POINTS
     ringcast::bindings::bind_faults(module);
 #endif

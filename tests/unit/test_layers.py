@@ -22,6 +22,7 @@ LAYERS = [
     {"_selector"},
     {"net"},
     {"workers"},
+    {"pool"},
     {"ringcast"},
     {"instruments"},
     {"cli"},
@@ -125,6 +126,7 @@ def test_only_public_modules_have_public_names() -> None:
         "codec",
         "net",
         "workers",
+        "pool",
         "instruments",
         "cli",
     }
