@@ -17,33 +17,33 @@ if TYPE_CHECKING:
 class Call:
     """Belongs to whoever made it; the answers are put into it by whoever reads them."""
 
-    number = -1
-    waiting: set[int]
-    """Who has not answered."""
-    results: dict[int, Any]
-    errors: Sequence[tuple[int, Failure | BaseException]] = ()
-    expires: float | None = None
-    """Its deadline, by the clock of `time.monotonic`."""
-    done: bool = False
-    """Nobody waits for more: it is complete, has failed, has expired or was given up."""
-    wake: threading.Event | None = None
-    """Of one who waits while somebody else reads."""
-    future: CallFuture[Any] | None = None
-    items: deque[tuple[int, Any]] | None = None
-    """Of a stream: what has come, (rank, item), and was not taken yet."""
+    __slots__ = (
+        "alone", "asked_at", "done", "errors", "expires", "future", "items", "name", "number", "ranks", "results",
+        "times", "waiting", "wake",
+    )  # fmt: skip
 
     def __init__(self, name: Any, ranks: tuple[int, ...], alone: bool, seconds: float | None) -> None:
         self.name = name
         self.ranks = ranks
         self.alone = alone
         """The result is that of the one rank, not a list."""
-        self.waiting = set(ranks)
-        self.results = {}
+        self.number: int = -1
+        self.waiting: set[int] = set(ranks)
+        """Who has not answered."""
+        self.results: dict[int, Any] = {}
         self.times: dict[int, float] = {}
         """When those who have answered did."""
+        self.errors: Sequence[tuple[int, Failure | BaseException]] = ()
+        self.done: bool = False
+        """Nobody waits for more: it is complete, has failed, has expired or was given up."""
+        self.wake: threading.Event | None = None
+        """Of one who waits while somebody else reads."""
+        self.future: CallFuture[Any] | None = None
+        self.items: deque[tuple[int, Any]] | None = None
+        """Of a stream: what has come, (rank, item), and was not taken yet."""
         self.asked_at: float = time.monotonic()
-        if seconds is not None:
-            self.expires = self.asked_at + seconds
+        self.expires: float | None = None if seconds is None else self.asked_at + seconds
+        """Its deadline, by the clock of `time.monotonic`."""
 
     def fail(self, rank: int, error: Failure | BaseException) -> None:
         self.errors = (*self.errors, (rank, error))

@@ -5,9 +5,9 @@ wakes those whose calls are complete; when it has its own it leaves, and wakes o
 a call costs no thread. Who waits for room in the ring of calls takes answers meanwhile, because a worker whose answers
 nobody reads takes no calls.
 
-Everything here may be ended by an interruption between any two steps. So what is held is held by `with` or taken in one
-native step, an answer stays in the inbox until it has been put in its place, putting it there twice does no harm, and
-every wait looks again after a quarter of a second, whoever should have woken it.
+Everything here may be ended by an interruption between any two steps. So what is held is held by `with`, taken in one
+native step, or looked for at the end; an answer stays in the inbox until it has been put in its place, putting it there
+twice does no harm, and every wait looks again after a quarter of a second, whoever should have woken it.
 """
 
 from __future__ import annotations
@@ -39,6 +39,19 @@ from ringcast.workers._stats import Answered
 _SLICE_S = 0.25
 _ROOM_S = 0.002
 """So long at a time room for a call is waited for, before answers are looked at again."""
+
+
+class _Fork:
+    """How many forks away this process is from who first imported this: cheaper to ask than which process it is."""
+
+    lives = 0
+
+    def happened(self) -> None:
+        self.lives += 1
+
+
+_fork = _Fork()
+os.register_at_fork(after_in_child=_fork.happened)
 
 
 class Calls:
@@ -74,11 +87,11 @@ class Calls:
         self.on_watched: Callable[[], None] = lambda: None
         """Called when a future gets a callback."""
         self._ring = ring
-        self._pid = os.getpid()
+        self._pid, self._lives = os.getpid(), _fork.lives
         self.every: tuple[int, ...] = tuple(ranks)
         self._sending = threading.RLock()
         self._next = 0
-        self._lead = threading.RLock()
+        self._lead: Any = threading.RLock()  # whose declaration knows not all that it has
         self._followers: list[Call] = []
         self._unsaid: deque[tuple[int, tuple[int, ...]]] = deque()
 
@@ -90,7 +103,8 @@ class Calls:
         patience = 0.0
         while True:
             with self._sending:
-                self._check(call.ranks)
+                if self.dead or self.closed is not None:
+                    self._check(call.ranks)
                 number = call.number = self._next
                 try:
                     if answered:
@@ -171,13 +185,14 @@ class Calls:
 
     def wait(self, call: Call, until: float | None) -> bool:
         """Until a call is done, or has an item, whoever reads it; False when the time is over."""
+        lead, nested = self._lead, self._lead._is_owned()
         follows = False
         try:
             while not (call.done or call.items):
-                held: list[bool] = []
+                held = False
                 try:
-                    held.extend(map(self._lead.acquire, (False,)))
-                    if held[0]:
+                    held = lead.acquire(False)
+                    if held:
                         if follows:
                             self._followers.remove(call)
                             follows = False
@@ -185,8 +200,8 @@ class Calls:
                             return bool(call.done or call.items)
                         break
                 finally:
-                    if held and held[0]:
-                        self._lead.release()
+                    if held or (not nested and lead._is_owned()):  # an interruption came between the two
+                        lead.release()
                         if self._followers:
                             self._hand_on()
                 if not follows:  # from here on who leads knows of it; it may have left before
@@ -248,7 +263,9 @@ class Calls:
                     self.rings.take_what_is_there()
                     self._dispatch()
                     return False
-            self.rings.take(seconds, tuple(call.waiting))
+            waiting = call.waiting
+            ranks = call.ranks if len(waiting) == len(call.ranks) else tuple(waiting)
+            self.rings.take(seconds, ranks, each=len(self.under_way) == 1 and call.items is None)
             self._dispatch()
         return True
 
@@ -261,18 +278,21 @@ class Calls:
     # Answers. Only who leads is here.
 
     def _dispatch(self) -> None:
-        inbox = self.rings.inbox
+        inbox, under_way = self.rings.inbox, self.under_way
         while inbox:
             number, rank, kind, value, at = inbox[0]
-            call = self.under_way.get(number)
-            if call is not None and kind == DONE and not call.done:
+            call = under_way.get(number)
+            if kind == DONE and call is not None and not call.done:
                 call.results[rank] = value
                 call.times[rank] = at or time.monotonic()
                 call.waiting.discard(rank)
                 if not call.waiting:
-                    self.under_way.pop(number, None)
-                    self._finish(call)
-                    self._note(call)
+                    if call.future is None:
+                        call.finish()
+                    else:
+                        self._finish(call)
+                    under_way.pop(number, None)
+                    self.answered.note(call.asked_at, call.times)
             else:
                 self._put(number, rank, kind, value)
             del value
@@ -289,15 +309,11 @@ class Calls:
                     self._fail(call, rank, error)
             self.deaths.popleft()
 
-    def _note(self, call: Call) -> None:
-        for rank, at in call.times.items():
-            self.answered.note(rank, at - call.asked_at)
-        if len(call.times) > 1:
-            self.answered.compare(call.times)
-
     def _put(self, number: int, rank: int, kind: int, value: Any) -> None:
         call = self.under_way.get(number) if number != UNKNOWN else self.first_of(rank)
         if call is None or rank not in call.waiting:
+            if call is not None and call.done and not call.waiting:
+                self.under_way.pop(call.number, None)  # an interruption came before that
             return
         if kind == ITEM:
             if call.items is not None and not call.done:
@@ -390,7 +406,7 @@ class Calls:
         return QueueClosedError(f"{self.label} {self.closed}")
 
     def check_caller(self) -> None:
-        if os.getpid() != self._pid:
+        if self._lives != _fork.lives:
             raise ForkedError(
                 f"{self.label} belongs to process {self._pid}, which made it: no worker of it, and no process forked "
                 "from that one, can call it"

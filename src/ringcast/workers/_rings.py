@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -43,19 +43,29 @@ class Rings:
             pass
         self._let_go(rank)
 
-    def take(self, seconds: float, wanted: Collection[int] = ()) -> None:
+    def take(self, seconds: float, wanted: Sequence[int] = (), *, each: bool = False) -> None:
         """Waits until some message is there, and takes what is there.
 
-        For a moment it waits for one of the ranks `wanted` alone, without which nobody can go on: that is cheaper than
-        to wait for all.
+        For a moment it waits for one of the ranks `wanted` alone, without which nobody can go on, or for one message of
+        `each`, if nobody else waits for any: that is cheaper than to wait for all.
         """
-        alone = len(self._rings) == 1
-        for rank in self._rings if alone else wanted:
-            ring = self._rings.get(rank)
-            if ring is not None:
-                if self._wait(rank, ring, seconds if alone else min(seconds, _MOMENT_S)) or alone:
+        rings, inbox = self._rings, self.inbox
+        alone = len(rings) == 1
+        moment = (seconds if alone or seconds < _MOMENT_S else _MOMENT_S,)
+        rank = -1
+        try:
+            for rank in rings if alone else wanted:
+                inbox.extend(map(rings[rank].dequeue, moment))
+                if not each:
                     return
-                break
+            if inbox:
+                return
+        except (QueueTimeoutError, KeyError):  # KeyError: it has ended
+            if inbox or alone:
+                return
+        except RingcastError as error:
+            self._failed(rank, error)
+            return
         for rank, ring in self._selector._select(seconds):
             self._take_from(rank, ring)
 
@@ -73,16 +83,6 @@ class Rings:
         if ring is not None:
             self._selector.unregister(ring)
             ring.close()
-
-    def _wait(self, rank: int, ring: MessageQueue, seconds: float) -> bool:
-        """False: nothing has come."""
-        try:
-            self.inbox.extend(map(ring.dequeue, (seconds,)))
-        except QueueTimeoutError:
-            return False
-        except RingcastError as error:
-            self._failed(rank, error)
-        return True
 
     def _take_from(self, rank: int, ring: MessageQueue) -> bool:
         """False: the ring has no more."""

@@ -25,6 +25,7 @@ from ringcast.queue import MessageQueue
 from ringcast.workers._failures import packed
 from ringcast.workers._records import CALL, CANCEL, CAST, CREDIT, DONE, ITEM, RAISED, SCATTER, SKIPPED
 
+_PLAIN = (CALL, CAST)
 _LOOK_AHEAD = 256
 """So many calls at most are taken from the ring before they are begun."""
 
@@ -60,9 +61,9 @@ class Server:
         """Until the group closes, or its process is gone. Raises SystemExit if a call does."""
         try:
             while True:
-                self._look()
-                ready = next((stream for stream in self._streams.values() if stream.credit > 0), None)
-                if ready is not None:
+                ready = self._ready()
+                self._look(idle=ready is None and not self._backlog)
+                if self._streams and (ready := self._ready()) is not None:
                     self._advance(ready)
                 elif self._backlog:
                     self._run(self._backlog.popleft())
@@ -76,15 +77,20 @@ class Server:
             for stream in self._streams.values():
                 _close(stream.items)
 
-    def _look(self) -> None:
+    def _ready(self) -> _Stream | None:
+        """One that may send."""
+        if not self._streams:
+            return None
+        return next((stream for stream in self._streams.values() if stream.credit > 0), None)
+
+    def _look(self, idle: bool) -> None:
         """Takes what is there; waits for something if there is nothing to do."""
-        backlog = self._backlog
-        idle = not backlog and not any(stream.credit > 0 for stream in self._streams.values())
+        calls, backlog = self._calls, self._backlog
         try:
             if idle:
-                self._sort(self._calls.dequeue(None, None, True))
+                self._sort(calls.dequeue(None, None, True))
             while len(backlog) < _LOOK_AHEAD:
-                message = self._calls.try_dequeue()
+                message = calls.try_dequeue()
                 if message is None:
                     return
                 self._sort(message)
@@ -121,8 +127,8 @@ class Server:
         kind, number, _, name, arguments, options = message
         del message
         try:
-            method = self._method(name)
-            if kind in (CALL, CAST):
+            method = getattr(self._target, name) if type(name) is str else self._function(name)
+            if kind in _PLAIN:
                 value = method(*arguments, **options)
             elif kind == SCATTER:
                 value = method(arguments[self._rank], **options)
@@ -159,7 +165,7 @@ class Server:
                 self._streams.pop(stream.number, None)
                 _close(stream.items)
 
-    def _method(self, name: Any) -> Any:
+    def _function(self, name: Any) -> Any:
         if isinstance(name, str):
             return getattr(self._target, name)
         if self._allow_callables:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import TypedDict
 
 _KEPT = 512
@@ -39,33 +40,41 @@ class GroupStats(TypedDict):
 
 
 class Answered:
-    """When answers were made, by the clock that all processes of a machine share."""
+    """When answers were made, by the clock that all processes of a machine share. What follows from it is worked out
+    when somebody asks."""
 
     def __init__(self, ranks: Sequence[int]) -> None:
-        self.counts: dict[int, int] = dict.fromkeys(ranks, 0)
-        self._latencies: dict[int, deque[float]] = {rank: deque(maxlen=_KEPT) for rank in ranks}
-        self._behind: dict[int, deque[float]] = {rank: deque(maxlen=_KEPT) for rank in ranks}
-        self._last: dict[int, deque[bool]] = {rank: deque(maxlen=_KEPT) for rank in ranks}
+        self._ranks = tuple(ranks)
+        self._calls = 0
+        """Of all ranks."""
+        self._of_all: deque[tuple[float, Mapping[int, float]]] = deque(maxlen=_KEPT)
+        self._counts: dict[int, int] = dict.fromkeys(ranks, 0)
+        self._of_some: dict[int, deque[tuple[float, Mapping[int, float]]]] = {
+            rank: deque(maxlen=_KEPT) for rank in ranks
+        }
 
-    def note(self, rank: int, seconds: float) -> None:
-        self.counts[rank] += 1
-        self._latencies[rank].append(seconds)
-
-    def compare(self, times: Mapping[int, float]) -> None:
-        """When each rank of one call answered."""
-        first, last = min(times.values()), max(times.values())
-        for rank, at in times.items():
-            self._behind[rank].append(at - first)
-            self._last[rank].append(at == last)
+    def note(self, asked_at: float, times: Mapping[int, float]) -> None:
+        """When each rank of one call has answered."""
+        if len(times) == len(self._ranks):
+            self._calls += 1
+            self._of_all.append((asked_at, times))
+            return
+        for rank in times:
+            self._counts[rank] += 1
+            self._of_some[rank].append((asked_at, times))
 
     def of(self, rank: int, pid: int, alive: bool, under_way: int) -> RankStats:
-        latencies, behind = sorted(self._latencies[rank]), sorted(self._behind[rank])
-        last = list(self._last[rank])
+        """The last calls."""
+        kept = sorted((*self._of_all.copy(), *self._of_some[rank].copy()), key=itemgetter(0))[-_KEPT:]
+        latencies = sorted(times[rank] - asked_at for asked_at, times in kept)
+        shared = [times for _, times in kept if len(times) > 1]
+        behind = sorted(times[rank] - min(times.values()) for times in shared)
+        last = sum(times[rank] == max(times.values()) for times in shared)
         return {
-            "rank": rank, "pid": pid, "alive": alive, "answers": self.counts[rank], "under_way": under_way,
-            "latency_p50": _part(latencies, 0.5), "latency_p99": _part(latencies, 0.99),
+            "rank": rank, "pid": pid, "alive": alive, "answers": self._calls + self._counts[rank],
+            "under_way": under_way, "latency_p50": _part(latencies, 0.5), "latency_p99": _part(latencies, 0.99),
             "behind_p50": _part(behind, 0.5), "behind_p99": _part(behind, 0.99),
-            "slowest": sum(last) / len(last) if last else 0.0,
+            "slowest": last / len(shared) if shared else 0.0,
         }  # fmt: skip
 
 
