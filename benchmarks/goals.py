@@ -83,7 +83,7 @@ _LINK_RATES = {"depth1024": 1e6, "depth10": 0.2e6}
 _SPIN, _YIELD, _PARK = "ringcast-spin", "ringcast-yield", "ringcast-park"
 _LINK, _LINK_PLAIN = "link", "link-plain"
 _DICT, _RATE, _STEP = "dict there and back, one way", "64-byte rate", "step"
-_CALL = "a method called in all workers, p50"
+_CALL, _CALL_RATE = "a method called in all workers, p50", "calls of all workers a second"
 _WAKE, _BEAT = "wake-up after 20 ms of idleness, p50", "CPU of a reader that gets a message every 5 ms"
 
 _GOALS = (
@@ -115,6 +115,11 @@ _GOALS = (
     _Goal("calls", "p50", _CALL, lambda case: 0.5 if case.n_readers == 1 else 0.4, "pipes", subject="group"),
     _Goal("calls", "p50", _CALL, _always(1 / 3), "executor", subject="group"),
     _Goal("calls", "p50", _CALL, _always(1 / 3), "loky", subject="group"),
+    _Goal("calls", "p50", _CALL, _always(1 / 3), "ray", subject="group"),
+    _Goal("calls_rate", "rate", _CALL_RATE, _always(3.0), "executor", subject="group"),
+    _Goal("calls_rate", "rate", _CALL_RATE, _always(3.0), "loky", subject="group"),
+    _Goal("calls_rate", "rate", _CALL_RATE, _always(3.0), "ray", subject="group"),
+    _Goal("calls_array", "rate", "an answer of 16 MiB", _always(0.8), FLOOR, subject="group"),
     _Goal("link_latency", "p50", "link, one-way latency, p50", _always(1.0), FLOOR, 5 * _US, subject=_LINK),
     _Goal("link_rate", "rate", "link, 64-byte rate", lambda case: _LINK_RATES.get(case.key), subject=_LINK),
     _Goal("link_bytes", "rate", "link, plain", _from(0.9, 64 * _KIB), FLOOR, subject=_LINK_PLAIN),

@@ -6,7 +6,7 @@ from ringcast.cli.lab.workload import Workload
 
 from .across import LinkBytes, LinkLatency, LinkRate, Tcp
 from .bursts import Bursts
-from .calls import Calls
+from .calls import Calls, CallsArray, CallsRate
 from .copies import Copies
 from .cpu import Cpu
 from .dicts import Dicts
@@ -39,6 +39,8 @@ WORKLOADS: tuple[Workload, ...] = (
     Copies(),
     Select((1, 8, 64, 256)),
     Calls((1, 2, 4)),
+    CallsRate((1, 2, 4)),
+    CallsArray(),
     LinkLatency(),
     LinkRate(),
     LinkBytes(),

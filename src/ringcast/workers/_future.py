@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_OVER = frozenset({"CANCELLED", "CANCELLED_AND_NOTIFIED", "FINISHED"})
+
 
 class _Waiters(list[Any]):
     """Those of `concurrent.futures.wait` and `as_completed`, who ask a future for nothing."""
@@ -53,19 +55,19 @@ class CallFuture(concurrent.futures.Future[T]):
         return super().exception(0)
 
     def done(self) -> bool:
-        if not super().done():
+        if not self._is_over():
             self._calls.look()
-        return super().done()
+        return self._is_over()
 
     def cancel(self) -> bool:
-        if super().done() or not super().cancel():
+        if self._is_over() or not super().cancel():
             return self.cancelled()
         self._calls.give_up(self._call)
         return True
 
     def add_done_callback(self, fn: Callable[[CallFuture[T]], object]) -> None:
         super().add_done_callback(fn)  # type: ignore[arg-type]
-        if not super().done():
+        if not self._is_over():
             self._watch()
 
     def __await__(self) -> Generator[Any, None, T]:
@@ -76,7 +78,7 @@ class CallFuture(concurrent.futures.Future[T]):
     def complete_unless_watched(self) -> bool:
         """Sets what has become of the call, unless code of others would run. Was it set?"""
         with self._condition:
-            if self._done_callbacks and not super().done():  # type: ignore[attr-defined]
+            if self._done_callbacks and not self._is_over():  # type: ignore[attr-defined]
                 return False
             self.complete()
         return True
@@ -84,7 +86,7 @@ class CallFuture(concurrent.futures.Future[T]):
     def complete(self) -> None:
         """Sets what has become of the call; any number of times."""
         call = self._call
-        if super().done():
+        if self._is_over():
             return
         error = call.error() if call.errors else None
         with suppress(concurrent.futures.InvalidStateError):  # it was set, or cancelled, meanwhile
@@ -103,20 +105,23 @@ class CallFuture(concurrent.futures.Future[T]):
         self._calls.give_up(call)
         self.complete()
 
+    def _is_over(self) -> bool:
+        """As `done` of its class, which takes a lock for it."""
+        return self._state in _OVER
+
     def _watch(self) -> None:
         self.watched = True
         self._calls.on_watched()
 
     def _await(self, timeout: float | None) -> None:
         call = self._call
-        if super().done():
+        if self._is_over():
             return
         until = None if timeout is None else time.monotonic() + timeout
-        while not super().done():
-            soonest = min((at for at in (until, call.expires) if at is not None), default=None)
+        while not self._is_over():
+            soonest = until if call.expires is None or (until is not None and until < call.expires) else call.expires
             if self._calls.wait(call, soonest):
-                if not super().done():
-                    self.complete()
+                self.complete()
             elif call.expires is not None and time.monotonic() >= call.expires:
                 self.expire()
             elif until is not None and time.monotonic() >= until:

@@ -55,8 +55,10 @@ class Rings:
         rank = -1
         try:
             for rank in rings if alone else wanted:
-                inbox.extend(map(rings[rank].dequeue, moment))
+                ring = rings[rank]
+                inbox.extend(map(ring.dequeue, moment))
                 if not each:
+                    self._take_from(rank, ring)  # of other calls
                     return
             if inbox:
                 return
