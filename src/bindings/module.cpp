@@ -33,6 +33,7 @@ NB_MODULE(_core, module) {
     ringcast::bindings::bind_guard(module);
     ringcast::bindings::bind_pool_keys(module);
     ringcast::bindings::bind_pool_hashing(module);
+    ringcast::bindings::bind_pool_policies(module);
 #ifdef RINGCAST_FAULT_POINTS
     ringcast::bindings::bind_faults(module);
 #endif
