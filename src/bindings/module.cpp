@@ -34,6 +34,8 @@ NB_MODULE(_core, module) {
     ringcast::bindings::bind_pool_keys(module);
     ringcast::bindings::bind_pool_hashing(module);
     ringcast::bindings::bind_pool_policies(module);
+    ringcast::bindings::bind_pool_client(module);
+    ringcast::bindings::bind_pool_server(module);
 #ifdef RINGCAST_FAULT_POINTS
     ringcast::bindings::bind_faults(module);
 #endif

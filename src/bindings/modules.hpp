@@ -21,6 +21,8 @@ void bind_guard(nanobind::module_& module);
 void bind_pool_keys(nanobind::module_& module);
 void bind_pool_hashing(nanobind::module_& module);
 void bind_pool_policies(nanobind::module_& module);
+void bind_pool_client(nanobind::module_& module);
+void bind_pool_server(nanobind::module_& module);
 void bind_faults(nanobind::module_& module);  // only with RINGCAST_FAULT_POINTS
 
 }  // namespace ringcast::bindings

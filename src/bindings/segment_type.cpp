@@ -11,6 +11,7 @@
 #include "modules.hpp"
 #include "platform/probe.hpp"
 #include "platform/process.hpp"
+#include "pool/memory.hpp"
 #include "ranks.hpp"
 #include "sweep.hpp"
 #include "unlocked.hpp"
@@ -128,18 +129,20 @@ const char* fate_name(Fate fate) {
             return "removed";
         case Fate::removing:
             return "removing";
+        case Fate::kept:
+            return "kept";
         case Fate::skipped:
             return "skipped";
     }
     return "unknown";
 }
 
-// (segment, user's name, creator's pid, committed bytes, fate, reason, "queue" or "link" if it is one) of each.
+// (segment, user's name, creator's pid, committed bytes, fate, reason, "queue", "link" or "pool" if it is one) of each.
 nb::list swept(const std::string& prefix, const std::string& suffix, bool dry_run) {
     std::vector<Remains> found;
     {
         const Unlocked unlocked;
-        const AreaKind* const kinds[] = {&kQueueArea, &kDeskArea};
+        const AreaKind* const kinds[] = {&kQueueArea, &kDeskArea, &pool::kPoolArea};
         found = sweep(kinds, prefix, suffix, dry_run);
     }
     nb::list result;

@@ -112,7 +112,7 @@ void throw_capacity(const std::string& what, std::uint64_t needed) {
                 ENOSPC);
 }
 
-void Area::make(const AreaKind& kind, std::uint64_t bytes, std::uint64_t reserved, const Use& fill) {
+void Area::make(std::uint64_t bytes, std::uint64_t reserved, const Use& fill) {
     SharedFile file = SharedFile::create(name_, bytes);
     reached(FaultPoint::create_opened);
     facts_ = file.facts();
@@ -123,7 +123,7 @@ void Area::make(const AreaKind& kind, std::uint64_t bytes, std::uint64_t reserve
         throw Error(ErrorCode::segment_exists, "another process is making a segment named '" + name_ + "'");
     reached(FaultPoint::create_locked);
     if (!reserve(0, reserved))
-        throw_capacity(std::string("making ") + kind.noun + " segment '" + name_ + "'", reserved);
+        throw_capacity(std::string("making ") + kind_->noun + " segment '" + name_ + "'", reserved);
     reached(FaultPoint::create_reserved);
     fill(file);
     reached(FaultPoint::create_initialised);
@@ -132,14 +132,19 @@ void Area::make(const AreaKind& kind, std::uint64_t bytes, std::uint64_t reserve
     linked_ = true;
 }
 
+std::unique_ptr<Area> Area::create_anew(const AreaKind& kind, const std::string& name, std::uint64_t bytes,
+                                        std::uint64_t reserved, const Use& fill) {
+    std::unique_ptr<Area> area(new Area(kind, name, true));
+    area->make(bytes, reserved, fill);
+    return area;
+}
+
 std::unique_ptr<Area> Area::create(const AreaKind& kind, const std::string& name, std::uint64_t bytes,
                                    std::uint64_t reserved, const Use& fill) {
     const std::int64_t begin = platform::monotonic_ns();
     for (;;) {
         try {
-            std::unique_ptr<Area> area(new Area(name, true));
-            area->make(kind, bytes, reserved, fill);
-            return area;
+            return create_anew(kind, name, bytes, reserved, fill);
         } catch (const Error& error) {
             if (error.code() != ErrorCode::segment_exists) throw;
         }
@@ -160,7 +165,7 @@ std::unique_ptr<Area> Area::create(const AreaKind& kind, const std::string& name
 
 std::unique_ptr<Area> Area::attach(const AreaKind& kind, const std::string& name, const std::string& release,
                                    const Check& check, const Use& map) {
-    std::unique_ptr<Area> area(new Area(name, false));
+    std::unique_ptr<Area> area(new Area(kind, name, false));
     const SharedFile file = SharedFile::open(name);
     reached(FaultPoint::attach_opened);
     const platform::FileFacts facts = area->facts_ = file.facts();
@@ -192,6 +197,20 @@ bool Area::give_back(std::uint64_t offset, std::uint64_t bytes) const noexcept {
     return descriptor != -1 && platform::give_back(descriptor, offset, bytes);
 }
 
+Area::Joined Area::join(std::uint64_t lock) {
+    // Held alone by a remover for a moment only; one that is stopped there must not stop who comes.
+    const std::int64_t begin = platform::monotonic_ns();
+    while (!locks_.try_share(kRemovalLock)) {
+        if (platform::monotonic_ns() - begin >= kRemovalPatienceNs) return Joined::gone;
+        nap();
+    }
+    const bool taken = !locks_.try_lock(lock);
+    const bool here = platform::name_refers_to(name_, facts_);
+    if (!taken && !here) locks_.unlock(lock);
+    locks_.unlock(kRemovalLock);
+    return !here ? Joined::gone : taken ? Joined::taken : Joined::joined;
+}
+
 void Area::unlink() noexcept {
     if (!is_creator_ || !linked_ || in_forked_child()) return;
     reached(FaultPoint::unlink_begin);
@@ -201,7 +220,7 @@ void Area::unlink() noexcept {
 
 void Area::unlink_if_abandoned() noexcept {
     try {
-        if (!is_creator_) remove_if_dead(name_, facts_, locks_);
+        if (!is_creator_) remove_if_dead(*kind_, name_, facts_, locks_);
     } catch (const Error&) {  // the kernel would not say, or not do it: the next sweep tries again
         refused_ = true;
     }

@@ -33,6 +33,9 @@ public:
     // to a living creator, or is being removed and is not gone within 1 s; a dead creator's area is replaced.
     static std::unique_ptr<Area> create(const AreaKind& kind, const std::string& name, std::uint64_t bytes,
                                         std::uint64_t reserved, const Use& fill);
+    // The same, but throws segment_exists whoever has the name: for kinds whose dead are not replaced.
+    static std::unique_ptr<Area> create_anew(const AreaKind& kind, const std::string& name, std::uint64_t bytes,
+                                             std::uint64_t reserved, const Use& fill);
     // segment_not_found, segment_permission, segment_mismatch. `release` is this process's, for messages.
     static std::unique_ptr<Area> attach(const AreaKind& kind, const std::string& name, const std::string& release,
                                         const Check& check, const Use& map);
@@ -49,6 +52,13 @@ public:
     bool reserve(std::uint64_t offset, std::uint64_t bytes) const;
     // Gives its memory back; false where the system cannot do that. Nobody may be using the range.
     bool give_back(std::uint64_t offset, std::uint64_t bytes) const noexcept;
+    // Takes a lock byte of an area of a kind that lives with its locks. `gone`: the name does not lead here any more.
+    enum class Joined { joined, taken, gone };
+    Joined join(std::uint64_t lock);
+    // Its creator is dead, and this process holds kCreatorLock now: it is the creator from here on. Or, the reverse, it is
+    // the creator's no more, and stays.
+    void take_over() noexcept { is_creator_ = linked_ = true; }
+    void disown() noexcept { is_creator_ = false; }
     // Removes the name; those who have mapped the area keep it. Creator only, once, not in a forked child.
     void unlink() noexcept;
     // What a survivor does for a creator that died.
@@ -62,9 +72,11 @@ public:
     bool creator_alive() const { return is_creator_ || locks_.is_held_by_another(kCreatorLock); }
 
 private:
-    Area(std::string name, bool is_creator) : name_(std::move(name)), is_creator_(is_creator) {}
-    void make(const AreaKind& kind, std::uint64_t bytes, std::uint64_t reserved, const Use& fill);
+    Area(const AreaKind& kind, std::string name, bool is_creator)
+        : kind_(&kind), name_(std::move(name)), is_creator_(is_creator) {}
+    void make(std::uint64_t bytes, std::uint64_t reserved, const Use& fill);
 
+    const AreaKind* kind_;
     std::string name_;
     bool is_creator_;
     bool linked_ = false;

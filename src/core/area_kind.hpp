@@ -36,6 +36,10 @@ struct AreaKind {
     std::uint64_t finished_word;  // offset of the 32-bit word that the creator stores last, as 1
     // Of a header with this kind's magic. Those of other versions have at least the release at the same place.
     Origin (*origin)(const std::byte* header);
+    // It lives while anybody holds one of the lock bytes before this one: 1, if it dies with its creator.
+    std::uint64_t life_locks = 1;
+    // Is it to stay when it is dead? Null: none of this kind is.
+    bool (*is_kept)(const std::byte* header) = nullptr;
 };
 
 }  // namespace ringcast

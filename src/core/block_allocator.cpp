@@ -29,9 +29,13 @@ BlockAllocator::BlockAllocator(std::uint64_t capacity, std::uint64_t page) : cap
     list(last_, false);
 }
 
+std::uint64_t BlockAllocator::alignment_of(std::uint64_t bytes) const noexcept {
+    return bytes >= kOwnPagesBytes ? page_ : kUnit;
+}
+
 std::optional<BlockAllocator::Block> BlockAllocator::allocate(std::uint64_t bytes) {
     if (bytes == 0 || bytes > free_bytes()) return std::nullopt;
-    const std::uint64_t alignment = bytes >= kOwnPagesBytes ? page_ : kUnit;
+    const std::uint64_t alignment = alignment_of(bytes);
     const std::uint64_t least = aligned(bytes, alignment);
     std::uint64_t size = round_to_class(least);
     std::uint32_t at = find(size, alignment, kPatience);
@@ -40,7 +44,24 @@ std::optional<BlockAllocator::Block> BlockAllocator::allocate(std::uint64_t byte
         at = find(size, alignment, kEndless);
         if (at == kNone) return std::nullopt;
     }
-    return carve(at, size, alignment);
+    return carve(at, aligned(nodes_[at].offset, alignment), size);
+}
+
+std::optional<BlockAllocator::Block> BlockAllocator::allocate_exactly(std::uint64_t bytes) {
+    if (bytes == 0 || bytes > free_bytes()) return std::nullopt;
+    const std::uint64_t alignment = alignment_of(bytes);
+    const std::uint64_t size = aligned(bytes, alignment);
+    const std::uint32_t at = find(size, alignment, kEndless);
+    if (at == kNone) return std::nullopt;
+    return carve(at, aligned(nodes_[at].offset, alignment), size);
+}
+
+std::optional<BlockAllocator::Block> BlockAllocator::claim(std::uint64_t offset, std::uint64_t bytes) {
+    const std::uint64_t size = aligned(bytes, alignment_of(bytes));
+    if (last_ == kNone || !is_free(last_) || bytes == 0 || offset < nodes_[last_].offset || offset % kUnit != 0 ||
+        size > capacity_ || offset > capacity_ - size)
+        return std::nullopt;
+    return carve(last_, offset, size);
 }
 
 void BlockAllocator::free(std::uint32_t node) noexcept {
@@ -126,12 +147,11 @@ std::uint32_t BlockAllocator::find(std::uint64_t size, std::uint64_t alignment, 
     return kNone;
 }
 
-// Allocates `size` bytes at the low end of the free block `at`, which has room.
-BlockAllocator::Block BlockAllocator::carve(std::uint32_t at, std::uint64_t size, std::uint64_t alignment) {
+// Allocates `size` bytes at `offset`, in the free block `at`, which has room there.
+BlockAllocator::Block BlockAllocator::carve(std::uint32_t at, std::uint64_t offset, std::uint64_t size) {
     make_spare(2);  // here, where to fail has changed nothing yet
     const std::uint64_t begin = nodes_[at].offset;
     const std::uint64_t end = begin + nodes_[at].size;
-    const std::uint64_t offset = aligned(begin, alignment);
     const std::uint64_t rest = end - offset - size;
     if (offset != begin) list(insert_before(at, begin, offset - begin), false);
     std::uint32_t taken = at;

@@ -38,9 +38,18 @@ public:
     // but for requests that fit only without rounding up to a size class: these look through up to four lists.
     std::optional<Block> allocate(std::uint64_t bytes);
 
+    // The same without rounding up to a size class: so many blocks as fit can be had, of sizes that follow from what was
+    // asked for. Quick where the sizes are few.
+    std::optional<Block> allocate_exactly(std::uint64_t bytes);
+
+    // The block that `allocate_exactly(bytes)` once gave at `offset`, which lies behind all that are allocated now. Nothing
+    // if there can be none.
+    std::optional<Block> claim(std::uint64_t offset, std::uint64_t bytes);
+
     // `node` is of a block that was allocated and has not been freed since.
     void free(std::uint32_t node) noexcept;
 
+    std::uint64_t offset(std::uint32_t node) const noexcept { return nodes_[node].offset; }
     std::uint64_t capacity() const noexcept { return capacity_; }
     std::uint64_t used_bytes() const noexcept { return used_bytes_; }
     std::uint64_t free_bytes() const noexcept { return capacity_ - used_bytes_; }
@@ -92,7 +101,8 @@ private:
     bool is_free(std::uint32_t at) const noexcept { return nodes_[at].next < kSpare; }
     std::uint32_t class_from(std::uint32_t wanted) const noexcept;
     std::uint32_t find(std::uint64_t size, std::uint64_t alignment, std::uint32_t patience) const noexcept;
-    Block carve(std::uint32_t at, std::uint64_t size, std::uint64_t alignment);
+    Block carve(std::uint32_t at, std::uint64_t offset, std::uint64_t size);
+    std::uint64_t alignment_of(std::uint64_t bytes) const noexcept;
 
     void make_spare(std::uint32_t wanted);
     std::uint32_t insert_before(std::uint32_t at, std::uint64_t offset, std::uint64_t size) noexcept;

@@ -65,7 +65,33 @@
     X(mark_stored)                                                                                 \
     X(leave_begin)                                                                                 \
     X(leave_swapped)  /* the seat is given back, the writer has not been woken */                  \
-    X(leave_released) /* the seat's lock is dropped, the rank's is not */
+    X(leave_released) /* the seat's lock is dropped, the rank's is not */                          \
+    X(pool_described) /* a pool's server: the entry says what is to come, and is free */           \
+    X(pool_inserted)  /* ... its cell is there */                                                  \
+    X(pool_reserved)  /* ... it is reserved, nobody has been told */                               \
+    X(pool_commit_begin)                                                                           \
+    X(pool_committed)   /* present, not answered */                                                \
+    X(pool_evict_begin) /* a batch is in limbo, pins are not collected */                          \
+    X(pool_in_limbo)    /* aborted or cleared, its cell is there */                                \
+    X(pool_release_begin)                                                                          \
+    X(pool_released)                                                                               \
+    X(pool_answer_begin)  /* a request is done, its slot does not say so */                        \
+    X(pool_answered)      /* ... it does, its client has not been woken */                         \
+    X(pool_adopt_begin)   /* the server's byte is taken */                                         \
+    X(pool_adopt_bounds)  /* entries that cannot be are quarantined */                             \
+    X(pool_adopt_parents) /* orphans are in limbo */                                               \
+    X(pool_adopt_reservations)                                                                     \
+    X(pool_adopt_cells)                                                                            \
+    X(pool_seat_locked) /* a client: a seat's lock is held, nothing is written */                  \
+    X(pool_seat_taken)                                                                             \
+    X(pool_asked)        /* the request is in its slot, the bell has not been rung */              \
+    X(pool_rung)         /* ... it has, the server has not been woken */                           \
+    X(pool_answer_found) /* nothing is pinned */                                                   \
+    X(pool_answer_pinned)                                                                          \
+    X(pool_answer_taken)                                                                           \
+    X(pool_pinned) /* a retrieve: not looked at again */                                           \
+    X(pool_filled) /* a store: the bytes are there, the commit is not asked for */                 \
+    X(pool_unpin_begin)
 
 namespace ringcast {
 

@@ -11,10 +11,16 @@
 
 namespace ringcast {
 
-Fate remove_if_dead(const std::string& name, const platform::FileFacts& facts, const platform::LockFile& locks) {
-    if (locks.is_held_by_another(kCreatorLock)) return Fate::alive;
+Fate remove_if_dead(const AreaKind& kind, const std::string& name, const platform::FileFacts& facts,
+                    const platform::LockFile& locks) {
+    const auto lives = [&] { return locks.is_held_by_another(kCreatorLock, kind.life_locks); };
+    if (lives()) return Fate::alive;
     if (!locks.try_lock(kRemovalLock)) return Fate::removing;
     reached(FaultPoint::removal_locked);
+    if (kind.life_locks > 1 && lives()) {
+        locks.unlock(kRemovalLock);
+        return Fate::alive;
+    }
     const int error = platform::name_refers_to(name, facts) ? platform::unlink_name(name) : 0;
     reached(FaultPoint::removal_unlinked);
     locks.unlock(kRemovalLock);
@@ -22,7 +28,7 @@ Fate remove_if_dead(const std::string& name, const platform::FileFacts& facts, c
     return Fate::removed;
 }
 
-std::optional<Remains> sweep_name(AreaKinds kinds, const std::string& name, bool dry_run) {
+std::optional<Remains> sweep_name(AreaKinds kinds, const std::string& name, bool dry_run, bool kept_too) {
     Remains remains{
         .name = name, .user_name = {}, .creator_pid = 0, .committed_bytes = 0, .fate = Fate::skipped, .reason = {}};
     try {
@@ -59,10 +65,13 @@ std::optional<Remains> sweep_name(AreaKinds kinds, const std::string& name, bool
             remains.user_name = std::move(origin.user_name);
         }
         const platform::LockFile locks(std::move(file).into_locks(name), name);
-        if (dry_run)
-            remains.fate = locks.is_held_by_another(kCreatorLock) ? Fate::alive : Fate::dead;
+        const bool stays = !kept_too && kind.is_kept != nullptr && kind.is_kept(bytes.data());
+        if (dry_run || stays)
+            remains.fate = locks.is_held_by_another(kCreatorLock, kind.life_locks) ? Fate::alive
+                           : stays                                                 ? Fate::kept
+                                                                                   : Fate::dead;
         else
-            remains.fate = remove_if_dead(name, facts, locks);
+            remains.fate = remove_if_dead(kind, name, facts, locks);
     } catch (const Error& error) {
         if (error.code() == ErrorCode::segment_not_found) return std::nullopt;
         remains.reason = error.what();

@@ -15,6 +15,8 @@ from ringcast.errors import ArgumentError
 PREFIX = "ringcast_"
 LINK_PREFIX = PREFIX + "-"
 """What the names of links' desks begin with, and no queue's, since users' names begin with a letter or digit."""
+POOL_PREFIX = PREFIX + "+"
+"""What the names of pools begin with, so that a queue and a pool of one name do not collide."""
 _DIGEST_CHARS = 7
 _VALID_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -35,23 +37,34 @@ def suffix() -> str:
 
 
 def segment_name(user_name: str | None) -> str:
-    """The real name for a user's name, or a fresh random one for None."""
+    """The real name for a queue's name, or a fresh random one for None."""
+    if user_name is not None:
+        return _fitted(PREFIX, "a queue's name", user_name)
     ending = suffix()
     room = _core.MAX_SEGMENT_NAME_BYTES - len(PREFIX) - len(ending)
-    if user_name is None:
-        return PREFIX + "~" + base36(_core.random_u64()).rjust(13, "0")[: room - 1] + ending
+    return PREFIX + "~" + base36(_core.random_u64()).rjust(13, "0")[: room - 1] + ending
+
+
+def pool_segment_name(user_name: str) -> str:
+    """The real name for a pool's name."""
+    return _fitted(POOL_PREFIX, "a pool's name", user_name)
+
+
+def _fitted(prefix: str, what: str, user_name: str) -> str:
+    ending = suffix()
+    room = _core.MAX_SEGMENT_NAME_BYTES - len(prefix) - len(ending)
     expected = f"1 to {_core.MAX_USER_NAME_BYTES} of the characters A-Z a-z 0-9 . _ - and start with a letter or digit"
     if not isinstance(user_name, str):
-        raise refuse("a queue's name", expected, user_name)
+        raise refuse(what, expected, user_name)
     if not _VALID_NAME.match(user_name) or len(user_name) > _core.MAX_USER_NAME_BYTES:
-        raise ArgumentError(f"a queue's name must be {expected}, not {user_name!r}")
+        raise ArgumentError(f"{what} must be {expected}, not {user_name!r}")
     if len(user_name) > room:
         import hashlib
 
         number = int.from_bytes(hashlib.sha256(user_name.encode()).digest()[:8], "big")
         digest = base36(number).rjust(_DIGEST_CHARS, "0")[-_DIGEST_CHARS:]
         user_name = user_name[: room - _DIGEST_CHARS - 1] + "~" + digest
-    return PREFIX + user_name + ending
+    return prefix + user_name + ending
 
 
 def other_owners(name: str) -> list[int]:

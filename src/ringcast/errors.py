@@ -37,6 +37,12 @@
     │   ├── DecodeError (ValueError)           the received object cannot be rebuilt; it is consumed
     │   │   └── PickleRefusedError             a pickled message, and this reader unpickles nothing; it is consumed
     │   └── CorruptError (ValueError)          shared memory holds what no writer wrote
+    ├── PoolError                              the KV pool's; a cache never fails an engine: catch this, and recompute
+    │   ├── PoolConnectError (ConnectionError)     no pool of this name, no living server, no seat, another layout
+    │   ├── PoolTimeoutError (TimeoutError)        the server has not answered in time; nothing was done
+    │   ├── ServerDiedError (ConnectionError)      it died, and no other took the pool over within `regain`
+    │   ├── PoolClosedError (RuntimeError)         the server has closed the pool, or this end was closed
+    │   └── LeaseExpiredError (RuntimeError)       a lease that was aborted, given back, or is another client's
     └── SegmentError (OSError)
         ├── SegmentNotFoundError (FileNotFoundError)
         ├── SegmentExistsError (FileExistsError)
@@ -253,6 +259,30 @@ class PickleRefusedError(DecodeError):
 
 class CorruptError(MessageError, ValueError):
     """Shared memory holds lengths or offsets that no writer of this library produces."""
+
+
+class PoolError(RingcastError):
+    """The root of all that a KV pool raises once its arguments make sense. The bytes in the pool are as they were."""
+
+
+class PoolConnectError(PoolError, ConnectionError):
+    """A pool cannot be connected to. Its cause says why, where the system did: not found, another version, no right."""
+
+
+class PoolTimeoutError(PoolError, TimeoutError):
+    """The server did not answer in time, because it is stopped or busy. What was asked has not been done."""
+
+
+class ServerDiedError(PoolError, ConnectionError):
+    """The pool's server died, and no other has taken the pool over. What is stored can still be retrieved."""
+
+
+class PoolClosedError(PoolError, RuntimeError):
+    """The pool was closed by its server, or this client or server was."""
+
+
+class LeaseExpiredError(PoolError, RuntimeError):
+    """The lease is over: committed, aborted, cleared, or never this client's. Nothing was changed."""
 
 
 class SegmentError(RingcastError, OSError):

@@ -154,6 +154,14 @@ bool LockFile::try_lock(std::uint64_t first, std::uint64_t last) const {
     throw_refused(Asked::lock, "locking byte " + std::to_string(first) + " of segment '" + name_ + "'");
 }
 
+bool LockFile::try_share(std::uint64_t byte) const {
+    struct flock lock = byte_lock(byte);
+    lock.l_type = F_RDLCK;
+    if (control(descriptor(), F_OFD_SETLK, lock) == 0) return true;
+    if (errno == EAGAIN || errno == EACCES) return false;
+    throw_refused(Asked::lock, "sharing byte " + std::to_string(byte) + " of segment '" + name_ + "'");
+}
+
 void LockFile::unlock(std::uint64_t byte) const noexcept {
     const int ours = descriptor_if_ours();
     if (ours == -1) return;  // the lock went with the descriptor

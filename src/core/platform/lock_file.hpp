@@ -28,6 +28,8 @@ public:
     bool try_lock(std::uint64_t byte) const;  // false: another holder has it
     // All bytes of [first, last), or none.
     bool try_lock(std::uint64_t first, std::uint64_t last) const;
+    // Along with others that share it; false: somebody holds it alone.
+    bool try_share(std::uint64_t byte) const;
     void unlock(std::uint64_t byte) const noexcept;
     bool is_held_by_another(std::uint64_t byte) const;  // our own locks do not count
     // Any byte of [first, last).

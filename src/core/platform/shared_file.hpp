@@ -46,7 +46,13 @@ public:
     void read(void* to, std::size_t bytes) const;
     void* map(std::uint64_t offset, std::uint64_t bytes, bool writable) const;
     // Writable, copy-on-write: what is written stays in this mapping. Null where the system cannot do it.
-    void* map_private(std::uint64_t bytes) const;
+    void* map_private(std::uint64_t bytes, std::uint64_t offset = 0) const;
+    // A second, independent open of the same file.
+    SharedFile again() const {
+        SharedFile other(open_for_locks(name_));
+        other.name_ = name_;
+        return other;
+    }
     // A second, independent open of the same file's lock bytes, never to be mapped.
     int open_for_locks(const std::string& name) const;
     // The descriptor of the lock bytes of a file that is not mapped through this object.

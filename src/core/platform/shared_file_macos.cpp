@@ -108,7 +108,7 @@ void* SharedFile::map(std::uint64_t offset, std::uint64_t bytes, bool writable) 
 }
 
 // macOS cannot make a private mapping forget what was written to it, so there is none: what would use it copies.
-void* SharedFile::map_private(std::uint64_t) const { return nullptr; }
+void* SharedFile::map_private(std::uint64_t, std::uint64_t) const { return nullptr; }
 
 int SharedFile::open_for_locks(const std::string& name) const {
     const std::string path = companion_of(name);

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypedDict
 
 from ringcast import _core
 from ringcast._arguments import flag
-from ringcast._names import LINK_PREFIX, PREFIX, suffix
+from ringcast._names import LINK_PREFIX, POOL_PREFIX, PREFIX, suffix
 from ringcast._stats import SCHEMA, QueueInfo, described
 from ringcast._version import __version__
 from ringcast.errors import RingcastError, SegmentNotFoundError
@@ -39,7 +39,7 @@ def list_queues() -> Found:
     """
     found = Found([], [])
     for name in _core.list_names(PREFIX):
-        if name.startswith(LINK_PREFIX):
+        if name.startswith((LINK_PREFIX, POOL_PREFIX)):
             continue
         try:
             found.queues.append(described(_core.Segment.attach(name, __version__, observe=True)))
@@ -54,7 +54,7 @@ class SweptSegment(NamedTuple):
     """What a sweep found under one name. `name` is the user's, if the queue had one; `memory_bytes` what it took.
 
     `kind` is "queue"; or "link" for the desk of a job's link process, whose `name` is the job's and whose writer is
-    that process; or empty for what is neither.
+    that process; or "pool", whose writer is the server that made it; or empty for what is none of these.
     """
 
     segment: str

@@ -3,10 +3,33 @@
 _namespace    what keys are valid for
 _keys         the keys of token chunks
 _layouts      what the bytes of a chunk are
+_server       owns the memory and hands it out
+_client       looks up, reads and stores
+_status       what became of a key
 """
 
+from ringcast._core import Found, RetrieveLease, Slot, StoreLease
+from ringcast.pool._client import Health, PoolClient, PoolInfo
 from ringcast.pool._keys import Keys, chunk_keys, keys_from_hashes
 from ringcast.pool._layouts import KVLayout
 from ringcast.pool._namespace import Namespace, salt_digest
+from ringcast.pool._server import PoolServer
+from ringcast.pool._status import ChunkStatus
 
-__all__ = ["KVLayout", "Keys", "Namespace", "chunk_keys", "keys_from_hashes", "salt_digest"]
+__all__ = [
+    "ChunkStatus",
+    "Found",
+    "Health",
+    "KVLayout",
+    "Keys",
+    "Namespace",
+    "PoolClient",
+    "PoolInfo",
+    "PoolServer",
+    "RetrieveLease",
+    "Slot",
+    "StoreLease",
+    "chunk_keys",
+    "keys_from_hashes",
+    "salt_digest",
+]

@@ -1,0 +1,135 @@
+// A pool's client as Python has it, and the leases and slots that it gives.
+//
+//     PoolClient       asks; `reconnect` gives it another core
+//     RetrieveLease    chunks that are pinned to be read
+//     StoreLease       chunks that are reserved to be filled
+//     Slot             one chunk of a lease
+//
+// What is pinned stays so until its lease has been given back and the last view of any of its chunks is gone.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "pool/client.hpp"
+#include "pool_keys.hpp"
+
+namespace ringcast::bindings {
+
+namespace nb = nanobind;
+
+struct PoolClient {
+    std::shared_ptr<pool::Client> core;  // null until connected
+    std::string worker_id;
+    std::uint32_t chunk_bytes = 0;
+    std::int64_t timeout_ns = 0;
+    std::int64_t regain_ns = 0;
+    bool verify = true;
+
+    // The core, if calls may be made; else ForkedError or PoolClosedError.
+    pool::Client& usable() const;
+    std::string context() const;  // "pool 'kv0', worker 'w0', pid 7"
+};
+
+// One request and its answer, from filling in the slot to taking what was answered. Raises PoolTimeoutError,
+// ServerDiedError, PoolClosedError; then nothing of it stays.
+class Asking {
+public:
+    // Takes a slot of the mailbox, within the time.
+    Asking(PoolClient& client, const char* what, std::uint32_t count, std::int64_t timeout_ns);
+    pool::NativeMailSlot& slot() const noexcept { return call_.slot(); }
+    pool::MailItem& item(std::uint32_t i) const noexcept { return slot().items[i]; }
+    pool::Status status(std::uint32_t i) const noexcept {
+        return static_cast<pool::Status>(item(i).status.load(std::memory_order_relaxed));
+    }
+    // Until it is answered.
+    void ask(pool::Ask kind);
+    // What is to be held of the answer is pinned.
+    void take() noexcept { call_.take(); }
+
+private:
+    [[noreturn]] void raise_timeout(const char* waited_for);
+
+    PoolClient& client_;
+    pool::Client& core_;
+    const char* what_;
+    std::uint32_t count_;
+    std::int64_t timeout_ns_;
+    std::int64_t started_ns_;
+    pool::Call call_;
+};
+
+// What both kinds of lease are.
+struct PoolLease {
+    PoolLease(std::shared_ptr<pool::Client> of, nb::object its_keys, std::uint32_t bytes)
+        : core(std::move(of)), keys(std::move(its_keys)), chunk_bytes(bytes) {}
+    ~PoolLease() { unpin(); }
+    PoolLease(const PoolLease&) = delete;
+    PoolLease& operator=(const PoolLease&) = delete;
+
+    void unpin() noexcept { core->unpin(places); }
+    // It is given back: what views still show stays pinned until they are gone.
+    void end() noexcept {
+        ended = true;
+        if (views == 0) unpin();
+    }
+    void view_made() noexcept { ++views; }
+    void view_gone() noexcept {
+        if (--views == 0 && ended) unpin();
+    }
+
+    std::shared_ptr<pool::Client> core;
+    nb::object keys;
+    std::uint32_t chunk_bytes;
+    std::vector<pool::Look> looks;  // by key; of kNoEntry: not held
+    std::vector<pool::Status> statuses;
+    pool::Client::Places places;
+    bool ended = false;
+    std::atomic<std::uint32_t> views{0};
+};
+
+struct RetrieveLease : PoolLease {
+    using PoolLease::PoolLease;
+    std::uint32_t hits = 0;
+    bool leading = true;  // what comes behind the first miss is none, and `statuses` has that one's alone
+    bool verify = true;   // not done yet
+    nb::object client;
+};
+
+struct StoreLease : PoolLease {
+    using PoolLease::PoolLease;
+    nb::object client;
+    bool aborted = false;
+    bool committed = false;
+    std::vector<nb::object> arrays;  // weak references to what was handed out to be written
+};
+
+struct Slot {
+    nb::object lease;
+    PoolLease* of;
+    std::uint32_t index;
+    bool writable;
+};
+
+nb::list status_list(const std::vector<pool::Status>& statuses);
+// Without the interpreter's lock where it takes long. Raises PoolError where the layout's size is not the chunk's.
+void check_length(const PoolClient& client, const pool::Client& core, std::uint32_t entry);
+
+nb::object prepare_retrieve(nb::handle self, nb::handle keys, nb::handle wait, nb::handle leading);
+void commit_retrieve(nb::handle self, nb::handle lease);
+nb::object prepare_store(nb::handle self, nb::handle keys, nb::handle parent);
+nb::object commit_store(nb::handle self, nb::handle lease);
+void abort_store(nb::handle self, nb::handle lease);
+
+void add_retrieve_types(nb::module_& module);
+void add_store_types(nb::module_& module);
+void add_slot_type(nb::module_& module);
+nb::object make_slot(nb::object lease, PoolLease& of, std::uint32_t index, bool writable);
+// A chunk's bytes are not what was stored: tells the server, if it can be told.
+void report_damage(PoolClient& client, const pool::Look& look);
+
+}  // namespace ringcast::bindings

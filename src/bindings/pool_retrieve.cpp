@@ -1,0 +1,183 @@
+// Retrieving: what is there is pinned, without a message, and read in place.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/vector.h>
+
+#include "arguments.hpp"
+#include "platform/clock.hpp"
+#include "pool_client.hpp"
+#include "py_errors.hpp"
+#include "unlocked.hpp"
+
+namespace ringcast::bindings {
+
+using namespace nb::literals;
+using pool::Look;
+using pool::Status;
+
+namespace {
+
+// Does another client store it just now, so that it is worth while to wait?
+bool is_anothers(const pool::Client& core, const pool::Digest& key) {
+    const auto found = core.memory().index().find(key);
+    if (found.entry == pool::kNoEntry || pool::state_of(found.word) != pool::EntryState::reserved) return false;
+    return core.memory().record(found.entry).owner_seat.load(std::memory_order_relaxed) != core.seat();
+}
+
+// Pins the leading hits; the first key that is none has the status `stopped`.
+void pin_leading_hits(PoolClient& client, RetrieveLease& lease, std::span<const pool::Digest> keys) {
+    pool::Client& core = *lease.core;
+    Status stopped{};
+    core.find_leading(keys, lease.looks, stopped);
+    const auto pinned = core.pin(lease.looks, lease.places);
+    if (pinned.count < lease.looks.size() && !pinned.busy) stopped = Status::miss;  // it went between two looks
+    if (pinned.busy) stopped = Status::busy;
+    lease.looks.resize(pinned.count);
+    lease.hits = pinned.count;
+    lease.statuses.clear();
+    if (lease.hits < keys.size()) lease.statuses.push_back(stopped);
+    for (const Look& look : lease.looks) check_length(client, core, look.entry);
+    // Of a chain one word tells all.
+    if (lease.hits != 0) core.touch(lease.looks.back().entry, lease.hits - 1);
+}
+
+void pin_each_hit(PoolClient& client, RetrieveLease& lease, std::span<const pool::Digest> keys) {
+    pool::Client& core = *lease.core;
+    core.find_each(keys, lease.looks, lease.statuses);
+    std::vector<bool> pinned;
+    const bool room = core.pin_each(lease.looks, lease.places, pinned);
+    lease.hits = 0;
+    for (std::size_t i = 0; i < pinned.size(); ++i) {
+        if (pinned[i]) {
+            ++lease.hits;
+            check_length(client, core, lease.looks[i].entry);
+            core.touch(lease.looks[i].entry, 0);
+            continue;
+        }
+        if (lease.statuses[i] == Status::hit) lease.statuses[i] = room ? Status::miss : Status::busy;
+        lease.looks[i].entry = pool::kNoEntry;
+    }
+}
+
+// Waits until no other client stores the key that ended the hits, or `until`.
+void wait_for_pending(PoolClient& client, RetrieveLease& lease, std::span<const pool::Digest> keys,
+                      std::int64_t until) {
+    pool::Client& core = *lease.core;
+    while (lease.hits < keys.size() && lease.statuses.front() == Status::pending) {
+        const std::uint32_t seen = core.changes();
+        if (!is_anothers(core, keys[lease.hits])) {
+            // It is there by now, or given up; or it is this client's own, for which it does not wait.
+            const auto found = core.memory().index().find(keys[lease.hits]);
+            if (found.entry != pool::kNoEntry && pool::state_of(found.word) == pool::EntryState::reserved) return;
+        } else {
+            const std::int64_t left = until - platform::monotonic_ns();
+            if (left <= 0) return;
+            const Unlocked unlocked;
+            core.wait_for_change(seen, left);
+        }
+        if (PyErr_CheckSignals() != 0) throw nb::python_error();
+        client.usable();
+        core.unpin(lease.places);
+        pin_leading_hits(client, lease, keys);
+    }
+}
+
+nb::list statuses_of(const RetrieveLease& lease) {
+    const std::size_t n = nb::len(lease.keys);
+    if (!lease.leading) return status_list(lease.statuses);
+    std::vector<Status> all(n, Status::miss);
+    for (std::uint32_t i = 0; i < lease.hits; ++i) all[i] = Status::hit;
+    if (lease.hits < n) all[lease.hits] = lease.statuses.front();
+    return status_list(all);
+}
+
+// Looks whether the chunks are what was stored, each once in this process. What is not is a miss.
+void verify(RetrieveLease& lease) {
+    if (!lease.verify) return;
+    lease.verify = false;
+    const bool each = !lease.leading;
+    std::vector<std::uint32_t> damaged;
+    {
+        const Unlocked unlocked;
+        for (std::uint32_t i = 0; i < lease.looks.size(); ++i) {
+            if (lease.looks[i].entry == pool::kNoEntry || lease.core->is_intact(lease.looks[i])) continue;
+            damaged.push_back(i);
+            if (!each) break;  // what comes behind it cannot be used
+        }
+    }
+    for (const std::uint32_t i : damaged) {
+        report_damage(nb::cast<PoolClient&>(lease.client), lease.looks[i]);
+        if (each) {
+            lease.statuses[i] = Status::miss;
+            lease.looks[i].entry = pool::kNoEntry;
+            --lease.hits;
+        } else {
+            lease.looks.resize(i);
+            lease.hits = i;
+            lease.statuses.assign(1, Status::miss);
+        }
+    }
+}
+
+nb::list slots_of(nb::handle self) {
+    auto& lease = nb::cast<RetrieveLease&>(self);
+    if (lease.ended)
+        raise("LeaseExpiredError", "these chunks have been given back: take their slots before commit_retrieve");
+    verify(lease);
+    nb::list slots;
+    for (std::uint32_t i = 0; i < lease.looks.size(); ++i)
+        if (lease.looks[i].entry != pool::kNoEntry) slots.append(make_slot(nb::borrow(self), lease, i, false));
+    return slots;
+}
+
+}  // namespace
+
+nb::object prepare_retrieve(nb::handle self, nb::handle keys_object, nb::handle wait, nb::handle leading) {
+    auto& client = nb::cast<PoolClient&>(self);
+    pool::Client& core = client.usable();
+    const auto keys = keys_of("keys", keys_object).digests();
+    const bool each = !leading.is_none() && !parse_flag("leading", leading.ptr());
+    auto made = std::make_unique<RetrieveLease>(client.core, nb::borrow(keys_object), client.chunk_bytes);
+    made->verify = client.verify;
+    made->client = nb::borrow(self);
+    made->leading = !each;
+    if (each) {
+        pin_each_hit(client, *made, keys);
+    } else {
+        pin_leading_hits(client, *made, keys);
+        if (!wait.is_none() && made->hits < keys.size() && made->statuses.front() == Status::pending) {
+            const std::int64_t most = parse_seconds("wait", wait.ptr());
+            const std::int64_t now = platform::monotonic_ns();
+            wait_for_pending(client, *made, keys, most > kForever - now ? kForever : now + most);
+        }
+    }
+    auto& counters = core.memory().own_seat().counters;
+    const auto add = [](std::atomic<std::uint64_t>& count, std::uint64_t by) {
+        count.store(count.load(std::memory_order_relaxed) + by, std::memory_order_relaxed);
+    };
+    add(counters.retrieves, 1);
+    add(counters.keys_retrieved, keys.size());
+    add(counters.hits, made->hits);
+    return nb::cast(made.release(), nb::rv_policy::take_ownership);
+}
+
+void commit_retrieve(nb::handle self, nb::handle lease_object) {
+    (void)self;
+    nb::cast<RetrieveLease&>(lease_object).end();
+}
+
+void add_retrieve_types(nb::module_& module) {
+    nb::class_<RetrieveLease>(module, "RetrieveLease",
+                              "Chunks that are pinned to be read, until it is committed and the last view is gone.")
+        .def_prop_ro("keys", [](const RetrieveLease& lease) { return lease.keys; })
+        .def_ro("hits", &RetrieveLease::hits)
+        .def_prop_ro("statuses", &statuses_of)
+        .def_prop_ro("slots", &slots_of)
+        .def_prop_ro("ended", [](const RetrieveLease& lease) { return lease.ended; })
+        .def("__len__", [](const RetrieveLease& lease) { return lease.hits; })
+        .def("__enter__", [](nb::handle self) { return nb::borrow(self); })
+        .def(
+            "__exit__", [](RetrieveLease& lease, nb::handle, nb::handle, nb::handle) { lease.end(); }, nb::arg().none(),
+            nb::arg().none(), nb::arg().none());
+}
+
+}  // namespace ringcast::bindings

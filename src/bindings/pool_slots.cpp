@@ -1,0 +1,123 @@
+// A chunk of a lease, as an array or a tensor over the pool's memory.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+
+#include <memory>
+
+#include "modules.hpp"
+#include "pool_client.hpp"
+#include "py_errors.hpp"
+#include "unlocked.hpp"
+
+namespace ringcast::bindings {
+
+using namespace nb::literals;
+
+namespace {
+
+// The bytes of a chunk as a buffer. Its lease stays pinned for as long as this or any view of it lives.
+struct ChunkBuffer {
+    PyObject_HEAD PyObject* lease;
+    PoolLease* of;
+    pool::Mapping mapping;  // of a private view
+    std::byte* bytes;
+    std::uint64_t length;
+    bool writable;
+};
+PyTypeObject* buffer_type = nullptr;  // set at import, never changed
+
+int get_buffer(PyObject* self, Py_buffer* view, int flags) {
+    const auto* buffer = reinterpret_cast<const ChunkBuffer*>(self);
+    return PyBuffer_FillInfo(view, self, buffer->bytes, static_cast<Py_ssize_t>(buffer->length),
+                             buffer->writable ? 0 : 1, flags);
+}
+void drop_buffer(PyObject* self) {
+    auto* buffer = reinterpret_cast<ChunkBuffer*>(self);
+    PyTypeObject* type = Py_TYPE(self);
+    std::destroy_at(&buffer->mapping);
+    if (buffer->lease != nullptr) {
+        buffer->of->view_gone();
+        Py_DECREF(buffer->lease);
+    }
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+PyType_Slot buffer_slots[] = {
+    {Py_bf_getbuffer, reinterpret_cast<void*>(&get_buffer)},
+    {Py_tp_dealloc, reinterpret_cast<void*>(&drop_buffer)},
+    {Py_tp_doc, const_cast<char*>("A chunk's bytes in a pool, as a buffer; pinned until its last view is gone.")},
+    {0, nullptr}};
+PyType_Spec buffer_spec = {"ringcast._core.PoolBuffer", sizeof(ChunkBuffer), 0,
+                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, buffer_slots};
+
+nb::object make_buffer(const Slot& slot, pool::Mapping mapping, std::byte* bytes, bool writable) {
+    const nb::object made = owned(buffer_type->tp_alloc(buffer_type, 0));
+    auto* buffer = reinterpret_cast<ChunkBuffer*>(made.ptr());
+    std::construct_at(&buffer->mapping, std::move(mapping));
+    buffer->lease = slot.lease.inc_ref().ptr();
+    buffer->of = slot.of;
+    buffer->of->view_made();
+    buffer->bytes = bytes;
+    buffer->length = slot.of->chunk_bytes;
+    buffer->writable = writable;
+    return made;
+}
+
+PoolLease& open_lease(const Slot& slot) {
+    if (slot.of->ended)
+        raise("LeaseExpiredError", "this chunk has been given back: make its views before its lease is committed");
+    return *slot.of;
+}
+
+nb::object array_of(const Slot& slot) {
+    PoolLease& lease = open_lease(slot);
+    const nb::object numpy = nb::module_::import_("numpy");
+    if (!slot.writable) {
+        const pool::Look& look = lease.looks[slot.index];
+        auto* bytes = const_cast<std::byte*>(lease.core->memory().data() + lease.core->block(look.entry));
+        return numpy.attr("frombuffer")(make_buffer(slot, {}, bytes, false), numpy.attr("uint8"));
+    }
+    auto& store = nb::cast<StoreLease&>(slot.lease);
+    if (store.committed || store.aborted) open_lease(slot);
+    std::byte* bytes = lease.core->memory().writable_data() + lease.core->block(lease.looks[slot.index].entry);
+    const nb::object array = numpy.attr("frombuffer")(make_buffer(slot, {}, bytes, true), numpy.attr("uint8"));
+    store.arrays.push_back(nb::module_::import_("weakref").attr("ref")(array));
+    return array;
+}
+
+nb::object tensor_of(const Slot& slot) {
+    PoolLease& lease = open_lease(slot);
+    const nb::object torch = nb::module_::import_("ringcast._extras").attr("needed")("torch", "a tensor of a chunk");
+    if (slot.writable) return torch.attr("from_numpy")(array_of(slot));
+    // torch knows no tensors that cannot be written to: what is written to this one stays in this process.
+    const pool::Look& look = lease.looks[slot.index];
+    auto [mapping, bytes] = lease.core->memory().map_privately(lease.core->block(look.entry), lease.chunk_bytes);
+    if (bytes == nullptr) return torch.attr("from_numpy")(array_of(slot).attr("copy")());
+    return torch.attr("frombuffer")(make_buffer(slot, std::move(mapping), bytes, true),
+                                    "dtype"_a = torch.attr("uint8"));
+}
+
+}  // namespace
+
+nb::object make_slot(nb::object lease, PoolLease& of, std::uint32_t index, bool writable) {
+    return nb::cast(Slot{std::move(lease), &of, index, writable});
+}
+
+void add_slot_type(nb::module_& module) {
+    nb::class_<Slot>(module, "Slot", "One chunk of a lease.")
+        .def_ro("index", &Slot::index)
+        .def_prop_ro(
+            "key",
+            [](const Slot& slot) { return digest_as_bytes(keys_of("keys", slot.of->keys).digests()[slot.index]); })
+        .def_prop_ro("array", &array_of)
+        .def_prop_ro("tensor", &tensor_of)
+        .def("__repr__", [](const Slot& slot) {
+            return "<Slot " + std::to_string(slot.index) + ", " + std::to_string(slot.of->chunk_bytes) + " bytes, " +
+                   (slot.writable ? "to be written>" : "to be read>");
+        });
+    const nb::object buffer = owned(PyType_FromSpec(&buffer_spec));
+    module.attr("PoolBuffer") = buffer;
+    buffer_type = reinterpret_cast<PyTypeObject*>(buffer.inc_ref().ptr());
+}
+
+}  // namespace ringcast::bindings

@@ -1,0 +1,261 @@
+// Storing: the server reserves what is missing, the client fills it in place, and only a commit makes it visible.
+#include <nanobind/nanobind.h>
+
+#include <algorithm>
+
+#include "arguments.hpp"
+#include "pool/checksum.hpp"
+#include "pool_client.hpp"
+#include "py_errors.hpp"
+#include "unlocked.hpp"
+
+namespace ringcast::bindings {
+
+using namespace nb::literals;
+using pool::Look;
+using pool::Status;
+
+namespace {
+
+StoreLease& open_lease(nb::handle self, nb::handle object, const char* what) {
+    auto& lease = nb::cast<StoreLease&>(object);
+    const auto& client = nb::cast<PoolClient&>(self);
+    client.usable();
+    if (lease.core != client.core)
+        raise("LeaseExpiredError", client.context() + ": " + what +
+                                       ": the lease is of another client, or of the pool before a reconnect; its "
+                                       "chunks are not stored");
+    if (lease.aborted)
+        raise("LeaseExpiredError", client.context() + ": " + what + ": the lease was aborted; nothing has changed");
+    return lease;
+}
+
+void describe(Asking& asking, const Keys& keys, const pool::Digest* parent, std::uint32_t length) {
+    auto& slot = asking.slot();
+    slot.length.store(length, std::memory_order_relaxed);
+    slot.chained.store(keys.space().chained ? 1 : 0, std::memory_order_relaxed);
+    slot.has_parent.store(parent != nullptr ? 1 : 0, std::memory_order_relaxed);
+    if (parent != nullptr)
+        for (int k = 0; k < 4; ++k) slot.parent[k].store(parent->words[k], std::memory_order_relaxed);
+    slot.tenant.store(keys.space().tenant.words[0], std::memory_order_relaxed);
+    slot.space.store(keys.space().digest.words[0], std::memory_order_relaxed);
+}
+
+// Asks for these of the lease's keys, which are not there yet, and pins what it gets.
+void reserve(PoolClient& client, StoreLease& lease, const Keys& keys, const std::vector<std::uint32_t>& which,
+             std::size_t from, std::size_t count, const pool::Digest* parent) {
+    const auto digests = keys.digests();
+    Asking asking(client, "prepare_store", static_cast<std::uint32_t>(count), client.timeout_ns);
+    describe(asking, keys, parent, client.chunk_bytes);
+    for (std::size_t i = 0; i < count; ++i)
+        for (int k = 0; k < 4; ++k)
+            asking.item(static_cast<std::uint32_t>(i))
+                .digest[k]
+                .store(digests[which[from + i]].words[k], std::memory_order_relaxed);
+    asking.ask(pool::Ask::reserve);
+    std::vector<Look> got(count, Look{pool::kNoEntry, 0});
+    for (std::uint32_t i = 0; i < count; ++i) {
+        const std::uint32_t key = which[from + i];
+        lease.statuses[key] = asking.status(i);
+        if (lease.statuses[key] != Status::reserved) continue;
+        const std::uint32_t entry = asking.item(i).entry.load(std::memory_order_relaxed);
+        const std::uint32_t generation = asking.item(i).generation.load(std::memory_order_relaxed);
+        if (entry < client.core->memory().index().n_entries)
+            got[i] = {entry, pool::entry_word(generation, pool::EntryState::reserved)};
+    }
+    std::vector<bool> pinned;
+    const bool room = lease.core->pin_each(got, lease.places, pinned);
+    asking.take();
+    for (std::uint32_t i = 0; i < count; ++i) {
+        const std::uint32_t key = which[from + i];
+        if (pinned[i])
+            lease.looks[key] = got[i];
+        else if (lease.statuses[key] == Status::reserved)  // what is not pinned the server takes back
+            lease.statuses[key] = room ? Status::lost : Status::busy;
+    }
+}
+
+// The entries of the lease that are to be committed, or aborted.
+std::vector<std::uint32_t> reserved_keys(const StoreLease& lease) {
+    std::vector<std::uint32_t> keys;
+    for (std::uint32_t i = 0; i < lease.statuses.size(); ++i)
+        if (lease.looks[i].entry != pool::kNoEntry) keys.push_back(i);
+    return keys;
+}
+
+nb::list slots_of(nb::handle self) {
+    auto& lease = nb::cast<StoreLease&>(self);
+    if (lease.ended)
+        raise("LeaseExpiredError", "these chunks have been given back: fill their slots before the commit");
+    nb::list slots;
+    for (const std::uint32_t i : reserved_keys(lease)) slots.append(make_slot(nb::borrow(self), lease, i, true));
+    return slots;
+}
+
+void seal_arrays(StoreLease& lease) {
+    for (const nb::object& reference : lease.arrays) {
+        const nb::object array = reference();
+        if (!array.is_none()) array.attr("flags").attr("writeable") = false;
+    }
+    lease.arrays.clear();
+}
+
+bool leave(nb::handle self, nb::handle error_type, nb::handle, nb::handle) {
+    const auto& lease = nb::cast<StoreLease&>(self);
+    if (lease.ended) return false;
+    if (error_type.is_none()) {
+        commit_store(lease.client, self);
+        return false;
+    }
+    // The exception that is on its way is what the caller is to see.
+    try {
+        abort_store(lease.client, self);
+    } catch (nb::python_error& error) {
+        if (interrupts(error)) throw;
+    }
+    return false;
+}
+
+}  // namespace
+
+nb::object prepare_store(nb::handle self, nb::handle keys_object, nb::handle parent_object) {
+    auto& client = nb::cast<PoolClient&>(self);
+    pool::Client& core = client.usable();
+    const Keys& keys = keys_of("keys", keys_object);
+    const auto digests = keys.digests();
+    const pool::Digest* parent = keys.parent();
+    if (!parent_object.is_none()) parent = keys_of("parent", parent_object).last();
+    auto made = std::make_unique<StoreLease>(client.core, nb::borrow(keys_object), client.chunk_bytes);
+    made->client = nb::borrow(self);
+    made->looks.assign(digests.size(), Look{pool::kNoEntry, 0});
+    made->statuses.assign(digests.size(), Status::none);
+    std::vector<std::uint32_t> missing;
+    struct Held {  // what is there already, so that it stays while its children are reserved
+        pool::Client& core;
+        pool::Client::Places places;
+        ~Held() { core.unpin(places); }
+    } held{core, {}};
+    if (keys.space().chained) {
+        std::vector<Look> looks;
+        Status stopped{};
+        core.find_leading(digests, looks, stopped);
+        const std::uint32_t there = core.pin(looks, held.places).count;
+        for (std::uint32_t i = 0; i < there; ++i) made->statuses[i] = Status::cached;
+        for (auto i = there; i < digests.size(); ++i) missing.push_back(i);
+        if (there != 0) {
+            parent = &digests[there - 1];
+            core.touch(looks[there - 1].entry, there - 1);
+        }
+    } else {
+        std::vector<Look> looks;
+        std::vector<Status> statuses;
+        core.find_each(digests, looks, statuses);
+        for (std::uint32_t i = 0; i < digests.size(); ++i) {
+            if (statuses[i] == Status::hit)
+                made->statuses[i] = Status::cached;
+            else
+                missing.push_back(i);
+        }
+        parent = nullptr;
+    }
+    // What could not be pinned is not asked for.
+    if (const std::uint32_t room = core.room(); missing.size() > room) {
+        for (std::size_t i = room; i < missing.size(); ++i) made->statuses[missing[i]] = Status::busy;
+        missing.resize(room);
+    }
+    for (std::size_t from = 0; from < missing.size(); from += pool::kBatch) {
+        const std::size_t count = std::min<std::size_t>(pool::kBatch, missing.size() - from);
+        if (from != 0 && keys.space().chained) parent = &digests[missing[from] - 1];
+        reserve(client, *made, keys, missing, from, count, parent);
+    }
+    return nb::cast(made.release(), nb::rv_policy::take_ownership);
+}
+
+nb::object commit_store(nb::handle self, nb::handle object) {
+    StoreLease& lease = open_lease(self, object, "commit_store");
+    auto& client = nb::cast<PoolClient&>(self);
+    pool::Client& core = *lease.core;
+    if (lease.committed) return status_list(lease.statuses);
+    seal_arrays(lease);
+    const std::vector<std::uint32_t> keys = reserved_keys(lease);
+    const bool checked = core.memory().header().checksums != 0;
+    std::vector<std::uint32_t> checksums(keys.size());
+    if (checked) {
+        const Unlocked unlocked;
+        for (std::size_t i = 0; i < keys.size(); ++i) {
+            const std::uint32_t entry = lease.looks[keys[i]].entry;
+            checksums[i] = pool::checksum_of({core.memory().data() + core.block(entry), core.length(entry)});
+        }
+    }
+    platform::Native::reached(FaultPoint::pool_filled);
+    std::size_t lost = 0;
+    for (std::size_t from = 0; from < keys.size(); from += pool::kBatch) {
+        const auto count = static_cast<std::uint32_t>(std::min<std::size_t>(pool::kBatch, keys.size() - from));
+        Asking asking(client, "commit_store", count, client.timeout_ns);
+        asking.slot().checked.store(checked ? 1 : 0, std::memory_order_relaxed);
+        for (std::uint32_t i = 0; i < count; ++i) {
+            const Look& look = lease.looks[keys[from + i]];
+            asking.item(i).entry.store(look.entry, std::memory_order_relaxed);
+            asking.item(i).generation.store(pool::generation_of(look.word), std::memory_order_relaxed);
+            asking.item(i).checksum.store(checksums[from + i], std::memory_order_relaxed);
+        }
+        asking.ask(pool::Ask::commit);
+        for (std::uint32_t i = 0; i < count; ++i) {
+            lease.statuses[keys[from + i]] = asking.status(i);
+            if (asking.status(i) != Status::committed) ++lost;
+        }
+        asking.take();
+    }
+    lease.committed = true;
+    lease.end();
+    if (lost == 0) return status_list(lease.statuses);
+    // What hangs from another client's store goes with it; anything else should not have been lost.
+    const bool hangs = std::ranges::any_of(lease.statuses, [](Status status) {
+        return status == Status::pending || status == Status::own || status == Status::orphan;
+    });
+    for (const std::uint32_t i : keys)
+        if (hangs && lease.statuses[i] == Status::lost) lease.statuses[i] = Status::orphan;
+    if (!hangs)
+        raise("LeaseExpiredError", client.context() + ": commit_store: " + std::to_string(lost) + " of " +
+                                       std::to_string(keys.size()) +
+                                       " reservations were given up before (aborted, cleared, or this client was taken "
+                                       "for dead); these chunks are not stored");
+    return status_list(lease.statuses);
+}
+
+void abort_store(nb::handle self, nb::handle object) {
+    StoreLease& lease = open_lease(self, object, "abort_store");
+    if (lease.committed) return;
+    auto& client = nb::cast<PoolClient&>(self);
+    seal_arrays(lease);
+    const std::vector<std::uint32_t> keys = reserved_keys(lease);
+    lease.aborted = true;
+    struct End {
+        StoreLease& lease;
+        ~End() { lease.end(); }  // what is not pinned any more the server takes back by itself, too
+    } end{lease};
+    for (std::size_t from = 0; from < keys.size(); from += pool::kBatch) {
+        const auto count = static_cast<std::uint32_t>(std::min<std::size_t>(pool::kBatch, keys.size() - from));
+        Asking asking(client, "abort_store", count, client.timeout_ns);
+        for (std::uint32_t i = 0; i < count; ++i) {
+            const Look& look = lease.looks[keys[from + i]];
+            asking.item(i).entry.store(look.entry, std::memory_order_relaxed);
+            asking.item(i).generation.store(pool::generation_of(look.word), std::memory_order_relaxed);
+        }
+        asking.ask(pool::Ask::abort);
+        asking.take();
+    }
+}
+
+void add_store_types(nb::module_& module) {
+    nb::class_<StoreLease>(module, "StoreLease",
+                           "Chunks that are reserved to be filled; committed or aborted, it is over.")
+        .def_prop_ro("keys", [](const StoreLease& lease) { return lease.keys; })
+        .def_prop_ro("statuses", [](const StoreLease& lease) { return status_list(lease.statuses); })
+        .def_prop_ro("slots", &slots_of)
+        .def_prop_ro("ended", [](const StoreLease& lease) { return lease.ended; })
+        .def("__enter__", [](nb::handle self) { return nb::borrow(self); })
+        .def("__exit__", &leave, nb::arg().none(), nb::arg().none(), nb::arg().none());
+}
+
+}  // namespace ringcast::bindings

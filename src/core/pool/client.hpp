@@ -1,0 +1,135 @@
+// A pool's client: looks keys up, pins what is read, and asks the server where memory changes hands.
+//
+// A hit is loads and stores in shared memory and no message; the server may be busy, stopped or dead. `Call` is one
+// request to the server, in slices, so that the caller looks at signals and his deadline in between.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "pool/memory.hpp"
+#include "pool/pins.hpp"
+#include "turn.hpp"
+#include "waiting.hpp"
+
+namespace ringcast::pool {
+
+// Where callers are serialised by an interpreter's lock, that is enough.
+struct NoMutex {
+    void lock() noexcept {}
+    void unlock() noexcept {}
+};
+using CallersMutex = std::conditional_t<kCallersSerialised, NoMutex, std::mutex>;
+
+class Client {
+public:
+    struct Options {
+        std::string name;  // of the area, complete
+        std::string release;
+        std::string worker_id;
+        Strategy waiting = Strategy::adaptive_default();
+    };
+    // Throws segment_not_found, also if no server lives there; capacity if no seat is vacant within `patience_ns`.
+    static std::shared_ptr<Client> connect(const Options& options, std::int64_t patience_ns);
+    ~Client() { close(); }
+    Client(const Client&) = delete;
+    Client& operator=(const Client&) = delete;
+
+    const PoolMemory& memory() const noexcept { return *memory_; }
+    PoolMemory& memory() noexcept { return *memory_; }
+    bool in_forked_child() const noexcept { return memory_->in_forked_child(); }
+    std::uint32_t seat() const noexcept { return seat_; }
+    std::uint32_t held() noexcept;
+    std::uint32_t room() noexcept;  // for pins
+
+    // The leading keys that are there; `looks` says where. What ends them is told by `stopped`: miss, or pending.
+    std::uint32_t find_leading(std::span<const Digest> keys, std::vector<Look>& looks, Status& stopped) const;
+    // Each key by itself: an entry of kNoEntry is not there.
+    void find_each(std::span<const Digest> keys, std::vector<Look>& looks, std::vector<Status>& statuses) const;
+    std::uint32_t lookup(std::span<const Digest> keys) const;
+
+    using Places = std::vector<std::uint32_t>;
+    // See pin_leading.
+    Pinned<Native> pin(std::span<const Look> looks, Places& places);
+    // Each by itself, in states that `looks` says; false where it had changed, with no place then.
+    bool pin_each(std::span<const Look> looks, Places& places, std::vector<bool>& pinned);
+    void unpin(Places& places) noexcept;
+    void touch(std::uint32_t entry, std::uint32_t ancestors) noexcept;
+
+    std::uint64_t block(std::uint32_t entry) const noexcept {
+        return memory_->index().entries[entry].block.load(std::memory_order_relaxed);
+    }
+    std::uint32_t length(std::uint32_t entry) const noexcept {
+        return memory_->index().entries[entry].length.load(std::memory_order_relaxed);
+    }
+    // Are the bytes of a pinned chunk what was stored? Looked at once for each chunk in this process.
+    bool is_intact(const Look& look);
+
+    // Sleeps until the server has ended something that may be waited for, at most `most_ns`.
+    std::uint32_t changes() const noexcept;
+    void wait_for_change(std::uint32_t seen, std::int64_t most_ns) noexcept;
+
+    // The seat is given back when nothing is pinned any more: at once, or by the last `unpin`.
+    void close() noexcept;
+    bool closed() const noexcept { return closed_.load(std::memory_order_relaxed); }
+
+private:
+    friend class Call;
+    Client(std::unique_ptr<PoolMemory> memory, std::uint32_t seat, const Options& options);
+    void leave() noexcept;
+    void ring() noexcept;
+
+    std::unique_ptr<PoolMemory> memory_;
+    std::uint32_t seat_;
+    Strategy waiting_;
+    CallersMutex pinning_;
+    PinRow<Native> row_;
+    std::mutex slots_;
+    std::uint32_t slots_in_use_ = 0;  // a bit each
+    std::array<std::uint32_t, kMailSlots> numbers_{};
+    WaitCounters counters_;
+    std::vector<std::atomic<std::uint32_t>> intact_;  // by entry: the generation that was found right, + 1
+    std::atomic<bool> closed_{false};
+    std::atomic<bool> left_{false};
+};
+
+// One request. `begin`, slices until it is answered, then `take`; or `withdraw`.
+class Call {
+public:
+    explicit Call(Client& client);
+    ~Call();
+    Call(const Call&) = delete;
+    Call& operator=(const Call&) = delete;
+
+    // False: all slots of this client are in use, or wait for the server to undo what was withdrawn.
+    bool take_slot();
+    NativeMailSlot& slot() const noexcept { return client_.memory_->own_seat().mail[index_]; }
+    void begin(Ask kind, std::uint32_t count) noexcept;
+
+    enum class Progress { answered, waiting, server_dead, closed };
+    bool briefly() noexcept;
+    Progress slice(std::int64_t until_ns);
+    // What was got is pinned. The slot is free again.
+    void take() noexcept;
+    bool refused() const noexcept { return slot().refused.load(std::memory_order_relaxed) != 0; }
+    // False: it has just been answered.
+    bool withdraw() noexcept;
+
+private:
+    bool answered() const noexcept;
+
+    Client& client_;
+    std::uint32_t index_ = kMailSlots;
+    std::uint32_t number_ = 0;
+    bool asked_ = false;
+    Waiter<Native> waiter_;
+};
+
+}  // namespace ringcast::pool

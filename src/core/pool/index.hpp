@@ -1,0 +1,151 @@
+// The index of a pool: which entry a key has.
+//
+// A key has two buckets of eight cells, one cache line each, and lies in the one that was emptier when it came: no probing
+// and no tombstones, so a miss costs the same after any number of turnovers. A cell's tag only saves looks at entries that
+// are another key's; what counts is the entry: its digest, and before and after that its word.
+//
+//     server:  word = free [entry];  fence [entry-gone];  digest = ...;  word = reserved, one generation on [entry]
+//     reader:  word [entry];  digest the same?;  fence [entry-look];  the word is still the same
+//
+// A reader that finds a digest of the chunk that came later is told so by its second look: the fences are ordered, and if
+// the digest was stored before [entry-look], so was the word before [entry-gone].
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "pool/pool_layout.hpp"
+
+namespace ringcast::pool {
+
+template <class P>
+struct Index {
+    Entry<P>* entries = nullptr;
+    Cell<P>* cells = nullptr;
+    std::uint32_t n_entries = 0;
+    std::uint32_t n_buckets = 0;
+    std::uint64_t seed = 0;
+
+    struct Where {
+        std::uint32_t buckets[2];
+        std::uint32_t tag;
+    };
+    Where where(const Digest& key) const noexcept {
+        const std::uint64_t first = mixed(key.words[0] ^ seed);
+        const std::uint64_t second = mixed(key.words[1] + seed);
+        return {{reduced(first), reduced(second)}, static_cast<std::uint32_t>(key.words[2])};
+    }
+    Cell<P>* bucket(std::uint32_t b) const noexcept { return cells + std::uint64_t{b} * kCellsInBucket; }
+    void prefetch(const Where& where) const noexcept {
+        __builtin_prefetch(bucket(where.buckets[0]));
+        __builtin_prefetch(bucket(where.buckets[1]));
+    }
+
+    static bool is_of(const Entry<P>& entry, const Digest& key) noexcept {
+        for (int i = 0; i < 4; ++i)
+            if (entry.digest[i].load(std::memory_order_relaxed) != key.words[i]) return false;
+        return true;
+    }
+
+    // The first entry at `where` whose tag is the key's, from bucket `from` and cell `cell` on; advances both behind it.
+    std::uint32_t next_candidate(const Where& where, std::uint32_t& from, std::uint32_t& cell) const noexcept {
+        for (; from < 2; ++from, cell = 0)
+            for (; cell < kCellsInBucket; ++cell) {
+                // relaxed: a cell only says where to look; its entry's word orders what is read there.
+                const std::uint64_t at = bucket(where.buckets[from])[cell].load(std::memory_order_relaxed);
+                if (at >> 32 != where.tag) continue;
+                const std::uint32_t entry = static_cast<std::uint32_t>(at) - 1;
+                if (entry >= n_entries) continue;
+                ++cell;
+                return entry;
+            }
+        return kNoEntry;
+    }
+
+    struct Found {
+        std::uint32_t entry = kNoEntry;
+        std::uint64_t word = 0;
+    };
+    // Where the key is, and the word of its entry at the first look. Worth nothing before a second look.
+    Found find(const Digest& key, const Where& where) const noexcept {
+        std::uint32_t from = 0;
+        std::uint32_t cell = 0;
+        for (;;) {
+            const std::uint32_t entry = next_candidate(where, from, cell);
+            if (entry == kNoEntry) return {};
+            const std::uint64_t word = entries[entry].word.load(std::memory_order_acquire);  // acquire [entry]
+            if (state_of(word) == EntryState::free || state_of(word) == EntryState::limbo) continue;
+            if (is_of(entries[entry], key)) return {entry, word};
+        }
+    }
+    Found find(const Digest& key) const noexcept { return find(key, where(key)); }
+
+    // --- The server's.
+
+    Digest digest_of(std::uint32_t entry) const noexcept {
+        Digest key;
+        for (int i = 0; i < 4; ++i) key.words[i] = entries[entry].digest[i].load(std::memory_order_relaxed);
+        return key;
+    }
+    // False: both buckets are full.
+    bool insert(const Digest& key, std::uint32_t entry) noexcept {
+        const Where at = where(key);
+        std::uint32_t free_cells[2] = {};
+        Cell<P>* empty[2] = {};
+        for (int side = 0; side < 2; ++side)
+            for (std::uint32_t i = 0; i < kCellsInBucket; ++i) {
+                Cell<P>& cell = bucket(at.buckets[side])[i];
+                if (cell.load(std::memory_order_relaxed) != 0) continue;
+                ++free_cells[side];
+                empty[side] = &cell;
+            }
+        const int side = free_cells[0] >= free_cells[1] ? 0 : 1;
+        if (empty[side] == nullptr) return false;
+        empty[side]->store(std::uint64_t{at.tag} << 32 | (entry + 1), std::memory_order_relaxed);
+        return true;
+    }
+    Cell<P>* cell_of(const Digest& key, std::uint32_t entry) const noexcept {
+        const Where at = where(key);
+        const std::uint64_t cell = std::uint64_t{at.tag} << 32 | (entry + 1);
+        for (const std::uint32_t b : at.buckets)
+            for (std::uint32_t i = 0; i < kCellsInBucket; ++i)
+                if (bucket(b)[i].load(std::memory_order_relaxed) == cell) return &bucket(b)[i];
+        return nullptr;
+    }
+    void remove(const Digest& key, std::uint32_t entry) noexcept {
+        if (Cell<P>* const cell = cell_of(key, entry)) cell->store(0, std::memory_order_relaxed);
+    }
+
+    // The entry, which is free and in no cell, becomes this key's. Others see it when its word says so.
+    void describe(std::uint32_t entry, const Digest& key, std::uint64_t block, std::uint32_t length,
+                  std::uint32_t parent) noexcept {
+        Entry<P>& at = entries[entry];
+        P::fence_seq_cst();  // [entry-gone]: after the word that says `free`
+        for (int i = 0; i < 4; ++i) at.digest[i].store(key.words[i], std::memory_order_relaxed);
+        at.block.store(block, std::memory_order_relaxed);
+        at.length.store(length, std::memory_order_relaxed);
+        at.parent.store(parent == kNoEntry ? 0 : parent + 1, std::memory_order_relaxed);
+        at.checksum.store(0, std::memory_order_relaxed);
+        at.checked.store(0, std::memory_order_relaxed);
+    }
+    void set(std::uint32_t entry, std::uint32_t generation, EntryState state) noexcept {
+        // release [entry]: what describes the entry, and with `present` its bytes, comes before.
+        entries[entry].word.store(entry_word(generation, state), std::memory_order_release);
+    }
+    std::uint64_t word(std::uint32_t entry) const noexcept {
+        return entries[entry].word.load(std::memory_order_relaxed);  // by the server, who alone stores it
+    }
+
+private:
+    static std::uint64_t mixed(std::uint64_t x) noexcept {
+        x ^= x >> 33;
+        x *= 0xff51'afd7'ed55'8ccd;
+        x ^= x >> 33;
+        return x;
+    }
+    std::uint32_t reduced(std::uint64_t hash) const noexcept {
+        return static_cast<std::uint32_t>((hash >> 32) * n_buckets >> 32);
+    }
+};
+
+}  // namespace ringcast::pool

@@ -1,0 +1,444 @@
+#include "pool/keeper.hpp"
+
+#include <algorithm>
+
+#include "errors.hpp"
+#include "locks.hpp"
+#include "platform/clock.hpp"
+#include "pool/checksum.hpp"
+
+namespace ringcast::pool {
+
+namespace {
+
+constexpr std::uint32_t kVictims = 64;  // in one batch: pins are collected once for all
+// Of the capacity, what is kept free once somebody stores: an allocation then waits for no eviction.
+constexpr std::uint64_t kReserveParts = 32;
+
+}  // namespace
+
+Keeper::Keeper(PoolMemory& memory, PolicyKind policy, Quotas quotas)
+    : memory_(memory),
+      index_(memory.index()),
+      blocks_(memory.header().capacity, platform::page_bytes()),
+      node_(index_.n_entries),
+      kin_(index_.n_entries),
+      at_reserved_(index_.n_entries, kNoEntry),
+      mark_(index_.n_entries),
+      tenants_(1 + quotas.size()),
+      policy_(make_policy(policy, index_.n_entries, static_cast<std::uint32_t>(tenants_.size()))) {
+    for (std::uint32_t tenant = 0; const auto& [salt, quota] : quotas) {
+        tenants_[++tenant].quota = quota;
+        tenant_numbers_[salt] = tenant;
+    }
+    free_.reserve(index_.n_entries);
+    for (std::uint32_t e = index_.n_entries; e-- > 0;)
+        if (state(e) == EntryState::free) free_.push_back(e);
+}
+
+// --- Reservations.
+
+std::uint32_t Keeper::parent_of_chain(const Digest& key) const noexcept { return index_.find(key).entry; }
+
+Keeper::Reserved Keeper::reserve(const Storing& storing, const Digest& key, std::uint32_t parent) {
+    if (const auto found = index_.find(key); found.entry != kNoEntry) {
+        if (state_of(found.word) == EntryState::present) return {Status::cached, found.entry};
+        const EntryRecord& record = memory_.record(found.entry);
+        const bool own = record.owner_seat.load(std::memory_order_relaxed) == storing.owner.seat &&
+                         record.owner_incarnation.load(std::memory_order_relaxed) == storing.owner.incarnation;
+        return {own ? Status::own : Status::pending, found.entry};
+    }
+    if (parent != kNoEntry) ++kin_[parent].children;  // it must not go for its own child
+    std::uint32_t node = 0;
+    const bool placed = place(storing, node);
+    if (parent != kNoEntry) --kin_[parent].children;
+    if (!placed) {
+        memory_.words().no_memory.fetch_add(1, std::memory_order_relaxed);
+        return {Status::no_memory};
+    }
+    const std::uint32_t e = free_.back();
+    const std::uint32_t next_generation = generation(e) + 1;
+    index_.describe(e, key, blocks_.offset(node), storing.length, parent);
+    EntryRecord& record = memory_.record(e);
+    record.owner_seat.store(storing.owner.seat, std::memory_order_relaxed);
+    record.owner_incarnation.store(storing.owner.incarnation, std::memory_order_relaxed);
+    record.slot.store(storing.owner.slot, std::memory_order_relaxed);
+    record.request.store(storing.owner.request, std::memory_order_relaxed);
+    record.parent_generation.store(parent == kNoEntry ? 0 : generation(parent), std::memory_order_relaxed);
+    record.uses.store(0, std::memory_order_relaxed);
+    record.tenant.store(storing.tenant, std::memory_order_relaxed);
+    record.space.store(storing.space, std::memory_order_relaxed);
+    Native::reached(FaultPoint::pool_described);
+    if (!index_.insert(key, e)) {
+        blocks_.free(node);
+        memory_.words().full_buckets.fetch_add(1, std::memory_order_relaxed);
+        return {Status::no_memory};
+    }
+    Native::reached(FaultPoint::pool_inserted);
+    index_.set(e, next_generation, EntryState::reserved);
+    Native::reached(FaultPoint::pool_reserved);
+    free_.pop_back();
+    node_[e] = node;
+    if (parent != kNoEntry) adopt_child(parent, e);
+    list_reserved(e);
+    count(storing.tenant, storing.length);
+    publish_totals();
+    return {Status::reserved, e};
+}
+
+// A free entry and a block for it.
+bool Keeper::place(const Storing& storing, std::uint32_t& node) {
+    last_length_ = storing.length;
+    if (!has_quota(storing)) return false;
+    for (;;) {
+        if (!free_.empty()) {
+            if (const auto block = blocks_.allocate_exactly(storing.length)) {
+                node = block->node;
+                return true;
+            }
+            if (storing.length > blocks_.capacity()) return false;
+        }
+        if (!evict(std::clamp(storing.expected, 1u, kVictims), kAnyTenant)) return false;
+    }
+}
+
+bool Keeper::has_quota(const Storing& storing) {
+    const std::uint32_t tenant = tenant_of(storing.tenant);
+    if (tenant == 0) return true;
+    const Tenant& its = tenants_[tenant];
+    if (storing.length > its.quota) return false;
+    while (its.used + storing.length > its.quota)
+        if (!evict(std::clamp(storing.expected, 1u, kVictims), tenant)) return false;
+    return true;
+}
+
+Status Keeper::commit(const Owner& owner, std::uint32_t e, std::uint32_t its_generation,
+                      const std::uint32_t* checksum) {
+    if (e >= index_.n_entries || generation(e) != its_generation) return Status::lost;
+    const EntryRecord& record = memory_.record(e);
+    if (record.owner_seat.load(std::memory_order_relaxed) != owner.seat ||
+        record.owner_incarnation.load(std::memory_order_relaxed) != owner.incarnation)
+        return Status::lost;
+    if (state(e) == EntryState::present) return Status::committed;  // its answer was not heard
+    if (state(e) != EntryState::reserved) return Status::lost;
+    memory_.record(e).stored_at_ns.store(platform::wall_clock_ns(), std::memory_order_relaxed);
+    if (checksum != nullptr) {
+        entry(e).checksum.store(*checksum, std::memory_order_relaxed);
+        entry(e).checked.store(1, std::memory_order_relaxed);
+    }
+    Native::reached(FaultPoint::pool_commit_begin);
+    set(e, EntryState::present);
+    Native::reached(FaultPoint::pool_committed);
+    unlist_reserved(e);
+    admit(e);
+    memory_.words().stored.fetch_add(1, std::memory_order_relaxed);
+    changed_ = true;
+    publish_totals();
+    return Status::committed;
+}
+
+Status Keeper::abort(const Owner& owner, std::uint32_t e, std::uint32_t its_generation) {
+    if (e >= index_.n_entries || generation(e) != its_generation || state(e) != EntryState::reserved)
+        return Status::lost;
+    const EntryRecord& record = memory_.record(e);
+    if (record.owner_seat.load(std::memory_order_relaxed) != owner.seat ||
+        record.owner_incarnation.load(std::memory_order_relaxed) != owner.incarnation)
+        return Status::lost;
+    into_limbo_with_descendants(e);
+    return Status::none;
+}
+
+void Keeper::undo(const Owner& owner) {
+    for (std::size_t i = reserved_.size(); i-- > 0;) {
+        if (i >= reserved_.size()) continue;  // a descendant went along
+        const EntryRecord& record = memory_.record(reserved_[i]);
+        if (record.owner_seat.load(std::memory_order_relaxed) == owner.seat &&
+            record.owner_incarnation.load(std::memory_order_relaxed) == owner.incarnation &&
+            record.slot.load(std::memory_order_relaxed) == owner.slot &&
+            record.request.load(std::memory_order_relaxed) == owner.request)
+            into_limbo_with_descendants(reserved_[i]);
+    }
+}
+
+void Keeper::abort_all_of(std::uint32_t seat) {
+    for (std::size_t i = reserved_.size(); i-- > 0;)
+        if (i < reserved_.size() && memory_.record(reserved_[i]).owner_seat.load(std::memory_order_relaxed) == seat)
+            into_limbo_with_descendants(reserved_[i]);
+}
+
+// Can its owner still come to know of it by the answer in its mailbox?
+bool Keeper::offered(std::uint32_t e) const noexcept {
+    const EntryRecord& record = memory_.record(e);
+    const std::uint32_t seat = record.owner_seat.load(std::memory_order_relaxed);
+    const std::uint32_t slot = record.slot.load(std::memory_order_relaxed);
+    if (seat >= memory_.header().n_seats || slot >= kMailSlots) return false;
+    const NativePoolSeat& owner = memory_.seat(seat);
+    if (seat_incarnation(owner.state.load(std::memory_order_relaxed)) !=
+        record.owner_incarnation.load(std::memory_order_relaxed))
+        return false;
+    // acquire [taken]: a client that has taken its answer has pinned what it got before.
+    return owner.mail[slot].word.load(std::memory_order_acquire) ==
+           mail_word(record.request.load(std::memory_order_relaxed), MailPhase::answered);
+}
+
+void Keeper::abort_abandoned() {
+    if (reserved_.empty()) return;
+    // The mailbox first: who takes an answer pins before it says that it has taken it.
+    std::vector<std::uint32_t> doubtful;
+    for (const std::uint32_t e : reserved_)
+        if (!offered(e)) doubtful.push_back(e);
+    collect(doubtful, held_);
+    for (std::size_t i = 0; i < doubtful.size(); ++i)
+        if (!held_[i] && state(doubtful[i]) == EntryState::reserved) into_limbo_with_descendants(doubtful[i]);
+}
+
+void Keeper::clear(const std::uint64_t* space) {
+    for (std::uint32_t e = 0; e < index_.n_entries; ++e) {
+        if (state(e) != EntryState::present && state(e) != EntryState::reserved) continue;
+        if (space != nullptr && memory_.record(e).space.load(std::memory_order_relaxed) != *space) continue;
+        into_limbo(e);
+        memory_.words().cleared.fetch_add(1, std::memory_order_relaxed);
+    }
+    settle();
+}
+
+Status Keeper::suspect(std::uint32_t e, std::uint32_t its_generation) {
+    if (e >= index_.n_entries || generation(e) != its_generation || state(e) != EntryState::present)
+        return Status::miss;
+    if (entry(e).checked.load(std::memory_order_relaxed) == 0) return Status::hit;
+    const std::byte* bytes = memory_.data() + entry(e).block.load(std::memory_order_relaxed);
+    if (checksum_of({bytes, length(e)}) == entry(e).checksum.load(std::memory_order_relaxed)) return Status::hit;
+    for (std::uint32_t child = kin_[e].first_child; child != kNoEntry; child = kin_[e].first_child) {
+        into_limbo_with_descendants(child);
+        disown_child(child);
+        entry(child).parent.store(0, std::memory_order_relaxed);
+    }
+    set(e, EntryState::quarantined);
+    index_.remove(index_.digest_of(e), e);
+    --chunks_;
+    ++quarantined_;
+    publish_totals();
+    return Status::damaged;
+}
+
+// --- Who holds what.
+
+bool Keeper::seat_lives(std::uint32_t seat) const noexcept {
+    try {
+        return memory_.locks().is_held_by_another(seat_lock(seat));
+    } catch (const Error&) {  // the kernel does not say: nothing is taken from whoever may be alive
+        return true;
+    }
+}
+
+void Keeper::collect(std::span<const std::uint32_t> entries, std::vector<bool>& held) {
+    held.assign(entries.size(), false);
+    if (entries.empty()) return;
+    for (std::size_t i = 0; i < entries.size(); ++i) mark_[entries[i]] = static_cast<std::uint32_t>(i + 1);
+    Native::fence_seq_cst();  // [collect]: pairs with [pin]
+    const PoolHeader& header = memory_.header();
+    for (std::uint32_t s = 0; s < header.n_seats; ++s) {
+        const NativePoolSeat& seat = memory_.seat(s);
+        const std::uint32_t used = std::min(seat.pins_used.load(std::memory_order_relaxed), header.n_pins);
+        int lives = -1;
+        for (std::uint32_t i = 0; i < used; ++i) {
+            const std::uint64_t pin = seat.pins[i].load(std::memory_order_acquire);  // acquire [unpin]
+            if (pin == 0) continue;
+            const std::uint32_t e = pinned_entry(pin);
+            if (e >= header.n_entries || mark_[e] == 0 || generation(e) != pinned_generation(pin)) continue;
+            if (lives == -1) lives = seat_lives(s) ? 1 : 0;
+            if (lives == 0) break;
+            held[mark_[e] - 1] = true;
+        }
+    }
+    for (const std::uint32_t e : entries) mark_[e] = 0;
+}
+
+// --- What goes.
+
+// False: there was nothing that may go.
+bool Keeper::evict(std::uint32_t most, std::uint32_t tenant) {
+    victims_.resize(most);
+    victims_.resize(policy_->victims(
+        victims_,
+        [&](std::uint32_t e) {
+            // Of what it does not know, reserved children among it, the policy asks.
+            if (state(e) != EntryState::present || kin_[e].children != kin_[e].leaving) return false;
+            if (const std::uint32_t p = parent(e); p != kNoEntry) ++kin_[p].leaving;
+            return true;
+        },
+        tenant));
+    for (const std::uint32_t e : victims_)
+        if (const std::uint32_t p = parent(e); p != kNoEntry) kin_[p].leaving = 0;
+    if (victims_.empty()) return false;
+    for (const std::uint32_t e : victims_) set(e, EntryState::limbo);
+    Native::reached(FaultPoint::pool_evict_begin);
+    collect(victims_, held_);
+    bool any = false;
+    // Children come before their parents, which stay with them.
+    for (std::size_t i = 0; i < victims_.size(); ++i) {
+        const std::uint32_t e = victims_[i];
+        if (held_[i] || kin_[e].children != 0) {
+            set(e, EntryState::present);
+            policy_->keep(e);
+            continue;
+        }
+        index_.remove(index_.digest_of(e), e);
+        policy_->forget(e, Gone::evicted);
+        --chunks_;
+        release(e);
+        memory_.words().evicted.fetch_add(1, std::memory_order_relaxed);
+        any = true;
+    }
+    publish_totals();
+    return any;
+}
+
+void Keeper::evict_ahead() {
+    if (last_length_ == 0) return;
+    const std::uint64_t reserve = memory_.header().capacity / kReserveParts / last_length_ * last_length_;
+    const auto lacking = [&]() -> std::uint64_t {
+        const std::uint64_t free = blocks_.free_bytes();
+        if (free < reserve) return (reserve - free + last_length_ - 1) / last_length_;
+        const std::uint64_t entries = index_.n_entries / kReserveParts;
+        return entries - std::min<std::uint64_t>(entries, free_.size());
+    };
+    for (std::uint64_t n = lacking(); n != 0; n = lacking())
+        if (!evict(static_cast<std::uint32_t>(std::min<std::uint64_t>(n, kVictims)), kAnyTenant)) break;
+}
+
+// Not to be found any more, and its block is given back when nobody holds it.
+void Keeper::into_limbo(std::uint32_t e) {
+    const bool was_present = state(e) == EntryState::present;
+    set(e, EntryState::limbo);
+    Native::reached(FaultPoint::pool_in_limbo);
+    index_.remove(index_.digest_of(e), e);
+    if (was_present) {
+        --chunks_;
+    } else {
+        unlist_reserved(e);
+        memory_.words().aborted.fetch_add(1, std::memory_order_relaxed);
+    }
+    limbo_.push_back(e);
+    new_limbo_ = changed_ = true;
+    publish_totals();
+}
+
+void Keeper::into_limbo_with_descendants(std::uint32_t e) {
+    const std::size_t bottom = stack_.size();
+    stack_.push_back(e);
+    while (stack_.size() > bottom) {
+        const std::uint32_t one = stack_.back();
+        stack_.pop_back();
+        if (state(one) == EntryState::present || state(one) == EntryState::reserved) into_limbo(one);
+        for (std::uint32_t child = kin_[one].first_child; child != kNoEntry; child = kin_[child].next)
+            stack_.push_back(child);
+    }
+}
+
+void Keeper::settle() {
+    new_limbo_ = false;
+    if (limbo_.empty()) return;
+    std::vector<std::uint32_t> waiting;
+    waiting.swap(limbo_);
+    std::vector<bool> held;
+    collect(waiting, held);
+    for (std::size_t i = 0; i < waiting.size(); ++i)
+        if (held[i]) limbo_.push_back(waiting[i]);
+    // Leaves first: each that goes may make its parent one.
+    std::vector<std::uint32_t> leaves;
+    std::vector<std::uint32_t> parents;
+    for (std::size_t i = 0; i < waiting.size(); ++i)
+        if (!held[i]) (kin_[waiting[i]].children == 0 ? leaves : parents).push_back(waiting[i]);
+    while (!leaves.empty()) {
+        for (const std::uint32_t e : leaves) release(e);
+        leaves.clear();
+        std::erase_if(parents, [&](std::uint32_t e) {
+            if (kin_[e].children != 0) return false;
+            leaves.push_back(e);
+            return true;
+        });
+    }
+    limbo_.insert(limbo_.end(), parents.begin(), parents.end());
+    publish_totals();
+}
+
+// Nobody holds it, and it has no child.
+void Keeper::release(std::uint32_t e) {
+    policy_->forget(e, Gone::removed);  // unless it is known to be evicted
+    disown_child(e);
+    Native::reached(FaultPoint::pool_release_begin);
+    set(e, EntryState::free);  // what describes it next is stored behind [entry-gone]
+    Native::reached(FaultPoint::pool_released);
+    blocks_.free(node_[e]);
+    count(memory_.record(e).tenant.load(std::memory_order_relaxed), -std::int64_t{length(e)});
+    free_.push_back(e);
+}
+
+// --- Book-keeping.
+
+void Keeper::adopt_child(std::uint32_t parent, std::uint32_t child) noexcept {
+    Kin& its = kin_[parent];
+    ++its.children;
+    kin_[child].next = its.first_child;
+    kin_[child].previous = kNoEntry;
+    if (its.first_child != kNoEntry) kin_[its.first_child].previous = child;
+    its.first_child = child;
+}
+
+void Keeper::disown_child(std::uint32_t child) noexcept {
+    const std::uint32_t p = parent(child);
+    if (p == kNoEntry) return;
+    Kin& its = kin_[child];
+    if (its.previous == kNoEntry && kin_[p].first_child != child) return;  // disowned already
+    if (its.previous != kNoEntry) kin_[its.previous].next = its.next;
+    if (its.next != kNoEntry) kin_[its.next].previous = its.previous;
+    if (kin_[p].first_child == child) kin_[p].first_child = its.next;
+    its.next = its.previous = kNoEntry;
+    --kin_[p].children;
+}
+
+void Keeper::list_reserved(std::uint32_t e) {
+    at_reserved_[e] = static_cast<std::uint32_t>(reserved_.size());
+    reserved_.push_back(e);
+}
+
+void Keeper::unlist_reserved(std::uint32_t e) noexcept {
+    const std::uint32_t at = at_reserved_[e];
+    if (at == kNoEntry) return;
+    const std::uint32_t last = reserved_.back();
+    reserved_[at] = last;
+    at_reserved_[last] = at;
+    reserved_.pop_back();
+    at_reserved_[e] = kNoEntry;
+}
+
+void Keeper::count(std::uint64_t tenant, std::int64_t bytes) {
+    tenants_[tenant_of(tenant)].used += static_cast<std::uint64_t>(bytes);
+}
+
+void Keeper::admit(std::uint32_t e) {
+    ++chunks_;
+    policy_->admit(e, index_.digest_of(e), parent(e),
+                   tenant_of(memory_.record(e).tenant.load(std::memory_order_relaxed)));
+}
+
+void Keeper::touch(std::uint32_t e, std::uint32_t ancestors) {
+    for (; e < index_.n_entries && state(e) == EntryState::present; e = parent(e)) {
+        policy_->touch(e);
+        auto& uses = memory_.record(e).uses;
+        uses.store(uses.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+        if (ancestors-- == 0) return;
+    }
+}
+
+void Keeper::publish_totals() noexcept {
+    auto& words = memory_.words();
+    words.used_bytes.store(blocks_.used_bytes(), std::memory_order_relaxed);
+    words.chunks.store(chunks_, std::memory_order_relaxed);
+    words.reserved.store(reserved_.size(), std::memory_order_relaxed);
+    words.limbo.store(limbo_.size(), std::memory_order_relaxed);
+    words.quarantined.store(quarantined_, std::memory_order_relaxed);
+}
+
+}  // namespace ringcast::pool

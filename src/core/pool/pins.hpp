@@ -1,0 +1,111 @@
+// Pins: who may be touching which chunk.
+//
+// Whoever may touch a block, to read or to write, has its entry pinned: (entry, generation) in a row of its seat, which it
+// alone writes. The server gives no block to anybody else while a living seat holds such a pin. It is Dekker's argument
+// again, once for a whole batch on either side:
+//
+//     client:  word [entry], digest;   pins = (entry, generation);   fence [pin];    the words are still the same
+//     server:  words = limbo;          fence [collect];              pins            none holds it: it may go
+//
+// If [pin] comes first, the server finds the pin; if [collect] does, the client's second look finds the word changed, and
+// the client takes it for a miss. A pin of a chunk holds its ancestors, too: nothing goes that has a child.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "pool/index.hpp"
+
+namespace ringcast::pool {
+
+// The client's row: which of its pins are in use. One thread at a time.
+template <class P>
+class PinRow {
+public:
+    static constexpr std::uint32_t kFull = UINT32_MAX;
+    using Pin = typename P::template atomic<std::uint64_t>;
+    using Used = typename P::template atomic<std::uint32_t>;
+
+    PinRow(Pin* pins, Used& used, std::uint32_t n) : pins_(pins), used_(&used), n_(n) {}
+
+    // Takes a place and says in it what is held. Nothing is held yet: see [pin]. kFull: there is no place left.
+    std::uint32_t put(std::uint32_t entry, std::uint32_t generation) {
+        std::uint32_t at = kFull;
+        if (!free_.empty()) {
+            at = free_.back();
+            free_.pop_back();
+        } else if (next_ < n_) {
+            at = next_++;
+            free_.reserve(next_);                            // so that `clear` never needs memory
+            used_->store(next_, std::memory_order_relaxed);  // [pin]
+        } else {
+            return kFull;
+        }
+        pins_[at].store(pin_word(entry, generation), std::memory_order_relaxed);  // [pin]
+        return at;
+    }
+    void clear(std::uint32_t at) noexcept {
+        // release [unpin]: what was read or written there comes before the server gives the block to another.
+        pins_[at].store(0, std::memory_order_release);
+        free_.push_back(at);
+    }
+    std::uint32_t room() const noexcept { return n_ - held(); }
+    std::uint32_t held() const noexcept { return next_ - static_cast<std::uint32_t>(free_.size()); }
+
+private:
+    Pin* pins_;
+    Used* used_;
+    std::uint32_t n_;
+    std::uint32_t next_ = 0;
+    std::vector<std::uint32_t> free_;
+};
+
+// One key of a batch, as the client found it.
+struct Look {
+    std::uint32_t entry;
+    std::uint64_t word;
+};
+
+// Does the second look find the same? Behind the fence [pin].
+template <class P>
+bool is_unchanged(const Index<P>& index, const Look& look) noexcept {
+    return index.entries[look.entry].word.load(std::memory_order_relaxed) == look.word;
+}
+
+// Pins the leading looks that are still what they were, and says how many those are; their places are in `places`. Those
+// that are each other's parents take one place. Nothing is held beyond them; busy: a place was missing, and nothing is held
+// at all.
+template <class P>
+struct Pinned {
+    std::uint32_t count = 0;
+    bool busy = false;
+};
+template <class P, class Places>
+Pinned<P> pin_leading(const Index<P>& index, PinRow<P>& row, std::span<const Look> looks, Places& places) {
+    auto n = static_cast<std::uint32_t>(looks.size());
+    while (n > 0) {
+        for (std::uint32_t i = 0; i < n; ++i) {
+            const bool goes_on = i + 1 < n && index.entries[looks[i + 1].entry].parent.load(
+                                                  std::memory_order_relaxed) == looks[i].entry + 1;
+            if (goes_on) continue;
+            const std::uint32_t place = row.put(looks[i].entry, generation_of(looks[i].word));
+            if (place == PinRow<P>::kFull) {
+                for (const std::uint32_t one : places) row.clear(one);
+                places.clear();
+                return {0, true};
+            }
+            places.push_back(place);
+        }
+        P::fence_seq_cst();  // [pin]
+        std::uint32_t same = 0;
+        while (same < n && is_unchanged(index, looks[same])) ++same;
+        if (same == n) break;
+        for (const std::uint32_t one : places) row.clear(one);
+        places.clear();
+        n = same;
+    }
+    return {n, false};
+}
+
+}  // namespace ringcast::pool

@@ -1,0 +1,256 @@
+// The memory of a pool.
+//
+//     0               PoolHeader     what it is; written before anybody can see it, never changed
+//     4096            ServerWords    words of the server: clients only read them
+//     8192            Bell           how clients call the server
+//     seats_offset    PoolSeat[]     one for each client: its pins, its touches, its mailbox; whole pages
+//     entries_offset  Entry[]        one for each chunk that the pool can hold
+//     records_offset  EntryRecord[]  what a hit does not need of them
+//     cells_offset    cells          which entry a key has: two buckets of eight for each key
+//     data_offset     blocks         the chunks' bytes
+//
+// A client maps all of it read-only, and once more, writable, its own seat, the bell, and the blocks when it first stores.
+// So no client's stray store can reach the index, which is the one authority: which memory is in use can be told from
+// the entries alone, at every instruction.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "area_kind.hpp"
+#include "layout.hpp"
+#include "parked.hpp"
+#include "pool/digest.hpp"
+#include "pool/leaves.hpp"
+
+namespace ringcast::pool {
+
+inline constexpr std::uint64_t kPoolMagic = 0x314c'4f4f'5047'4e52;  // "RNGPOOL1" in memory order
+inline constexpr std::uint32_t kPoolLayoutVersion = 1;
+inline constexpr std::uint32_t kMaxSeats = 1024;
+inline constexpr std::uint32_t kMaxPins = 1u << 20;
+inline constexpr std::uint32_t kMaxEntries = 1u << 28;
+inline constexpr std::uint64_t kBytesAnEntry = 16 * 1024;  // of capacity, unless told otherwise
+inline constexpr std::uint32_t kCellsInBucket = 8;
+inline constexpr std::uint32_t kMailSlots = 8;
+inline constexpr std::uint32_t kBatch = 256;  // keys in one request
+inline constexpr std::uint32_t kTouches = 64;
+inline constexpr std::size_t kWorkerIdBytes = 64;
+
+struct PoolHeader {
+    std::uint64_t magic;  // as far as `epoch` an AreaHeader
+    std::uint32_t layout_version;
+    std::uint32_t byte_order;
+    std::uint64_t total_bytes;
+    std::uint64_t epoch;
+    std::uint64_t capacity;
+    std::uint64_t seed;  // of the index
+    std::uint32_t n_seats;
+    std::uint32_t n_pins;  // of a seat
+    std::uint32_t n_entries;
+    std::uint32_t n_buckets;
+    std::uint64_t seat_bytes;
+    std::uint64_t seats_offset;
+    std::uint64_t entries_offset;
+    std::uint64_t records_offset;
+    std::uint64_t cells_offset;
+    std::uint64_t data_offset;
+    std::uint32_t creator_pid;
+    std::uint32_t kept;       // 1: it stays when nobody has it
+    std::uint32_t checksums;  // 1: what is stored by hand gets one
+    std::uint32_t unused;
+    std::uint64_t creator_pid_namespace;
+    std::int64_t created_at_ns;  // wall clock, for people
+    char release[kReleaseBytes];
+    char user_name[kUserNameBytes];
+};
+
+// What becomes of an entry. It owns its block in every state but `free`; presence is decided by its word alone.
+//
+//     free -> reserved -> present -> (limbo) -> free
+//     reserved -> limbo -> free          aborted, or its owner died
+//     present -> limbo -> present        it was to be evicted, and somebody held it
+//     present -> quarantined             its bytes are not what was stored, or two entries claim them: never used again
+enum class EntryState : std::uint8_t { free = 0, reserved = 1, present = 2, limbo = 3, quarantined = 4 };
+
+// An entry's word: how often it has become reserved, and its state. So a word that is the same again is of the same chunk.
+inline constexpr std::uint64_t entry_word(std::uint32_t generation, EntryState state) noexcept {
+    return std::uint64_t{generation} << 8 | static_cast<std::uint8_t>(state);
+}
+inline constexpr std::uint32_t generation_of(std::uint64_t word) noexcept {
+    return static_cast<std::uint32_t>(word >> 8);
+}
+inline constexpr EntryState state_of(std::uint64_t word) noexcept { return static_cast<EntryState>(word & 0xff); }
+
+// What a pin says: this entry, as it was in this generation. 0: nothing.
+inline constexpr std::uint64_t pin_word(std::uint32_t entry, std::uint32_t generation) noexcept {
+    return (std::uint64_t{entry} + 1) << 32 | generation;
+}
+inline constexpr std::uint32_t pinned_entry(std::uint64_t pin) noexcept {
+    return static_cast<std::uint32_t>(pin >> 32) - 1;
+}
+inline constexpr std::uint32_t pinned_generation(std::uint64_t pin) noexcept { return static_cast<std::uint32_t>(pin); }
+
+// What a hit looks at: one cache line.
+template <class P>
+struct alignas(64) Entry {
+    typename P::template atomic<std::uint64_t> digest[4];
+    typename P::template atomic<std::uint64_t> word;
+    typename P::template atomic<std::uint64_t> block;     // offset in the data part
+    typename P::template atomic<std::uint32_t> length;    // bytes
+    typename P::template atomic<std::uint32_t> parent;    // its entry + 1; 0: none
+    typename P::template atomic<std::uint32_t> checksum;  // CRC-32C of the bytes, from the commit on
+    typename P::template atomic<std::uint32_t> checked;   // 1: it has one
+};
+
+// All written by the server, relaxed: the entry's word passes them on.
+struct alignas(64) EntryRecord {
+    using Word = std::atomic<std::uint32_t>;
+    Word owner_seat;
+    Word owner_incarnation;
+    Word request;  // its number in the owner's mailbox slot
+    Word slot;
+    Word parent_generation;
+    Word uses;
+    std::atomic<std::uint64_t> tenant;
+    std::atomic<std::uint64_t> space;
+    std::atomic<std::int64_t> stored_at_ns;  // wall clock
+};
+
+template <class P>
+using Cell = typename P::template atomic<std::uint64_t>;  // tag << 32 | entry + 1; 0: empty
+
+// Whose a seat is. Its lock byte says whether that client lives; a dead one's seat only the server gives back.
+enum class PoolSeatState : std::uint32_t { vacant = 0, taken = 1 };
+
+// A mailbox slot's word: the number of the request, and how far it is. Client and server move it by compare-and-swap, so a
+// request has one outcome, which both know.
+//
+//     client:  idle -> asked(n)          release [ask]
+//     server:  asked(n) -> answered(n)   release [answer]     client:  asked(n) -> withdrawn(n), its deadline has passed
+//     client:  answered(n) -> idle                            server:  withdrawn(n) -> idle, when all is undone
+enum class MailPhase : std::uint8_t { idle = 0, asked = 1, answered = 2, withdrawn = 3 };
+inline constexpr std::uint64_t mail_word(std::uint32_t number, MailPhase phase) noexcept {
+    return std::uint64_t{number} << 8 | static_cast<std::uint8_t>(phase);
+}
+inline constexpr std::uint32_t mail_number(std::uint64_t word) noexcept {
+    return static_cast<std::uint32_t>(word >> 8);
+}
+inline constexpr MailPhase mail_phase(std::uint64_t word) noexcept { return static_cast<MailPhase>(word & 0xff); }
+
+enum class Ask : std::uint32_t { reserve = 1, commit = 2, abort = 3, clear = 4, suspect = 5 };
+
+// What became of a key: what both `store` and `retrieve` say of it.
+enum class Status : std::uint32_t {
+    none = 0,
+    reserved,   // store: the caller's to fill
+    cached,     // store: it is there
+    pending,    // another client stores it just now
+    own,        // store: this client stores it already
+    busy,       // the caller's row of pins is full
+    no_memory,  // store: nothing can be evicted for it
+    orphan,     // store: its parent is not in the pool
+    hit,        // retrieve
+    miss,       // retrieve
+    committed,  // store: it is there now
+    lost,       // store: the reservation was given up before
+    damaged,    // retrieve: its bytes were not what was stored
+};
+
+// One key of a request, and what is answered. Clients write `digest`, `entry`, `generation` and `checksum`, as the
+// request needs them; the server `status`, `entry` and `generation`. Relaxed: the slot's word passes them on.
+struct MailItem {
+    using Word = std::atomic<std::uint32_t>;
+    std::atomic<std::uint64_t> digest[4];
+    Word entry;
+    Word generation;
+    Word checksum;
+    Word status;
+};
+
+template <class P>
+struct alignas(kLinePair) MailSlot {
+    typename P::template atomic<std::uint64_t> word;
+    Parked<P> parked;  // who waits for the answer
+    std::atomic<std::uint32_t> kind;
+    std::atomic<std::uint32_t> count;
+    std::atomic<std::uint32_t> length;   // bytes of each chunk
+    std::atomic<std::uint32_t> chained;  // each key is the parent of the next
+    std::atomic<std::uint32_t> has_parent;
+    std::atomic<std::uint32_t> checked;  // commit: items have checksums
+    std::atomic<std::uint64_t> parent[4];
+    std::atomic<std::uint64_t> tenant;
+    std::atomic<std::uint64_t> space;
+    std::atomic<std::uint32_t> refused;  // answer: 1, the request makes no sense
+    MailItem items[kBatch];
+};
+
+// Counted by the seat's client, for `pool stat`.
+struct SeatCounters {
+    std::atomic<std::uint64_t> lookups, keys_looked_up, keys_found, retrieves, keys_retrieved, hits;
+};
+
+template <class P>
+struct alignas(4096) PoolSeat {
+    typename P::template atomic<std::uint64_t> state;  // incarnation << 32 | PoolSeatState
+    std::atomic<std::uint32_t> pid;
+    std::atomic<std::uint64_t> pid_namespace;
+    std::atomic<std::int64_t> since_ns;  // wall clock
+    char worker_id[kWorkerIdBytes];
+    alignas(kLinePair) SeatCounters counters;
+    // How many of its pins may be other than 0: never lowered while the seat is taken.
+    alignas(kLinePair) typename P::template atomic<std::uint32_t> pins_used;
+    // What was used lately, for the policy: entry << 32 | how many of its ancestors along. Overwritten when full.
+    std::atomic<std::uint64_t> touched;  // how many there have been
+    std::atomic<std::uint64_t> touches[kTouches];
+    MailSlot<P> mail[kMailSlots];
+    typename P::template atomic<std::uint64_t> pins[1];  // n_pins of them
+};
+
+inline constexpr std::uint64_t seat_word(std::uint32_t incarnation, PoolSeatState state) noexcept {
+    return std::uint64_t{incarnation} << 32 | static_cast<std::uint32_t>(state);
+}
+inline constexpr std::uint32_t seat_incarnation(std::uint64_t word) noexcept {
+    return static_cast<std::uint32_t>(word >> 32);
+}
+inline constexpr PoolSeatState seat_state(std::uint64_t word) noexcept {
+    return static_cast<PoolSeatState>(word & 0xffff'ffff);
+}
+
+enum class PoolLife : std::uint32_t { open = 0, closed = 1 };
+
+template <class P>
+struct ServerWords {
+    std::atomic<std::uint32_t> initialised;  // 1, stored last by the creator
+    std::atomic<PoolLife> life;
+    std::atomic<std::uint64_t> epoch;  // how many servers it has had
+    std::atomic<std::uint32_t> pid;    // of the server
+    std::atomic<std::uint64_t> pid_namespace;
+    // Counts whatever ends a wait for a chunk: a commit, an abort. Its own futex.
+    alignas(kLinePair) typename P::futex_word changes;
+    // For people.
+    alignas(kLinePair) std::atomic<std::uint64_t> used_bytes, chunks, reserved, limbo, quarantined;
+    std::atomic<std::uint64_t> stored, evicted, aborted, cleared, no_memory, full_buckets, refused;
+};
+
+template <class P>
+struct Bell {
+    std::atomic<std::uint64_t> rung[kMaxSeats / 64];  // a bit for each seat
+    alignas(kLinePair) Parked<P> server_parked;
+    alignas(kLinePair) typename P::template atomic<std::uint32_t> changes_wanted;  // 1: somebody sleeps on `changes`
+};
+
+inline constexpr std::uint64_t kServerWordsOffset = 4096;
+inline constexpr std::uint64_t kBellOffset = 8192;
+inline constexpr std::uint64_t kSeatsFrom = 12288;
+static_assert(sizeof(PoolHeader) <= 4096);
+
+using NativeEntry = Entry<platform::Native>;
+using NativePoolSeat = PoolSeat<platform::Native>;
+using NativeMailSlot = MailSlot<platform::Native>;
+static_assert(sizeof(NativeEntry) == 64 && sizeof(EntryRecord) == 64);
+static_assert(sizeof(ServerWords<platform::Native>) <= 4096 && sizeof(Bell<platform::Native>) <= 4096);
+
+}  // namespace ringcast::pool

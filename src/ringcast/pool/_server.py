@@ -1,0 +1,210 @@
+"""`PoolServer`: owns a pool's memory, and hands it out. The serving is a native thread (src/core/pool/server.hpp)."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from ringcast import _core
+from ringcast._arguments import checked, choice, flag, refuse
+from ringcast._names import PREFIX, pool_segment_name, suffix
+from ringcast._version import __version__
+from ringcast.errors import ArgumentError, PoolClosedError, RingcastError
+from ringcast.pool._namespace import salt_digest
+from ringcast.pool._sizes import byte_size
+from ringcast.waiting import Wait, WaitSettings
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
+    from typing_extensions import Self
+
+POLICIES = ("lru", "arc", "s3fifo")
+"""In the order of the core's own."""
+
+
+class PoolServer:
+    """A pool, from `start` until `close`.
+
+    The server makes the pool's memory, or takes over, with everything in it, what a server of that name left that was
+    killed; clients go on meanwhile. Ended in order (`close`, the end of the `with` block or of the program, SIGTERM) it
+    removes the pool, unless `keep`. It serves from a thread of its own, without the interpreter's lock.
+
+    Args:
+        name: 1 to 127 of the characters A-Z a-z 0-9 . _ - ; a queue of that name is no hindrance.
+        capacity: bytes of chunks, or text like "2GiB". All of it is taken at the start.
+        policy: what is evicted first: "arc" (default), "lru" or "s3fifo".
+        quota: by salt (bytes), or by a salt's digest (64 hexadecimal digits), the bytes that its chunks may take.
+        checksums: does `commit_store` make a CRC-32C of each chunk, which retrievers compare?
+        keep: does the pool stay when its server ends, and when nobody has it? `ringcast pool rm` removes it then.
+        seats: how many clients there may be. pins: how many chunks, or runs of chunks, each may hold.
+        entries: how many chunks there may be; None: one for each 16 KiB.
+        wait: how the server waits for requests, as in MessageQueue.
+
+    `start` raises SegmentExistsError if a living server has the name, SegmentMismatchError if what a dead one left has
+    other sizes, CapacityError.
+
+    >>> with PoolServer("docs-server", "1MiB") as server:
+    ...     server.stats()["chunks"]
+    0
+    """
+
+    def __init__(
+        self,
+        name: str,
+        capacity: int | str,
+        *,
+        policy: str = "arc",
+        quota: Mapping[bytes | str, int | str] | None = None,
+        checksums: bool = True,
+        keep: bool = False,
+        seats: int = 64,
+        pins: int = 4096,
+        entries: int | None = None,
+        wait: Wait = None,
+    ) -> None:
+        self.name = name
+        self.segment = pool_segment_name(name)
+        self.capacity = byte_size("capacity", capacity)
+        self._request: dict[str, Any] = {
+            "name": self.segment,
+            "user_name": name,
+            "release": __version__,
+            "capacity": self.capacity,
+            "seats": checked("seats", seats, most=_core.MAX_POOL_SEATS),
+            "pins": checked("pins", pins, 16, 1 << 20),
+            "entries": 0 if entries is None else checked("entries", entries, most=1 << 28),
+            "kept": flag("keep", keep),
+            "checksums": flag("checksums", checksums),
+            "policy": POLICIES.index(choice("policy", policy, POLICIES)),
+            "quotas": _quotas(quota),
+            "waiting": WaitSettings.of(wait).strategy,
+        }
+        self._core: _core.PoolServer | None = None
+        self._pid = 0
+        self._ended = threading.Event()
+
+    def start(self) -> Self:
+        """Make the pool or take it over, and serve it until `close`. Returns the server itself."""
+        if self._core is not None:
+            raise PoolClosedError(f"pool '{self.name}': this server was started before; make another one")
+        with suppress(RingcastError):  # what cannot be removed now is not in the way
+            _core.sweep(PREFIX, suffix(), dry_run=False)
+        self._core = _core.PoolServer(**self._request)
+        self._pid = os.getpid()
+        _hold(self)
+        if _is_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _on_termination)
+        return self
+
+    @property
+    def adopted(self) -> bool:
+        """Was the pool taken over from a server that died?"""
+        return self._core is not None and self._core.adopted
+
+    def serve_forever(self) -> None:
+        """Start, unless that was done, and wait until the server is closed: by a signal, or by another thread."""
+        if self._core is None:
+            self.start()
+        try:
+            while not self._ended.wait(3600.0):
+                pass
+        finally:
+            self.close()
+
+    def stats(self) -> dict[str, Any]:
+        """What is in the pool, and who uses it; what `ringcast pool stat` shows."""
+        if self._core is None:
+            raise PoolClosedError(f"pool '{self.name}': its server has not been started")
+        return self._core.described()
+
+    def close(self) -> None:
+        """End the pool: its name is removed, and clients' calls that need a server raise PoolClosedError.
+
+        What they have retrieved stays theirs. Once, from any thread; more calls do nothing.
+        """
+        core = self._core
+        if core is None or self._pid != os.getpid():
+            return
+        core.close()
+        self._ended.set()
+        _open.discard(self)
+        if not _open and _is_main_thread() and signal.getsignal(signal.SIGTERM) is _on_termination:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    @property
+    def closed(self) -> bool:
+        """Has `close` been called?"""
+        return self._core is not None and self._core.closed
+
+    def __enter__(self) -> Self:
+        return self if self._core is not None else self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "not started" if self._core is None else "closed" if self.closed else "serving"
+        return f"<PoolServer {self.name!r}, {self.capacity} bytes, {state}>"
+
+
+_open: set[PoolServer] = set()
+"""Started and not closed: such a server serves, whether or not anybody still refers to it."""
+_registered_in = 0
+
+
+def _hold(server: PoolServer) -> None:
+    """See to it that it is closed when the process ends."""
+    global _registered_in
+    if _registered_in != os.getpid():
+        _registered_in = os.getpid()
+        _open.clear()  # a forked child has none of its parent's
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)
+    _open.add(server)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _close_all() -> None:
+    for server in list(_open):
+        server.close()
+
+
+def _on_termination(number: int, frame: FrameType | None) -> None:
+    """What SIGTERM does where it would have ended the process at once: the same, but in order."""
+    if _registered_in == os.getpid():
+        _close_all()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def _quotas(quota: Mapping[bytes | str, int | str] | None) -> dict[int, int]:
+    """By the first eight bytes of the salt's digest."""
+    if quota is None:
+        return {}
+    if not isinstance(quota, Mapping):
+        raise refuse("quota", "a dict from salts to sizes", quota)
+    return {_tenant(salt): byte_size("a quota", size) for salt, size in quota.items()}
+
+
+def _tenant(salt: bytes | str) -> int:
+    if isinstance(salt, str):
+        try:
+            digest = bytes.fromhex(salt)
+        except ValueError:
+            digest = b""
+        if len(digest) != 32:
+            raise ArgumentError(f"a salt's digest must be 64 hexadecimal digits, not {salt!r}; a salt itself is bytes")
+    else:
+        digest = salt_digest(salt)
+    return int.from_bytes(digest[:8], "little")

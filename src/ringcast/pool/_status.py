@@ -1,0 +1,41 @@
+"""What became of a key."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from ringcast import _core
+
+
+class ChunkStatus(Enum):
+    """What a store or a retrieve says of each of its keys."""
+
+    NONE = "none"
+    """Nothing yet."""
+    RESERVED = "reserved"
+    """Store: the chunk is this lease's to fill."""
+    CACHED = "cached"
+    """Store: it is in the pool already."""
+    PENDING = "pending"
+    """Another client stores it just now. A retrieve can wait for that."""
+    OWN = "own"
+    """Store: this client stores it already, by another lease or earlier in this one."""
+    BUSY = "busy"
+    """This client holds as many chunks as its seat has pins for. Commit leases, or drop views."""
+    NO_MEMORY = "no memory"
+    """Store: there is no room, and nothing that may go for it."""
+    ORPHAN = "orphan"
+    """Store: the chunk before it is not in the pool, so nobody could find it."""
+    HIT = "hit"
+    """Retrieve: it is pinned, to be read."""
+    MISS = "miss"
+    """Retrieve: it is not there, or comes after one that is not."""
+    COMMITTED = "committed"
+    """Store: it is in the pool now."""
+    LOST = "lost"
+    """Store: the reservation was given up before the commit."""
+    DAMAGED = "damaged"
+    """Its bytes were not what was stored, and are out of reach now."""
+
+
+_core.set_pool_statuses(tuple(ChunkStatus))  # in the order of the core's own

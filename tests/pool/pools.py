@@ -1,0 +1,68 @@
+"""What the tests of the pool share: small pools, keys, and chunks whose bytes say which they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from ringcast.pool import ChunkStatus, Keys, Namespace, PoolClient, PoolServer, StoreLease, keys_from_hashes
+from tests.support import unique_name
+
+CHUNK = 4096
+SPACE = Namespace("model", dtype="uint8", layout="bytes")
+LOOSE = Namespace("model", dtype="uint8", layout="bytes", chained=False)
+HIT, MISS, PENDING, BUSY = ChunkStatus.HIT, ChunkStatus.MISS, ChunkStatus.PENDING, ChunkStatus.BUSY
+RESERVED, CACHED, COMMITTED = ChunkStatus.RESERVED, ChunkStatus.CACHED, ChunkStatus.COMMITTED
+OWN, ORPHAN, NO_MEMORY = ChunkStatus.OWN, ChunkStatus.ORPHAN, ChunkStatus.NO_MEMORY
+
+
+def some_keys(count: int, first: int = 0, space: Namespace = SPACE) -> Keys:
+    """A chain of `count` keys, or so many loose ones; another `first` makes others."""
+    return keys_from_hashes([(first * 1_000_000 + i).to_bytes(8, "little") for i in range(count)], space)
+
+
+def content(key: bytes, size: int = CHUNK) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """What a test stores under this key."""
+    return np.resize(np.frombuffer(key, np.uint8), size)
+
+
+def fill(lease: StoreLease) -> None:
+    for slot in lease.slots:
+        slot.array[:] = content(slot.key, len(slot.array))
+
+
+def store(client: PoolClient, keys: Keys) -> list[ChunkStatus]:
+    """Stores the chunks of these keys, and says what became of each."""
+    lease = client.prepare_store(keys)
+    fill(lease)
+    return client.commit_store(lease)
+
+
+def retrieved(client: PoolClient, keys: Keys, **options: Any) -> int:
+    """How many of these keys can be read; each chunk is looked at."""
+    with client.retrieve(keys, **options) as found:
+        for slot in found.slots:
+            assert bytes(slot.array) == bytes(content(slot.key, len(slot.array))), f"chunk {slot.index} is another one"
+        return found.hits
+
+
+@contextmanager
+def pool(
+    chunks: int = 64, clients: int = 1, chunk: int = CHUNK, **options: Any
+) -> Iterator[tuple[PoolServer, list[PoolClient]]]:
+    """A server of room for so many chunks, and its clients."""
+    with PoolServer(unique_name("p"), max(chunks * chunk, 65536), entries=max(chunks, 16), **options) as server:
+        made = [PoolClient.connect(server.name, f"w{i}", layout=chunk) for i in range(clients)]
+        try:
+            yield server, made
+        finally:
+            for client in made:
+                client.close()
+
+
+def figure(server: PoolServer, name: str) -> Callable[[], int]:
+    """What the server counts, asked anew each time."""
+    return lambda: int(server.stats()[name])
