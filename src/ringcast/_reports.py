@@ -186,6 +186,18 @@ def loss(end: ReportingEnd, rank: int, pid: int, cause: str, first: int, count: 
     _log("%s: %s %s; %s", end._context, who, happened, what, facts=facts)
 
 
+def worker_died(group: str, rank: int, pid: int, text: str) -> None:
+    """Log that a worker has ended, and how; its group still runs."""
+    _log("%s: %s", group, text, facts={"group": group, "rank": rank, "pid": pid})
+
+
+def start_waits(group: str, ranks: list[int], waited_s: float, doing: str) -> None:
+    """Log which workers are not ready yet, after how long."""
+    named = ", ".join(f"rank {rank}" for rank in ranks)
+    facts = {"group": group, "waited_s": waited_s, "waiting_for": ranks}
+    _log("%s: %s not ready after %.0f s, %s", group, named, waited_s, doing, facts=facts)
+
+
 def skipped(end: ReportingEnd, count: int) -> None:
     """Log that a reader that attached without a rank did not take what a handle promised to the rank that it got."""
     facts = _facts(end, _stats_of(end), 0.0)

@@ -15,6 +15,9 @@ from typing import Any
 
 from ringcast import workers
 
+LONG_S = 60.0
+"""How long is waited for what has to happen."""
+
 
 class Picky(Exception):
     """Can be pickled, and not be rebuilt."""
@@ -129,6 +132,8 @@ class Model:
             return
         if how == "exit":
             sys.exit(7)
+        if how == "exit in order":
+            sys.exit(0)
         if how == "_exit":
             os._exit(7)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -137,6 +142,11 @@ class Model:
         """Serves no more, but its process does not end by itself."""
         threading.Thread(target=time.sleep, args=(600,)).start()
         sys.exit(7)
+
+    def eat(self, nbytes: int) -> int:
+        """Memory, and touches it."""
+        self.eaten = bytearray(b"1") * nbytes
+        return len(self.eaten)
 
     def hold_the_lock(self, seconds: float) -> None:
         """Without ever letting go of the interpreter's lock."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
-from ringcast import WorkerGroup
+from ringcast import MessageQueue, WorkerGroup
 from ringcast.errors import ArgumentError, CallTimeoutError, QueueClosedError, WorkerDiedError
+from ringcast.workers import _starting
 from tests.support import Background, Child, Link, eventually, segments
 from tests.workers.objects import Broken, Model, NotThere
 
@@ -43,6 +45,20 @@ def test_a_worker_that_ends_in_a_call_fails_it_and_says_how(how: str, said: str,
         with pytest.raises(WorkerDiedError, match="nothing was sent"):
             group.call("rank")
         assert group.call("rank", ranks=[0]) == [0]
+
+
+def test_a_death_is_logged_with_how_it_came(caplog: pytest.LogCaptureFixture) -> None:
+    with WorkerGroup(Model, 2) as group:
+        first, second = group.pids
+        with pytest.raises(WorkerDiedError) as caught:
+            group.call("end", "exit in order", 1)
+        assert caught.value.exitcode == 0
+        os.kill(first, signal.SIGKILL)
+        eventually(lambda: "[0, 1] have ended" in repr(group))
+    told = [record.getMessage() for record in caplog.records if "WorkerGroup(Model, 2): rank" in record.getMessage()]
+    assert len(told) == 2
+    assert f"pid {second}) ended with exit code 0, in call 0, 'end'" in told[0]
+    assert f"pid {first}) was ended by SIGKILL, and it had no call" in told[1]
 
 
 def test_a_death_fails_all_that_the_worker_had_to_do_and_nothing_else() -> None:
@@ -119,9 +135,21 @@ def test_a_class_that_cannot_be_imported_there_is_an_error() -> None:
 
 
 def test_a_worker_that_is_never_ready_is_named_with_what_it_does() -> None:
-    with pytest.raises(CallTimeoutError, match=r"rank 1 not ready within 3\.0 s") as caught:
+    with pytest.raises(CallTimeoutError, match=r"rank 1 not ready within 3\.0 s, ") as caught:
         WorkerGroup(Broken, 2, args=("hang", 1), start_timeout=3.0)
     assert "objects.py" in caught.value.stacks[1]
+
+
+def test_who_is_not_ready_yet_is_logged_now_and_then(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_starting, "_TELL_EVERY_S", 0.5)
+    with pytest.raises(CallTimeoutError, match=r"rank 1 not ready within 3\.0 s, while its object was made"):
+        WorkerGroup(Broken, 2, args=("hang", 1), start_timeout=3.0)
+    told = [record for record in caplog.records if "not ready after" in record.getMessage()]
+    assert len(told) > 1
+    assert "WorkerGroup(Broken, 2): " in told[-1].getMessage()
+    assert vars(told[-1])["ringcast"]["waiting_for"] == [1]
 
 
 def test_a_close_fails_what_is_under_way_and_ends_who_does_not_hear() -> None:
@@ -209,3 +237,68 @@ def test_no_worker_outlives_a_group_s_process_that_ends(start: Callable[..., Chi
     child.join(PROMPT_S)
     assert not any(map(lives, pids))
     assert segments() == set()
+
+
+def test_what_a_group_leaves_whose_processes_are_all_killed_goes_with_the_next_queue(
+    start: Callable[..., Child],
+) -> None:
+    child = start(leave_workers, "idle")
+    pids = child.receive()
+    child.receive()
+    child.signal(signal.SIGSTOP)  # so that no worker hears of its end first
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    child.kill()
+    eventually(lambda: not any(map(lives, pids)), "the end of the workers")
+    MessageQueue(1).close(0)
+    assert segments() == set()
+
+
+def run_out_of_memory(link: Link, cgroup: str) -> None:
+    with open(f"{cgroup}/cgroup.procs", "w") as file:
+        file.write(str(os.getpid()))
+    with WorkerGroup(Model, 1) as group:
+        try:
+            group.call("eat", 1 << 30)
+        except WorkerDiedError as error:
+            link.send((error.exitcode, str(error)))
+
+
+@pytest.fixture
+def small_cgroup() -> Iterator[str]:
+    """A control group with 256 MiB of memory."""
+    own = {}
+    with open("/proc/self/cgroup") as file:
+        for line in file.read().splitlines():
+            _, controllers, path = line.split(":", 2)
+            own.update(dict.fromkeys(controllers.split(","), path.rstrip("/")))
+    root, limit = (
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes") if "memory" in own else ("/sys/fs/cgroup", "memory.max")
+    )
+    made = f"{root}{own.get('memory', own.get('', ''))}/ringcast-test-{os.getpid()}"
+    try:
+        os.mkdir(made)
+        with open(f"{made}/{limit}", "w") as file:
+            file.write(str(256 << 20))
+    except OSError as error:
+        with suppress(OSError):
+            os.rmdir(made)
+        pytest.skip(f"no control group with a memory limit can be made: {error}")
+    yield made
+    eventually(lambda: _removed(made), "the end of the control group")
+
+
+def _removed(cgroup: str) -> bool:
+    try:
+        os.rmdir(cgroup)
+    except OSError:
+        return not os.path.exists(cgroup)
+    return True
+
+
+def test_a_worker_that_is_killed_for_memory_says_so(start: Callable[..., Child], small_cgroup: str) -> None:
+    child = start(run_out_of_memory, small_cgroup)
+    exitcode, told = child.receive()
+    assert exitcode == -signal.SIGKILL
+    assert "was ended by SIGKILL (its control group's memory ran out: 1 killed for that since it started)" in told
+    child.join()

@@ -6,7 +6,6 @@ import asyncio
 import concurrent.futures
 import gc
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,23 +13,7 @@ import pytest
 from ringcast import WorkerGroup
 from ringcast.errors import ArgumentError, CallTimeoutError, EncodeError
 from tests.support import committed_bytes, eventually
-from tests.workers.objects import Model
-
-LONG_S = 60.0
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[WorkerGroup]:
-    """For tests that leave the workers as they are."""
-    with WorkerGroup(Model, 2) as group:
-        yield group
-
-
-@pytest.fixture
-def group(shared: WorkerGroup) -> Iterator[WorkerGroup]:
-    yield shared
-    assert shared.call("echo", "still well", deadline=LONG_S) == ["still well"] * 2
-    eventually(lambda: not shared._calls.under_way, "an end of all calls")
+from tests.workers.objects import LONG_S
 
 
 def test_a_future_has_what_a_call_would_return(group: WorkerGroup) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,23 +12,7 @@ from ringcast import WorkerGroup
 from ringcast.errors import CallTimeoutError, GroupMismatchError, WorkerDiedError
 from ringcast.workers._stream import CREDIT_ITEMS
 from tests.support import Background, eventually
-from tests.workers.objects import Model
-
-LONG_S = 60.0
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[WorkerGroup]:
-    """For tests that leave the workers as they are."""
-    with WorkerGroup(Model, 2) as group:
-        yield group
-
-
-@pytest.fixture
-def group(shared: WorkerGroup) -> Iterator[WorkerGroup]:
-    yield shared
-    assert shared.call("echo_only", "still well", deadline=LONG_S) == ["still well"] * 2
-    eventually(lambda: not shared._calls.under_way, "an end of all calls")
+from tests.workers.objects import LONG_S, Model
 
 
 def test_items_come_in_their_order(group: WorkerGroup) -> None:

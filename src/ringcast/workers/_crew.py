@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ringcast import _at_exit, _core
+from ringcast import _at_exit, _core, _reports
 from ringcast._names import PREFIX, suffix
 from ringcast.errors import CallTimeoutError, EncodeError, RingcastError
 from ringcast.queue import MessageQueue
@@ -27,9 +27,10 @@ from ringcast.workers._calls import Calls
 from ringcast.workers._echo import Echo
 from ringcast.workers._failures import Failure, note, one_of, unpacked
 from ringcast.workers._keeper import Keeper
+from ringcast.workers._starting import Patience
 from ringcast.workers._worker import Worker
 
-_SLICE_S = 0.25
+_DOING = "while its object was made"
 _AFTER_TERM_S = 0.5
 _OTHERS_S = 0.05
 """Once one could not be started, others have so long to say that they could not either."""
@@ -137,7 +138,7 @@ class Crew:
             self._ended = True
 
     def _start(self, workers: Sequence[Worker], timeout: float | None) -> None:
-        until = None if timeout is None else time.monotonic() + timeout
+        patience = Patience(timeout, self.calls.label)
         for worker in workers:
             if self._echo is not None:
                 self._echo.add(worker)
@@ -147,10 +148,11 @@ class Crew:
             if any(worker.ended.is_set() or worker in self._keeper.failures for worker in workers):
                 time.sleep(_OTHERS_S)
                 raise self._not_started(workers)
-            if until is not None and time.monotonic() >= until:
-                raise self._started_late(workers, timeout)
+            late = [worker for worker in workers if not worker.ready.is_set()]
+            if late and patience.over([worker.rank for worker in late], _DOING):
+                raise self._started_late(late, patience)
             with changed:
-                changed.wait(_SLICE_S if until is None else max(0.0, min(_SLICE_S, until - time.monotonic())))
+                changed.wait(patience.slice())
         for worker in workers:
             assert worker.ring is not None
             self.calls.rings.add(worker.rank, worker.ring)
@@ -160,7 +162,7 @@ class Crew:
         for worker in workers:
             failure = self._keeper.failures.get(worker)
             if isinstance(failure, Failure):
-                errors.append(unpacked(failure, worker.rank, "while its object was made"))
+                errors.append(unpacked(failure, worker.rank, _DOING))
             elif failure is not None:
                 note(failure, f"{self.label}: while rank {worker.rank} was started")
                 errors.append(failure)
@@ -168,15 +170,11 @@ class Crew:
                 errors.append(worker.died("while its object was made; what it printed says more"))
         return one_of(errors, f"{self.label}: the start")
 
-    def _started_late(self, workers: Sequence[Worker], timeout: float | None) -> CallTimeoutError:
-        late = [worker for worker in workers if not worker.ready.is_set()]
+    def _started_late(self, late: Sequence[Worker], patience: Patience) -> CallTimeoutError:
         stacks = {worker.rank: worker.stacks() for worker in late if worker.pid}
         ranks = tuple(worker.rank for worker in late)
         shown = "".join(f"\nrank {rank}:\n{text}" for rank, text in stacks.items())
-        return CallTimeoutError(
-            f"{self.label}: {', '.join(f'rank {rank}' for rank in ranks)} not ready within {timeout} s{shown}",
-            ranks, stacks,
-        )  # fmt: skip
+        return CallTimeoutError(f"{patience.told(ranks, _DOING)}{shown}", ranks, stacks)
 
     def _await(self, workers: Sequence[Worker], seconds: float) -> bool:
         """Until all have ended; takes what they still answer, since they may wait for that."""
@@ -201,6 +199,8 @@ class Crew:
         calls = self.calls
         error = worker.died(calls.doing(worker.rank))
         calls.dead[worker.rank] = str(worker.death)
+        if not self._closing and worker.ring is not None:
+            _reports.worker_died(calls.label, worker.rank, worker.pid, str(error))
         if not self._closing:
             with suppress(Exception):
                 self._ring.evict(worker.rank)

@@ -56,7 +56,8 @@ class WorkerGroup:
         prefix: whether what workers print comes out here, with each line's rank before it (default), or as it is.
         allow_callables: whether `call` and its kin take functions, too, which are called with the object.
         max_bytes: the most shared memory that calls, and each worker's answers, may take; see MessageQueue.
-        start_timeout: how many seconds a worker may take until its object is made; None: without limit.
+        start_timeout: how many seconds workers may take until all objects are made, default 600; None: without limit.
+            After 30 seconds, and again so, the log says which are not ready.
 
     Raises what `cls` raises in a worker, with that traceback; WorkerDiedError; CallTimeoutError; EncodeError if `cls`
     or its arguments cannot be pickled; ArgumentError. Then no worker is left.
@@ -76,7 +77,7 @@ class WorkerGroup:
         prefix: bool = True,
         allow_callables: bool = False,
         max_bytes: int | None = None,
-        start_timeout: float | None = None,
+        start_timeout: float | None = START_TIMEOUT_S,
     ) -> None:
         if not callable(cls):
             raise _arguments.refuse("cls", "a class, or a function that makes an object", cls)
@@ -284,7 +285,7 @@ class WorkerGroup:
         """
         return self._stream(self._new(name, ranks, deadline), args, kwargs)
 
-    def respawn(self, rank: int, *, start_timeout: float | None = None) -> None:
+    def respawn(self, rank: int, *, start_timeout: float | None = START_TIMEOUT_S) -> None:
         """Brings a rank back that has ended: a new process, with a new object.
 
         Raises what the group's own start raises; ArgumentError if the rank has not ended.

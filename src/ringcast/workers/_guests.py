@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from ringcast import _reports
 from ringcast.errors import LinkDiedError, QueueClosedError, RingcastError, WorkerDiedError
 from ringcast.queue import MessageQueue
 from ringcast.waiting import Wait
@@ -109,10 +110,9 @@ class Guests:
         worker.ended.set()
         if calls.closed is not None:
             return
-        error = WorkerDiedError(
-            f"{self.label}: rank {rank} (host {worker.host}, pid {worker.pid}) {how}, {calls.doing(rank)}"
-        )
+        error = WorkerDiedError(f"rank {rank} (host {worker.host}, pid {worker.pid}) {how}, {calls.doing(rank)}")
         error.rank, error.pid, error.exitcode = rank, worker.pid, exitcode
+        _reports.worker_died(self.label, rank, worker.pid, str(error))
         calls.dead[rank] = how
         with suppress(RingcastError):
             self._ring.evict(rank)

@@ -3,16 +3,15 @@ waited for."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
+
+from ringcast import _reports
 
 START_TIMEOUT_S = 600.0
 """Models of hundreds of gigabytes are loaded within it."""
 _TELL_EVERY_S = 30.0
 _SLICE_S = 0.25
-
-_logger = logging.getLogger("ringcast")
 
 
 class Patience:
@@ -37,11 +36,7 @@ class Patience:
             return True
         if now >= self._tell_at:
             self._tell_at = now + _TELL_EVERY_S
-            facts = {"waited_s": now - self._begun, "waiting_for": list(late)}
-            _logger.warning(
-                "%s: %s not ready after %.0f s, %s", self.label, ranks(late), now - self._begun, doing,
-                extra={"ringcast": facts},
-            )  # fmt: skip
+            _reports.start_waits(self.label, list(late), now - self._begun, doing)
         return False
 
     def told(self, late: Sequence[int], doing: str) -> str:

@@ -1,0 +1,25 @@
+"""A group that tests of a module share, and leave as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from ringcast import WorkerGroup
+from tests.support import eventually
+from tests.workers.objects import LONG_S, Model
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[WorkerGroup]:
+    """For tests that leave the workers as they are."""
+    with WorkerGroup(Model, 2) as group:
+        yield group
+
+
+@pytest.fixture
+def group(shared: WorkerGroup) -> Iterator[WorkerGroup]:
+    yield shared
+    assert shared.call("echo_only", "still well", deadline=LONG_S) == ["still well"] * 2
+    eventually(lambda: not shared._calls.under_way, "an end of all calls")
