@@ -101,8 +101,12 @@ def calls_of_all_kinds(link: Link, address: str) -> None:
             group.call("nap_by_rank", 600, deadline=0.3)
         assert late.value.ranks == (1,)
         assert "nap_by_rank" in late.value.stacks[1]
-        group[0].cast("say", "words")
+        group[0].call("say", "words")
+        link.send("said")
+        link.recv()
+        busy = group.submit("nap", 600)
         group.close(0)
+        assert isinstance(busy.exception(PROMPT_S), QueueClosedError)
         with pytest.raises(QueueClosedError):
             group.call("rank")
         eventually(lambda: not any(map(lives, group.pids)), "the end of the actors", PROMPT_S)
@@ -118,8 +122,18 @@ def node_of(_: Model) -> str:
 def test_actors_of_two_nodes_are_called_as_workers_are(
     drive: Callable[..., Child], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    drive(calls_of_all_kinds).join()
-    assert "(Model rank 0 pid=" in capfd.readouterr().out
+    driver = drive(calls_of_all_kinds)
+    driver.receive()
+    shown: list[str] = []
+
+    def is_shown() -> bool:  # when Ray gets to it
+        shown.append(capfd.readouterr().out)
+        return "words" in "".join(shown)
+
+    eventually(is_shown, "what an actor has printed")
+    assert "(Model rank 0 pid=" in "".join(shown)
+    driver.send("seen")
+    driver.join()
 
 
 def actors_that_end(link: Link, address: str) -> None:
