@@ -65,4 +65,9 @@ def pool(
 
 def figure(server: PoolServer, name: str) -> Callable[[], int]:
     """What the server counts, asked anew each time."""
-    return lambda: int(server.stats()[name])
+
+    def now() -> int:
+        counted: Any = server.stats()
+        return int(counted[name])
+
+    return now

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from types import FrameType
 from typing import NoReturn
@@ -18,9 +17,9 @@ import click
 from ringcast import __version__
 from ringcast.cli import common
 from ringcast.cli.interruption import interrupted_at_once
-from ringcast.errors import ArgumentError, QueueTimeoutError, RingcastError
+from ringcast.errors import ArgumentError, PoolTimeoutError, QueueTimeoutError, RingcastError
 
-COMMANDS = ("pub", "sub", "ls", "clean", "doctor", "secret", "link", "demo", "bench", "completion")
+COMMANDS = ("pub", "sub", "ls", "clean", "doctor", "secret", "link", "pool", "demo", "bench", "completion")
 
 HELP = f"""Broadcast messages between processes through shared memory.
 
@@ -34,7 +33,7 @@ Example: a file to two readers, each in a terminal or shell job of its own
 """
 
 
-class CommandGroup(click.Group):
+class CommandGroup(common.Group):
     """Finds a command in the module of its name and turns what it raises into an exit code and one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -48,15 +47,6 @@ class CommandGroup(click.Group):
         assert isinstance(found, click.Command)
         return found
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if not ctx.resilient_parsing and not args[0].startswith("-") and args[0] not in COMMANDS:
-            near = get_close_matches(args[0], COMMANDS, 1)
-            hint = f"Did you mean '{near[0]}'?" if near else f"There are {', '.join(COMMANDS)}."
-            raise click.UsageError(f"No such command '{args[0]}'. {hint}", ctx)
-        return super().resolve_command(ctx, args)
-
     def invoke(self, ctx: click.Context) -> int:
         try:
             _turn_termination_into_exit()
@@ -66,7 +56,7 @@ class CommandGroup(click.Group):
         except BrokenPipeError:  # whoever read the output has seen enough
             common.drop_stdout()
             return common.EXIT_OK
-        except QueueTimeoutError as error:
+        except (QueueTimeoutError, PoolTimeoutError) as error:
             return _complain(error, common.EXIT_TIMEOUT)
         except ArgumentError as error:
             return _complain(error, common.EXIT_USAGE)
@@ -110,8 +100,7 @@ def _exit_by_signal(number: int, frame: FrameType | None) -> NoReturn:
 @click.version_option(__version__, "-V", "--version", prog_name="ringcast", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(context: click.Context) -> None:
-    if context.invoked_subcommand is None:
-        raise click.UsageError(f"Which command? There are {', '.join(COMMANDS)}.", context)
+    common.require_command(context)
 
 
 def run(arguments: Sequence[str] | None) -> int:

@@ -7,10 +7,11 @@ import click
 from ringcast.cli import common
 from ringcast.instruments.looking import SweptSegment, counted, sweep
 
-HELP = """Remove the queues, and the desks of links, that dead processes have left in shared memory.
+HELP = """Remove the queues, pools and desks of links that dead processes have left in shared memory.
 
-Only segments that ringcast made, of this user, whose writer the kernel says is gone. Readers that have attached to such
-a queue keep it and still get everything that was sent. Making a queue does the same, so this is for when none is made.
+Only segments that ringcast made, of this user, whose writer the kernel says is gone; of a pool, whose server and
+clients all are. Readers that have attached to such a queue keep it and still get everything that was sent. A pool that
+is to be kept is left to `ringcast pool rm`. Making a queue does the same, so this is for when none is made.
 """
 
 EPILOG = f"""\b
@@ -20,7 +21,12 @@ Example: what would be removed
 {common.EXIT_CODES}
 """
 
-_FATES = {"dead": "would be removed", "removed": "removed", "removing": "another process is removing it"}
+_FATES = {
+    "dead": "would be removed",
+    "removed": "removed",
+    "removing": "another process is removing it",
+    "kept": "to be kept: ringcast pool rm removes it",
+}
 
 
 @click.command("clean", help=HELP, epilog=EPILOG, short_help="Remove what dead processes have left.")
@@ -45,12 +51,12 @@ def _print_table(shown: list[SweptSegment]) -> None:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("QUEUE", "SEGMENT", "WRITER"):
+    for heading in ("NAME", "SEGMENT", "WRITER"):
         table.add_column(heading, no_wrap=True)
     table.add_column("MEMORY", justify="right", no_wrap=True)
     table.add_column("WHAT")
     for one in shown:
-        writer = f"{one.writer_pid} (dead)" if one.writer_pid else "dead" if one.dead else "-"
+        writer = f"{one.writer_pid} (dead)" if one.writer_pid else "dead" if one.dead or one.fate == "kept" else "-"
         what = _FATES.get(one.fate) or f"left alone: {one.reason}"
         table.add_row(
             Text(one.name or "-"), Text(one.segment), writer, common.human_bytes(one.memory_bytes), Text(what)

@@ -8,15 +8,18 @@ from __future__ import annotations
 import io
 import math
 import os
-import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from difflib import get_close_matches
+from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import click
 
-from ringcast._arguments import INT32_MAX, INT64_MAX
+from ringcast import _sizes
+from ringcast._arguments import INT32_MAX
+from ringcast.errors import ArgumentError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -40,6 +43,31 @@ EXIT_CODES = (
 
 class CommandError(Exception):
     """A command cannot do what it was asked; its message is the one line that the user sees."""
+
+
+class Group(click.Group):
+    """Commands in their own order; who misspells one is told the nearest, or which there are."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        names = self.list_commands(ctx)
+        if not ctx.resilient_parsing and not args[0].startswith("-") and args[0] not in names:
+            near = get_close_matches(args[0], names, 1)
+            hint = f"Did you mean '{near[0]}'?" if near else f"There are {', '.join(names)}."
+            raise click.UsageError(f"No such command '{args[0]}'. {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def require_command(context: click.Context) -> None:
+    """In a group's own function: refuse to be called without one of its commands."""
+    group = context.command
+    assert isinstance(group, Group)
+    if context.invoked_subcommand is None:
+        raise click.UsageError(f"Which command? There are {', '.join(group.list_commands(context))}.", context)
 
 
 class Seconds(FloatType):
@@ -79,26 +107,22 @@ class Whole(IntType):
         return number
 
 
-_SIZE = re.compile(r"(\d+)\s*([kmg])?(?:i?b)?", re.IGNORECASE)
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-
-
 def byte_size(text: str | int) -> int:
-    """An option's type: a number of bytes, with or without a binary unit: 4096, 64KiB, 1M."""
-    match = _SIZE.fullmatch(str(text).strip())
-    size = int(match[1]) * _UNITS[(match[2] or "").lower()] if match else 0
-    if not 0 < size <= INT64_MAX:
-        raise click.BadParameter(f"{text!r} is not a size; write 4096, 64KiB or 1MiB.")
-    return size
+    """An option's type: a number of bytes, with or without a binary unit: 4096, 64KiB, 1.5G."""
+    try:
+        return _sizes.byte_size("a size", text)
+    except ArgumentError:
+        raise click.BadParameter(f"{text!r} is not a size; write 4096, 64KiB or 1MiB.") from None
 
 
 def human_bytes(count: float) -> str:
     """`count` bytes in binary units, three digits."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}"
+    unit = "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if count < 1000 or unit == "TiB":
+            break
         count /= 1024
-    return f"{count:.3g} GiB"
+    return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.3g} {unit}"
 
 
 def binary_stdin() -> io.BufferedReader:
@@ -159,6 +183,29 @@ def progress(description: str, total: int | None, *, unit: str = "") -> Iterator
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=total)
         yield lambda steps: bar.advance(task, steps)
+
+
+def watch(seconds: float, look: Callable[[], list[RenderableType]]) -> NoReturn:
+    """Draw what `look` returns, each time anew, until Ctrl-C; on a terminal in place, else one below the other."""
+    from rich.console import Console, Group
+    from rich.live import Live
+
+    console = Console()
+    if not console.is_terminal:
+        while True:
+            for part in look():
+                print_table(part)
+            click.echo()
+            time.sleep(seconds)
+    with Live(Group(*look()), console=console, auto_refresh=False) as live:
+        while True:
+            time.sleep(seconds)
+            live.update(Group(*look()), refresh=True)
+
+
+def some(count: int, one: str) -> str:
+    """So many of them: "1 chunk", "2 chunks"."""
+    return f"{count} {one}{'' if count == 1 else 's'}"
 
 
 def plain(line: str) -> RenderableType:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, TypeAlias
 
 import click
 from click.shell_completion import CompletionItem
 
+from ringcast import _core
+from ringcast._names import POOL_PREFIX, suffix
 from ringcast._stats import QueueInfo, StreamStats
 from ringcast.cli import common
 from ringcast.instruments.looking import Found, list_queues
@@ -69,7 +71,7 @@ def command(name: str | None, *, as_json: bool, everything: bool, watch: bool) -
         shown = [*_chosen(found, everything), *(found.unreadable if everything else [])]
         click.echo(json.dumps(_named(found, name) if name else shown, indent=2))
     elif watch:
-        _watch(name, everything)
+        common.watch(REDRAW_SECONDS, _rates_of(name, everything))
     else:
         for part in _view(list_queues(), name, everything, {}):
             common.print_table(part)
@@ -81,11 +83,8 @@ def complete_names(start: str) -> list[CompletionItem]:
     return [CompletionItem(one) for one in sorted(names) if one.startswith(start)]
 
 
-def _watch(name: str | None, everything: bool) -> None:
-    """Draws until Ctrl-C; on a terminal in place, else one below the other."""
-    from rich.console import Console, Group
-    from rich.live import Live
-
+def _rates_of(name: str | None, everything: bool) -> Callable[[], list[RenderableType]]:
+    """Looks, and compares with the last look."""
     before: dict[int, tuple[float, int]] = {}
 
     def look() -> list[RenderableType]:
@@ -101,17 +100,7 @@ def _watch(name: str | None, everything: bool) -> None:
         before.update({info["epoch"]: (now, info["messages"]) for info in found.queues})
         return list(_view(found, name, everything, rates))
 
-    console = Console()
-    if not console.is_terminal:
-        while True:
-            for part in look():
-                common.print_table(part)
-            click.echo()
-            time.sleep(REDRAW_SECONDS)
-    with Live(Group(*look()), console=console, auto_refresh=False) as live:
-        while True:
-            time.sleep(REDRAW_SECONDS)
-            live.update(Group(*look()), refresh=True)
+    return look
 
 
 def _chosen(found: Found, everything: bool) -> list[QueueInfo]:
@@ -146,6 +135,8 @@ def _view(found: Found, name: str | None, everything: bool, rates: dict[int, flo
         yield common.plain("Queues of dead writers are removed by: ringcast clean")
     if left_out:
         yield common.plain(f"{left_out} left over by writers that are gone, or unreadable: ringcast ls --all")
+    if any(segment.endswith(suffix()) for segment in _core.list_names(POOL_PREFIX)):
+        yield common.plain("There are pools, too: ringcast pool ls")
 
 
 def _fitting(queues: list[QueueInfo], rates: dict[int, float]) -> Table:

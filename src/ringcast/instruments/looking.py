@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple, TypedDict
 
 from ringcast import _core
@@ -75,9 +76,9 @@ def sweep(dry_run: bool = False) -> list[SweptSegment]:
     """Remove the segments of this user whose makers are dead, or with `dry_run` only find them.
 
     Readers that have attached to such a queue keep its memory and read on. Looks at every segment of this user; its
-    `fate` is "removed" ("dead" in a dry run), "removing" if another process is about to do it, "alive", or "skipped"
-    with a `reason`: not made by ringcast, or not to be opened. Waits for nobody and disturbs no queue. Raises
-    SystemCallError only if the segments cannot be listed.
+    `fate` is "removed" ("dead" in a dry run), "removing" if another process is about to do it, "alive", "kept" for a
+    pool that is to stay though nobody has it, or "skipped" with a `reason`: not made by ringcast, or not to be opened.
+    Waits for nobody and disturbs no queue. Raises SystemCallError only if the segments cannot be listed.
 
     >>> [swept.name for swept in sweep(dry_run=True) if swept.dead]
     []
@@ -90,6 +91,7 @@ def sweep(dry_run: bool = False) -> list[SweptSegment]:
 
 def counted(found: list[SweptSegment]) -> str:
     """What a sweep found, for people: "2 queues and 1 link"."""
-    links = sum(one.kind == "link" for one in found)
-    counts = {"queue": len(found) - links, "link": links}
-    return " and ".join(f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in counts.items() if count)
+    kinds = Counter(one.kind if one.kind in ("link", "pool") else "queue" for one in found)
+    counts = [(kinds[kind], kind) for kind in ("queue", "pool", "link") if kinds[kind]]
+    parts = [f"{count} {kind}{'' if count == 1 else 's'}" for count, kind in counts]
+    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))

@@ -6,12 +6,22 @@ _layouts      what the bytes of a chunk are
 _server       owns the memory and hands it out
 _client       looks up, reads and stores
 _status       what became of a key
+_looking      pools seen from outside
 """
 
 from ringcast._core import Found, RetrieveLease, Slot, StoreLease
 from ringcast.pool._client import Health, PoolClient, PoolInfo
 from ringcast.pool._keys import Keys, chunk_keys, keys_from_hashes
 from ringcast.pool._layouts import KVLayout
+from ringcast.pool._looking import (
+    FoundPools,
+    PoolClientStats,
+    PoolStats,
+    UnreadablePool,
+    describe,
+    list_pools,
+    remove,
+)
 from ringcast.pool._namespace import Namespace, salt_digest
 from ringcast.pool._server import PoolServer
 from ringcast.pool._status import ChunkStatus
@@ -19,17 +29,24 @@ from ringcast.pool._status import ChunkStatus
 __all__ = [
     "ChunkStatus",
     "Found",
+    "FoundPools",
     "Health",
     "KVLayout",
     "Keys",
     "Namespace",
     "PoolClient",
+    "PoolClientStats",
     "PoolInfo",
     "PoolServer",
+    "PoolStats",
     "RetrieveLease",
     "Slot",
     "StoreLease",
+    "UnreadablePool",
     "chunk_keys",
+    "describe",
     "keys_from_hashes",
+    "list_pools",
+    "remove",
     "salt_digest",
 ]

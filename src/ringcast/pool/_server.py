@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from ringcast import _core
 from ringcast._arguments import checked, choice, flag, refuse
 from ringcast._names import PREFIX, pool_segment_name, suffix
+from ringcast._sizes import byte_size
 from ringcast._version import __version__
 from ringcast.errors import ArgumentError, PoolClosedError, RingcastError
+from ringcast.pool._looking import PoolStats, as_stats
 from ringcast.pool._namespace import salt_digest
-from ringcast.pool._sizes import byte_size
 from ringcast.waiting import Wait, WaitSettings
 
 if TYPE_CHECKING:
@@ -117,11 +118,11 @@ class PoolServer:
         finally:
             self.close()
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> PoolStats:
         """What is in the pool, and who uses it; what `ringcast pool stat` shows."""
         if self._core is None:
             raise PoolClosedError(f"pool '{self.name}': its server has not been started")
-        return self._core.described()
+        return as_stats(self._core.described())
 
     def close(self) -> None:
         """End the pool: its name is removed, and clients' calls that need a server raise PoolClosedError.

@@ -1,0 +1,335 @@
+"""`ringcast pool`: serves pools, shows what is in them, and removes what was to be kept."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+import click
+from click.shell_completion import CompletionItem
+
+from ringcast import _core
+from ringcast.cli import common
+from ringcast.pool import FoundPools, PoolClient, PoolServer, PoolStats, describe, list_pools, remove
+from ringcast.pool._server import POLICIES
+from ringcast.waiting import DEFAULT_WAIT
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+HELP = """Serve pools of chunks, see what is in them, and remove them.
+
+A pool is shared memory that one server owns and that workers of many engines store chunks in and read them from, by
+key: ringcast.pool in Python.
+"""
+
+EPILOG = f"""\b
+Example: a pool, each in a terminal or shell job of its own
+  ringcast pool serve kv0 --size 2GiB
+  ringcast pool stat kv0 --watch 1
+
+{common.EXIT_CODES}
+"""
+
+
+@click.group(
+    "pool",
+    cls=common.Group,
+    help=HELP,
+    epilog=EPILOG,
+    short_help="Serve pools of chunks, and see what is in them.",
+    invoke_without_command=True,
+)
+@click.pass_context
+def command(context: click.Context) -> None:
+    common.require_command(context)
+
+
+def _complete(context: click.Context, parameter: click.Parameter, start: str) -> list[CompletionItem]:
+    """The names of pools that begin so, for a shell."""
+    names = {pool["name"] for pool in list_pools().pools}
+    return [CompletionItem(one) for one in sorted(names) if one.startswith(start)]
+
+
+# --- serve
+
+SERVE = """Serve the pool NAME until Ctrl-C or SIGTERM, and say so in one line once it can be used.
+
+If a server of that name was killed, this one takes over what it left, with the same --size, --seats, --pins and
+--entries; clients go on meanwhile. Ended in order it removes the pool, unless --keep says that it stays. All memory is
+taken at the start.
+"""
+
+SERVE_EPILOG = f"""\b
+Example: at most 64 MiB for the tenant whose salt is "tenant 7"
+  digest=$(python -c 'from ringcast.pool import *; print(salt_digest(b"tenant 7").hex())')
+  ringcast pool serve kv0 --size 2GiB --quota $digest=64MiB
+
+{common.EXIT_CODES} Ended with SIGTERM it is 143.
+"""
+
+
+def _quotas(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[bytes | str, int | str]:
+    quotas: dict[bytes | str, int | str] = {}
+    for one in given:
+        digest, separator, size = one.partition("=")
+        if not separator:
+            raise click.BadParameter(f"{one!r} is no quota; write SALTDIGEST=SIZE.", context, parameter)
+        if digest in quotas:
+            raise click.BadParameter(f"{digest!r} is given two quotas.", context, parameter)
+        quotas[digest] = common.byte_size(size)
+    return quotas
+
+
+@command.command("serve", help=SERVE, epilog=SERVE_EPILOG, short_help="Serve a pool until Ctrl-C.")
+@click.argument("name")
+@click.option("--size", type=common.byte_size, required=True, metavar="SIZE", help="Of all chunks together: 2GiB.")
+@click.option("--policy", type=click.Choice(POLICIES), default="arc", show_default=True, help="What is evicted first.")
+@click.option(
+    "--quota", "quotas", multiple=True, callback=_quotas, metavar="SALTDIGEST=SIZE",
+    help="The most that chunks with a salt of this digest (64 hexadecimal digits) may take; once for each.",
+)  # fmt: skip
+@click.option("--checksums/--no-checksums", default=True, show_default=True, help="Is each chunk given a CRC-32C?")
+@click.option("--keep", is_flag=True, help="The pool stays, also when nobody has it: ringcast pool rm removes it.")
+@click.option(
+    "--seats", type=common.Whole(1, _core.MAX_POOL_SEATS), default=64, show_default=True, help="Clients at most."
+)
+@click.option(
+    "--pins", type=common.Whole(16, 1 << 20), default=4096, show_default=True,
+    help="Chunks, or runs of chunks, that a client may hold.",
+)  # fmt: skip
+@click.option("--entries", type=common.Whole(1, 1 << 28), show_default="one for each 16 KiB", help="Chunks at most.")
+@click.option(
+    "--wait", type=click.Choice(tuple(_core.STRATEGIES)), show_default=f"RINGCAST_WAIT, or {DEFAULT_WAIT}",
+    help="How the server waits for requests.",
+)  # fmt: skip
+def serve(
+    *,
+    name: str,
+    size: int,
+    policy: str,
+    quotas: dict[bytes | str, int | str],
+    checksums: bool,
+    keep: bool,
+    seats: int,
+    pins: int,
+    entries: int | None,
+    wait: str | None,
+) -> None:
+    server = PoolServer(
+        name, size, policy=policy, quota=quotas, checksums=checksums, keep=keep, seats=seats, pins=pins,
+        entries=entries, wait=wait,
+    )  # fmt: skip
+    with server:
+        pool = server.stats()
+        has = f"{common.human_bytes(pool['capacity'])}, policy {policy}{', kept' if pool['kept'] else ''}"
+        how = f"taken over with {common.some(pool['chunks'], 'chunk')}" if server.adopted else "made"
+        click.echo(f"serving pool '{name}', {how}: {has}")
+        server.serve_forever()
+
+
+# --- stat
+
+STAT = """Show what is in the pool NAME, how often it is hit, and who uses it. Takes no seat and asks no server.
+
+LIMBO are chunks that are gone but for somebody who still holds them; QUARANTINED those whose bytes were not what was
+stored. Hit rates are those of the clients there are, since each came. The exit code is 1 if there is no such pool.
+"""
+
+STAT_EPILOG = f"""\b
+Example: how much of it is in use
+  ringcast pool stat kv0 --json | jq '.used_bytes / .capacity'
+
+{common.EXIT_CODES}
+"""
+
+
+@command.command("stat", help=STAT, epilog=STAT_EPILOG, short_help="Show what is in a pool, and who uses it.")
+@click.argument("name", shell_complete=_complete)
+@click.option("--json", "as_json", is_flag=True, help="Write JSON, with the fields of ringcast.pool.PoolStats.")
+@click.option(
+    "--watch", type=common.Seconds(0.01), metavar="SECONDS", help="Look again so often, with rates, until Ctrl-C."
+)
+def stat(*, name: str, as_json: bool, watch: float | None) -> None:
+    if as_json and watch is not None:
+        raise click.UsageError("--json and --watch do not go together: call stat --json as often as you like.")
+    if as_json:
+        click.echo(json.dumps(_pool(name), indent=2))
+    elif watch is None:
+        for part in _shown(_pool(name), None, 0.0):
+            common.print_table(part)
+    else:
+        common.watch(watch, _rates_of(name))
+
+
+def _pool(name: str) -> PoolStats:
+    pools = [pool["name"] for pool in list_pools().pools]
+    if name not in pools and (near := get_close_matches(name, pools, 1)):
+        raise common.CommandError(f"there is no pool {name!r}. Did you mean {near[0]!r}?")
+    return describe(name)
+
+
+def _rates_of(name: str) -> Callable[[], list[RenderableType]]:
+    """Looks, and compares with the last look."""
+    last: tuple[float, PoolStats] | None = None
+
+    def look() -> list[RenderableType]:
+        nonlocal last
+        pool, now = _pool(name), time.monotonic()
+        then, before = last if last is not None and last[1]["epoch"] == pool["epoch"] else (now, None)
+        last = (now, pool)
+        return list(_shown(pool, before, now - then))
+
+    return look
+
+
+def _shown(pool: PoolStats, before: PoolStats | None, seconds: float) -> Iterator[RenderableType]:
+    used = 100 * pool["used_bytes"] / pool["capacity"]
+    clients = pool["clients"]
+    lines = [
+        ("pool", f"{pool['name']}{', kept' if pool['kept'] else ''}"),
+        ("segment", pool["segment"]),
+        ("server", f"{pool['server_pid']} ({_server(pool)}), epoch {pool['epoch']}"),
+        ("used", f"{common.human_bytes(pool['used_bytes'])} of {common.human_bytes(pool['capacity'])}, {used:.1f} %"),
+        ("chunks", f"{pool['chunks']} of {pool['entries']}, {pool['reserved']} being stored"),
+        ("gone", f"{pool['limbo']} in limbo, {pool['quarantined']} quarantined"),
+        ("lookups", _hit_rate(*(sum(client[key] for client in clients) for key in ("keys_found", "keys_looked_up")))),
+        ("retrieves", _hit_rate(*(sum(client[key] for client in clients) for key in ("hits", "keys_retrieved")))),
+    ]
+    for what in ("stored", "evicted", "aborted", "cleared", "no_memory", "full_buckets", "refused"):
+        rate = f" ({(pool[what] - before[what]) / seconds:.0f}/s)" if before is not None and seconds > 0 else ""
+        lines.append((what.replace("_", " "), f"{pool[what]}{rate}"))
+    width = max(len(what) for what, _ in lines)
+    yield from (common.plain(f"{what:{width}}  {found}") for what, found in lines)
+    yield common.plain(f"{'clients':{width}}  {sum(client['alive'] for client in clients)}")
+    if clients:
+        yield _table(
+            [
+                ("SEAT", [str(client["seat"]) for client in clients]),
+                ("CLIENT", [client["worker_id"] for client in clients]),
+                ("PID", [f"{client['pid']}{'' if client['alive'] else ' (dead)'}" for client in clients]),
+                ("PINS", [str(client["pins"]) for client in clients]),
+                ("LOOKUPS", [str(client["lookups"]) for client in clients]),
+                ("FOUND", [_hit_rate(client["keys_found"], client["keys_looked_up"]) for client in clients]),
+                ("RETRIEVES", [str(client["retrieves"]) for client in clients]),
+                ("HITS", [_hit_rate(client["hits"], client["keys_retrieved"]) for client in clients]),
+            ],
+            words=("CLIENT",),
+        )
+
+
+def _server(pool: PoolStats) -> str:
+    return "ended" if pool["closed"] else pool["server"]
+
+
+def _hit_rate(found: int, wanted: int) -> str:
+    return f"{100 * found / wanted:.1f} % of {common.some(wanted, 'key')}" if wanted else "none"
+
+
+def _table(columns: list[tuple[str, list[str]]], words: tuple[str, ...]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading, _ in columns:
+        table.add_column(heading, justify="left" if heading in words else "right", no_wrap=True)
+    for row in zip(*(cells for _, cells in columns), strict=True):
+        table.add_row(*map(Text, row))
+    return table
+
+
+# --- ls
+
+LS = """List this user's pools: the server's pid and whether it lives, how much is used, who is there.
+
+Pools of dead servers are there until the last client leaves, or the next sweep; kept ones until `ringcast pool rm`.
+"""
+
+LS_EPILOG = f"""\b
+Example: the names of pools that nobody serves
+  ringcast pool ls --json | jq -r '.[] | select(.server == "gone") | .name'
+
+{common.EXIT_CODES}
+"""
+
+
+@command.command("ls", help=LS, epilog=LS_EPILOG, short_help="List this user's pools.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON, with the fields of ringcast.pool.PoolStats.")
+def ls(*, as_json: bool) -> None:
+    found = list_pools()
+    if as_json:
+        click.echo(json.dumps(found.pools, indent=2))
+        for one in found.unreadable:
+            click.echo(f"ringcast: unreadable: {one.error}", err=True)
+        return
+    for part in _listed(found):
+        common.print_table(part)
+
+
+def _listed(found: FoundPools) -> Iterator[RenderableType]:
+    pools = found.pools
+    if pools:
+        yield _table(
+            [
+                ("POOL", [pool["name"] for pool in pools]),
+                ("SERVER", [f"{pool['server_pid']} ({_server(pool)})" for pool in pools]),
+                ("USED", [common.human_bytes(pool["used_bytes"]) for pool in pools]),
+                ("OF", [common.human_bytes(pool["capacity"]) for pool in pools]),
+                ("CHUNKS", [str(pool["chunks"]) for pool in pools]),
+                ("CLIENTS", [str(sum(client["alive"] for client in pool["clients"])) for pool in pools]),
+                ("KEPT", ["yes" if pool["kept"] else "no" for pool in pools]),
+            ],
+            words=("POOL", "SERVER"),
+        )
+    for one in found.unreadable:
+        yield common.plain(f"unreadable: {one.error}")
+    if not pools and not found.unreadable:
+        yield common.plain("No pools here.")
+
+
+# --- clear, rm
+
+CLEAR = """Remove all chunks from the pool NAME. Its server must be running; what clients hold stays theirs."""
+
+CLEAR_EPILOG = f"""\b
+Example:
+  ringcast pool clear kv0
+
+{common.EXIT_CODES}
+"""
+
+
+@command.command("clear", help=CLEAR, epilog=CLEAR_EPILOG, short_help="Remove all chunks from a pool.")
+@click.argument("name", shell_complete=_complete)
+@click.option(
+    "--timeout", type=common.Seconds(), default=5.0, show_default=True, help="How long to wait for the server."
+)
+def clear(*, name: str, timeout: float) -> None:
+    before = _pool(name)["cleared"]
+    with PoolClient.connect(name, "ringcast pool clear", layout=1, timeout=timeout) as client:
+        client.clear()
+    click.echo(f"Cleared {common.some(describe(name)['cleared'] - before, 'chunk')}.")
+
+
+RM = """Remove the pool NAME, which nobody has any more: one that was to be kept, or what a killed server left.
+
+A pool that has a living server, or clients, is refused.
+"""
+
+RM_EPILOG = f"""\b
+Example:
+  ringcast pool rm kv0
+
+{common.EXIT_CODES}
+"""
+
+
+@command.command("rm", help=RM, epilog=RM_EPILOG, short_help="Remove a pool that nobody has any more.")
+@click.argument("name", shell_complete=_complete)
+def rm(*, name: str) -> None:
+    remove(name)
+    click.echo(f"Removed pool '{name}'.")

@@ -1,0 +1,156 @@
+"""Pools seen from outside: which there are, what is in them, who uses them. Looking takes no seat."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, TypedDict, cast
+
+from ringcast import _core
+from ringcast._names import POOL_PREFIX, pool_segment_name, suffix
+from ringcast._version import __version__
+from ringcast.errors import PoolConnectError, PoolError, RingcastError, SegmentError, SegmentNotFoundError
+
+SCHEMA = 1
+"""Counts up when the meaning of a field below changes."""
+
+
+class PoolClientStats(TypedDict):
+    """A client of a pool. What it looked up and retrieved is counted since it took its seat."""
+
+    seat: int
+    worker_id: str
+    pid: int
+    alive: bool
+    since_ns: int
+    """When it took its seat, by the wall clock."""
+    pins: int
+    """How many chunks, or runs of chunks, it holds."""
+    lookups: int
+    keys_looked_up: int
+    keys_found: int
+    retrieves: int
+    keys_retrieved: int
+    """How many keys it wanted to retrieve."""
+    hits: int
+    """How many of those it got."""
+
+
+class PoolStats(TypedDict):
+    """What a pool is, what is in it, who uses it. Bytes are those of chunks; counts are since the pool was made."""
+
+    schema: int
+    name: str
+    segment: str
+    epoch: int
+    """How many servers it has had."""
+    server: Literal["living", "stopped", "gone"]
+    server_pid: int
+    closed: bool
+    """Has its server ended it in order?"""
+    kept: bool
+    """Does it stay when its server ends, and when nobody has it?"""
+    checksums: bool
+    created_at_ns: int
+    capacity: int
+    entries: int
+    """How many chunks there may be."""
+    used_bytes: int
+    chunks: int
+    reserved: int
+    """Chunks that are being stored."""
+    limbo: int
+    """Chunks that are gone, but for somebody who still holds them."""
+    quarantined: int
+    """Chunks whose bytes were not what was stored: their memory is not used again before the next server."""
+    stored: int
+    evicted: int
+    aborted: int
+    cleared: int
+    no_memory: int
+    full_buckets: int
+    refused: int
+    clients: list[PoolClientStats]
+
+
+class UnreadablePool(NamedTuple):
+    """What has a pool's name and cannot be looked at; `error` says why."""
+
+    segment: str
+    error: str
+
+
+class FoundPools(NamedTuple):
+    """What `list_pools` returns, each in the order of the segments' names."""
+
+    pools: list[PoolStats]
+    unreadable: list[UnreadablePool]
+
+
+def as_stats(described: dict[str, Any]) -> PoolStats:
+    """What the core says of a pool, with the number of the schema."""
+    return cast(PoolStats, {"schema": SCHEMA, **described})
+
+
+def describe(name: str) -> PoolStats:
+    """What the pool of this name is, what is in it, who uses it. Raises PoolConnectError if there is none.
+
+    >>> with PoolServer("docs-described", "1MiB"):
+    ...     described = describe("docs-described")
+    >>> described["server"], described["chunks"], described["clients"]
+    ('living', 0, [])
+    """
+    try:
+        return as_stats(_core.PoolMemory(pool_segment_name(name), __version__).described())
+    except SegmentError as error:
+        raise PoolConnectError(f"pool '{name}': {error}") from error
+
+
+def list_pools() -> FoundPools:
+    """Every pool of this user, those of dead servers too. Raises SystemCallError only if they cannot be listed.
+
+    >>> with PoolServer("docs-listed", "1MiB"):
+    ...     found = list_pools()
+    >>> [pool["capacity"] for pool in found.pools if pool["name"] == "docs-listed"]
+    [1048576]
+    """
+    found = FoundPools([], [])
+    for segment in _core.list_names(POOL_PREFIX):
+        if not segment.endswith(suffix()):
+            continue
+        try:
+            found.pools.append(as_stats(_core.PoolMemory(segment, __version__).described()))
+        except SegmentNotFoundError:
+            continue
+        except RingcastError as error:
+            found.unreadable.append(UnreadablePool(segment, str(error)))
+    return found
+
+
+def remove(name: str) -> None:
+    """Remove the pool of this name, which nobody has any more: a kept one, or what a dead server left.
+
+    Raises PoolConnectError if there is none, and PoolError if it cannot be removed, with who has it or what is in the
+    way.
+
+    >>> PoolServer("docs-removed", "1MiB", keep=True).start().close()
+    >>> remove("docs-removed")
+    """
+    segment = pool_segment_name(name)
+    outcome = _core.remove_pool(segment)
+    if outcome == "":
+        raise PoolConnectError(f"there is no pool '{name}'")
+    if outcome == "alive":
+        raise PoolError(f"pool '{name}' cannot be removed: {_who_has(name)}")
+    if outcome != "removed":
+        why = "another process is just removing it" if outcome == "removing" else outcome
+        raise PoolError(f"pool '{name}' cannot be removed: {why}")
+
+
+def _who_has(name: str) -> str:
+    try:
+        pool = describe(name)
+    except PoolConnectError:
+        return "somebody has it"
+    if pool["server"] != "gone":
+        return f"its server is {pool['server']} (pid {pool['server_pid']}); end that first"
+    living = [f"{client['worker_id']} (pid {client['pid']})" for client in pool["clients"] if client["alive"]]
+    return f"its server is gone, but clients have it: {', '.join(living) or 'one that has just come or gone'}"
