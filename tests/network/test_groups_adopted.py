@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -15,7 +16,7 @@ from ringcast.instruments import sweep
 from ringcast.workers import rank as own_rank
 from tests.network.machines import visited
 from tests.network.ranks import Meet, Starter
-from tests.support import Link, eventually
+from tests.support import Link, eventually, segments
 from tests.workers.objects import Broken, Model
 
 PROMPT_S = 10.0
@@ -64,6 +65,22 @@ def test_the_other_ranks_are_workers_and_so_is_the_controller_if_it_wants(ranks:
 
 def test_a_controller_alone_is_a_group_of_itself(ranks: Starter) -> None:
     (alone,) = ranks(1, _adopts, _calls, {"include_self": True})
+    assert alone.receive() == "done"
+
+
+def _drops(link: Link, meet: Meet) -> None:
+    with meet() as pg:
+        group = WorkerGroup.adopt(pg, Model, include_self=True)
+    assert group is not None
+    assert group.call("rank") == [0]
+    del group
+    gc.collect()
+    eventually(lambda: not segments(), "the end of all that the group had")
+    link.send("done")
+
+
+def test_a_group_that_is_dropped_leaves_nothing(ranks: Starter) -> None:
+    (alone,) = ranks(1, _drops)
     assert alone.receive() == "done"
 
 

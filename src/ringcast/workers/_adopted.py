@@ -85,11 +85,6 @@ class Adopted(Guests):
         self._await_ends(timeout)
         self._let_go()
 
-    def drop(self) -> None:
-        """For finalizers."""
-        self.calls.close("was dropped without close()")
-        self._news.put(None)
-
 
 class OwnRank:
     """The controller as a rank: a thread of its process, which makes and keeps the object, and serves as others do."""

@@ -10,6 +10,8 @@ import os
 import queue
 import threading
 import time
+from _thread import start_new_thread
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -23,6 +25,8 @@ from ringcast.workers._attendant import Attendant
 from ringcast.workers._calls import Calls
 
 CHUNK_BYTES = 1 << 20
+IN_HASTE_S = 0.5
+"""So long ranks are waited for where nobody has closed the group."""
 _LOOK_S = 0.2
 
 
@@ -40,7 +44,7 @@ class Guest:
         self.host, self.pid = host, pid
 
 
-class Guests:
+class Guests(ABC):
     """In the place of a Crew."""
 
     def __init__(
@@ -60,6 +64,18 @@ class Guests:
 
     def worker(self, rank: int) -> Any:
         return next(worker for worker in self.workers if worker.rank == rank)
+
+    @abstractmethod
+    def end(self, timeout: float, why: str) -> None:
+        """Any number of times."""
+
+    @abstractmethod
+    def respawn(self, rank: int, timeout: float | None) -> None:
+        """Brings back one that has ended, or says why it cannot."""
+
+    def drop(self) -> None:
+        """For finalizers, which may come in any thread, in the middle of anything."""
+        start_new_thread(self.end, (IN_HASTE_S, "was dropped without close()"))
 
     def _let_go(self) -> None:
         """At the end, when no rank is waited for any more."""
@@ -93,10 +109,10 @@ class Guests:
             with suppress(RingcastError):
                 self.calls.look()
 
-    def _heard(self, rank: int) -> None:
+    def _heard(self, rank: int) -> None:  # noqa: B027 (may be left as it is)
         """There is news of a rank."""
 
-    def _look(self) -> None:
+    def _look(self) -> None:  # noqa: B027 (likewise)
         """Now and then."""
 
     def _left(self, rank: int, error: RingcastError) -> None:

@@ -11,7 +11,6 @@ import os
 import threading
 import time
 import weakref
-from _thread import start_new_thread
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -26,14 +25,13 @@ from ringcast.waiting import Wait
 from ringcast.workers._actor import Actor, Place, Terms
 from ringcast.workers._birth import RING_DEPTH
 from ringcast.workers._failures import Failure, note, one_of, unpacked
-from ringcast.workers._guests import CHUNK_BYTES, Guest, Guests, how_it_left
+from ringcast.workers._guests import CHUNK_BYTES, IN_HASTE_S, Guest, Guests, how_it_left
 from ringcast.workers._starting import Patience
 
 _ASKS_BYTES, _ASKS_DEPTH = 1 << 12, 4
 _OTHERS_S = 0.05
 _HOW_WITHIN_S = 0.7
 """So long Ray may take to say how an actor has ended whose ring has."""
-_IN_HASTE_S = 0.5
 _FOR_THE_KERNEL_S = 10.0
 
 
@@ -168,10 +166,6 @@ class RayCrew(Guests):
             time.sleep(0.002)  # Ray does not say when it has ended what it was told to
         self._let_go()
         _core.sweep(PREFIX, suffix(), dry_run=False)  # killed, they may not have got to tell of their rings
-
-    def drop(self) -> None:
-        """For finalizers, which may come in any thread, in the middle of anything."""
-        start_new_thread(self.end, (_IN_HASTE_S, "was dropped without close()"))
 
     def _make_actor(self, worker: ActorWorker) -> None:
         """Soon; it has all of its bundle, if nothing else is said."""
@@ -310,4 +304,4 @@ _crews: weakref.WeakSet[RayCrew] = weakref.WeakSet()
 
 def _end_all() -> None:
     for crew in list(_crews):
-        crew.end(_IN_HASTE_S, "was closed when its process ended")
+        crew.end(IN_HASTE_S, "was closed when its process ended")
