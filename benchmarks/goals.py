@@ -120,6 +120,7 @@ _GOALS = (
     _Goal("calls_rate", "rate", _CALL_RATE, _always(3.0), "loky", subject="group"),
     _Goal("calls_rate", "rate", _CALL_RATE, _always(3.0), "ray", subject="group"),
     _Goal("calls_array", "rate", "an answer of 16 MiB", _always(0.8), FLOOR, subject="group"),
+    _Goal("keys", "rate", "keys of 128 Ki tokens", _where(0.8, lambda case: case.key == "array"), FLOOR),
     _Goal("link_latency", "p50", "link, one-way latency, p50", _always(1.0), FLOOR, 5 * _US, subject=_LINK),
     _Goal("link_rate", "rate", "link, 64-byte rate", lambda case: _LINK_RATES.get(case.key), subject=_LINK),
     _Goal("link_bytes", "rate", "link, plain", _from(0.9, 64 * _KIB), FLOOR, subject=_LINK_PLAIN),

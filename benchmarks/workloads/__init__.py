@@ -11,6 +11,7 @@ from .copies import Copies
 from .cpu import Cpu
 from .dicts import Dicts
 from .floors import Arrays, Latency, Rate
+from .keys import KeyRate
 from .loan import Loan
 from .objects import Objects
 from .select import Select
@@ -39,6 +40,7 @@ WORKLOADS: tuple[Workload, ...] = (
     Copies(),
     Select((1, 8, 64, 256)),
     Calls((1, 2, 4)),
+    KeyRate(),
     CallsRate((1, 2, 4)),
     CallsArray(),
     LinkLatency(),

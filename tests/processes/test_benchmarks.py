@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -89,3 +90,29 @@ def test_a_name_that_is_none_is_refused() -> None:
     done = benchmarks("--only", "latency,nonsense")
     assert (done.returncode, done.stdout) == (2, "")
     assert "no workload or subject is called nonsense" in done.stderr
+
+
+def evictions(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.eviction", *arguments]
+    env = {name: value for name, value in os.environ.items() if name != "RINGCAST_TRACES"}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False, env=env)
+
+
+def test_traces_are_replayed_through_each_policy(tmp_path: Path) -> None:
+    for name in ("conversation", "synthetic"):
+        lines = [json.dumps({"timestamp": 0, "hash_ids": [0, 1 + i % 50, 100 + i % 25]}) for i in range(500)]
+        (tmp_path / f"{name}_trace.jsonl").write_text("\n".join(lines) + "\n")
+    done = evictions(str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("500 requests, 1,500 blocks, 76 different") == 2
+    rows = {" ".join(line.split()[:-5]): line for line in done.stdout.splitlines() if line.startswith("  ")}
+    assert {"leaf S3-FIFO"} <= set(rows)
+    assert "largest error" in done.stdout
+
+
+def test_without_traces_the_replay_says_so(tmp_path: Path) -> None:
+    for arguments in ((), (str(tmp_path),)):
+        done = evictions(*arguments)
+        assert done.returncode == 2
+        assert "traces" in done.stderr
+        assert done.stdout == ""

@@ -1,8 +1,9 @@
 // What each policy would hit with half, once, twice and four times the memory, from a sample of the chunks.
 //
-// A sixteenth of the digests, which are as good as random, goes through caches of a sixteenth of each size (C. Waldspurger,
-// A. Saemundsson, I. Ahmad, N. Park, "Cache modeling and optimization using miniature simulations", ATC 2017). Leaves go
-// first, so what is there of a chain is a beginning of it, and a sample's beginning stands for the whole's.
+// A sixteenth of the digests, which are as good as random, goes through caches of a sixteenth of each size, more of a small
+// pool (C. Waldspurger, T. Saemundsson, I. Ahmad, N. Park, "Cache modeling and optimization using miniature simulations",
+// ATC 2017). Leaves go first, so what is there of a chain is a beginning of it, and a sample's beginning stands for the
+// whole's.
 //
 // A sample is wrong about chunks that are a large part of all accesses by themselves, such as the first one of a system
 // prompt: it has them or not. They are counted one by one, and taken to be hit, as what is used that often always is. A
@@ -37,7 +38,7 @@ public:
 private:
     static constexpr std::uint32_t kSampling = 16;
     static constexpr std::uint32_t kLeastSampled =
-        256;  // chunks in the sample's cache: smaller pools are sampled more densely
+        2048;                                        // chunks in the sample's cache: small pools are sampled densely
     static constexpr double kHotShare = 1.0 / 1000;  // of all accesses
     static constexpr double kHotAtLeast = 32;        // accesses
     static constexpr std::size_t kCounted = 256;
