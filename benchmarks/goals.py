@@ -76,6 +76,11 @@ def _from(limit: float, nbytes: int) -> Callable[[Case], float | None]:
     return _where(limit, lambda case: case.nbytes >= nbytes)
 
 
+def _of_pool(call: str, limit: Callable[[int], float | None]) -> Callable[[Case], float | None]:
+    """By the number of keys, for one worker."""
+    return lambda case: limit(case.nbytes) if case.key.startswith(f"{call}/") and case.n_readers == 1 else None
+
+
 _KIB, _MIB = 1 << 10, 1 << 20
 _US = 1e3
 _RATES = {1: 10e6, 2: 6e6, 4: 3.5e6, 8: 2e6}
@@ -85,6 +90,9 @@ _LINK, _LINK_PLAIN = "link", "link-plain"
 _DICT, _RATE, _STEP = "dict there and back, one way", "64-byte rate", "step"
 _CALL, _CALL_RATE = "a method called in all workers, p50", "calls of all workers a second"
 _WAKE, _BEAT = "wake-up after 20 ms of idleness, p50", "CPU of a reader that gets a message every 5 ms"
+
+_STOPPED, _BUSY = "server-stopped", "server-busy"
+_POOL = "pool, p50"
 
 _GOALS = (
     _Goal("latency", "p50", "64-byte one-way latency, p50", _always(2.2), FLOOR),
@@ -121,6 +129,17 @@ _GOALS = (
     _Goal("calls_rate", "rate", _CALL_RATE, _always(3.0), "ray", subject="group"),
     _Goal("calls_array", "rate", "an answer of 16 MiB", _always(0.8), FLOOR, subject="group"),
     _Goal("keys", "rate", "keys of 128 Ki tokens", _where(0.8, lambda case: case.key == "array"), FLOOR),
+    _Goal("pool", "p50", _POOL, _of_pool("lookup", lambda keys: 1 * _US + 50 * keys), subject="server"),
+    _Goal("pool", "p50", _POOL, _of_pool("retrieve", {16: 5 * _US, 256: 40 * _US}.get), subject="server"),
+    _Goal("pool", "p50", _POOL, _of_pool("retrieve", {16: 1.1, 256: 1.1}.get), "server", subject=_STOPPED),
+    _Goal("pool", "p50", _POOL, _of_pool("retrieve", {16: 1.1, 256: 1.1}.get), "server", subject=_BUSY),
+    _Goal(
+        "pool",
+        "p50",
+        _POOL,
+        _of_pool("prepare", lambda keys: 30 * _US + 250 * max(0, keys - 16)),
+        subject="server-yield",
+    ),
     _Goal("link_latency", "p50", "link, one-way latency, p50", _always(1.0), FLOOR, 5 * _US, subject=_LINK),
     _Goal("link_rate", "rate", "link, 64-byte rate", lambda case: _LINK_RATES.get(case.key), subject=_LINK),
     _Goal("link_bytes", "rate", "link, plain", _from(0.9, 64 * _KIB), FLOOR, subject=_LINK_PLAIN),

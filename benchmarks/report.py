@@ -63,7 +63,7 @@ def _disturbance(results: Results) -> str:
 
 def _workload_tables(results: Results, workload: Workload, cases: Sequence[Case]) -> list[str]:
     """Rows are subjects, columns are metrics and the headline's ratios; with several cases, columns are cases."""
-    rows = _rows(results, workload)
+    rows = _rows(results, workload, cases)
     headline = workload.metrics[0]
     several = len(cases) > 1 or bool(cases[0].title)
     columns = [(case, metric) for case in cases for metric in workload.metrics]
@@ -99,11 +99,12 @@ def _workload_tables(results: Results, workload: Workload, cases: Sequence[Case]
     return lines
 
 
-def _rows(results: Results, workload: Workload) -> dict[str, str]:
-    """Keys and labels of the floor and of the subjects that take part."""
+def _rows(results: Results, workload: Workload, cases: Sequence[Case]) -> dict[str, str]:
+    """Keys and labels of the floor and of the subjects that take part in one of these cases at least."""
     rows = {FLOOR: workload.floor_label}
     if workload.has_subjects:
-        rows |= {each.key: each.label for each in results.subjects if workload.takes(each)}
+        taking = (each for each in results.subjects if workload.takes(each))
+        rows |= {each.key: each.label for each in taking if any(workload.covers(each, case) for case in cases)}
     return rows
 
 

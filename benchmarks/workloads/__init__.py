@@ -14,6 +14,7 @@ from .floors import Arrays, Latency, Rate
 from .keys import KeyRate
 from .loan import Loan
 from .objects import Objects
+from .pool import Pool
 from .select import Select
 from .startup import Startup
 from .step import Step
@@ -43,6 +44,7 @@ WORKLOADS: tuple[Workload, ...] = (
     KeyRate(),
     CallsRate((1, 2, 4)),
     CallsArray(),
+    Pool((1, 2, 4)),
     LinkLatency(),
     LinkRate(),
     LinkBytes(),

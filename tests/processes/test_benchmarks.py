@@ -26,11 +26,10 @@ def benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a run of three workloads with two subjects has written, and one across machines with two others."""
+    """What a run of three workloads with two subjects has written, one across machines, and the pool's."""
     folder = tmp_path_factory.mktemp("benchmarks")
-    done = benchmarks(
-        "--quick", "--only", "latency,arrays,startup,ringcast,mp.Queue,link_rate,link,tls", "--out", str(folder)
-    )
+    chosen = ["latency,arrays,startup,ringcast,mp.Queue", "link_rate,link,tls", "pool,server,server-stopped"]
+    done = benchmarks("--quick", "--only", ",".join(chosen), "--out", str(folder))
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout == (folder / "benchmarks.txt").read_text()
     return folder
@@ -55,12 +54,18 @@ def test_the_json_has_every_row_and_the_goals(folder: Path) -> None:
     found = json.loads((folder / "benchmarks.json").read_text())
     assert found["schema"] == "ringcast-bench/1"
     across = ["link_rate"] if "workload link_rate" not in found["missing"] else []
-    assert list(found["workloads"]) == ["latency", "startup", "arrays", *across]
+    assert list(found["workloads"]) == ["latency", "startup", "arrays", "pool", *across]
     for workload in across:
         for case in found["workloads"][workload]["cases"].values():
             assert set(case["rows"]) - {"native"} == {"link", "tls"}
             assert all(row["rate"] > 0 for row in case["rows"].values())
         assert [each["goal"] for each in found["goals"] if each["goal"].startswith("link, 64-byte rate")]
+    pool = found["workloads"]["pool"]["cases"]
+    measured = {name: {key: row for key, row in case["rows"].items() if key != "native"} for name, case in pool.items()}
+    assert measured["retrieve/16/1"].keys() == {"server", "server-stopped"}
+    assert measured["prepare/16/4"].keys() == {"server"}
+    assert all(row["p50"] > 0 and "errors" not in row for rows in measured.values() for row in rows.values())
+    assert [each["verdict"] for each in found["goals"] if each["goal"].startswith("pool, p50, 16 keys, lookup")]
     rows = found["workloads"]["arrays"]["cases"]["1MiB/2"]["rows"]
     assert {"ringcast", "mp.Queue"} <= set(rows)
     assert "native" in rows or "native floor" in found["missing"]
