@@ -35,6 +35,8 @@ struct Shape {
 };
 
 // A queue's memory. It is made once for a program; its locations start anew in each execution.
+class PoolWorld;
+
 class World {
 public:
     static constexpr std::uint32_t kWriterLock = 3;
@@ -83,6 +85,7 @@ public:
 
     std::byte* block(std::uint64_t index) const { return data_ + index * kBlockBytes; }
     std::uint64_t index_of(std::uint64_t offset) const { return offset / kBlockBytes; }
+    PoolWorld* pool = nullptr;  // of who has one (pool.hpp)
     // Thread 0 is the writer, and thread i + 1 has seat i if it is taken at the start.
     void start();
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HEADERS = ["ring.hpp", "seats.hpp", "parking.hpp", "armed.hpp", "marks.hpp", "board.hpp", "readiness.hpp"]
+HEADERS += ["pool/index.hpp", "pool/pins.hpp", "pool/mailbox.hpp"]
 WEAKER_ORDER = {"acquire": ["relaxed"], "release": ["relaxed"], "acq_rel": ["acquire", "release"]}
 WEAKER_FENCE = {"seq_cst": ["acq_rel", "none"], "acquire": ["none"]}
 PLACE = re.compile(r"(?<!::order\()std::memory_order_(\w+)|P::fence_(seq_cst|acquire)\(\)")
@@ -184,5 +185,6 @@ def instrument(core: Path, target: Path) -> list[Mutant]:
             places += 1
         for begin, end, text in sorted(changes, reverse=True):
             source = source[:begin] + text + source[end:]
+        (target / header).parent.mkdir(exist_ok=True)
         (target / header).write_text(f'#line 1 "src/core/{header}"\n{source}')
     return mutants

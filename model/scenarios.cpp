@@ -441,6 +441,70 @@ const std::vector<Scenario>& scenarios() {
                                 Thread{"parker", [&w] { read_beside(w, 1); }}};
          },
          20'000},
+        {"a chain that is evicted",
+         "and pinned and read meanwhile",
+         {.blocks = 2},
+         [](World& w) {
+             return std::vector{Thread{"server", [&w] { evict_and_reuse(w); }},
+                                Thread{"client", [&w] { pin_and_read(w); }}};
+         },
+         0,
+         Scenario::Pool::filled},
+        {"a chunk that is aborted",
+         "while it is pinned and read",
+         {.blocks = 2},
+         [](World& w) {
+             return std::vector{Thread{"server", [&w] { abort_and_reuse(w); }},
+                                Thread{"client", [&w] { pin_and_read(w); }}};
+         },
+         0,
+         Scenario::Pool::filled},
+        {"a chunk that comes",
+         "in the place of another, looked for without a pin",
+         {.blocks = 2},
+         [](World& w) {
+             return std::vector{Thread{"server", [&w] { evict_and_reuse(w); }},
+                                Thread{"client", [&w] { look_for_the_next(w); }}};
+         },
+         0,
+         Scenario::Pool::filled},
+        {"a reservation",
+         "asked for, pinned, filled",
+         {.blocks = 2},
+         [](World& w) {
+             return std::vector{Thread{"server", [&w] { serve(w); }},
+                                Thread{"client", [&w] { reserve_and_fill(w, false); }}};
+         },
+         0,
+         Scenario::Pool::empty},
+        {"a reservation withdrawn",
+         "or answered just before",
+         {.blocks = 2},
+         [](World& w) {
+             return std::vector{Thread{"server", [&w] { serve(w); }},
+                                Thread{"client", [&w] { reserve_and_fill(w, true); }}};
+         },
+         0,
+         Scenario::Pool::empty},
+        {"a reservation and a killed client",
+         "whose block is another's then",
+         {.blocks = 2},
+         [](World& w) {
+             return std::vector{Thread{"server", [&w] { serve(w); }},
+                                Thread{"client", [&w] { reserve_and_fill(w, false); }}, killer(1)};
+         },
+         0,
+         Scenario::Pool::empty},
+        {"a reservation and a killed server",
+         "adopted at every step",
+         {.blocks = 2},
+         [](World& w) {
+             return std::vector{Thread{"server", [&w] { serve(w); }},
+                                Thread{"client", [&w] { reserve_and_fill(w, true); }}, killer(0),
+                                Thread{"adopter", [&w] { adopt(w); }}};
+         },
+         0,
+         Scenario::Pool::empty},
         {"a departure",
          "that the writer looks for",
          {.state = SeatState::active},

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <vector>
 
 #include "ends.hpp"
+#include "pool.hpp"
 
 namespace model {
 
@@ -15,6 +17,7 @@ struct Scenario {
     Shape shape;
     std::vector<Thread> (*threads)(World&);
     std::uint64_t walks = 0;  // 0: explored exhaustively; else too large for that, and walked at random so many times
+    enum class Pool { none, filled, empty } pool = Pool::none;
 };
 
 const std::vector<Scenario>& scenarios();
@@ -23,13 +26,19 @@ const std::vector<Scenario>& scenarios();
 class Stage {
 public:
     explicit Stage(const Scenario& scenario) : world_(scenario.shape) {
+        if (scenario.pool != Scenario::Pool::none) world_.pool = &pool_.emplace();
+        if (scenario.pool == Scenario::Pool::filled) pool_->fill();
         program_ = {.name = scenario.name, .threads = scenario.threads(world_), .at_start = {}, .at_end = {}};
-        program_.at_start = [this] { world_.start(); };
+        program_.at_start = [this] {
+            world_.start();
+            if (pool_) pool_->start();
+        };
     }
     const Program& program() const { return program_; }
 
 private:
     World world_;
+    std::optional<PoolWorld> pool_;
     Program program_;
 };
 

@@ -59,6 +59,7 @@ class Model:
         self.stores: list[tuple[int, StoreLease, Keys]] = []
         self.held: list[tuple[int, RetrieveLease, list[Any]]] = []
         self.dropped: set[bytes] = set()
+        self.doubtful: set[bytes] = set()
         self.aborts = 0
         self.kills = 0
 
@@ -81,7 +82,7 @@ class Model:
         for key, status in zip(keys, lease.statuses, strict=True):
             assert (status is RESERVED) == (key in reserved)
             if status is RESERVED:
-                assert key not in being_stored, "one chunk has two writers"
+                assert key not in being_stored - self.doubtful, "one chunk has two writers"
                 self.committed.discard(key)  # it had gone
                 self.dropped.discard(key)
             elif status is CACHED:
@@ -120,6 +121,10 @@ class Model:
             return
         self.aborts += 1
         i, lease, _ = self.stores.pop(self.random.randrange(len(self.stores)))
+        if lease.keys.space.chained:  # what hangs from these chunks goes with them
+            for _, other, keys in self.stores:
+                if keys[0] == lease.keys[0]:
+                    self.doubtful |= _reserved(other)
         if self.random.random() < 0.7:
             self.clients[i].abort_store(lease)
         else:

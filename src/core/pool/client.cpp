@@ -155,11 +155,8 @@ void Client::find_each(std::span<const Digest> keys, std::vector<Look>& looks, s
 std::uint32_t Client::lookup(std::span<const Digest> keys) const {
     thread_local std::vector<Look> looks;
     Status stopped{};
-    std::uint32_t n = find_leading(keys, looks, stopped);
-    Native::fence_acquire();  // [entry-look]: the digests were read before the words are looked at again
-    for (std::uint32_t i = 0; i < n; ++i)
-        if (!is_unchanged(memory_->index(), looks[i])) n = i;
-    return n;
+    find_leading(keys, looks, stopped);
+    return memory_->index().confirmed(looks);
 }
 
 Pinned<Native> Client::pin(std::span<const Look> looks, Places& places) {
@@ -182,7 +179,7 @@ bool Client::pin_each(std::span<const Look> looks, Places& places, std::vector<b
     Native::fence_seq_cst();  // [pin]
     for (std::size_t i = 0; i < looks.size(); ++i) {
         if (got[i] == PinRow<Native>::kFull) continue;
-        if (is_unchanged(memory_->index(), looks[i])) {
+        if (memory_->index().is_unchanged(looks[i])) {
             pinned[i] = true;
             places.push_back(got[i]);
         } else {
@@ -251,8 +248,7 @@ bool Call::take_slot() {
     const std::lock_guard guard(client_.slots_);
     for (std::uint32_t i = 0; i < kMailSlots; ++i) {
         if ((client_.slots_in_use_ >> i & 1) != 0) continue;
-        // acquire [forget]: what was withdrawn here is undone.
-        const std::uint64_t word = client_.memory_->own_seat().mail[i].word.load(std::memory_order_acquire);
+        const std::uint64_t word = client_.memory_->own_seat().mail[i].word.load(std::memory_order_relaxed);
         if (mail_phase(word) != MailPhase::idle) continue;
         client_.slots_in_use_ |= 1u << i;
         index_ = i;

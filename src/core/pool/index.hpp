@@ -4,19 +4,25 @@
 // and no tombstones, so a miss costs the same after any number of turnovers. A cell's tag only saves looks at entries that
 // are another key's; what counts is the entry: its digest, and before and after that its word.
 //
-//     server:  word = free [entry];  fence [entry-gone];  digest = ...;  word = reserved, one generation on [entry]
+//     server:  word = limbo [entry];  fence [collect];  word = free;  digest = ...;  word = reserved, one generation on [entry]
 //     reader:  word [entry];  digest the same?;  fence [entry-look];  the word is still the same
 //
-// A reader that finds a digest of the chunk that came later is told so by its second look: the fences are ordered, and if
-// the digest was stored before [entry-look], so was the word before [entry-gone].
+// A reader that finds the digest of the chunk that came later is told so by its second look: that digest was stored behind
+// the fence [collect], by which every entry goes (pins.hpp), and the word that says so before it.
 #pragma once
 
 #include <cstdint>
-#include <optional>
+#include <span>
 
 #include "pool/pool_layout.hpp"
 
 namespace ringcast::pool {
+
+// One key of a batch, as it was found at the first look.
+struct Look {
+    std::uint32_t entry;
+    std::uint64_t word;
+};
 
 template <class P>
 struct Index {
@@ -80,6 +86,18 @@ struct Index {
     }
     Found find(const Digest& key) const noexcept { return find(key, where(key)); }
 
+    // Behind a fence that orders it after the first.
+    bool is_unchanged(const Look& look) const noexcept {
+        return entries[look.entry].word.load(std::memory_order_relaxed) == look.word;
+    }
+    // How many of the leading looks are what they were: so many chunks are there, though nothing holds them.
+    std::uint32_t confirmed(std::span<const Look> looks) const noexcept {
+        P::fence_acquire();  // [entry-look]: pairs with [collect]; the digests were read before
+        std::uint32_t n = 0;
+        while (n < looks.size() && is_unchanged(looks[n])) ++n;
+        return n;
+    }
+
     // --- The server's.
 
     Digest digest_of(std::uint32_t entry) const noexcept {
@@ -116,11 +134,11 @@ struct Index {
         if (Cell<P>* const cell = cell_of(key, entry)) cell->store(0, std::memory_order_relaxed);
     }
 
-    // The entry, which is free and in no cell, becomes this key's. Others see it when its word says so.
+    // The entry, which is free and in no cell, becomes this key's. Others see it when its word says so. If it was another
+    // key's before, it went by [collect].
     void describe(std::uint32_t entry, const Digest& key, std::uint64_t block, std::uint32_t length,
                   std::uint32_t parent) noexcept {
         Entry<P>& at = entries[entry];
-        P::fence_seq_cst();  // [entry-gone]: after the word that says `free`
         for (int i = 0; i < 4; ++i) at.digest[i].store(key.words[i], std::memory_order_relaxed);
         at.block.store(block, std::memory_order_relaxed);
         at.length.store(length, std::memory_order_relaxed);

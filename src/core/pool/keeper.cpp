@@ -6,6 +6,8 @@
 #include "locks.hpp"
 #include "platform/clock.hpp"
 #include "pool/checksum.hpp"
+#include "pool/mailbox.hpp"
+#include "pool/pins.hpp"
 
 namespace ringcast::pool {
 
@@ -25,6 +27,7 @@ Keeper::Keeper(PoolMemory& memory, PolicyKind policy, Quotas quotas)
       kin_(index_.n_entries),
       at_reserved_(index_.n_entries, kNoEntry),
       mark_(index_.n_entries),
+      held_at_(index_.n_entries),
       tenants_(1 + quotas.size()),
       policy_(make_policy(policy, index_.n_entries, static_cast<std::uint32_t>(tenants_.size()))) {
     for (std::uint32_t tenant = 0; const auto& [salt, quota] : quotas) {
@@ -176,9 +179,7 @@ bool Keeper::offered(std::uint32_t e) const noexcept {
     if (seat_incarnation(owner.state.load(std::memory_order_relaxed)) !=
         record.owner_incarnation.load(std::memory_order_relaxed))
         return false;
-    // acquire [taken]: a client that has taken its answer has pinned what it got before.
-    return owner.mail[slot].word.load(std::memory_order_acquire) ==
-           mail_word(record.request.load(std::memory_order_relaxed), MailPhase::answered);
+    return is_offered<Native>(owner.mail[slot].word, record.request.load(std::memory_order_relaxed));
 }
 
 void Keeper::abort_abandoned() {
@@ -231,26 +232,42 @@ bool Keeper::seat_lives(std::uint32_t seat) const noexcept {
     }
 }
 
+template <class Visit>
+void Keeper::for_each_pin(Visit&& visit) {
+    const PoolHeader& header = memory_.header();
+    std::uint32_t asked_about = kNoEntry;  // the seat whose life is known
+    bool lives = false;
+    const auto row = [&](std::uint32_t seat) {
+        const NativePoolSeat& its = memory_.seat(seat);
+        return std::pair(its.pins, std::min(its.pins_used.load(std::memory_order_relaxed), header.n_pins));
+    };
+    collect_pins<Native>(header.n_seats, row, [&](std::uint32_t seat, std::uint64_t pin) {
+        const std::uint32_t e = pinned_entry(pin);
+        if (e >= header.n_entries || generation(e) != pinned_generation(pin) || !visit(e, false)) return true;
+        // The kernel is asked only about who holds something that is wanted.
+        if (asked_about != seat) lives = seat_lives(seat);
+        asked_about = seat;
+        if (lives) visit(e, true);
+        return lives;
+    });
+}
+
+void Keeper::note_held() {
+    ++looks_;
+    for_each_pin([&](std::uint32_t e, bool lives) {
+        if (lives) held_at_[e] = looks_;
+        return true;
+    });
+}
+
 void Keeper::collect(std::span<const std::uint32_t> entries, std::vector<bool>& held) {
     held.assign(entries.size(), false);
     if (entries.empty()) return;
     for (std::size_t i = 0; i < entries.size(); ++i) mark_[entries[i]] = static_cast<std::uint32_t>(i + 1);
-    Native::fence_seq_cst();  // [collect]: pairs with [pin]
-    const PoolHeader& header = memory_.header();
-    for (std::uint32_t s = 0; s < header.n_seats; ++s) {
-        const NativePoolSeat& seat = memory_.seat(s);
-        const std::uint32_t used = std::min(seat.pins_used.load(std::memory_order_relaxed), header.n_pins);
-        int lives = -1;
-        for (std::uint32_t i = 0; i < used; ++i) {
-            const std::uint64_t pin = seat.pins[i].load(std::memory_order_acquire);  // acquire [unpin]
-            if (pin == 0) continue;
-            const std::uint32_t e = pinned_entry(pin);
-            if (e >= header.n_entries || mark_[e] == 0 || generation(e) != pinned_generation(pin)) continue;
-            if (lives == -1) lives = seat_lives(s) ? 1 : 0;
-            if (lives == 0) break;
-            held[mark_[e] - 1] = true;
-        }
-    }
+    for_each_pin([&](std::uint32_t e, bool lives) {
+        if (lives) held[mark_[e] - 1] = true;
+        return mark_[e] != 0;
+    });
     for (const std::uint32_t e : entries) mark_[e] = 0;
 }
 
@@ -258,12 +275,15 @@ void Keeper::collect(std::span<const std::uint32_t> entries, std::vector<bool>& 
 
 // False: there was nothing that may go.
 bool Keeper::evict(std::uint32_t most, std::uint32_t tenant) {
+    // What is held now is not touched at all, so that nobody takes it for a miss in between.
+    note_held();
     victims_.resize(most);
     victims_.resize(policy_->victims(
         victims_,
         [&](std::uint32_t e) {
             // Of what it does not know, reserved children among it, the policy asks.
             if (state(e) != EntryState::present || kin_[e].children != kin_[e].leaving) return false;
+            if (held_at_[e] == looks_) return false;
             if (const std::uint32_t p = parent(e); p != kNoEntry) ++kin_[p].leaving;
             return true;
         },
@@ -368,7 +388,7 @@ void Keeper::release(std::uint32_t e) {
     policy_->forget(e, Gone::removed);  // unless it is known to be evicted
     disown_child(e);
     Native::reached(FaultPoint::pool_release_begin);
-    set(e, EntryState::free);  // what describes it next is stored behind [entry-gone]
+    set(e, EntryState::free);  // behind [collect], which found nobody
     Native::reached(FaultPoint::pool_released);
     blocks_.free(node_[e]);
     count(memory_.record(e).tenant.load(std::memory_order_relaxed), -std::int64_t{length(e)});

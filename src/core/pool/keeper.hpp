@@ -107,6 +107,10 @@ private:
     bool place(const Storing& storing, std::uint32_t& node);
     bool has_quota(const Storing& storing);
     bool evict(std::uint32_t most, std::uint32_t tenant);
+    // Calls visit(entry, false) for what is pinned, and, if that is true and its client lives, visit(entry, true).
+    template <class Visit>
+    void for_each_pin(Visit&& visit);
+    void note_held();
     // Which of these entries a living client holds.
     void collect(std::span<const std::uint32_t> entries, std::vector<bool>& held);
     void into_limbo(std::uint32_t e);
@@ -138,6 +142,8 @@ private:
     std::vector<std::uint32_t> reserved_;
     std::vector<std::uint32_t> at_reserved_;  // an entry's place in `reserved_`, or kNoEntry
     std::vector<std::uint32_t> mark_;         // of `collect`: an entry's place among those asked for, + 1
+    std::vector<std::uint32_t> held_at_;      // in which look of `note_held` an entry was last held
+    std::uint32_t looks_ = 0;
     std::vector<std::uint32_t> stack_;
     std::vector<std::uint32_t> victims_;
     std::vector<bool> held_;

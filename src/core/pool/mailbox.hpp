@@ -26,10 +26,10 @@ bool is_answered(const MailWord<P>& word, std::uint32_t number) noexcept {
     return word.load(std::memory_order_acquire) == mail_word(number, MailPhase::answered);  // acquire [answer]
 }
 
-// release [taken]: who finds the slot idle finds the pins that were made for its answer.
+// The client's. relaxed: who finds the slot idle finds the pins that were made for its answer, by [pin] and [collect].
 template <class P>
 void take(MailWord<P>& word, std::uint32_t number) noexcept {
-    word.store(mail_word(number, MailPhase::idle), std::memory_order_release);
+    word.store(mail_word(number, MailPhase::idle), std::memory_order_relaxed);
 }
 
 // The client's, whose time is over. False: it has just been answered.
@@ -38,6 +38,12 @@ bool withdraw(MailWord<P>& word, std::uint32_t number) noexcept {
     std::uint64_t asked = mail_word(number, MailPhase::asked);
     return word.compare_exchange_strong(asked, mail_word(number, MailPhase::withdrawn), std::memory_order_relaxed,
                                         std::memory_order_acquire);  // acquire [answer]
+}
+
+// The server's: with what was asked.
+template <class P>
+std::uint64_t read_mail(const MailWord<P>& word) noexcept {
+    return word.load(std::memory_order_acquire);  // acquire [ask]
 }
 
 // The server's, who has done it and written what is answered. False: it has been withdrawn, and is to be undone.
@@ -49,10 +55,16 @@ bool answer(MailWord<P>& word, std::uint32_t number) noexcept {
                                         std::memory_order_relaxed);
 }
 
-// The server's: all is undone, the slot may be used again.
+// The server's: can the client still come to know what was answered to this request? Asked before its pins are collected.
+template <class P>
+bool is_offered(const MailWord<P>& word, std::uint32_t number) noexcept {
+    return word.load(std::memory_order_relaxed) == mail_word(number, MailPhase::answered);
+}
+
+// The server's: all is undone, the slot may be used again. relaxed: nothing goes with it.
 template <class P>
 void forget(MailWord<P>& word, std::uint32_t number) noexcept {
-    word.store(mail_word(number, MailPhase::idle), std::memory_order_release);  // release [forget]
+    word.store(mail_word(number, MailPhase::idle), std::memory_order_relaxed);
 }
 
 }  // namespace ringcast::pool

@@ -61,16 +61,18 @@ private:
     std::vector<std::uint32_t> free_;
 };
 
-// One key of a batch, as the client found it.
-struct Look {
-    std::uint32_t entry;
-    std::uint64_t word;
-};
-
-// Does the second look find the same? Behind the fence [pin].
-template <class P>
-bool is_unchanged(const Index<P>& index, const Look& look) noexcept {
-    return index.entries[look.entry].word.load(std::memory_order_relaxed) == look.word;
+// The server's: what living and dead seats have pinned, as of all words that were stored before. `row` gives a seat's pins
+// and how many of them may be set; visit(seat, pin) is called for each that is, until it is false for a seat.
+template <class P, class Row, class Visit>
+void collect_pins(std::uint32_t n_seats, Row&& row, Visit&& visit) {
+    P::fence_seq_cst();  // [collect]: pairs with [pin], and with [entry-look]
+    for (std::uint32_t seat = 0; seat < n_seats; ++seat) {
+        const auto [pins, used] = row(seat);
+        for (std::uint32_t i = 0; i < used; ++i) {
+            const std::uint64_t pin = pins[i].load(std::memory_order_acquire);  // acquire [unpin]
+            if (pin != 0 && !visit(seat, pin)) break;
+        }
+    }
 }
 
 // Pins the leading looks that are still what they were, and says how many those are; their places are in `places`. Those
@@ -99,7 +101,7 @@ Pinned<P> pin_leading(const Index<P>& index, PinRow<P>& row, std::span<const Loo
         }
         P::fence_seq_cst();  // [pin]
         std::uint32_t same = 0;
-        while (same < n && is_unchanged(index, looks[same])) ++same;
+        while (same < n && index.is_unchanged(looks[same])) ++same;
         if (same == n) break;
         for (const std::uint32_t one : places) row.clear(one);
         places.clear();

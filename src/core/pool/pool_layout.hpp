@@ -130,7 +130,7 @@ enum class PoolSeatState : std::uint32_t { vacant = 0, taken = 1 };
 //
 //     client:  idle -> asked(n)          release [ask]
 //     server:  asked(n) -> answered(n)   release [answer]     client:  asked(n) -> withdrawn(n), its deadline has passed
-//     client:  answered(n) -> idle                            server:  withdrawn(n) -> idle, when all is undone
+//     client:  answered(n) -> idle, when pinned               server:  withdrawn(n) -> idle, when all is undone
 enum class MailPhase : std::uint8_t { idle = 0, asked = 1, answered = 2, withdrawn = 3 };
 inline constexpr std::uint64_t mail_word(std::uint32_t number, MailPhase phase) noexcept {
     return std::uint64_t{number} << 8 | static_cast<std::uint8_t>(phase);

@@ -138,7 +138,7 @@ bool Server::serve_seat(std::uint32_t seat) {
 
 void Server::serve_slot(std::uint32_t seat, std::uint32_t i) {
     NativeMailSlot& slot = memory_->seat(seat).mail[i];
-    const std::uint64_t word = slot.word.load(std::memory_order_acquire);  // acquire [ask]
+    const std::uint64_t word = read_mail<Native>(slot.word);
     const std::uint32_t number = mail_number(word);
     request_.owner = {.seat = seat,
                       .incarnation = seat_incarnation(memory_->seat(seat).state.load(std::memory_order_relaxed)),

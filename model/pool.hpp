@@ -1,0 +1,75 @@
+// A pool of two entries as modelled threads: what Keeper, Server and Client do with the headers, without what is not the
+// protocol's. Checked: nobody reads or writes bytes that may be another's, nothing is seen that is not there, and every
+// request has one outcome.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+
+#include "pool/index.hpp"
+#include "pool/mailbox.hpp"
+#include "pool/pins.hpp"
+
+#include "ends.hpp"
+
+namespace model {
+
+class PoolWorld {
+public:
+    static constexpr std::uint32_t kEntries = 2;
+    static constexpr std::uint32_t kPins = 2;
+    static constexpr std::uint32_t kServerLock = 1;
+    static constexpr std::uint32_t kSeatLock = 2;
+
+    PoolWorld();
+    // Entry 1 is the child of entry 0, and both are there; else both are free.
+    void fill();
+    void start();
+
+    // Small, and without memory of its own (see fiber.hpp).
+    struct Places {
+        std::array<std::uint32_t, kPins> at{};
+        std::uint32_t n = 0;
+        void push_back(std::uint32_t place) { at[n++] = place; }
+        void clear() { n = 0; }
+        const std::uint32_t* begin() const { return at.data(); }
+        const std::uint32_t* end() const { return at.data() + n; }
+    };
+
+    ringcast::pool::Index<Policy> index;
+    std::array<ringcast::pool::Entry<Policy>, kEntries> entries;
+    std::array<ringcast::pool::Cell<Policy>, ringcast::pool::kCellsInBucket> cells;
+    std::array<Policy::atomic<std::uint64_t>, kPins> pins;
+    Policy::atomic<std::uint32_t> used;
+    Policy::atomic<std::uint64_t> mail;
+    Policy::atomic<std::uint32_t> request;  // what is asked
+    Policy::atomic<std::uint32_t> status;   // answered: was there room?
+    ringcast::Parked<Policy> server_parked;
+    ringcast::Parked<Policy> client_parked;
+
+    // As of now, known to nobody in the program.
+    std::optional<ringcast::pool::PinRow<Policy>> row;
+    std::array<ringcast::pool::Look, kEntries> looks{};
+    Places places;
+    std::array<bool, 4> stored{};  // by key: was it committed?
+    bool told = false;             // what the server answered last
+};
+
+// The server evicts both entries, as far as they are not held, and gives their blocks to other keys.
+void evict_and_reuse(World& world);
+// The server aborts the child, whoever holds it, and gives its block away once nobody does.
+void abort_and_reuse(World& world);
+// A client finds the chain, pins as much of it as is there, reads it and lets go.
+void pin_and_read(World& world);
+// A client looks whether the key that comes later is there.
+void look_for_the_next(World& world);
+
+// A client asks for a chunk, fills it, and gives it up again. With a deadline it may withdraw.
+void reserve_and_fill(World& world, bool withdraws);
+// The server of such a client; then looks whether what it reserved is still somebody's, and fills the block itself if not.
+void serve(World& world);
+// Another server, once there is none.
+void adopt(World& world);
+
+}  // namespace model
