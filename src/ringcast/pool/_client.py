@@ -48,6 +48,15 @@ class PoolClient(_core.PoolClient):
     `prepare_store`, `commit_store`, `abort_store` and `clear` ask the server and wait for its answer, at most `timeout`
     seconds, and at most `regain` for another server if it has died. All calls may be made from several threads. Every
     error that is not an argument's is a `PoolError`: a cache never fails an engine.
+
+    >>> keys = keys_from_hashes([b"hash 0", b"hash 1"], Namespace("m", dtype="uint8", layout="bytes"))
+    >>> with PoolServer("docs-client", "1MiB"), PoolClient.connect("docs-client", layout=4096) as client:
+    ...     with client.store(keys) as store:
+    ...         for slot in store.slots:
+    ...             slot.array[:] = 7
+    ...     with client.retrieve(keys) as found:
+    ...         found.hits, int(found.slots[1].array[0])
+    (2, 7)
     """
 
     @classmethod
@@ -73,6 +82,10 @@ class PoolClient(_core.PoolClient):
             verify: compare each chunk with its checksum when its slots are first asked for, once in this process.
 
         Raises ArgumentError, and PoolConnectError: no such pool, no living server, no vacant seat, another version.
+
+        >>> with PoolServer("docs-connect", "1MiB"), PoolClient.connect("docs-connect", "w0", layout=4096) as client:
+        ...     client.info.capacity, client.health.server
+        (1048576, 'living')
         """
         client = cls()
         chunk_bytes = layout.chunk_bytes if isinstance(layout, KVLayout) else layout
@@ -112,12 +125,28 @@ class PoolClient(_core.PoolClient):
         return Health(*self._health)
 
     def reconnect(self) -> None:
-        """Take a seat at the pool that has the name now, after PoolClosedError. Leases of the old one are over."""
+        """Take a seat at the pool that has the name now, after PoolClosedError. Leases of the old one are over.
+
+        >>> with PoolServer("docs-again", "1MiB"):
+        ...     client = PoolClient.connect("docs-again", layout=4096)
+        >>> with PoolServer("docs-again", "2MiB"):
+        ...     client.reconnect()
+        ...     client.info.capacity
+        ...     client.close()
+        2097152
+        """
         self.close()
         self._take_seat()
 
     async def aretrieve(self, keys: Keys, wait: float | None = None) -> _core.RetrieveLease:
-        """`retrieve`, whose waiting for another client's store goes beside the event loop."""
+        """`retrieve`, whose waiting for another client's store goes beside the event loop.
+
+        >>> import asyncio
+        >>> keys = keys_from_hashes([b"hash 0"], Namespace("m", dtype="uint8", layout="bytes"))
+        >>> with PoolServer("docs-async", "1MiB"), PoolClient.connect("docs-async", layout=4096) as client:
+        ...     asyncio.run(client.aretrieve(keys, wait=0.1)).hits
+        0
+        """
         lease = self.prepare_retrieve(keys)
         if wait is None or lease.hits == len(keys):
             return lease

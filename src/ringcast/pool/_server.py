@@ -91,7 +91,13 @@ class PoolServer:
         self._ended = threading.Event()
 
     def start(self) -> Self:
-        """Make the pool or take it over, and serve it until `close`. Returns the server itself."""
+        """Make the pool or take it over, and serve it until `close`. Returns the server itself.
+
+        >>> server = PoolServer("docs-start", "1MiB").start()
+        >>> server.adopted
+        False
+        >>> server.close()
+        """
         if self._core is not None:
             raise PoolClosedError(f"pool '{self.name}': this server was started before; make another one")
         with suppress(RingcastError):  # what cannot be removed now is not in the way
@@ -109,7 +115,15 @@ class PoolServer:
         return self._core is not None and self._core.adopted
 
     def serve_forever(self) -> None:
-        """Start, unless that was done, and wait until the server is closed: by a signal, or by another thread."""
+        """Start, unless that was done, and wait until the server is closed: by a signal, or by another thread.
+
+        >>> import threading
+        >>> server = PoolServer("docs-forever", "1MiB").start()
+        >>> threading.Timer(0.1, server.close).start()  # another thread ends it
+        >>> server.serve_forever()
+        >>> server.closed
+        True
+        """
         if self._core is None:
             self.start()
         try:
@@ -119,7 +133,13 @@ class PoolServer:
             self.close()
 
     def stats(self) -> PoolStats:
-        """What is in the pool, and who uses it; what `ringcast pool stat` shows."""
+        """What is in the pool, and who uses it; what `ringcast pool stat` shows.
+
+        >>> with PoolServer("docs-stats", "1MiB") as server:
+        ...     stats = server.stats()
+        >>> stats["capacity"], stats["used_bytes"]
+        (1048576, 0)
+        """
         if self._core is None:
             raise PoolClosedError(f"pool '{self.name}': its server has not been started")
         return as_stats(self._core.described())
@@ -128,6 +148,11 @@ class PoolServer:
         """End the pool: its name is removed, and clients' calls that need a server raise PoolClosedError.
 
         What they have retrieved stays theirs. Once, from any thread; more calls do nothing.
+
+        >>> server = PoolServer("docs-close", "1MiB").start()
+        >>> server.close()
+        >>> server.closed
+        True
         """
         core = self._core
         if core is None or self._pid != os.getpid():

@@ -8,7 +8,15 @@ from ringcast import _core
 
 
 class ChunkStatus(Enum):
-    """What a store or a retrieve says of each of its keys."""
+    """What a store or a retrieve says of each of its keys.
+
+    >>> keys = keys_from_hashes([b"hash 0"], Namespace("m", dtype="uint8", layout="bytes"))
+    >>> with PoolServer("docs-status", "1MiB"), PoolClient.connect("docs-status", layout=4096) as client:
+    ...     client.commit_store(client.prepare_store(keys)) == [ChunkStatus.COMMITTED]
+    ...     client.prepare_store(keys).statuses == [ChunkStatus.CACHED]
+    True
+    True
+    """
 
     NONE = "none"
     """Nothing yet."""
