@@ -388,3 +388,15 @@ def test_a_damaged_chunk_is_a_miss_and_goes_for_good() -> None:
         assert found.statuses == [HIT, HIT, MISS, MISS]
         assert server.stats()["quarantined"] == 1
         assert client.lookup(keys).memory == 2
+
+
+@pytest.mark.parametrize("policy", ["lru", "arc", "s3fifo"])
+def test_what_one_client_holds_for_long_keeps_others_from_nothing_else(policy: str) -> None:
+    with pool(chunks=400, clients=2, policy=policy) as (server, [holder, other]):
+        held = some_keys(130, space=LOOSE)  # more than are looked at together
+        store(holder, held)
+        lease = holder.prepare_retrieve(held)
+        for i in range(60):
+            assert store(other, some_keys(20, first=1 + i, space=LOOSE)) == [COMMITTED] * 20
+        assert server.stats()["no_memory"] == 0
+        assert lease.hits == retrieved(holder, held) == 130
