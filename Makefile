@@ -42,12 +42,16 @@ $(VENV)/demo: $(BIN)/python $(CORE)
 demo: $(if $(wildcard $(VENV)/dev),$(VENV)/dev,$(VENV)/demo)
 	$(BIN)/ringcast demo
 
+# So many tests at a time, each process with a /dev/shm of its own; then those that need the machine for themselves.
+TEST_PROCESSES ?= 2
+SEVERAL := -n $(TEST_PROCESSES) --dist worksteal
 test: $(VENV)/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SEVERAL) -m "not long_link and not alone"
+	$(BIN)/python -m pytest -m alone
 
 # Needs root, and iproute2. With RINGCAST_LINK_LONG=1 pauses are up to 30 s, and messages up to 256 MiB.
 test-link: $(VENV)/dev
-	$(BIN)/python -m pytest tests/network -m long_link
+	$(BIN)/python -m pytest tests/network $(SEVERAL) -m long_link
 
 # The extension with fault points, beside the installed one.
 FAULTS := build/faults

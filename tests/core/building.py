@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -49,11 +50,17 @@ def run(command: list[str], **environment: str) -> str:
 
 
 def build(name: str, *options: str, target: str = "all") -> Path:
-    """The folder of what was built. It is kept between runs, so that only what changed is compiled."""
+    """The folder of what was built. It is kept between runs, so that only what changed is compiled.
+
+    Of several processes that want it at once one builds, and the others find it done.
+    """
     cmake, ninja = tool("cmake"), tool("ninja")
     assert cmake is not None, "CMake is needed"
     folder = BUILDS / name
     generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
-    run([cmake, "-S", str(Path(__file__).parent), "-B", str(folder), *generator, *options])
-    run([cmake, "--build", str(folder), "--parallel", "--target", target])
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run([cmake, "-S", str(Path(__file__).parent), "-B", str(folder), *generator, *options])
+        run([cmake, "--build", str(folder), "--parallel", "--target", target])
     return folder

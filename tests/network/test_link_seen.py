@@ -253,12 +253,13 @@ def test_both_sides_of_a_stream_say_what_it_has_carried(encrypt: bool) -> None:
         def counted() -> Any:
             here, there = queue.stats()["links"][0], end.stats()["writer"]["relayed_by"]
             assert there is not None
+            if here["under_way"] or there["under_way"]:  # what was read is told to the other side a moment later
+                return None
             return here["bytes_sent"] > 100_000 < there["bytes_received"] and (here, there)
 
         here, there = eventually(counted, "the bytes of the message")
         for side in (here, there):
             assert (side["encrypted"], side["reconnects"], side["out_of_reach_s"]) == (encrypt, 0, None)
-            assert side["under_way"] == 0
         assert here["bytes_sent"] < 110_000, "what crosses the wire is little more than the message"
         assert 0 < here["bytes_received"] < 10_000 > there["bytes_sent"] > 0
 

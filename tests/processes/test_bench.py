@@ -107,6 +107,7 @@ def busy_machine() -> Iterator[None]:
             other.communicate()
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the system does not say what others use")
 def test_a_busy_machine_is_warned_of() -> None:
     with busy_machine():

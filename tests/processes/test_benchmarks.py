@@ -18,6 +18,8 @@ from benchmarks.peers import SUBJECTS
 from benchmarks.workloads import WORKLOADS
 from tests.support import DEADLINE_S, ROOT
 
+pytestmark = pytest.mark.alone
+
 
 def benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks", *arguments]

@@ -87,6 +87,11 @@ def test_messages_held_for_random_times_stay_whole_and_leave_the_arena_empty(sta
         readers = [start(_churn, writer.export_handle(), rank) for rank in (0, 1)]
         assert [reader.receive() for reader in readers] == ["attached", "attached"]
         peak = scattered = committed = 0
+
+        def figures_agree() -> bool:
+            told = writer.stats()["memory"]
+            return told["control"] + told["data_committed"] == committed_bytes(writer.segment)
+
         for number in range(MESSAGES):
             size = int(1200 * (LARGEST / 1200) ** chance.random())
             if chance.random() < 0.5:
@@ -102,7 +107,7 @@ def test_messages_held_for_random_times_stay_whole_and_leave_the_arena_empty(sta
                 peak = max(peak, memory["data_used"])
                 scattered = max(scattered, memory["scattered"] or 0)
                 committed = max(committed, committed_bytes(writer.segment))
-                assert memory["control"] + memory["data_committed"] == committed_bytes(writer.segment)
+                eventually(figures_agree)  # an idle writer gives memory back at any moment
                 assert memory["data_committed"] <= memory["data_budget"]
         writer.enqueue(None)
         assert [reader.receive(timeout=300) for reader in readers] == [MESSAGES, MESSAGES]

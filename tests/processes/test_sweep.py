@@ -8,7 +8,7 @@ import random
 import signal
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -96,12 +96,21 @@ def test_creators_killed_at_any_moment_leave_nothing_that_a_sweep_does_not_find(
     while (killed := child.receive()) is not None:
         pid, had_queues = killed
         mine = [one for one in sweep() if one.writer_pid == pid]
-        assert {one.fate for one in mine} <= {"removed"}, (seed, mine)
         if had_queues:
-            assert len(mine) == 2
+            assert [one.fate for one in mine] == ["removed"] * 2, (seed, mine)
             child.send("go on")
-        left = [one for one in segments() if creator_of(SHM / one) == pid]
-        assert left == [], seed
+        # The next one's queues may be about to sweep, and be killed before they do.
+        assert {one.fate for one in mine} <= {"removed", "removing"}, (seed, mine)
+        eventually(lambda pid=pid: sweep() is not None and not _left_by(pid), f"a clean folder, with seed {seed}")  # type: ignore[misc]
+
+
+def _left_by(pid: int) -> list[str]:
+    left = []
+    for one in segments():
+        with suppress(FileNotFoundError, ValueError):  # it was removed, or is not ready, in this moment
+            if creator_of(SHM / one) == pid:
+                left.append(one)
+    return left
 
 
 def _write(link: Link, name: str, messages: int) -> None:
