@@ -35,13 +35,17 @@ public:
     bool add(End& end, nb::handle given) {
         Receiver& receiver = end.reader("a selector");
         end.check_usable();
-        return usable().add(given.ptr(), receiver, end.left_over.shared_count());
+        const auto access = access_to(usable());
+        end.check_usable();
+        return usable().add(access, given.ptr(), receiver, end.left_over.shared_count());
     }
     // Also once it is closed, which lets go of all ends.
     void remove(nb::handle given) {
-        if (!selection_->in_forked_child()) selection_->remove(given.ptr());
+        if (!selection_->in_forked_child()) selection_->remove(access_to(*selection_), given.ptr());
     }
-    nb::list select(nb::handle timeout) {
+    // What can be read, once something can; nothing when the time is over. `briefly`: the first moments of a wait keep the
+    // interpreter's lock.
+    nb::list select(nb::handle timeout, bool briefly) {
         const std::int64_t timeout_ns = parse_timeout(timeout.ptr());
         Selection& s = usable();
         if (selecting_.exchange(true, std::memory_order_relaxed))
@@ -55,13 +59,20 @@ public:
         if (timeout_ns == 0 || given.size() != 0) return given;
         const std::int64_t started = s.started_ns();
         const std::int64_t deadline = timeout_ns >= kForever - started ? kForever : started + timeout_ns;
-        bool ready = s.briefly();
+        bool ready = briefly && s.briefly();
         while (true) {
             if (ready) given = collected(s);
             if (given.size() != 0 || platform::monotonic_ns() >= deadline) break;
             {
                 const Unlocked unlocked;
                 ready = s.slice(deadline);
+                // For who has come meanwhile this wait begins now, and he need not wait for the interpreter's lock.
+                const std::int64_t most = std::min(deadline, platform::monotonic_ns() + kFirstSliceNs);
+                while (!ready && s.was_roused() && !closed_ && platform::monotonic_ns() < most) {
+                    s.finish(false);
+                    s.begin();
+                    ready = s.slice(deadline);
+                }
             }
             if (PyErr_CheckSignals() != 0) throw nb::python_error();
             usable();
@@ -69,7 +80,10 @@ public:
         s.finish(given.size() != 0);
         return given;
     }
-    int descriptor() { return usable().descriptor(); }
+    int descriptor() {
+        Selection& s = usable();
+        return s.descriptor(access_to(s));
+    }
     void close() {
         if (selection_->in_forked_child()) return;
         closed_ = true;
@@ -94,6 +108,15 @@ private:
         if (closed_) raise("QueueClosedError", "selector: it has been closed");
         return *selection_;
     }
+    // Who holds the mutex may be a thread that has no CPU now: it is not waited for with the interpreter's lock.
+    static Selection::Access access_to(Selection& s) {
+        Selection::Access access = s.access(false);
+        if (!access.owns_lock()) {
+            const Unlocked unlocked;
+            access = s.access();
+        }
+        return access;
+    }
     static nb::list collected(Selection& s) {
         nb::list result;
         for (void* given : s.collect()) result.append(nb::handle(static_cast<PyObject*>(given)));
@@ -112,7 +135,7 @@ void bind_selection(nb::module_& module) {
         .def(nb::init<std::tuple<std::int64_t, std::int64_t, std::int64_t, bool>>(), nb::arg("strategy"))
         .def("_add", &PySelection::add, nb::arg("end"), nb::arg("given"))
         .def("_remove", &PySelection::remove, nb::arg("given"))
-        .def("_select", &PySelection::select, nb::arg("timeout").none())
+        .def("_select", &PySelection::select, nb::arg("timeout").none(), nb::arg("briefly") = true)
         .def("_descriptor", &PySelection::descriptor)
         .def("_close", &PySelection::close)
         .def("_counters", &PySelection::counters)

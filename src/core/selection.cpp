@@ -112,16 +112,21 @@ bool Selection::Source::something() const noexcept {
            ring.seats[hold->seat()].state.load(std::memory_order_relaxed) != seated;
 }
 
-template <class Change>
-void Selection::change(Change&& make) {
-    rouse();  // who is awake keeps the mutex
-    const std::lock_guard guard(mutex_);
-    make();
-    changed_ = true;
-    rouse();  // who sleeps does so on the old roster
+Selection::Access Selection::access(bool waiting) {
+    Access access(mutex_, std::try_to_lock);
+    if (access.owns_lock()) return access;
+    rouse();  // who is awake for a wait keeps the mutex
+    if (waiting) access.lock();
+    return access;
 }
 
-bool Selection::add(void* key, Receiver& receiver, std::shared_ptr<const std::atomic<std::uint64_t>> left_over) {
+void Selection::change_rosters() noexcept {
+    changed_ = true;
+    if (waits_ || notifier_.joinable()) rouse();  // who sleeps does so on the old one
+}
+
+bool Selection::add(const Access&, void* key, Receiver& receiver,
+                    std::shared_ptr<const std::atomic<std::uint64_t>> left_over) {
     if (!receiver.hold()->enter_selection()) return false;
     const RingView<Native>& ring = receiver.segment().ring();
     NativeSeat& seat = ring.seats[receiver.seat()];
@@ -133,39 +138,53 @@ bool Selection::add(void* key, Receiver& receiver, std::shared_ptr<const std::at
     source.seated = seat_word(seat_incarnation(seat.state.load(std::memory_order_relaxed)), SeatState::active);
     source.position = seat.cursor.load(std::memory_order_relaxed);
     source.index = static_cast<std::uint32_t>(source.position % ring.depth);
-    change([&] { sources_.push_back(std::move(source)); });
+    try {
+        sources_.push_back(std::move(source));
+    } catch (...) {
+        receiver.hold()->leave_selection();
+        throw;
+    }
+    change_rosters();
     return true;
 }
 
-void Selection::remove(void* key) {
-    change([&] {
-        std::erase_if(sources_, [&](const Source& source) {
-            if (source.hold == nullptr || source.key != key) return false;
-            source.hold->leave_selection();
-            return true;
-        });
-    });
+// The last one takes the place, so that the rosters of the groups between them stay as they are.
+void Selection::remove(const Access&, void* key) {
+    const auto found =
+        std::find_if(sources_.begin() + 1, sources_.end(), [&](const Source& source) { return source.key == key; });
+    if (found == sources_.end()) return;
+    found->hold->leave_selection();
+    if (found + 1 != sources_.end()) *found = std::move(sources_.back());
+    sources_.pop_back();
+    change_rosters();
 }
 
 void Selection::rouse() noexcept { ringcast::rouse<Native>(roused_, own_); }
 
 void Selection::begin() noexcept {
     waiter_.begin();
+    idle_ = false;
     const std::lock_guard guard(mutex_);
     look_at_lives();
 }
 
 bool Selection::briefly() noexcept {
     const std::lock_guard guard(mutex_);
-    return waiter_.briefly([this] { return something(); });
+    return !waits_for_none() && waiter_.briefly([this] { return something(); });
 }
 
 bool Selection::slice(std::int64_t until_ns) {
     std::unique_lock lock(mutex_);
     if (changed_) refresh_rosters();
     Bed bed{*this, lock};
-    waiter_.slice(bed, until_ns, [this] { return look(); });
-    roused_.store(false, std::memory_order_relaxed);
+    waits_ = true;
+    idle_ = waits_for_none();
+    if (idle_)  // nothing that is worth to stay awake for
+        bed.park(std::clamp<std::int64_t>(until_ns - platform::monotonic_ns(), 0, kSliceNs), [] {});
+    else
+        waiter_.slice(bed, until_ns, [this] { return look(); });
+    waits_ = false;
+    was_roused_ = roused_.exchange(false, std::memory_order_relaxed);
     look_at_lives();
     return something();
 }
@@ -218,16 +237,27 @@ void Selection::look_at_lives() {
 
 void Selection::refresh_rosters() {
     constexpr std::size_t kGroup = platform::kMostFutexes - 1;  // beside the sleeper's own word
-    const auto roster_of = [&](std::size_t from, Native::futex_word& own) {
-        auto roster = std::make_shared<Roster>();
-        roster->words.push_back(&own);
-        for (std::size_t i = from; i < std::min(from + kGroup, sources_.size()); ++i) {
-            roster->words.push_back(&sources_[i].word->word);
-            roster->holds.push_back(sources_[i].hold);
+    // True if it is another one now. While a roster lives, a word is nobody else's.
+    const auto renew = [&](std::shared_ptr<const Roster>& roster, std::size_t from, Native::futex_word& own) {
+        const auto end = [&](std::size_t i) {
+            return sources_.begin() + static_cast<std::ptrdiff_t>(std::min(i, sources_.size()));
+        };
+        const auto first = end(from), last = end(from + kGroup);
+        const auto is_its = [](const Native::futex_word* word, const Source& source) {
+            return word == &source.word->word;
+        };
+        if (roster != nullptr && std::equal(roster->words.begin() + 1, roster->words.end(), first, last, is_its))
+            return false;
+        auto made = std::make_shared<Roster>();
+        made->words.push_back(&own);
+        for (auto source = first; source != last; ++source) {
+            made->words.push_back(&source->word->word);
+            made->holds.push_back(source->hold);
         }
-        return roster;
+        roster = std::move(made);
+        return true;
     };
-    roster_ = roster_of(1, own_.word);
+    renew(roster_, 1, own_.word);
     std::size_t n = 0;
     for (std::size_t from = 1 + kGroup; from < sources_.size() || n < helpers_.size(); from += kGroup, ++n) {
         if (n == helpers_.size()) {
@@ -236,8 +266,7 @@ void Selection::refresh_rosters() {
             helpers_.push_back(std::move(helper));
         }
         Helper& helper = *helpers_[n];
-        helper.roster = roster_of(from, helper.state);
-        helper.set(Helper::kLooksAgain);
+        if (renew(helper.roster, from, helper.state)) helper.set(Helper::kLooksAgain);
     }
     changed_ = false;
 }
@@ -273,8 +302,7 @@ void Selection::help(Helper& helper) {
     }
 }
 
-int Selection::descriptor() {
-    const std::lock_guard guard(mutex_);
+int Selection::descriptor(const Access&) {
     if (event_ == nullptr) {
         auto event = std::make_unique<platform::Event>();
         notifier_ = start_without_signals([this] { notify(); });

@@ -8,8 +8,9 @@
 // are armed again: groups in which nothing happens cost nothing. A notifier is a thread that waits as callers do and
 // makes a file descriptor readable, for event loops.
 //
-// A mutex guards the sources; it is held for looks, and while awake for a wait, but never in a sleep. Whoever adds or
-// removes one rouses the sleepers first. What they sleep on they hold by a roster, which keeps the memory and the seats.
+// A mutex guards the sources; it is held for looks, and while awake for a wait, but never in a sleep. Whoever changes them
+// rouses who waits first, and may be told at once that he would have to wait, for the sake of a lock that he has himself.
+// What is slept on is held by a roster, which keeps the memory and the seats.
 #pragma once
 
 #include <atomic>
@@ -33,10 +34,14 @@ public:
     Selection(const Selection&) = delete;
     Selection& operator=(const Selection&) = delete;
 
+    // The mutex, for one of the calls that take it. Without `waiting` it may not be had.
+    using Access = std::unique_lock<std::mutex>;
+    Access access(bool waiting = true);
     // `left_over`: messages that are the end's to hand out and not in the ring any more. False: it is in a selection
     // already. The seat stays its own until `remove`, also if it is closed before.
-    bool add(void* key, Receiver& receiver, std::shared_ptr<const std::atomic<std::uint64_t>> left_over);
-    void remove(void* key);
+    bool add(const Access& access, void* key, Receiver& receiver,
+             std::shared_ptr<const std::atomic<std::uint64_t>> left_over);
+    void remove(const Access& access, void* key);
 
     // A call is begin, briefly and slices until there is something or the time is over, finish, then collect.
     void begin() noexcept;
@@ -44,7 +49,11 @@ public:
     // True if there may be something; false when this slice is over, or when it was roused. Throws std::system_error if no
     // thread can be had.
     bool slice(std::int64_t until_ns);
-    void finish(bool ready) noexcept { waiter_.finish(ready); }
+    // Of the last slice: what is waited for, or what its caller looks at beside, may have changed.
+    bool was_roused() const noexcept { return was_roused_; }
+    void finish(bool ready) noexcept {
+        if (!idle_) waiter_.finish(ready);  // else it teaches nothing about how long messages take
+    }
     // The keys of those that can be read, each call beginning behind where the last one began.
     std::vector<void*> collect();
     std::int64_t started_ns() const noexcept { return waiter_.started_ns(); }
@@ -53,7 +62,7 @@ public:
     void rouse() noexcept;
 
     // A descriptor that can be read while any end can, and until a `collect` has found none. Throws std::system_error.
-    int descriptor();
+    int descriptor(const Access& access);
     bool in_forked_child() const noexcept { return fork_generation_ != platform::fork_generation(); }
 
 private:
@@ -82,12 +91,12 @@ private:
     struct Helper;
     struct Bed;
 
-    template <class Change>
-    void change(Change&& make);
     // With the mutex held.
     bool look() noexcept;
     bool something() noexcept;  // the same, of the ends alone
+    bool waits_for_none() const noexcept { return sources_.size() == 1; }
     void look_at_lives();
+    void change_rosters() noexcept;
     void refresh_rosters();
     void send_helpers_to_sleep() noexcept;
 
@@ -101,6 +110,9 @@ private:
     std::shared_ptr<const Roster> roster_;
     std::vector<std::unique_ptr<Helper>> helpers_;
     bool changed_ = true;  // the rosters are to be made anew
+    bool waits_ = false;   // somebody is in a slice
+    bool idle_ = false;    // the last slice was without ends
+    bool was_roused_ = false;
     std::size_t first_ = 0;
     std::int64_t lives_due_ns_ = 0;
 

@@ -55,9 +55,12 @@ void run(std::uint32_t count, bool notifies) {
     std::vector<std::unique_ptr<Queue>> queues;
     for (std::uint32_t i = 0; i < count; ++i) queues.push_back(std::make_unique<Queue>(i));
     Selection selection(Strategy::adaptive_default());
-    for (const auto& queue : queues) CHECK(selection.add(queue.get(), *queue->receiver, queue->left_over));
-    CHECK(!selection.add(queues[0].get(), *queues[0]->receiver, queues[0]->left_over));
-    if (notifies) selection.descriptor();
+    const auto add = [&](Queue& queue) {
+        return selection.add(selection.access(), &queue, *queue.receiver, queue.left_over);
+    };
+    for (const auto& queue : queues) CHECK(add(*queue));
+    CHECK(!add(*queues[0]));
+    if (notifies) selection.descriptor(selection.access());
 
     std::atomic<bool> done{false};
     std::vector<std::thread> threads;
@@ -70,15 +73,15 @@ void run(std::uint32_t count, bool notifies) {
         // Of an end that is not selected: nobody reads it meanwhile.
         const std::unique_ptr<Queue> other = std::make_unique<Queue>(count);
         while (!done.load()) {
-            CHECK(selection.add(other.get(), *other->receiver, other->left_over));
+            CHECK(add(*other));
             std::this_thread::yield();
-            selection.remove(other.get());
+            selection.remove(selection.access(), other.get());
         }
     });
     std::uint64_t left = messages * count;
     while (left > 0) {
         if (notifies) {
-            pollfd waited{selection.descriptor(), POLLIN, 0};
+            pollfd waited{selection.descriptor(selection.access()), POLLIN, 0};
             CHECK(poll(&waited, 1, 60'000) == 1);
         } else {
             selection.begin();
@@ -104,7 +107,7 @@ void run(std::uint32_t count, bool notifies) {
 void shut_down_while_waited_for() {
     Queue queue(0);
     Selection selection(Strategy::park());
-    CHECK(selection.add(&queue, *queue.receiver, queue.left_over));
+    CHECK(selection.add(selection.access(), &queue, *queue.receiver, queue.left_over));
     std::thread ends([&] {
         while (selection.counters().parks.load() == 0) std::this_thread::yield();
         queue.receiver->shut_down();
@@ -123,7 +126,7 @@ void shut_down_while_waited_for() {
     }
     queue.receiver.reset();  // before the selection lets go of it
     CHECK(selection.collect().size() == 1);
-    selection.remove(&queue);
+    selection.remove(selection.access(), &queue);
     CHECK(selection.collect().empty());
 }
 
