@@ -7,12 +7,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from ringcast import MessageQueue
-from tests.support import eventually, parked
+from ringcast import MessageQueue, _watch
+from tests.support import eventually
 
 
 def helpers() -> list[threading.Thread]:
-    """The threads of ends that have been waited on."""
+    """The threads that wait for the ends that tasks wait for: one, or none."""
     return [thread for thread in threading.enumerate() if thread.name == "ringcast-aget"]
 
 
@@ -21,9 +21,20 @@ async def until(condition: Callable[[], Any], what: str) -> None:
     await asyncio.to_thread(eventually, condition, what)
 
 
+def sleeps() -> int:
+    """How often that thread has slept while there was an end to wait for."""
+    selections = [watch._selection for watch in _watch._watches.values()]
+    return sum(selection._counters()["parks"] for selection in selections if selection is not None)
+
+
+async def asleep(reader: MessageQueue, since: int = 0) -> None:
+    """A task waits for the end, and the thread has slept more often than `since`."""
+    await until(lambda: reader.stats()["waiting_s"] > 0 and sleeps() > since, "the sleep")
+
+
 async def waiting(reader: MessageQueue) -> asyncio.Task[Any]:
-    """A task in `aget`, whose helper has parked since."""
-    parks = reader.stats()["parks"]
+    """A task in `aget`, for whom the thread sleeps."""
+    since = sleeps()
     task = asyncio.create_task(reader.aget())
-    await until(lambda: parked(reader, parks + 1), "the park")
+    await asleep(reader, since)
     return task

@@ -129,16 +129,36 @@ bool End::after_slice(const WaitOptions& options, PyObject* self, WaitReports& d
         due.self_wait_ns = kForever;  // once a wait
         if (!options.indefinite) reporter_.attr("self_wait")(nb::handle(self), seconds);
     }
-    if (receiver_ != nullptr && receiver_->segment().is_relay()) {
-        const bool cut = receiver_->segment().ring().control->out_of_reach.load(std::memory_order_relaxed) != 0;
-        if (cut != out_of_reach_) report_reach(self, kNobody, receiver_->segment().source().host, cut);
-        out_of_reach_ = cut;
-    }
+    report_changed_reach(self);
     if (now < due.long_wait_ns) return polls;
     due.long_wait_ns = now + report_interval_ns_;
     WaitCounters::add(endpoint_->counters().long_waits);
     if (!options.indefinite) reporter_.attr("long_wait")(nb::handle(self), seconds);
     return polls;
+}
+
+void End::report_changed_reach(PyObject* self) {
+    if (receiver_ == nullptr) return;
+    std::string host;
+    bool cut = false;
+    const bool is_open = endpoint_->look([&] {
+        const Segment& segment = receiver_->segment();
+        if (!segment.is_relay()) return;
+        cut = segment.ring().control->out_of_reach.load(std::memory_order_relaxed) != 0;
+        host = segment.source().host;
+    });
+    if (is_open && out_of_reach_.exchange(cut, std::memory_order_relaxed) != cut)
+        report_reach(self, kNobody, host, cut);
+}
+
+double End::report_wait(PyObject* self, double seconds, double due) {
+    report_changed_reach(self);
+    const double interval = static_cast<double>(report_interval_ns_) / 1e9;
+    if (due == 0) return interval;
+    if (seconds < due) return due;
+    WaitCounters::add(endpoint_->counters().long_waits);
+    reporter_.attr("long_wait")(nb::handle(self), seconds);
+    return seconds + interval;
 }
 
 void End::report_eviction(PyObject* self, const Eviction& eviction, std::int64_t waited_ns) const {

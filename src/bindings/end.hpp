@@ -86,6 +86,9 @@ public:
     void report_reach(PyObject* self, std::uint32_t rank, const std::string& host, bool cut) const;
     void report_chunk_wait(std::int64_t waited_ns) const;
     void report_losses(PyObject* self, const std::vector<Loss>& losses) const;
+    // For whoever waits for this end and others at once, now and then: tells the reporter what a call that had waited for
+    // so long would tell it. The next is due after so many seconds, as is returned; at first 0 is.
+    double report_wait(PyObject* self, double seconds, double due);
 
     // Waits, in slices, without the interpreter's lock. `briefly()` and `slice(until)` say whether it is worth trying
     // again, and so does `check(waited_ns)`, or it throws why it never will be. False: the time is over. With a time-out of
@@ -106,6 +109,7 @@ public:
 private:
     // Is what may end the wait to be looked for, since nobody wakes it up?
     bool after_slice(const WaitOptions& options, PyObject* self, WaitReports& due);
+    void report_changed_reach(PyObject* self);
     nb::object evicted_before_it_came(const Claim& claim, bool is_relay) const;
     [[noreturn]] void raise_role(const char* method) const;
     [[noreturn]] void raise_unusable() const;
@@ -118,7 +122,7 @@ private:
     Endpoint* endpoint_ = nullptr;
     nb::object reporter_;
     std::int64_t report_interval_ns_;
-    bool out_of_reach_ = false;  // of a relay's reader: its user has been told so
+    std::atomic<bool> out_of_reach_{false};  // of a relay's reader: its user has been told so
     std::string label_;
     std::string owner_;
     nb::object nothing_there_;  // what a reader's time-out of 0 says, once it has been said

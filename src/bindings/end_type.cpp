@@ -320,6 +320,15 @@ void bind_end(nb::module_& module) {
                 [](nb::handle self, nb::handle timeout) { return await_ready(self, nb::cast<End&>(self), timeout); },
                 "timeout"_a.none())
             .def("_is_waiting", &is_waiting, "thread"_a)
+            .def_prop_ro(
+                "_in_use", [](const End& end) { return end.endpoint().turn().is_taken(); },
+                "Whether a call of some thread, or an open chunk, has its turn.")
+            .def(
+                "_report_wait",
+                [](nb::handle self, double seconds, double due) {
+                    return nb::cast<End&>(self).report_wait(self.ptr(), seconds, due);
+                },
+                "seconds"_a, "due"_a)
             .def("_close", &close, "linger"_a.none())
             .def("_counters", &counters);
     module.def("note_exit", &End::note_exit);

@@ -18,13 +18,9 @@ WaitOptions wait_options(PyObject* timeout, PyObject* cancel, PyObject* indefini
     return WaitOptions{parse_timeout(timeout), parse_cancel(cancel), parse_flag("indefinite", indefinite)};
 }
 
-constexpr auto kNoFurtherCheck = [] {};
-
 // Until there is a message, in the ring or left over. False: the time is over, and the Python exception set.
-// `further_check` runs between parks and may throw.
-template <class Check = decltype(kNoFurtherCheck)>
 [[nodiscard]] bool await_message(End& end, Receiver& receiver, const WaitOptions& options, std::int64_t& deadline_ns,
-                                 PyObject* self, const Check& further_check = kNoFurtherCheck) {
+                                 PyObject* self) {
     while (!receiver.readable() && !end.left_over.any()) {
         receiver.check_end(false);
         if (receiver.readable()) return true;
@@ -33,7 +29,6 @@ template <class Check = decltype(kNoFurtherCheck)>
             [&](std::int64_t until) { return receiver.await_message(until); },
             [&](std::int64_t waited_ns) {
                 receiver.check_end(waited_ns != 0 || receiver.life_look_due());
-                further_check();
                 return receiver.readable() || end.left_over.any();  // another thread's call was interrupted
             });
         if (!goes_on) {
@@ -158,21 +153,6 @@ PyObject* try_dequeue(PyObject* self, Arguments arguments, Py_ssize_t positional
     });
 }
 
-// Waits as dequeue does, and takes nothing: the next call that takes finds a message, or raises what this raises.
-// `cancel` is looked at only when a park is over, since whoever sets it does not wait for the answer: no end polls faster.
-PyObject* await_readable(PyObject* self, Arguments arguments, Py_ssize_t positional, PyObject* keywords) {
-    return guarded(self, [&] {
-        const auto [cancel] = parse<1>("_await_readable", {"cancel"}, 1, arguments, positional, keywords);
-        End& end = end_of(self);
-        Receiver& receiver = end.reader("aget");
-        const WaitOptions options{.cancel = cancel};
-        Call call(end, options);
-        const auto given_up = [&] { end.check_cancel(options); };
-        return await_message(end, receiver, WaitOptions{}, call.deadline_ns, self, given_up) ? Py_NewRef(Py_None)
-                                                                                             : nullptr;
-    });
-}
-
 constexpr std::uint64_t kSettleEvery = 32;  // messages that a waiting writer may be told of together
 
 bool settles(Receiver& receiver) {
@@ -281,7 +261,6 @@ PyMethodDef methods[] = {
     {"try_dequeue", as_c_function(&try_dequeue), kFastCall, "try_dequeue($self, default=None)\n--\n\n"},
     {"dequeue_many", as_c_function(&dequeue_many), kFastCall,
      "dequeue_many($self, max_n, timeout=None, cancel=None, indefinite=False)\n--\n\n"},
-    {"_await_readable", as_c_function(&await_readable), kFastCall, nullptr},
 };
 
 }  // namespace

@@ -28,6 +28,7 @@ template <bool Serialised>
 class BasicTurn {
 public:
     bool try_take(std::uint64_t thread) noexcept { return change(0, thread); }
+    bool is_taken() const noexcept { return owner_.load(std::memory_order_relaxed) != 0; }
     bool is_mine(std::uint64_t thread) const noexcept { return owner_.load(std::memory_order_relaxed) == thread; }
 
     void give_back() noexcept {

@@ -26,7 +26,7 @@ from ringcast import _core
 from ringcast.errors import QueueClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ringcast._stats import QueueStats
 
@@ -49,6 +49,9 @@ class OpenEnd(Protocol):
     def _is_waiting(self, thread: int) -> bool: ...
     def _close_at_exit(self, failed: bool) -> None: ...
 
+
+afterwards: list[Callable[[], None]] = []
+"""What is to be done once all ends are closed: threads of ours end that waited for them."""
 
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
 _pid = 0
@@ -193,6 +196,8 @@ def _close_all() -> None:
     ends = _ends()
     if ends:
         _close(ends)
+    for step in afterwards:
+        step()
     _core.await_foreign_code(_PATIENCE_S)
     if ends and "torch" in sys.modules:
         _let_daemons_end()

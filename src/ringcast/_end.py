@@ -14,7 +14,7 @@ from ringcast._chunks import LoanedArray, ReadChunk, WriteChunk, loaned_array
 from ringcast._stats import QueueStats, collect_stats, described
 from ringcast.codec import get_ready
 from ringcast.errors import QueueClosedError, QueueTimeoutError, RoleError
-from ringcast.waiting import PATIENT, NativePolicy, WaitSettings
+from ringcast.waiting import PATIENT, NativePolicy, NativeStrategy, WaitSettings
 
 if TYPE_CHECKING:
     import threading
@@ -60,6 +60,7 @@ class QueueEnd(_core.End[T]):
     rank: int | None
     """The reader's rank; None on the writer."""
     _async_reader: AsyncReader | None = None  # made by the first aget
+    _strategy: NativeStrategy
     _link: Place | None = None
     """Of an end with others on other machines: what it holds at its link's desk, for as long as it is open."""
     _exported: bool
@@ -92,6 +93,7 @@ class QueueEnd(_core.End[T]):
             report_interval_ns=waits.report_interval_ns,
         )
         self._segment = segment
+        self._strategy = waits.strategy
         self._exported = False
         self.segment = segment.name
         self.name = segment.user_name
@@ -176,7 +178,7 @@ class QueueEnd(_core.End[T]):
         Any number of tasks may wait, on any number of loops; those of one loop get messages in the order in which they
         came. A task that is cancelled takes no message. `async for message in queue` ends when the writer has closed.
         Raises what `dequeue` raises: QueueTimeoutError, QueueClosedError, WriterDiedError, ReaderEvictedError,
-        DecodeError (that message is consumed).
+        DecodeError (that message is consumed); and BusyError if it has to wait and a Selector waits for this end.
 
         >>> import asyncio
         >>> queue.enqueue("in an event loop")
@@ -249,7 +251,10 @@ class QueueEnd(_core.End[T]):
             raise QueueClosedError(
                 f"{self._context}: this end is closed{self._why_closed} and has no statistics any more"
             )
-        return collect_stats(segment, self.rank, self._counters(), self.closed)
+        counters = self._counters()
+        if self._async_reader is not None:
+            counters["waiting_ns"] = max(counters["waiting_ns"], int(1e9 * self._async_reader.waited_s()))
+        return collect_stats(segment, self.rank, counters, self.closed)
 
     def __enter__(self) -> Self:
         return self
@@ -264,8 +269,6 @@ class QueueEnd(_core.End[T]):
 
     def _close_at_exit(self, failed: bool) -> None:
         self._close_without_raising(failed, "the process ends")
-        if self._async_reader is not None:
-            self._async_reader.join()
 
     def _close_without_raising(self, failed: bool, why: str) -> None:
         """As `close` does; what is lost is logged. A reader that fails gives its seat up as a killed process would."""

@@ -105,8 +105,12 @@ class Selector(_core.Selection, Generic[K]):
         seconds = None if deadline is None else _arguments.seconds("deadline", deadline)
         given = (key, end)
         if not self._add(end, given):
-            where = "this selector" if end in self._given else "a selector, or is waited for by `aget`,"
-            raise BusyError(f"{end._context}: it is registered with {where} already")
+            if end in self._given:
+                raise BusyError(f"{end._context}: it is registered with this selector already")
+            raise BusyError(
+                f"{end._context}: it is registered with another selector, or a task waits for it by `aget`: unregister "
+                "it there, or cancel the task, first"
+            )
         self._given[end] = given
         if seconds is not None:
             self._deadlines[end] = _Deadline(seconds)

@@ -170,8 +170,9 @@ class QueueStats(QueueInfo):
 
     On a reader `messages` and `bytes` count what it has received, and `queued` what it has not. `closed` is True if
     this end is closed. `waiting_s` is for how long a call of this end has now been waiting, in seconds; 0 if none is.
-    `parks` counts the times it slept, `rescued_wakes` sleeps that ended by looking: 0, unless the other end was held up
-    between its store and its wake-up. `long_waits` counts waits that were logged.
+    `parks` counts the times it slept, but not those in `aget`, in which a thread sleeps for many ends at once;
+    `rescued_wakes` sleeps that ended by looking: 0, unless the other end was held up between its store and its wake-up.
+    `long_waits` counts waits that were logged.
     """
 
     role: str

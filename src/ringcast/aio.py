@@ -1,31 +1,28 @@
 """`await queue.aget()`: a reader's end in an event loop.
 
-A thread waits, the loop takes. A helper thread, one for each end that is used with asyncio, waits natively until the
-next message can be read and never consumes one; then it tells the loop, and the task that is first in line takes the
+A thread waits, the loop takes. The process has one thread that waits for all ends that tasks wait for (`_watch`), and
+never consumes a message; it tells the loops which of them can be read, and the task that is first in line takes the
 message in the step in which it returns it. So there is no moment at which a cancelled task has a message that nobody
-gets. A wait that nobody wants any more is given up at once; until then the next `aget`, on any loop, joins it.
-
-The thread is a daemon that sleeps between requests and then holds no reference to the end: an end that is dropped is
-collected, and its thread ends, as it does when the end is shut down. The exit handler (`_at_exit`) shuts ends down and
-joins their threads, so that none runs while the interpreter goes away.
+gets. A wait that nobody wants any more is given up at once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import queue
-import threading
 import weakref
 from collections import deque
 from typing import Any, Literal, Protocol, TypeAlias
 
 from ringcast._arguments import seconds
-from ringcast.errors import QueueTimeoutError, RoleError, WaitCancelledError
+from ringcast._watch import watch_of
+from ringcast.errors import QueueTimeoutError, RoleError
+from ringcast.waiting import NativeStrategy
 
 _NOTHING: Any = object()
 _READY_IN_A_ROW = 64
 """After so many looks without waiting, other tasks get a turn: neither a fast writer nor a poller starves the loop."""
-_JOIN_S = 5.0
+_FIRST_DELAY_S, _DOUBLINGS = 0.001, 5
+"""Who cannot take what is there, as another thread has the end's turn, looks again after so long, then less often."""
 
 
 class ReadingEnd(Protocol):
@@ -39,8 +36,12 @@ class ReadingEnd(Protocol):
     def _context(self) -> str: ...
     def dequeue(self, timeout: float | None = None) -> Any: ...
     def try_dequeue(self, default: Any, /) -> Any: ...
-    def _await_readable(self, cancel: Any) -> None: ...
-    def _rouse(self) -> None: ...
+    @property
+    def _in_use(self) -> bool: ...
+
+    _strategy: NativeStrategy
+
+    def _report_wait(self, seconds: float, due: float) -> float: ...
     def _awaited(self) -> str: ...
     def _check_not_forked(self) -> None: ...
 
@@ -78,20 +79,17 @@ def _tell_first(line: _Line, error: Exception | None = None) -> None:
 
 
 class AsyncReader:
-    """What an end has for asyncio: the lines of waiting tasks, one for each loop, and the helper thread."""
+    """What an end has for asyncio: the lines of waiting tasks, one for each loop."""
 
     def __init__(self, end: ReadingEnd) -> None:
         if end.role != "reader":
             end._check_not_forked()
             raise RoleError(f"{end._context}: aget is for readers; this is the writer's end")
-        self._requests: queue.SimpleQueue[None] = queue.SimpleQueue()
-        wake_up = self._requests.put
-        self._end = weakref.ref(end, lambda _: wake_up(None))
+        self._end = weakref.ref(end)
+        self._watch = watch_of(end._strategy)
         self._lines: dict[asyncio.AbstractEventLoop, _Line] = {}
         self._ready_in_a_row = 0
-        self._lock = threading.Lock()  # guards the two below; held for moments
-        self._waiting = False
-        self._thread: threading.Thread | None = None
+        self._given_in_vain = 0  # so often, since a message was taken, or nobody else used the end
 
     async def get(self, end: ReadingEnd, timeout: float | None) -> Any:
         timeout = seconds("timeout", timeout)
@@ -103,7 +101,7 @@ class AsyncReader:
             self._ready_in_a_row = 0
             await asyncio.sleep(0)  # before a message is taken: a cancellation may come here
         if not line:
-            if timeout == 0:  # neither a timer nor the helper: the end looks, and raises what `dequeue` raises
+            if timeout == 0:  # neither a timer nor the thread: the end looks, and raises what `dequeue` raises
                 self._ready_in_a_row += 1
                 return end.dequeue(0)
             message = end.try_dequeue(_NOTHING)
@@ -122,71 +120,47 @@ class AsyncReader:
         try:
             while True:
                 if line[0] is me:
-                    # Nothing is there, or another thread has the end's turn, which the helper then waits for.
                     message = end.try_dequeue(_NOTHING)
                     if message is not _NOTHING:
+                        self._given_in_vain = 0
                         return message
                     if me.error is not None:
                         raise me.error
                 if me.late:
                     raise self._timed_out(end, timeout)
                 if line[0] is me:
-                    self._ask()
+                    self._ask(end, loop)
                 await me.sleep()
         finally:
             # However this ends, what it was told is the next one's to look at.
             line.remove(me)
             _tell_first(line)
-            if self._waiting and self.is_set():
-                end._rouse()
+            if self._watch.waits_for(self) and not self.is_wanted():
+                self._watch.release(self)
             if timer is not None:
                 timer.cancel()
 
     def stop(self) -> None:
-        """After the end has been shut down: ends the thread. Safe in a finalizer: it takes no lock."""
-        self._requests.put(None)
+        """After the end has been shut down."""
+        self._watch.release(self)
+        self.tell()
 
-    def join(self) -> None:
-        """After `stop`, for the interpreter's exit."""
-        thread = self._thread
-        if thread is not None:
-            thread.join(_JOIN_S)
+    def end(self) -> ReadingEnd | None:
+        """The end, if it still lives."""
+        return self._end()
 
-    def is_set(self) -> bool:
-        """What the native wait asks its `cancel`: does no task wait any more?"""
-        return not any(line and not loop.is_closed() for loop, line in self._lines.copy().items())
+    def is_wanted(self) -> bool:
+        """Does a task wait?"""
+        return any(line and not loop.is_closed() for loop, line in self._lines.copy().items())
 
-    def _new_line(self, loop: asyncio.AbstractEventLoop) -> _Line:
-        for other in self._lines.copy():
-            if other.is_closed():
-                self._lines.pop(other, None)
-        return self._lines.setdefault(loop, deque())
+    def waited_s(self) -> float:
+        """For how long tasks have been waiting; 0 if none does."""
+        return self._watch.waited_s(self)
 
-    def _ask(self) -> None:
-        """See to it that the helper waits. It tells every line afterwards, so who is in line joins a wait under way."""
-        with self._lock:
-            if self._waiting:
-                return
-            if self._thread is None:
-                thread = threading.Thread(target=self._serve, name="ringcast-aget", daemon=True)
-                thread.start()
-                self._thread = thread
-            self._waiting = True
-            self._requests.put(None)
-
-    def _serve(self) -> None:
-        """The helper thread."""
-        while self._serve_once():
-            pass  # between requests this frame holds nothing that could hold tasks or the end
-
-    def _serve_once(self) -> bool:
-        """Whatever wakes it up, it looks at the end, and tells the loops what it saw. Is there a next time?"""
-        self._requests.get()
-        lives, error = self._await_readable()
-        with self._lock:  # before the lines are told: who asks from here on is served by the next round
-            self._waiting = False
-            if not lives:
-                self._thread = None
+    def tell(self, error: Exception | None = None, *, given: bool = False) -> None:
+        """From any thread: who is first in each line is to look at the end, which can be read if it was `given`."""
+        if given:
+            self._given_in_vain += 1
         for loop, line in self._lines.copy().items():
             if not line:
                 continue
@@ -194,21 +168,31 @@ class AsyncReader:
                 loop.call_soon_threadsafe(_tell_first, line, error)
             except RuntimeError:  # the loop has been closed with tasks in line
                 self._lines.pop(loop, None)
-        return lives
 
-    def _await_readable(self) -> tuple[bool, Exception | None]:
-        """Waits once. Does the end still live, and what was raised? Holds the end only meanwhile."""
+    def _new_line(self, loop: asyncio.AbstractEventLoop) -> _Line:
+        for other in self._lines.copy():
+            if other.is_closed():
+                self._lines.pop(other, None)
+        return self._lines.setdefault(loop, deque())
+
+    def _ask(self, end: ReadingEnd, loop: asyncio.AbstractEventLoop) -> None:
+        """See to it that the end is waited for. All lines are told afterwards, so this joins a wait under way."""
+        if not end._in_use:
+            self._given_in_vain = 0
+        if self._given_in_vain == 0:
+            self._watch.add(self, end)
+        else:  # it would be given again, and again in vain
+            delay = _FIRST_DELAY_S * 2 ** min(self._given_in_vain - 1, _DOUBLINGS)
+            loop.call_later(delay, self._ask_after_all)
+
+    def _ask_after_all(self) -> None:
         end = self._end()
-        if end is None:
-            return False, None
-        error: Exception | None = None
+        if end is None or not self.is_wanted():
+            return
         try:
-            end._await_readable(self)
-        except WaitCancelledError:
-            pass  # who comes meanwhile asks again
-        except Exception as raised:
-            error = raised.with_traceback(None)  # the traceback would keep the end
-        return not end.closed, error
+            self._watch.add(self, end)
+        except Exception as error:
+            self.tell(error)
 
     def _timed_out(self, end: ReadingEnd, timeout: float | None) -> QueueTimeoutError:
         return QueueTimeoutError(f"{end._context}: waited {timeout:.3f} s for {end._awaited()}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import time
@@ -11,9 +12,10 @@ from collections.abc import Callable
 import pytest
 
 from ringcast import MessageQueue
-from ringcast._core import LONGEST_PARK_NS
+from ringcast._watch import _LOOK_S
 from ringcast.errors import QueueTimeoutError, WriterDiedError
-from tests.support import Child, Link, eventually, parked, run_python, segments
+from tests.asyncio_support import asleep, helpers, sleeps
+from tests.support import Child, Link, eventually, run_python, segments
 
 MESSAGES = 3000
 AT_EXIT = ("-W", "error", "-X", "dev")
@@ -114,8 +116,7 @@ def test_a_killed_writer_is_known_within_a_second_after_all_it_sent(start: Calla
     async def main() -> float:
         task = asyncio.create_task(read())
         await asyncio.to_thread(eventually, lambda: len(received) == 10, "the messages")
-        parks = reader.stats()["parks"]
-        await asyncio.to_thread(eventually, lambda: parked(reader, parks + 1), "a park")
+        await asleep(reader, sleeps())
         await asyncio.to_thread(writer.kill)
         killed = time.monotonic()
         with pytest.raises(WriterDiedError, match=rf"the writer \(pid {writer.pid}\) died"):
@@ -127,31 +128,13 @@ def test_a_killed_writer_is_known_within_a_second_after_all_it_sent(start: Calla
     reader.close()
 
 
-def test_a_cancelled_task_wakes_the_thread_that_waits_for_it() -> None:
-    with MessageQueue(1, wait="park") as writer:
-        reader = MessageQueue.create_from_handle(writer.export_handle(), 0, wait="park")
-
-        async def main() -> None:
-            for _ in range(20):
-                task, parks = asyncio.create_task(reader.aget()), reader.stats()["parks"]
-                await asyncio.to_thread(eventually, lambda p=parks: parked(reader, p + 2), "a sleep")  # type: ignore[misc]
-                task.cancel()
-                await asyncio.to_thread(eventually, lambda: reader.stats()["waiting_s"] == 0, "the wait's end")
-                if reader.stats()["waits"]["wakeup_s"] is not None:
-                    break
-
-        asyncio.run(main())
-        assert reader.stats()["waits"]["wakeup_s"] is not None  # no time-out ended the last one
-        reader.close()
-
-
 def test_an_idle_wait_parks_and_does_nothing_else() -> None:
     with MessageQueue(1) as writer:
         reader = MessageQueue.create_from_handle(writer.export_handle(), 0)
 
         async def main() -> tuple[float, float, int, int]:
-            task = asyncio.create_task(reader.aget())
-            await asyncio.to_thread(eventually, lambda: parked(reader), "the first park")
+            since, task = sleeps(), asyncio.create_task(reader.aget())
+            await asleep(reader, since)
             steps = 0
             assert reader._async_reader is not None
             [line] = reader._async_reader._lines.values()
@@ -163,19 +146,52 @@ def test_an_idle_wait_parks_and_does_nothing_else() -> None:
                 tell(error)
 
             line[0].tell = counting  # type: ignore[method-assign]
-            started, parks, cpu_s = time.monotonic(), reader.stats()["parks"], time.process_time()
+            started, parks, cpu_s = time.monotonic(), sleeps(), time.process_time()
             await asyncio.sleep(2)  # what is measured is the use of this time
             elapsed_s = time.monotonic() - started
-            parks, cpu_s = reader.stats()["parks"] - parks, time.process_time() - cpu_s
+            parks, cpu_s = sleeps() - parks, time.process_time() - cpu_s
             writer.enqueue("end")
             assert await task == "end"
             return elapsed_s, cpu_s, parks, steps
 
         elapsed_s, cpu_s, parks, steps = asyncio.run(main())
         assert steps == 1  # the loop was told once: when the message came
-        assert parks <= elapsed_s / (LONGEST_PARK_NS / 1e9) + 1  # each park is a whole one
+        assert parks <= 3 * (elapsed_s / _LOOK_S + 1)  # between two looks it sleeps as long as any end may, after a nap
         assert cpu_s < 0.01 * elapsed_s  # polling each millisecond would take several times as much
         reader.close()
+
+
+def test_five_hundred_idle_tasks_have_few_threads_and_cost_next_to_nothing() -> None:
+    writers = [MessageQueue(1, max_chunks=2, max_chunk_bytes=64) for _ in range(500)]
+    readers = [MessageQueue.create_from_handle(writer.export_handle(), 0) for writer in writers]
+
+    def threads() -> int:
+        return len(os.listdir("/proc/self/task"))
+
+    async def main() -> tuple[int, float, list[int]]:
+        await asyncio.to_thread(threads)  # which begins a thread of asyncio's
+        before, since = threads(), sleeps()
+        tasks = [asyncio.create_task(reader.aget()) for reader in readers]
+        await asleep(readers[-1], since)
+        more = threads() - before
+        cpu_s, began = time.process_time(), time.monotonic()
+        await asyncio.sleep(4)  # what is measured is the use of this time
+        share = (time.process_time() - cpu_s) / (time.monotonic() - began)
+        for number in (499, 0, 250):
+            writers[number].enqueue(number)
+        taken = [await tasks[number] for number in (0, 250, 499)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return more, share, taken
+
+    more, share, taken = asyncio.run(main())
+    assert taken == [0, 250, 499]
+    assert len(helpers()) == 1
+    assert more <= 8  # for each 128 words one, and perhaps those that give idle memory back
+    assert share < 0.01
+    for end in (*readers, *writers):
+        end.close()
 
 
 def _reads_until_interrupted(link: Link) -> None:
@@ -183,8 +199,8 @@ def _reads_until_interrupted(link: Link) -> None:
     reader = MessageQueue.create_from_handle(writer.export_handle(), 0)
 
     async def main() -> None:
-        task = asyncio.create_task(reader.aget())
-        await asyncio.to_thread(eventually, lambda: parked(reader), "the park")
+        since, task = sleeps(), asyncio.create_task(reader.aget())
+        await asleep(reader, since)
         link.send("waiting")
         await task
 
@@ -204,11 +220,18 @@ def test_ctrl_c_ends_a_waiting_loop_and_the_end_is_usable(start: Callable[..., C
     assert child.join() == 0
 
 
+ENDS = """
+import asyncio, sys, threading
+from ringcast import MessageQueue
+from tests.asyncio_support import sleeps
+queue = MessageQueue(1)
+reader = MessageQueue.create_from_handle(queue.export_handle(), 0)
+"""
 PENDING_AT_EXIT = {
-    "a wait that was cancelled goes on": """
+    "a wait was cancelled": """
 async def main():
     task = asyncio.create_task(reader.aget())
-    while reader.stats()["parks"] == 0:
+    while sleeps() == 0:
         await asyncio.sleep(0)
     task.cancel()
 asyncio.run(main())
@@ -220,13 +243,13 @@ async def main():
     except RuntimeError:
         pass
 threading.Thread(target=asyncio.run, args=(main(),), daemon=True).start()
-while reader.stats()["parks"] == 0:
+while sleeps() == 0:
     pass
 """,
     "the loop's code exits": """
 async def main():
     task = asyncio.create_task(reader.aget())
-    while reader.stats()["parks"] == 0:
+    while sleeps() == 0:
         await asyncio.sleep(0)
     sys.exit()
 asyncio.run(main())
@@ -234,7 +257,7 @@ asyncio.run(main())
     "the thread idles": """
 async def main():
     task = asyncio.create_task(reader.aget())
-    while reader.stats()["parks"] == 0:
+    while sleeps() == 0:
         await asyncio.sleep(0)
     queue.enqueue(1)
     assert await task == 1
@@ -245,10 +268,7 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("pending", PENDING_AT_EXIT)
 def test_nothing_is_printed_or_left_at_exit(pending: str) -> None:
-    script = (
-        LOAD_IS_NO_NEWS + "import asyncio, sys, threading\nfrom ringcast import MessageQueue\nqueue = MessageQueue(1)\n"
-        "reader = MessageQueue.create_from_handle(queue.export_handle(), 0)\n" + PENDING_AT_EXIT[pending]
-    )
+    script = LOAD_IS_NO_NEWS + ENDS + PENDING_AT_EXIT[pending]
     before = segments()
     result = run_python(script, flags=AT_EXIT)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
@@ -260,11 +280,12 @@ def test_when_the_exit_handler_is_done_no_helper_runs() -> None:
 import asyncio, atexit, threading
 atexit.register(lambda: print([t.name for t in threading.enumerate() if t.daemon]))  # runs after the one of ringcast
 from ringcast import MessageQueue
+from tests.asyncio_support import sleeps
 queue = MessageQueue(1)
 reader = MessageQueue.create_from_handle(queue.export_handle(), 0)
 async def main():
     task = asyncio.create_task(reader.aget())
-    while reader.stats()["parks"] == 0:
+    while sleeps() == 0:
         await asyncio.sleep(0)
     queue.enqueue(1)
     await task

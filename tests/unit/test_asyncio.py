@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ringcast import MessageQueue
+from ringcast import MessageQueue, Selector
 from ringcast.errors import (
     ArgumentError,
     BusyError,
@@ -19,8 +19,8 @@ from ringcast.errors import (
     ReaderEvictedError,
     RoleError,
 )
-from tests.asyncio_support import helpers, until, waiting
-from tests.support import Background, broadcast, parked
+from tests.asyncio_support import asleep, helpers, sleeps, waiting
+from tests.support import Background, broadcast
 
 
 def test_a_message_that_is_there_is_taken_without_a_thread() -> None:
@@ -50,8 +50,8 @@ def test_iteration_ends_when_the_writer_has_closed_and_everything_is_read() -> N
     with broadcast() as (writer, [reader]):
 
         async def main() -> list[Any]:
-            collected = asyncio.create_task(collect())
-            await until(lambda: parked(reader), "the park")
+            since, collected = sleeps(), asyncio.create_task(collect())
+            await asleep(reader, since)
             for n in range(5):
                 writer.enqueue(n)
             writer.close()
@@ -67,8 +67,8 @@ def test_iteration_that_this_side_ends_raises() -> None:
     with broadcast() as (_, [reader]):
 
         async def main() -> None:
-            task = asyncio.ensure_future(reader.__anext__())
-            await until(lambda: parked(reader), "the park")
+            since, task = sleeps(), asyncio.ensure_future(reader.__anext__())
+            await asleep(reader, since)
             reader.shutdown()
             with pytest.raises(QueueClosedError, match="this end has been shut down"):
                 await task
@@ -85,8 +85,8 @@ def test_several_tasks_get_one_message_each_in_the_order_in_which_they_came() ->
                 served.append((task, await reader.aget()))
 
         async def main() -> None:
-            tasks = [asyncio.create_task(take(task)) for task in range(3)]
-            await until(lambda: parked(reader), "the park")
+            since, tasks = sleeps(), [asyncio.create_task(take(task)) for task in range(3)]
+            await asleep(reader, since)
             for n in range(30):
                 writer.enqueue(n, timeout=30)
             await asyncio.gather(*tasks)
@@ -178,6 +178,25 @@ def test_two_ends_in_one_loop() -> None:
             writer.close()
 
         assert asyncio.run(main()) == [list(range(500))] * 2
+
+
+def test_an_end_is_a_selector_s_or_awaited_and_free_again_when_the_task_is_cancelled() -> None:
+    with broadcast() as (writer, [reader]), Selector[str]() as selector:
+
+        async def main() -> None:
+            task = await waiting(reader)
+            with pytest.raises(BusyError, match="a task waits for it"):
+                selector.register(reader, "too late")
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            assert reader.stats()["waiting_s"] == 0
+            selector.register(reader, "free at once")
+            with pytest.raises(BusyError, match="registered with a Selector"):
+                await reader.aget()
+            writer.enqueue("what is there is taken")
+            assert await reader.aget() == "what is there is taken"
+
+        asyncio.run(main())
 
 
 def test_inside_a_chunk_of_its_own_thread_it_is_refused() -> None:

@@ -1,10 +1,11 @@
-"""asyncio: the helper thread of an end, what it holds and when it ends; loops that come and go, threads beside them."""
+"""asyncio: the thread that waits for ends, what it holds, when it ends; loops that come and go, threads beside them."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import threading
+import time
 import weakref
 from typing import Any
 
@@ -34,7 +35,7 @@ def test_ending_the_end_ends_all_waiting_tasks_and_the_thread(how: str, where: s
         asyncio.run(main())
 
 
-def test_an_idle_thread_ends_with_its_end_too() -> None:
+def test_a_thread_that_has_nothing_to_wait_for_ends_and_another_one_begins_when_there_is() -> None:
     with broadcast() as (writer, [reader]):
 
         async def main() -> None:
@@ -42,10 +43,27 @@ def test_an_idle_thread_ends_with_its_end_too() -> None:
             writer.enqueue("it idles after this")
             await task
 
-        asyncio.run(main())
+        for _ in range(2):
+            asyncio.run(main())
+            assert len(helpers()) == 1
+            eventually(lambda: helpers() == [], "the thread's end")
+
+
+def test_many_ends_in_several_loops_have_one_thread() -> None:
+    with broadcast(8) as (writer, readers):
+        told = threading.Semaphore(0)
+
+        async def take(mine: list[MessageQueue]) -> list[Any]:
+            tasks = [await waiting(reader) for reader in mine]
+            told.release()
+            return await asyncio.gather(*tasks)
+
+        loops = [Background(asyncio.run, take(readers[i::2])) for i in range(2)]
+        for _ in loops:
+            assert told.acquire(timeout=60)
         assert len(helpers()) == 1
-        reader.shutdown()
-        eventually(lambda: helpers() == [], "the thread's end")
+        writer.enqueue("to all")
+        assert [loop.result() for loop in loops] == [["to all"] * 4] * 2
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
@@ -56,7 +74,7 @@ def test_an_end_that_is_dropped_is_collected_and_its_thread_ends(cancelled: bool
         async def main(reader: MessageQueue) -> None:
             task = await waiting(reader)
             if cancelled:
-                task.cancel()  # the thread's wait goes on for a while
+                task.cancel()
             else:
                 writer.enqueue("taken")
             await asyncio.gather(task, return_exceptions=True)
@@ -141,6 +159,33 @@ def test_while_a_thread_has_the_turn_a_task_waits_for_it() -> None:
             return message
 
         assert asyncio.run(main()) == b"the task's"
+
+
+def test_a_task_that_waits_for_another_thread_s_chunk_keeps_nobody_busy() -> None:
+    with broadcast() as (writer, [reader]):
+        writer.enqueue_many([b"the thread's", b"the task's"])
+        entered, leave = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with reader.acquire_read():
+                entered.set()
+                leave.wait(60)
+
+        async def main() -> tuple[float, Any]:
+            holding = Background(hold)
+            await asyncio.to_thread(entered.wait, 60)
+            task = asyncio.create_task(reader.aget(60))
+            used, began = time.process_time(), time.monotonic()
+            await asyncio.sleep(1)  # what is measured is the use of this time
+            share = (time.process_time() - used) / (time.monotonic() - began)
+            leave.set()
+            message = await task
+            holding.result()
+            return share, message
+
+        share, message = asyncio.run(main())
+        assert message == b"the task's"
+        assert share < 0.1  # to be told again and again takes all of it
 
 
 def test_what_only_the_waiting_thread_meets_reaches_a_task(monkeypatch: pytest.MonkeyPatch) -> None:

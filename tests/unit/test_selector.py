@@ -131,6 +131,35 @@ def test_an_end_that_is_closed_while_it_is_waited_for_can_be_read_and_says_why(h
         assert (key, end.dequeue(0)) == (0, "the others go on")
 
 
+def test_an_end_that_is_shut_down_within_a_call_of_another_thread_can_be_read_when_that_is_over() -> None:
+    class Cancel:
+        """Keeps the call that asks it, and the end's turn with that."""
+
+        asked, answer = threading.Event(), threading.Event()
+
+        def is_set(self) -> bool:
+            self.asked.set()
+            self.answer.wait(60)
+            return False
+
+    cancel = Cancel()
+    with pairs(1) as (_, [reader]), Selector[int](wait="park") as selector:
+        selector.register(reader, 0)
+        taking = Background(reader.dequeue, cancel=cancel)
+        assert cancel.asked.wait(60)
+        waiting = Background(selector.select)
+        eventually(lambda: asleep(selector), "the sleep")
+        reader.shutdown()  # the seat is left by who has the turn
+        parks = selector._counters()["parks"]
+        eventually(lambda: asleep(selector, parks + 1), "the sleep goes on")
+        assert waiting.running
+        cancel.answer.set()
+        assert keys(waiting.result()) == [0]
+        with pytest.raises(QueueClosedError):
+            taking.result()
+        assert selector._counters()["rescued_wakes"] == 0
+
+
 def test_an_evicted_reader_can_be_read_and_says_so() -> None:
     with selected(2) as (writers, selector):
         waiting = Background(selector.select)
@@ -187,7 +216,7 @@ def test_one_thread_at_a_time_selects() -> None:
 def test_an_end_has_one_selector() -> None:
     with pairs(1) as ([writer], [reader]), Selector[str]() as selector, Selector[str]() as other:
         selector.register(reader, "here")
-        for one, where in ((selector, "this selector"), (other, "a selector")):
+        for one, where in ((selector, "this selector"), (other, "another selector")):
             with pytest.raises(BusyError, match=f"registered with {where}"):
                 one.register(reader, "again")
         with pytest.raises(ArgumentError, match="is not registered"):

@@ -294,7 +294,7 @@ def test_a_wait_can_be_roused_to_look_at_what_its_caller_changes() -> None:
 
     cancel = Cancel()
     with waiting_by("park") as (_, (reader,)):
-        waiting = Background(reader._await_readable, cancel)
+        waiting = Background(reader.dequeue, cancel=cancel)
         eventually(lambda: parked(reader), "the sleep")
 
         def roused() -> bool:

@@ -21,7 +21,10 @@ from ringcast.errors import ArgumentError, CallTimeoutError, QueueClosedError, R
 from tests.support import Child, Link, eventually, segments
 from tests.workers.objects import Broken, Model
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: ringcast[ray]")
+pytestmark = [
+    pytest.mark.alone,  # a cluster takes all of the machine
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: ringcast[ray]"),
+]
 
 PROMPT_S = 10.0
 """Well above the second that is promised, for busy machines, and well below what any of these would take otherwise."""
