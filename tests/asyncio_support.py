@@ -23,7 +23,7 @@ async def until(condition: Callable[[], Any], what: str) -> None:
 
 def sleeps() -> int:
     """How often that thread has slept while there was an end to wait for."""
-    selections = [watch._selection for watch in _watch._watches.values()]
+    selections = [watch._selection for watch in list(_watch._watches.values())]
     return sum(selection._counters()["parks"] for selection in selections if selection is not None)
 
 
