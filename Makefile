@@ -64,6 +64,7 @@ $(FAULTS)/built: $(VENV)/dev
 test-faults: $(FAULTS)/built
 	RINGCAST_FAULT_CORE=$$(echo $(FAULTS)/installed/ringcast/_core.*.so) $(BIN)/python -m tests.faults \
 		--scenarios $${FAULT_SCENARIOS:-2000} $${FAULT_SEED:+--seed $$FAULT_SEED}
+	RINGCAST_FAULT_CORE=$$(echo $(FAULTS)/installed/ringcast/_core.*.so) $(BIN)/python -m tests.faults pool
 
 # STRESS_SECONDS is how long everything happens at once, under each sanitizer.
 sanitize: $(VENV)/dev

@@ -25,7 +25,7 @@ from model.instrument import Mutant, instrument
 ROOT = Path(__file__).resolve().parent.parent
 EXPLAINED = ROOT / "model" / "explained.md"
 ENGINE = [f"model/engine/{name}.cpp" for name in ("explorer", "memory", "reduction", "steps", "trace")]
-SOURCES = ["model/main.cpp", "model/scenarios.cpp", "model/ends.cpp", "model/tap.cpp", "model/select.cpp", "model/pool.cpp"]
+SOURCES = [f"model/{name}.cpp" for name in ("main", "scenarios", "ends", "tap", "select", "pool")]
 LITMUS = "model/litmus.cpp"
 FREEZE = "model/freeze.cpp"
 WORKERS = os.cpu_count() or 1

@@ -14,6 +14,15 @@ if sys.argv[1:2] == ["lane"]:
 
     own_shm.enter()
     run_lane(*map(int, sys.argv[2:]))
+elif sys.argv[1:2] == ["pool-actor"]:
+    from tests.faults.pool import act
+
+    role, name, seed, point, nth = sys.argv[2:]
+    act(role, name, int(seed), point, int(nth))
+elif sys.argv[1:2] == ["pool"]:
+    from tests.faults.pool import main as run_pool
+
+    sys.exit(run_pool(int(sys.argv[2]) if len(sys.argv) > 2 else 4))
 else:
     from tests.faults.driver import main
 

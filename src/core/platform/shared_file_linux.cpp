@@ -168,7 +168,8 @@ void* SharedFile::map(std::uint64_t offset, std::uint64_t bytes, bool writable) 
 // Locked memory (mlockall) is filled by the kernel where it may be written to, here with copies of its own: so it is
 // unlocked before.
 void* SharedFile::map_private(std::uint64_t bytes, std::uint64_t offset) const {
-    void* address = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_NORESERVE, descriptor_, static_cast<off_t>(offset));
+    void* address =
+        mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_NORESERVE, descriptor_, static_cast<off_t>(offset));
     if (address != MAP_FAILED) {
         munlock(address, bytes);
         if (mprotect(address, bytes, PROT_READ | PROT_WRITE) == 0) {

@@ -1,0 +1,262 @@
+"""A pool whose server, client or adopter is killed at every step of every protocol, and what must be true afterwards.
+
+`python -m tests.faults pool` runs each fault point a few times: at the first, second, ... time that a process comes to
+it. A worker stores, aborts, retrieves, holds and clears for as long as it lives; a witness, which is not killed, knows
+what it has committed itself. Afterwards a server is there, within a second nothing is reserved and the dead worker's
+seat is vacant, everything that was committed and not evicted is there with right bytes, and the pool is empty once it
+is cleared.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ringcast import _core, errors
+from ringcast.pool import ChunkStatus, Keys, PoolClient, PoolServer
+from tests import own_shm
+from tests.pool.pools import CHUNK, content, fill, retrieved, some_keys, store
+
+CHUNKS = 32
+OPERATIONS = 60
+WITHIN_S = 1.0
+PATIENCE_S = 20.0
+ROOT = Path(__file__).resolve().parents[2]
+
+SERVER_POINTS = (
+    "pool_described",
+    "pool_inserted",
+    "pool_reserved",
+    "pool_commit_begin",
+    "pool_committed",
+    "pool_evict_begin",
+    "pool_in_limbo",
+    "pool_release_begin",
+    "pool_released",
+    "pool_answer_begin",
+    "pool_answered",
+)
+ADOPTER_POINTS = (
+    "pool_adopt_begin",
+    "pool_adopt_bounds",
+    "pool_adopt_parents",
+    "pool_adopt_reservations",
+    "pool_adopt_cells",
+)
+CLIENT_POINTS = (
+    "pool_seat_locked",
+    "pool_seat_taken",
+    "pool_asked",
+    "pool_rung",
+    "pool_answer_found",
+    "pool_answer_pinned",
+    "pool_answer_taken",
+    "pool_pinned",
+    "pool_filled",
+    "pool_unpin_begin",
+)
+POINTS = frozenset((*SERVER_POINTS, *ADOPTER_POINTS, *CLIENT_POINTS))
+
+
+# --- The processes.
+
+
+def serve(name: str) -> None:
+    server = PoolServer(name, CHUNKS * CHUNK, entries=CHUNKS).start()
+    print("adopted" if server.adopted else "made", flush=True)
+    server.serve_forever()
+
+
+def work(name: str, seed: int) -> None:
+    """A worker's life: a few chains, some of them stored by others too."""
+    chosen = random.Random(seed)
+    client = PoolClient.connect(name, "worker", layout=CHUNK, timeout=30.0, regain=30.0)
+    print("works", flush=True)
+    held: list[Any] = []
+    for _ in range(OPERATIONS):
+        keys = some_keys(chosen.randint(1, 6), first=chosen.randrange(10, 18))
+        what = chosen.random()
+        if what < 0.5:
+            lease = client.prepare_store(keys)
+            fill(lease)
+            if chosen.random() < 0.25:
+                client.abort_store(lease)
+            else:
+                with suppress(errors.LeaseExpiredError):
+                    client.commit_store(lease)
+        elif what < 0.9:
+            found = client.prepare_retrieve(keys)
+            for slot in found.slots:
+                assert bytes(slot.array) == bytes(content(slot.key)), "wrong bytes"
+            held.append(found)
+            if len(held) > 3:
+                client.commit_retrieve(held.pop(0))
+        else:
+            client.clear(keys.space)
+    held.clear()
+    client.close()
+    print("done", flush=True)
+
+
+def act(role: str, name: str, seed: int, point: str, nth: int) -> None:
+    if point:
+        _core._arm_fault(point, "kill", nth)  # type: ignore[attr-defined]
+    if role == "serve":
+        serve(name)
+    else:
+        work(name, seed)
+
+
+# --- The scenarios.
+
+
+class Failed(Exception):
+    pass
+
+
+def start(role: str, name: str, seed: int, point: str = "", nth: int = 1) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.faults", "pool-actor", role, name, str(seed), point, str(nth)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    """What it said first; empty if it died before."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def until(condition: Callable[[], bool], what: str, within: float = PATIENCE_S) -> float:
+    started = time.monotonic()
+    while not condition():
+        if time.monotonic() - started > within:
+            raise Failed(f"not within {within:g} s: {what}")
+        time.sleep(0.005)
+    return time.monotonic() - started
+
+
+class Scenario:
+    """One fault, from a fresh pool to an empty one."""
+
+    def __init__(self, point: str, nth: int, seed: int) -> None:
+        self.point, self.nth, self.seed = point, nth, seed
+        self.name = f"f{os.getpid()}-{seed}"
+        self.processes: list[subprocess.Popen[str]] = []
+        self.hit = False
+
+    def start(self, role: str, armed: bool = False) -> subprocess.Popen[str]:
+        process = start(role, self.name, self.seed, self.point if armed else "", self.nth)
+        self.processes.append(process)
+        return process
+
+    def serve(self, armed: bool = False) -> subprocess.Popen[str]:
+        """A server that serves; the next one, if that one dies while it starts."""
+        server = self.start("serve", armed)
+        if first_line(server):
+            return server
+        self.hit = server.wait() == -signal.SIGKILL
+        if not (armed and self.hit):
+            raise Failed(f"the server ended with {server.returncode} before it served")
+        return self.serve()
+
+    def run(self) -> None:
+        server = self.serve(self.point in SERVER_POINTS)
+        witness = PoolClient.connect(self.name, "witness", layout=CHUNK, timeout=30.0, regain=30.0)
+        try:
+            mine = some_keys(3)
+            committed = _stored(witness, mine)
+            holds = witness.prepare_retrieve(mine)
+            worker = self.start("work", self.point in CLIENT_POINTS)
+            first_line(worker)
+            if self.point in ADOPTER_POINTS:
+                server.kill()
+                server.wait()
+                server = self.serve(armed=True)
+            else:
+                until(lambda: server.poll() is not None or worker.poll() is not None, "an end", 60.0)
+            if server.poll() is not None:
+                self.hit = self.hit or server.returncode == -signal.SIGKILL
+                if retrieved(witness, mine) != holds.hits:
+                    raise Failed("hits do not go on without a server")
+                server = self.serve()
+            worker.wait(60.0)
+            if worker.returncode == -signal.SIGKILL:
+                self.hit = True
+            elif worker.returncode != 0:
+                raise Failed(f"the worker ended with {worker.returncode}")
+            self.check(witness, mine, committed, holds)
+        finally:
+            witness.close()
+
+    def check(self, witness: PoolClient, mine: Keys, committed: bool, holds: Any) -> None:
+        def figures() -> dict[str, Any]:
+            from ringcast import __version__
+
+            return _core.PoolMemory(witness.info.segment, __version__).described()
+
+        until(lambda: figures()["reserved"] == 0, "what the dead had reserved comes back", WITHIN_S)
+        until(lambda: len(figures()["clients"]) == 1, "the dead worker's seat comes back", WITHIN_S)
+        if (
+            committed
+            and holds.hits
+            and [bytes(slot.array) for slot in holds.slots] != [bytes(content(key)) for key in mine[: holds.hits]]
+        ):
+            raise Failed("what is held has changed")
+        for first in range(10, 18):
+            retrieved(witness, some_keys(6, first=first), leading=False)
+        witness.commit_retrieve(holds)
+        witness.clear()
+        until(lambda: figures()["used_bytes"] == 0, "all memory is free once all is cleared")
+        everything = some_keys(CHUNKS, first=5)
+        if store(witness, everything) != [ChunkStatus.COMMITTED] * CHUNKS:
+            raise Failed("the pool does not take its capacity any more")
+        if retrieved(witness, everything) != CHUNKS:
+            raise Failed("the index has lost chunks")
+        found = figures()
+        if found["quarantined"] or found["limbo"] or found["refused"]:
+            raise Failed(f"something is left: {found}")
+
+    def end(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+def _stored(client: PoolClient, keys: Keys) -> bool:
+    try:
+        return ChunkStatus.COMMITTED in store(client, keys)
+    except errors.PoolError:
+        return False
+
+
+def main(rounds: int) -> int:
+    own_shm.enter()
+    failures = hits = 0
+    started = time.monotonic()
+    for point in sorted(POINTS):
+        times = 0
+        for nth in range(1, rounds + 1):
+            scenario = Scenario(point, nth if nth < 4 else nth * nth, nth * 1000 + len(point))
+            try:
+                scenario.run()
+            except (Failed, AssertionError, errors.RingcastError, subprocess.TimeoutExpired) as error:
+                failures += 1
+                print(f"FAILED: {point}, time {scenario.nth}, seed {scenario.seed}: {type(error).__name__}: {error}")
+            finally:
+                scenario.end()
+                _core.sweep("ringcast_", "", dry_run=False)
+            times += scenario.hit
+        hits += times
+        print(f"  {point:<24} killed {times} of {rounds} times", flush=True)
+    total = len(POINTS) * rounds
+    print(f"{total} scenarios of a pool in {time.monotonic() - started:.0f} s: {hits} kills, {failures} failures")
+    return 1 if failures else 0
