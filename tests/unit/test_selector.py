@@ -25,6 +25,7 @@ from ringcast.errors import (
     ReaderEvictedError,
     RoleError,
 )
+from tests.asyncio_support import helpers
 from tests.support import Background, eventually
 
 
@@ -306,6 +307,7 @@ def test_a_selector_that_is_dropped_is_collected_with_its_threads_and_lets_go_of
         return len(os.listdir("/proc/self/task"))
 
     with pairs(130) as (writers, readers):
+        eventually(lambda: not helpers(), "the end of the thread that waited for tasks of tests before this one")
         before = threads()
         selector = Selector[Any](wait="park")
         for reader in readers:
