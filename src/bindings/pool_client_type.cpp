@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "arguments.hpp"
+#include "methods.hpp"
 #include "modules.hpp"
 #include "platform/process.hpp"
 #include "pool_client.hpp"
@@ -46,7 +47,7 @@ void connect(PoolClient& client, const std::string& name, const std::string& rel
     client.verify = verify;
 }
 
-nb::object lookup(PoolClient& client, nb::handle keys_object, bool touch) {
+nb::object look_up(PoolClient& client, nb::handle keys_object, bool touch) {
     pool::Client& core = client.usable();
     const auto keys = keys_of("keys", keys_object).digests();
     const std::uint32_t n = core.lookup(keys);
@@ -89,6 +90,104 @@ nb::tuple health(const PoolClient& client) {
     return nb::make_tuple(state, pid, words.epoch.load(std::memory_order_relaxed));
 }
 
+// Runs the body of a call; null with a Python exception set if it throws.
+template <class Body>
+PyObject* called(PyObject* self, Body&& body) noexcept {
+    try {
+        if (!nb::inst_ready(self)) raise("PoolClosedError", "this pool client was not initialised");
+        auto& client = *nb::inst_ptr<PoolClient>(self);
+        try {
+            return nb::object(body(client)).release().ptr();
+        } catch (const Error& error) {
+            raise(error, client.context());
+        }
+    } catch (nb::python_error& error) {
+        error.restore();
+    } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+    } catch (const std::exception& error) {
+        PyErr_SetString(PyExc_SystemError, error.what());
+    }
+    return nullptr;
+}
+
+nb::handle or_none(PyObject* value) { return value == nullptr ? nb::handle(Py_None) : nb::handle(value); }
+
+template <class Lease>
+nb::handle lease_of(const char* what, PyObject* object) {
+    if (!nb::isinstance<Lease>(object))
+        raise("ArgumentTypeError", std::string("lease must be a ") + what + ", not " + Py_TYPE(object)->tp_name);
+    return object;
+}
+
+PyObject* call_lookup(PyObject* self, Arguments arguments, Py_ssize_t n, PyObject* keywords) {
+    return called(self, [&](PoolClient& client) {
+        const auto [keys, touch] = parse<2>("lookup", {"keys", "touch"}, 1, arguments, n, keywords);
+        return look_up(client, keys, parse_flag("touch", touch));
+    });
+}
+PyObject* call_retrieve(PyObject* self, Arguments arguments, Py_ssize_t n, PyObject* keywords) {
+    return called(self, [&](PoolClient&) {
+        const auto [keys, wait, leading] =
+            parse<3>("prepare_retrieve", {"keys", "wait", "leading"}, 1, arguments, n, keywords);
+        return prepare_retrieve(self, keys, or_none(wait), or_none(leading));
+    });
+}
+PyObject* call_commit_retrieve(PyObject* self, Arguments arguments, Py_ssize_t n, PyObject* keywords) {
+    return called(self, [&](PoolClient&) -> nb::object {
+        const auto [lease] = parse<1>("commit_retrieve", {"lease"}, 1, arguments, n, keywords);
+        commit_retrieve(self, lease_of<RetrieveLease>("RetrieveLease", lease));
+        return nb::none();
+    });
+}
+PyObject* call_store(PyObject* self, Arguments arguments, Py_ssize_t n, PyObject* keywords) {
+    return called(self, [&](PoolClient&) {
+        const auto [keys, parent] = parse<2>("prepare_store", {"keys", "parent"}, 1, arguments, n, keywords);
+        return prepare_store(self, keys, or_none(parent));
+    });
+}
+PyObject* call_commit_store(PyObject* self, Arguments arguments, Py_ssize_t n, PyObject* keywords) {
+    return called(self, [&](PoolClient&) {
+        const auto [lease] = parse<1>("commit_store", {"lease"}, 1, arguments, n, keywords);
+        return commit_store(self, lease_of<StoreLease>("StoreLease", lease));
+    });
+}
+PyObject* call_abort_store(PyObject* self, Arguments arguments, Py_ssize_t n, PyObject* keywords) {
+    return called(self, [&](PoolClient&) -> nb::object {
+        const auto [lease] = parse<1>("abort_store", {"lease"}, 1, arguments, n, keywords);
+        abort_store(self, lease_of<StoreLease>("StoreLease", lease));
+        return nb::none();
+    });
+}
+PyObject* call_clear(PyObject* self, Arguments arguments, Py_ssize_t n, PyObject* keywords) {
+    return called(self, [&](PoolClient& client) -> nb::object {
+        const auto [space] = parse<1>("clear", {"space"}, 0, arguments, n, keywords);
+        clear(client, or_none(space));
+        return nb::none();
+    });
+}
+PyObject* call_close(PyObject* self, PyObject*) {
+    return called(self, [&](PoolClient& client) -> nb::object {
+        if (client.core) client.core->close();
+        return nb::none();
+    });
+}
+
+// What they do is said where ringcast.pool.PoolClient declares them.
+PyMethodDef methods[] = {
+    {"lookup", as_c_function(&call_lookup), kFastCall, "lookup($self, keys, touch=False)\n--\n\n"},
+    {"prepare_retrieve", as_c_function(&call_retrieve), kFastCall,
+     "prepare_retrieve($self, keys, wait=None, leading=True)\n--\n\n"},
+    {"retrieve", as_c_function(&call_retrieve), kFastCall, "retrieve($self, keys, wait=None, leading=True)\n--\n\n"},
+    {"commit_retrieve", as_c_function(&call_commit_retrieve), kFastCall, "commit_retrieve($self, lease)\n--\n\n"},
+    {"prepare_store", as_c_function(&call_store), kFastCall, "prepare_store($self, keys, parent=None)\n--\n\n"},
+    {"store", as_c_function(&call_store), kFastCall, "store($self, keys, parent=None)\n--\n\n"},
+    {"commit_store", as_c_function(&call_commit_store), kFastCall, "commit_store($self, lease)\n--\n\n"},
+    {"abort_store", as_c_function(&call_abort_store), kFastCall, "abort_store($self, lease)\n--\n\n"},
+    {"clear", as_c_function(&call_clear), kFastCall, "clear($self, space=None)\n--\n\n"},
+    {"close", &call_close, METH_NOARGS, "close($self)\n--\n\n"},
+};
+
 PyStructSequence_Field found_fields[] = {{"memory", "leading keys whose chunks are in the pool's memory"},
                                          {"total", "leading keys whose chunks are in memory or in a tier"},
                                          {nullptr, nullptr}};
@@ -112,23 +211,12 @@ void bind_pool_client(nb::module_& module) {
     add_retrieve_types(module);
     add_store_types(module);
     add_slot_type(module);
-    nb::class_<PoolClient>(module, "PoolClient", nb::dynamic_attr(), nb::is_weak_referenceable(), "A pool's client.")
-        .def(nb::init<>())
+    nb::class_<PoolClient> type(module, "PoolClient", nb::dynamic_attr(), nb::is_weak_referenceable(),
+                                "A pool's client.");
+    add_methods(type, methods, std::size(methods));
+    type.def(nb::init<>())
         .def("_connect", &connect, "name"_a, "release"_a, "worker_id"_a, "chunk_bytes"_a, "waiting"_a, "timeout_ns"_a,
              "regain_ns"_a, "verify"_a)
-        .def("lookup", &lookup, "keys"_a, nb::kw_only(), "touch"_a = false)
-        .def("prepare_retrieve", &prepare_retrieve, "keys"_a, "wait"_a = nb::none(), "leading"_a = true)
-        .def("retrieve", &prepare_retrieve, "keys"_a, "wait"_a = nb::none(), "leading"_a = true)
-        .def("commit_retrieve", &commit_retrieve, "lease"_a)
-        .def("prepare_store", &prepare_store, "keys"_a, "parent"_a = nb::none())
-        .def("store", &prepare_store, "keys"_a, "parent"_a = nb::none())
-        .def("commit_store", &commit_store, "lease"_a)
-        .def("abort_store", &abort_store, "lease"_a)
-        .def("clear", &clear, "space"_a = nb::none())
-        .def("close",
-             [](PoolClient& client) {
-                 if (client.core) client.core->close();
-             })
         .def_prop_ro("closed", [](const PoolClient& client) { return !client.core || client.core->closed(); })
         .def_prop_ro("_health", &health)
         .def_prop_ro("_context", &PoolClient::context)

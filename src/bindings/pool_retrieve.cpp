@@ -167,7 +167,15 @@ void commit_retrieve(nb::handle self, nb::handle lease_object) {
 
 void add_retrieve_types(nb::module_& module) {
     nb::class_<RetrieveLease>(module, "RetrieveLease",
-                              "Chunks that are pinned to be read, until it is committed and the last view is gone.")
+                              R"(Chunks that are pinned to be read, until it is committed and the last view is gone.
+
+`hits` is how many; `statuses` says what became of each key, and `slots` are those that can be read. In a `with` block its
+end commits. Its chunks are compared with their checksums when the slots are first asked for; what differs is a miss.
+
+>>> with client.retrieve(keys) as found:
+...     found.hits, len(found.slots), found.statuses[0].name
+(2, 2, 'HIT')
+)")
         .def_prop_ro("keys", [](const RetrieveLease& lease) { return lease.keys; })
         .def_ro("hits", &RetrieveLease::hits)
         .def_prop_ro("statuses", &statuses_of)

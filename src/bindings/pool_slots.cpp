@@ -104,7 +104,18 @@ nb::object make_slot(nb::object lease, PoolLease& of, std::uint32_t index, bool 
 }
 
 void add_slot_type(nb::module_& module) {
-    nb::class_<Slot>(module, "Slot", "One chunk of a lease.")
+    nb::class_<Slot>(module, "Slot",
+                     R"(One chunk of a lease: its `index` among the lease's keys, its `key`, and its bytes.
+
+`array` is a NumPy array of uint8 over the pool's memory, `tensor` one of torch. To be filled until the commit, of a
+store; read-only of a retrieve, whose tensors can be written to all the same, and keep that to themselves. Its chunk stays
+pinned for as long as any of them is there.
+
+>>> with client.retrieve(keys) as found:
+...     slot = found.slots[1]
+...     slot.index, slot.key == keys[1], slot.array.nbytes
+(1, True, 4096)
+)")
         .def_ro("index", &Slot::index)
         .def_prop_ro(
             "key",

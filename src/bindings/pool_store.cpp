@@ -249,7 +249,16 @@ void abort_store(nb::handle self, nb::handle object) {
 
 void add_store_types(nb::module_& module) {
     nb::class_<StoreLease>(module, "StoreLease",
-                           "Chunks that are reserved to be filled; committed or aborted, it is over.")
+                           R"(Chunks that are reserved to be filled; committed or aborted, it is over.
+
+`statuses` says what became of each key; `slots` are those that are this lease's to fill. In a `with` block its end
+commits, or aborts if an exception leaves it.
+
+>>> client.clear()
+>>> with client.store(keys) as lease:
+...     [status.name for status in lease.statuses]
+['RESERVED', 'RESERVED']
+)")
         .def_prop_ro("keys", [](const StoreLease& lease) { return lease.keys; })
         .def_prop_ro("statuses", [](const StoreLease& lease) { return status_list(lease.statuses); })
         .def_prop_ro("slots", &slots_of)

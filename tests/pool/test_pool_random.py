@@ -96,6 +96,8 @@ class Model:
                 assert mine == (status is ChunkStatus.OWN)
             else:
                 assert status in (NO_MEMORY, ORPHAN, BUSY), status
+        if keys.space.chained and self.dropped & set(keys):  # they go with what nobody stores any more
+            self.doubtful |= reserved
         for slot in lease.slots:
             slot.array[:] = content(slot.key)
         self.stores.append((i, lease, keys))
@@ -160,7 +162,7 @@ class Model:
         n = self.clients[self.client()].lookup(keys, touch=self.random.random() < 0.5).memory
         assert all(key in self.committed for key in keys[:n])
         for _, lease, _ in self.held:
-            if lease.hits and lease.keys.space.chained and lease.statuses[0] is HIT:
+            if lease.keys.space.chained and set(lease.statuses[: lease.hits]) == {HIT}:
                 # An eviction that began before the pin shows it as a miss for a moment, and puts it back.
                 eventually(partial(self.is_there, lease), "the return of what is held")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from ringcast import _core
 from ringcast._arguments import checked, flag, refuse
@@ -15,11 +15,14 @@ from ringcast.pool._layouts import KVLayout
 from ringcast.waiting import Wait, WaitSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from typing_extensions import Self
 
     from ringcast.pool._keys import Keys
+    from ringcast.pool._namespace import Namespace
+    from ringcast.pool._status import ChunkStatus
 
 
 class PoolInfo(NamedTuple):
@@ -41,6 +44,15 @@ class Health(NamedTuple):
     epoch: int
 
 
+Method = TypeVar("Method", bound="Callable[..., Any]")
+
+
+def _native(declared: Method) -> Method:
+    """The native method of that name, with the documentation of `declared`: no frame of Python's is on its way."""
+    method: Method = getattr(_core.PoolClient, declared.__name__)
+    return _core.documented(method, declared.__doc__)
+
+
 class PoolClient(_core.PoolClient):
     """One worker's way to a pool. Made by `PoolClient.connect`.
 
@@ -58,6 +70,116 @@ class PoolClient(_core.PoolClient):
     ...         found.hits, int(found.slots[1].array[0])
     (2, 7)
     """
+
+    def __init__(self) -> None:
+        """Connected to nothing: use `connect`."""
+        super().__init__()
+
+    @_native
+    def lookup(self, keys: Keys, touch: bool = False) -> _core.Found:
+        """How many of the leading keys are there: `Found(memory, total)`. Costs no message.
+
+        It is an answer about a moment; `retrieve` holds what it finds. With `touch` it counts as use.
+
+        >>> client.lookup(keys)
+        ringcast.pool.Found(memory=2, total=2)
+        """
+        return super().lookup(keys, touch)
+
+    @_native
+    def prepare_retrieve(self, keys: Keys, wait: float | None = None, leading: bool = True) -> _core.RetrieveLease:
+        """Pins what is there, to be read in place until `commit_retrieve`. Costs no message.
+
+        It stops at the first key that is not there, unless `leading` is False. `wait` is how many seconds to wait for a
+        chunk that another client stores just now. Raises PoolError if chunks are not of this client's size.
+
+        >>> lease = client.prepare_retrieve(keys)
+        >>> [int(slot.array[0]) for slot in lease.slots]
+        [7, 7]
+        >>> client.commit_retrieve(lease)
+        """
+        return super().prepare_retrieve(keys, wait, leading)
+
+    @_native
+    def retrieve(self, keys: Keys, wait: float | None = None, leading: bool = True) -> _core.RetrieveLease:
+        """`prepare_retrieve`, for a `with` block, whose end commits.
+
+        >>> with client.retrieve(keys) as found:
+        ...     found.hits
+        2
+        """
+        return super().retrieve(keys, wait, leading)
+
+    @_native
+    def commit_retrieve(self, lease: _core.RetrieveLease) -> None:
+        """Gives the chunks back. What views of them still show stays pinned until these are gone. Any number of times.
+
+        >>> client.commit_retrieve(client.prepare_retrieve(keys))
+        """
+        super().commit_retrieve(lease)
+
+    @_native
+    def prepare_store(self, keys: Keys, parent: Keys | None = None) -> _core.StoreLease:
+        """Reserves a chunk for each key that is not there; its `statuses` say what became of each.
+
+        The chunks of its `slots` are to be filled, and committed or aborted. Keys of a chained namespace continue the
+        key before them, or the last one of `parent`. A lease that is dropped is taken back within half a second.
+        Raises PoolTimeoutError, ServerDiedError, PoolClosedError; then nothing is reserved.
+
+        >>> lease = client.prepare_store(keys)
+        >>> lease.statuses
+        [<ChunkStatus.CACHED: 'cached'>, <ChunkStatus.CACHED: 'cached'>]
+        >>> client.abort_store(lease)
+        """
+        return super().prepare_store(keys, parent)
+
+    @_native
+    def store(self, keys: Keys, parent: Keys | None = None) -> _core.StoreLease:
+        """`prepare_store`, for a `with` block, whose end commits, or aborts if an exception leaves it.
+
+        >>> with client.store(keys) as lease:
+        ...     for slot in lease.slots:
+        ...         slot.array[:] = 7
+        """
+        return super().store(keys, parent)
+
+    @_native
+    def commit_store(self, lease: _core.StoreLease) -> list[ChunkStatus]:
+        """Makes the chunks visible, whose arrays are read-only from here on; says what became of each key.
+
+        May be repeated where its answer was not heard. Raises LeaseExpiredError if the reservations were given up
+        before, and what `prepare_store` raises; nothing is changed then.
+
+        >>> [status.name for status in client.commit_store(client.prepare_store(keys))]
+        ['CACHED', 'CACHED']
+        """
+        return super().commit_store(lease)
+
+    @_native
+    def abort_store(self, lease: _core.StoreLease) -> None:
+        """Gives the reservations up, and what hangs from them. Raises LeaseExpiredError, and what `prepare_store` does.
+
+        >>> client.abort_store(client.prepare_store(keys))
+        """
+        super().abort_store(lease)
+
+    @_native
+    def clear(self, space: Namespace | None = None) -> None:
+        """Takes all chunks out of the pool, or all of a namespace. What somebody holds stays as it is until he lets go.
+
+        >>> client.clear()
+        >>> client.lookup(keys).memory
+        0
+        """
+        super().clear(space)
+
+    @_native
+    def close(self) -> None:
+        """Gives the seat back, once no lease or view holds a chunk any more. Any number of times, from any thread.
+
+        >>> client.close()
+        """
+        super().close()
 
     @classmethod
     def connect(
