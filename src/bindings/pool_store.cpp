@@ -71,7 +71,8 @@ void reserve(PoolClient& client, StoreLease& lease, const Keys& keys, const std:
         if (pinned[i])
             lease.looks[key] = got[i];
         else if (lease.statuses[key] == Status::reserved)  // what is not pinned the server takes back
-            lease.statuses[key] = room ? Status::lost : Status::busy;
+            // Whose parent has just been given up goes with it.
+            lease.statuses[key] = !room ? Status::busy : keys.space().chained ? Status::orphan : Status::lost;
     }
 }
 
