@@ -22,7 +22,7 @@ elif sys.argv[1:2] == ["pool-actor"]:
 elif sys.argv[1:2] == ["pool"]:
     from tests.faults.pool import main as run_pool
 
-    sys.exit(run_pool(int(sys.argv[2]) if len(sys.argv) > 2 else 4))
+    sys.exit(run_pool(int(sys.argv[2]) if len(sys.argv) > 2 else 1))
 else:
     from tests.faults.driver import main
 
