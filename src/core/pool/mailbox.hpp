@@ -36,8 +36,10 @@ void take(MailWord<P>& word, std::uint32_t number) noexcept {
 template <class P>
 bool withdraw(MailWord<P>& word, std::uint32_t number) noexcept {
     std::uint64_t asked = mail_word(number, MailPhase::asked);
-    return word.compare_exchange_strong(asked, mail_word(number, MailPhase::withdrawn), std::memory_order_relaxed,
-                                        std::memory_order_acquire);  // acquire [answer]
+    if (word.compare_exchange_strong(asked, mail_word(number, MailPhase::withdrawn), std::memory_order_relaxed))
+        return true;
+    P::fence_acquire();  // acquire [answer]
+    return false;
 }
 
 // The server's: with what was asked.

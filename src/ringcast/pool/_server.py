@@ -70,8 +70,8 @@ class PoolServer:
         wait: Wait = None,
     ) -> None:
         self.name = name
-        self.segment = pool_segment_name(name)
-        self.capacity = byte_size("capacity", capacity)
+        self.segment: str = pool_segment_name(name)
+        self.capacity: int = byte_size("capacity", capacity)
         self._request: dict[str, Any] = {
             "name": self.segment,
             "user_name": name,

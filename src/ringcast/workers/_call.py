@@ -23,9 +23,9 @@ class Call:
     )  # fmt: skip
 
     def __init__(self, name: Any, ranks: tuple[int, ...], alone: bool, seconds: float | None) -> None:
-        self.name = name
-        self.ranks = ranks
-        self.alone = alone
+        self.name: Any = name
+        self.ranks: tuple[int, ...] = ranks
+        self.alone: bool = alone
         """The result is that of the one rank, not a list."""
         self.number: int = -1
         self.waiting: set[int] = set(ranks)
