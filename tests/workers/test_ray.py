@@ -28,7 +28,12 @@ pytestmark = [
 
 PROMPT_S = 10.0
 """Well above the second that is promised, for busy machines, and well below what any of these would take otherwise."""
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "0"}
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "PYTHONUNBUFFERED": "1",  # what actors print is the driver's to print, which is looked for
+}
 
 
 def hold_cluster(link: Link) -> None:
