@@ -36,7 +36,7 @@ void describe(Asking& asking, const Keys& keys, const pool::Digest* parent, std:
     slot.chained.store(keys.space().chained ? 1 : 0, std::memory_order_relaxed);
     slot.has_parent.store(parent != nullptr ? 1 : 0, std::memory_order_relaxed);
     if (parent != nullptr)
-        for (int k = 0; k < 4; ++k) slot.parent[k].store(parent->words[k], std::memory_order_relaxed);
+        for (std::size_t k = 0; k < 4; ++k) slot.parent[k].store(parent->words[k], std::memory_order_relaxed);
     slot.tenant.store(keys.space().tenant.words[0], std::memory_order_relaxed);
     slot.space.store(keys.space().digest.words[0], std::memory_order_relaxed);
 }
@@ -48,7 +48,7 @@ void reserve(PoolClient& client, StoreLease& lease, const Keys& keys, const std:
     Asking asking(client, "prepare_store", static_cast<std::uint32_t>(count), client.timeout_ns);
     describe(asking, keys, parent, client.chunk_bytes);
     for (std::size_t i = 0; i < count; ++i)
-        for (int k = 0; k < 4; ++k)
+        for (std::size_t k = 0; k < 4; ++k)
             asking.item(static_cast<std::uint32_t>(i))
                 .digest[k]
                 .store(digests[which[from + i]].words[k], std::memory_order_relaxed);

@@ -48,7 +48,7 @@ struct Index {
     }
 
     static bool is_of(const Entry<P>& entry, const Digest& key) noexcept {
-        for (int i = 0; i < 4; ++i)
+        for (std::size_t i = 0; i < 4; ++i)
             if (entry.digest[i].load(std::memory_order_relaxed) != key.words[i]) return false;
         return true;
     }
@@ -102,7 +102,7 @@ struct Index {
 
     Digest digest_of(std::uint32_t entry) const noexcept {
         Digest key;
-        for (int i = 0; i < 4; ++i) key.words[i] = entries[entry].digest[i].load(std::memory_order_relaxed);
+        for (std::size_t i = 0; i < 4; ++i) key.words[i] = entries[entry].digest[i].load(std::memory_order_relaxed);
         return key;
     }
     // False: both buckets are full.
@@ -139,7 +139,7 @@ struct Index {
     void describe(std::uint32_t entry, const Digest& key, std::uint64_t block, std::uint32_t length,
                   std::uint32_t parent) noexcept {
         Entry<P>& at = entries[entry];
-        for (int i = 0; i < 4; ++i) at.digest[i].store(key.words[i], std::memory_order_relaxed);
+        for (std::size_t i = 0; i < 4; ++i) at.digest[i].store(key.words[i], std::memory_order_relaxed);
         at.block.store(block, std::memory_order_relaxed);
         at.length.store(length, std::memory_order_relaxed);
         at.parent.store(parent == kNoEntry ? 0 : parent + 1, std::memory_order_relaxed);

@@ -174,10 +174,10 @@ bool Server::copy(NativeMailSlot& slot, std::uint64_t word) {
     r.checked = slot.checked.load(std::memory_order_relaxed) != 0;
     r.tenant = slot.tenant.load(std::memory_order_relaxed);
     r.space = slot.space.load(std::memory_order_relaxed);
-    for (int k = 0; k < 4; ++k) r.parent.words[k] = slot.parent[k].load(std::memory_order_relaxed);
+    for (std::size_t k = 0; k < 4; ++k) r.parent.words[k] = slot.parent[k].load(std::memory_order_relaxed);
     for (std::uint32_t i = 0; i < std::min(r.count, kBatch); ++i) {
         const MailItem& item = slot.items[i];
-        for (int k = 0; k < 4; ++k) r.items[i].key.words[k] = item.digest[k].load(std::memory_order_relaxed);
+        for (std::size_t k = 0; k < 4; ++k) r.items[i].key.words[k] = item.digest[k].load(std::memory_order_relaxed);
         r.items[i].entry = item.entry.load(std::memory_order_relaxed);
         r.items[i].generation = item.generation.load(std::memory_order_relaxed);
         r.items[i].checksum = item.checksum.load(std::memory_order_relaxed);
