@@ -88,7 +88,11 @@ std::uint32_t shifted(const std::array<Table, 4>& by, std::uint32_t crc) noexcep
 }
 
 #if defined(__x86_64__)
+#if defined(__clang__)  // which has a name of its own for the instruction
+#define RINGCAST_CRC_TARGET __attribute__((target("sse4.2,crc32")))
+#else
 #define RINGCAST_CRC_TARGET __attribute__((target("sse4.2")))
+#endif
 bool has_instruction() noexcept { return __builtin_cpu_supports("sse4.2") != 0; }
 RINGCAST_CRC_TARGET inline std::uint64_t step(std::uint64_t crc, std::uint64_t word) noexcept {
     return __builtin_ia32_crc32di(crc, word);
