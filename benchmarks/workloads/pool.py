@@ -29,6 +29,7 @@ _ENTRIES = 32_768
 _CHAINS = 64
 _CHAIN = 256
 _TURN = 37
+_STOPPING_SECONDS = 10.0
 _CALLS = 2_500
 _HITS = {"lookup": "lookup", "retrieve": "prepare_retrieve + commit_retrieve"}
 _STORES = {"prepare": "prepare_store", "commit": "commit_store"}
@@ -177,8 +178,10 @@ _MEASURED = {"lookup": _lookup, "retrieve": _retrieve, "prepare": _prepare, "com
 def _stop(client: PoolClient) -> None:
     """Stops the server, and returns when it has stopped."""
     os.kill(client.health.pid, signal.SIGSTOP)
+    deadline = time.monotonic() + _STOPPING_SECONDS
     while client.health.server != "stopped":
-        time.sleep(0.001)
+        check(time.monotonic() < deadline, "the server did not stop")
+        time.sleep(0.001)  # it is another process's child, so nothing can be waited for
 
 
 @contextmanager

@@ -4,8 +4,6 @@
 
 #include <nanobind/nanobind.h>
 #include <cstddef>
-#include <exception>
-#include <new>
 
 #include "end.hpp"
 #include "py_errors.hpp"
@@ -32,20 +30,13 @@ inline End& end_of(PyObject* self) {
 // Runs the body of a call; null with a Python exception set if it throws.
 template <class Body>
 PyObject* guarded(PyObject* self, Body&& body) noexcept {
-    try {
+    return translated<PyObject*>(nullptr, [&]() -> PyObject* {
         try {
             return body();
         } catch (const Error& error) {
             raise(error, end_of(self).context());
         }
-    } catch (nb::python_error& error) {
-        error.restore();
-    } catch (const std::bad_alloc&) {
-        PyErr_NoMemory();
-    } catch (const std::exception& error) {
-        PyErr_SetString(PyExc_SystemError, error.what());
-    }
-    return nullptr;
+    });
 }
 
 // Room for a message, once there is some: `self` is the Python object of the end, whose turn the caller has. False: the

@@ -115,12 +115,17 @@ std::string PoolClient::context() const {
     return core->memory().label() + ", worker '" + worker_id + "', pid " + std::to_string(platform::process_id());
 }
 
-void check_length(const PoolClient& client, const pool::Client& core, std::uint32_t entry) {
-    if (core.length(entry) == client.chunk_bytes) return;
-    raise("PoolError", client.context() + ": a chunk of these keys has " + std::to_string(core.length(entry)) +
-                           " bytes, and this client's layout says " + std::to_string(client.chunk_bytes) +
-                           ": whoever stored it has another layout under the same fingerprint. Put what differs into "
-                           "the Namespace");
+void check_chunk(const PoolClient& client, const pool::Client& core, std::uint32_t entry) {
+    const std::uint64_t capacity = core.memory().header().capacity;
+    const std::uint64_t block = core.block(entry);
+    if (core.length(entry) != client.chunk_bytes)
+        raise("PoolError", client.context() + ": a chunk of these keys has " + std::to_string(core.length(entry)) +
+                               " bytes, and this client's layout says " + std::to_string(client.chunk_bytes) +
+                               ": whoever stored it has another layout under the same fingerprint. Put what differs "
+                               "into the Namespace");
+    if (block > capacity || client.chunk_bytes > capacity - block)
+        raise("PoolError", client.context() + ": the pool is damaged: a chunk begins at byte " + std::to_string(block) +
+                               " of " + std::to_string(capacity) + "; end its server and start it anew");
 }
 
 void report_damage(PoolClient& client, const pool::Look& look) {

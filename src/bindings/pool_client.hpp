@@ -116,8 +116,8 @@ struct Slot {
 };
 
 nb::list status_list(const std::vector<pool::Status>& statuses);
-// Without the interpreter's lock where it takes long. Raises PoolError where the layout's size is not the chunk's.
-void check_length(const PoolClient& client, const pool::Client& core, std::uint32_t entry);
+// Raises PoolError where a pinned chunk is not of the layout's size, or not within the pool.
+void check_chunk(const PoolClient& client, const pool::Client& core, std::uint32_t entry);
 
 nb::object prepare_retrieve(nb::handle self, nb::handle keys, nb::handle wait, nb::handle leading);
 void commit_retrieve(nb::handle self, nb::handle lease);

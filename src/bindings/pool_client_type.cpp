@@ -93,7 +93,7 @@ nb::tuple health(const PoolClient& client) {
 // Runs the body of a call; null with a Python exception set if it throws.
 template <class Body>
 PyObject* called(PyObject* self, Body&& body) noexcept {
-    try {
+    return translated<PyObject*>(nullptr, [&]() -> PyObject* {
         if (!nb::inst_ready(self)) raise("PoolClosedError", "this pool client was not initialised");
         auto& client = *nb::inst_ptr<PoolClient>(self);
         try {
@@ -101,14 +101,7 @@ PyObject* called(PyObject* self, Body&& body) noexcept {
         } catch (const Error& error) {
             raise(error, client.context());
         }
-    } catch (nb::python_error& error) {
-        error.restore();
-    } catch (const std::bad_alloc&) {
-        PyErr_NoMemory();
-    } catch (const std::exception& error) {
-        PyErr_SetString(PyExc_SystemError, error.what());
-    }
-    return nullptr;
+    });
 }
 
 nb::handle or_none(PyObject* value) { return value == nullptr ? nb::handle(Py_None) : nb::handle(value); }

@@ -68,27 +68,12 @@ nb::object parent_of(const Keys& keys) {
     return keys.parent() == nullptr ? nb::object(nb::none()) : digest_as_bytes(*keys.parent());
 }
 
-// Errors become Python's; what a slot returns then.
-template <class Result, class Body>
-Result in_slot(Result failed, Body&& body) noexcept {
-    try {
-        return body();
-    } catch (nb::python_error& error) {
-        error.restore();
-    } catch (const std::bad_alloc&) {
-        PyErr_NoMemory();
-    } catch (const std::exception& error) {
-        PyErr_SetString(PyExc_SystemError, error.what());
-    }
-    return failed;
-}
-
 Py_ssize_t length(PyObject* self) {
-    return in_slot(Py_ssize_t{-1}, [&] { return static_cast<Py_ssize_t>(keys_of("self", self).digests().size()); });
+    return translated(Py_ssize_t{-1}, [&] { return static_cast<Py_ssize_t>(keys_of("self", self).digests().size()); });
 }
 
 PyObject* item(PyObject* self, Py_ssize_t index) {
-    return in_slot<PyObject*>(nullptr, [&]() -> PyObject* {
+    return translated<PyObject*>(nullptr, [&]() -> PyObject* {
         const auto digests = keys_of("self", self).digests();
         if (index >= 0 && static_cast<std::size_t>(index) < digests.size())
             return digest_as_bytes(digests[static_cast<std::size_t>(index)]).release().ptr();
@@ -98,7 +83,7 @@ PyObject* item(PyObject* self, Py_ssize_t index) {
 }
 
 PyObject* subscript(PyObject* self, PyObject* index) {
-    return in_slot<PyObject*>(nullptr, [&]() -> PyObject* {
+    return translated<PyObject*>(nullptr, [&]() -> PyObject* {
         const Keys& keys = keys_of("self", self);
         const auto size = static_cast<Py_ssize_t>(keys.digests().size());
         if (PySlice_Check(index)) {
@@ -118,7 +103,7 @@ PyObject* subscript(PyObject* self, PyObject* index) {
 }
 
 int contains(PyObject* self, PyObject* key) {
-    return in_slot(-1, [&] {
+    return translated(-1, [&] {
         const auto digests = keys_of("self", self).digests();
         if (!PyBytes_Check(key) || PyBytes_GET_SIZE(key) != static_cast<Py_ssize_t>(kDigestBytes)) return 0;
         return std::ranges::find(digests, digest_from("key", key)) != digests.end() ? 1 : 0;
@@ -127,20 +112,20 @@ int contains(PyObject* self, PyObject* key) {
 
 PyObject* concatenate(PyObject* left, PyObject* right) {
     if (!nb::isinstance<Keys>(left) || !nb::isinstance<Keys>(right)) return Py_NewRef(Py_NotImplemented);
-    return in_slot<PyObject*>(
+    return translated<PyObject*>(
         nullptr, [&] { return nb::cast(keys_of("self", left).joined_with(keys_of("more", right))).release().ptr(); });
 }
 
 PyObject* compare(PyObject* left, PyObject* right, int operation) {
     if ((operation != Py_EQ && operation != Py_NE) || !nb::isinstance<Keys>(right)) return Py_NewRef(Py_NotImplemented);
-    return in_slot<PyObject*>(nullptr, [&] {
+    return translated<PyObject*>(nullptr, [&] {
         const bool same = keys_of("self", left) == keys_of("other", right);
         return Py_NewRef(same == (operation == Py_EQ) ? Py_True : Py_False);
     });
 }
 
 Py_hash_t hash(PyObject* self) {
-    return in_slot(Py_hash_t{-1}, [&] {
+    return translated(Py_hash_t{-1}, [&] {
         const Keys& keys = keys_of("self", self);
         std::uint64_t mixed = keys.space().digest.words[0] + keys.digests().size();
         if (!keys.digests().empty()) mixed ^= keys.digests().front().words[0] + keys.digests().back().words[1];
@@ -150,7 +135,7 @@ Py_hash_t hash(PyObject* self) {
 }
 
 PyObject* represent(PyObject* self) {
-    return in_slot<PyObject*>(nullptr, [&] {
+    return translated<PyObject*>(nullptr, [&] {
         const Keys& keys = keys_of("self", self);
         const auto digests = keys.digests();
         std::string text = "Keys(" + std::to_string(digests.size()) + " of namespace " + hex(keys.space().digest, 4);
@@ -162,7 +147,7 @@ PyObject* represent(PyObject* self) {
 
 int get_buffer(PyObject* self, Py_buffer* view, int flags) {
     view->obj = nullptr;
-    return in_slot(-1, [&] {
+    return translated(-1, [&] {
         const auto digests = keys_of("self", self).digests();
         return PyBuffer_FillInfo(view, self, const_cast<Digest*>(digests.data()),
                                  static_cast<Py_ssize_t>(digests.size_bytes()), 1, flags);

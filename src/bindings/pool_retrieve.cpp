@@ -35,7 +35,7 @@ void pin_leading_hits(PoolClient& client, RetrieveLease& lease, std::span<const 
     lease.hits = pinned.count;
     lease.statuses.clear();
     if (lease.hits < keys.size()) lease.statuses.push_back(stopped);
-    for (const Look& look : lease.looks) check_length(client, core, look.entry);
+    for (const Look& look : lease.looks) check_chunk(client, core, look.entry);
     // Of a chain one word tells all.
     if (lease.hits != 0) core.touch(lease.looks.back().entry, lease.hits - 1);
 }
@@ -49,7 +49,7 @@ void pin_each_hit(PoolClient& client, RetrieveLease& lease, std::span<const pool
     for (std::size_t i = 0; i < pinned.size(); ++i) {
         if (pinned[i]) {
             ++lease.hits;
-            check_length(client, core, lease.looks[i].entry);
+            check_chunk(client, core, lease.looks[i].entry);
             core.touch(lease.looks[i].entry, 0);
             continue;
         }

@@ -68,9 +68,10 @@ void reserve(PoolClient& client, StoreLease& lease, const Keys& keys, const std:
     asking.take();
     for (std::uint32_t i = 0; i < count; ++i) {
         const std::uint32_t key = which[from + i];
-        if (pinned[i])
+        if (pinned[i]) {
+            check_chunk(client, *lease.core, got[i].entry);
             lease.looks[key] = got[i];
-        else if (lease.statuses[key] == Status::reserved)  // what is not pinned the server takes back
+        } else if (lease.statuses[key] == Status::reserved)  // what is not pinned the server takes back
             // Whose parent has just been given up goes with it.
             lease.statuses[key] = !room ? Status::busy : keys.space().chained ? Status::orphan : Status::lost;
     }

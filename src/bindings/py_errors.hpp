@@ -2,6 +2,8 @@
 #pragma once
 
 #include <nanobind/nanobind.h>
+#include <exception>
+#include <new>
 #include <string>
 
 #include "errors.hpp"
@@ -25,6 +27,21 @@ bool interrupts(const nanobind::python_error& error);
 bool passes(const nanobind::python_error& error);
 // "ValueError: bad value"
 std::string text_of(const nanobind::python_error& error);
+
+// Runs `body`, whose exceptions become Python's; returns `failed` then.
+template <class Result, class Body>
+Result translated(Result failed, Body&& body) noexcept {
+    try {
+        return body();
+    } catch (nanobind::python_error& error) {
+        error.restore();
+    } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+    } catch (const std::exception& error) {
+        PyErr_SetString(PyExc_SystemError, error.what());
+    }
+    return failed;
+}
 
 // A new reference from the C API, or the exception that it set.
 inline nanobind::object owned(PyObject* result) {

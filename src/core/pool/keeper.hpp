@@ -28,7 +28,6 @@ struct Owner {
 struct Storing {
     Owner owner;
     std::uint32_t length;  // bytes of each chunk
-    bool chained;          // each key is the parent of the next
     std::uint64_t tenant;
     std::uint64_t space;
     std::uint32_t expected;  // keys that will need room, this one among them

@@ -123,14 +123,13 @@ void PoolMemory::map(const platform::SharedFile& file, bool writable) {
     index_.seed = header_.seed;
 }
 
-void PoolMemory::initialise(const Request& request) {
+void PoolMemory::initialise() {
     std::memcpy(bytes_, &header_, sizeof header_);
     new (&words()) ServerWords<Native>{};
     new (&bell()) Bell<Native>{};
     // Seats, entries, records and cells are right as zeros, which new memory is: vacant, free, empty.
     static_assert(static_cast<int>(EntryState::free) == 0 && static_cast<int>(PoolSeatState::vacant) == 0 &&
                   static_cast<int>(MailPhase::idle) == 0);
-    (void)request;
     words().initialised.store(1, std::memory_order_release);  // release [initialised]
 }
 
@@ -165,7 +164,7 @@ std::unique_ptr<PoolMemory> PoolMemory::create(const Request& request) {
     pool->area_ = Area::create_anew(kPoolArea, request.name, plan.total_bytes, plan.total_bytes,
                                     [&](const platform::SharedFile& file) {
                                         pool->map(file, true);
-                                        pool->initialise(request);
+                                        pool->initialise();
                                     });
     return pool;
 }

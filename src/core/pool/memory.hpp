@@ -134,7 +134,7 @@ private:
     static std::unique_ptr<PoolMemory> adopt(const Request& request);
     static std::unique_ptr<PoolMemory> open(const std::string& name, const std::string& release, bool writable);
     void map(const platform::SharedFile& file, bool writable);
-    void initialise(const Request& request);
+    void initialise();
     // Throws if other code of the process has closed its descriptor.
     const platform::SharedFile& file() const;
 

@@ -147,7 +147,9 @@ void Server::serve_slot(std::uint32_t seat, std::uint32_t i) {
     bool answered = false;
     if (mail_phase(word) == MailPhase::asked) {
         if (copy(slot, word)) {
-            slot.refused.store(perform(slot) ? 0 : 1, std::memory_order_relaxed);
+            const bool done = perform(slot);
+            slot.refused.store(done ? 0 : 1, std::memory_order_relaxed);
+            if (!done) memory_->words().refused.fetch_add(1, std::memory_order_relaxed);
             Native::reached(FaultPoint::pool_answer_begin);
             answered = answer<Native>(slot.word, number);
         }
@@ -215,18 +217,12 @@ bool Server::perform(NativeMailSlot& slot) {
                 say(i, keeper_.suspect(r.items[i].entry, r.items[i].generation));
             return true;
     }
-    memory_->words().refused.fetch_add(1, std::memory_order_relaxed);
     return false;
 }
 
 void Server::perform_reserve(NativeMailSlot& slot) {
     const Request& r = request_;
-    Storing storing{.owner = r.owner,
-                    .length = r.length,
-                    .chained = r.chained,
-                    .tenant = r.tenant,
-                    .space = r.space,
-                    .expected = r.count};
+    Storing storing{.owner = r.owner, .length = r.length, .tenant = r.tenant, .space = r.space, .expected = r.count};
     std::uint32_t parent = kNoEntry;
     bool orphaned = false;
     if (r.has_parent && r.chained) {
