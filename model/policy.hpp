@@ -81,6 +81,7 @@ struct Policy {
 
     static void fence_seq_cst(Site site = Site::current()) { Explorer::the().fence(std::memory_order_seq_cst, site); }
     static void fence_acquire(Site site = Site::current()) { Explorer::the().fence(std::memory_order_acquire, site); }
+    static void fence_release(Site site = Site::current()) { Explorer::the().fence(std::memory_order_release, site); }
 
     // One piece of shared bytes is copied as a whole: whether a copy can be torn is a matter of races, not of sizes.
     static void copy(void* to, const void* from, std::size_t bytes, Site site = Site::current()) {

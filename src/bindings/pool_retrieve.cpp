@@ -63,7 +63,7 @@ void wait_for_pending(PoolClient& client, RetrieveLease& lease, std::span<const 
                       std::int64_t until) {
     pool::Client& core = *lease.core;
     while (lease.hits < keys.size() && lease.statuses.front() == Status::pending) {
-        const std::uint32_t seen = core.changes();
+        const std::uint32_t seen = core.memory().changes();
         if (!is_anothers(core, keys[lease.hits])) {
             // It is there by now, or given up; or it is this client's own, for which it does not wait.
             const auto found = core.memory().index().find(keys[lease.hits]);
@@ -72,7 +72,7 @@ void wait_for_pending(PoolClient& client, RetrieveLease& lease, std::span<const 
             const std::int64_t left = until - platform::monotonic_ns();
             if (left <= 0) return;
             const Unlocked unlocked;
-            core.wait_for_change(seen, left);
+            core.memory().wait_for_change(seen, left);
         }
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
         client.usable();

@@ -146,7 +146,7 @@ nb::object prepare_store(nb::handle self, nb::handle keys_object, nb::handle par
         for (auto i = there; i < digests.size(); ++i) missing.push_back(i);
         if (there != 0) {
             parent = &digests[there - 1];
-            core.touch(looks[there - 1].entry, there - 1);
+            core.touch(looks[there - 1].entry, there - 1, true);
         }
     } else {
         std::vector<Look> looks;

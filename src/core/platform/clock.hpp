@@ -15,6 +15,14 @@ inline std::int64_t read_clock_ns(clockid_t clock) noexcept {
 inline std::int64_t monotonic_ns() noexcept { return read_clock_ns(CLOCK_MONOTONIC); }
 // Of the calling thread, on whatever CPU.
 inline std::int64_t thread_cpu_ns() noexcept { return read_clock_ns(CLOCK_THREAD_CPUTIME_ID); }
+// Good to some milliseconds, for a third of the price.
+inline std::uint32_t coarse_milliseconds() noexcept {
+#ifdef CLOCK_MONOTONIC_COARSE
+    return static_cast<std::uint32_t>(read_clock_ns(CLOCK_MONOTONIC_COARSE) / 1'000'000);
+#else
+    return static_cast<std::uint32_t>(monotonic_ns() / 1'000'000);
+#endif
+}
 inline std::int64_t wall_clock_ns() noexcept { return read_clock_ns(CLOCK_REALTIME); }
 
 }  // namespace ringcast::platform

@@ -31,6 +31,7 @@ struct Native {
     }
 
     static void fence_acquire() noexcept { std::atomic_thread_fence(std::memory_order_acquire); }
+    static void fence_release() noexcept { std::atomic_thread_fence(std::memory_order_release); }
 
     // Payload bytes: plain memory, ordered only by the slot's sequence and the seat's cursor.
     static void copy(void* to, const void* from, std::size_t bytes) noexcept { std::memcpy(to, from, bytes); }

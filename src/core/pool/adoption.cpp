@@ -22,6 +22,7 @@ void Keeper::adopt() {
     Native::reached(FaultPoint::pool_adopt_cells);
     recount();
     settle();
+    note(EventKind::resync, EventReason::none, kNoEntry);
     publish_totals();
 }
 

@@ -161,8 +161,10 @@ std::uint32_t Client::lookup(std::span<const Digest> keys) const {
 
 Pinned<Native> Client::pin(std::span<const Look> looks, Places& places) {
     const std::lock_guard guard(pinning_);
+    const std::size_t first = places.size();
     const auto pinned = pin_leading(memory_->index(), row_, looks, places);
     Native::reached(FaultPoint::pool_pinned);
+    note_since(std::span(places).subspan(std::min(first, places.size())));
     return pinned;
 }
 
@@ -186,7 +188,14 @@ bool Client::pin_each(std::span<const Look> looks, Places& places, std::vector<b
             row_.clear(got[i]);
         }
     }
+    note_since(places);
     return room;
+}
+
+void Client::note_since(std::span<const std::uint32_t> places) noexcept {
+    auto* const since = pinned_since(memory_->own_seat(), memory_->header().n_pins);
+    const std::uint32_t now = platform::coarse_milliseconds();
+    for (const std::uint32_t place : places) since[place].store(now, std::memory_order_relaxed);
 }
 
 void Client::unpin(Places& places) noexcept {
@@ -208,12 +217,11 @@ std::uint32_t Client::held() noexcept {
     return row_.held();
 }
 
-void Client::touch(std::uint32_t entry, std::uint32_t ancestors) noexcept {
+void Client::touch(std::uint32_t entry, std::uint32_t ancestors, bool by_store) noexcept {
     NativePoolSeat& own = memory_->own_seat();
     const std::lock_guard guard(pinning_);
     const std::uint64_t n = own.touched.load(std::memory_order_relaxed);
-    own.touches[n % kTouches].store(std::uint64_t{entry} << 32 | std::min(ancestors, 0xffffu),
-                                    std::memory_order_relaxed);
+    own.touches[n % kTouches].store(touch_word(entry, ancestors, by_store), std::memory_order_relaxed);
     own.touched.store(n + 1, std::memory_order_release);  // release [touch]
 }
 
@@ -228,16 +236,6 @@ bool Client::is_intact(const Look& look) {
     if (found != entry.checksum.load(std::memory_order_relaxed)) return false;
     seen.store(mark, std::memory_order_relaxed);
     return true;
-}
-
-std::uint32_t Client::changes() const noexcept { return memory_->words().changes.load(std::memory_order_acquire); }
-
-void Client::wait_for_change(std::uint32_t seen, std::int64_t most_ns) noexcept {
-    memory_->bell().changes_wanted.store(1, std::memory_order_relaxed);
-    Native::fence_seq_cst();  // [changes-wanted]: pairs with the server's [signal]
-    auto& changes = memory_->words().changes;
-    if (changes.load(std::memory_order_relaxed) != seen) return;
-    Native::futex_wait(changes, seen, std::min(most_ns, kLifeNs));
 }
 
 // --- Requests.

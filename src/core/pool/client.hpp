@@ -61,7 +61,7 @@ public:
     // Each by itself, in states that `looks` says; false where it had changed, with no place then.
     bool pin_each(std::span<const Look> looks, Places& places, std::vector<bool>& pinned);
     void unpin(Places& places) noexcept;
-    void touch(std::uint32_t entry, std::uint32_t ancestors) noexcept;
+    void touch(std::uint32_t entry, std::uint32_t ancestors, bool by_store = false) noexcept;
 
     std::uint64_t block(std::uint32_t entry) const noexcept {
         return memory_->index().entries[entry].block.load(std::memory_order_relaxed);
@@ -72,10 +72,6 @@ public:
     // Are the bytes of a pinned chunk what was stored? Looked at once for each chunk in this process.
     bool is_intact(const Look& look);
 
-    // Sleeps until the server has ended something that may be waited for, at most `most_ns`.
-    std::uint32_t changes() const noexcept;
-    void wait_for_change(std::uint32_t seen, std::int64_t most_ns) noexcept;
-
     // The seat is given back when nothing is pinned any more: at once, or by the last `unpin`.
     void close() noexcept;
     bool closed() const noexcept { return closed_.load(std::memory_order_relaxed); }
@@ -84,6 +80,7 @@ private:
     friend class Call;
     Client(std::unique_ptr<PoolMemory> memory, std::uint32_t seat, const Options& options);
     void leave() noexcept;
+    void note_since(std::span<const std::uint32_t> places) noexcept;
     void ring() noexcept;
 
     std::unique_ptr<PoolMemory> memory_;

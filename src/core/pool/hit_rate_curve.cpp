@@ -14,17 +14,20 @@ HitRateCurve::HitRateCurve(std::uint32_t capacity, std::uint64_t window)
     counts_.reserve(kCounted);
 }
 
-void HitRateCurve::access(std::span<const Digest> chain) {
+void HitRateCurve::access(std::span<const Digest> chain, const std::optional<Digest>& after) {
     accesses_ += static_cast<double>(chain.size());
     std::size_t hot = 0;
-    while (hot < chain.size() && is_hot(chain[hot])) ++hot;
+    if (!after)
+        while (hot < chain.size() && is_hot(chain[hot])) ++hot;
     hot_ += static_cast<double>(hot);
     sample_.clear();
+    if (after) sample_.push_back(*after);
     for (const Digest& digest : chain.subspan(hot))
-        if ((digest.words[3] & (sampling_ - 1)) == 0) sample_.push_back(digest);
-    sampled_ += static_cast<double>(sample_.size());
+        if (samples(digest)) sample_.push_back(digest);
+    const std::size_t before = after ? 1 : 0;
+    sampled_ += static_cast<double>(sample_.size() - before);
     for (std::size_t i = 0; i < caches_.size(); ++i)
-        hits_[i / kFactors.size()][i % kFactors.size()] += static_cast<double>(caches_[i].access(sample_));
+        hits_[i / kFactors.size()][i % kFactors.size()] += static_cast<double>(caches_[i].access(sample_, before));
     if (window_ != 0 && accesses_ >= window_) grow_old();
 }
 

@@ -12,6 +12,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -30,7 +31,9 @@ public:
     HitRateCurve(const HitRateCurve&) = delete;
     HitRateCurve& operator=(const HitRateCurve&) = delete;
 
-    void access(std::span<const Digest> chain);
+    // A chain from its first chunk on; or from behind `after`, the last sampled one of those before, which are not accessed.
+    void access(std::span<const Digest> chain, const std::optional<Digest>& after = {});
+    bool samples(const Digest& digest) const { return (digest.words[3] & (sampling_ - 1)) == 0; }
     // Prefix hits of all accesses to chunks, from 0 to 1, with that policy and so many times the memory.
     double hit_rate(std::size_t policy, std::size_t factor) const;
     std::uint64_t accesses() const { return static_cast<std::uint64_t>(accesses_); }

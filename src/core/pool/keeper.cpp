@@ -6,6 +6,7 @@
 #include "locks.hpp"
 #include "platform/clock.hpp"
 #include "pool/checksum.hpp"
+#include "pool/journal.hpp"
 #include "pool/mailbox.hpp"
 #include "pool/pins.hpp"
 
@@ -16,6 +17,16 @@ namespace {
 constexpr std::uint32_t kVictims = 64;  // in one batch: pins are collected once for all
 // Of the capacity, what is kept free once somebody stores: an allocation then waits for no eviction.
 constexpr std::uint64_t kReserveParts = 32;
+
+void describe_event(EventRecord& event, EventKind kind, EventReason reason) {
+    for (auto* words : {event.digest, event.parent})
+        for (std::size_t i = 0; i < 4; ++i) words[i].store(0, std::memory_order_relaxed);
+    for (auto* word : {&event.tenant, &event.space}) word->store(0, std::memory_order_relaxed);
+    event.length.store(0, std::memory_order_relaxed);
+    event.at_ns.store(platform::wall_clock_ns(), std::memory_order_relaxed);
+    event.what.store(static_cast<std::uint32_t>(kind) << 16 | static_cast<std::uint32_t>(reason),
+                     std::memory_order_relaxed);
+}
 
 }  // namespace
 
@@ -135,7 +146,7 @@ Status Keeper::commit(const Owner& owner, std::uint32_t e, std::uint32_t its_gen
     unlist_reserved(e);
     admit(e);
     memory_.words().stored.fetch_add(1, std::memory_order_relaxed);
-    changed_ = true;
+    note(EventKind::stored, EventReason::none, e);
     publish_totals();
     return Status::committed;
 }
@@ -197,9 +208,14 @@ void Keeper::clear(const std::uint64_t* space) {
     for (std::uint32_t e = 0; e < index_.n_entries; ++e) {
         if (state(e) != EntryState::present && state(e) != EntryState::reserved) continue;
         if (space != nullptr && memory_.record(e).space.load(std::memory_order_relaxed) != *space) continue;
-        into_limbo(e);
+        into_limbo(e, false);
         memory_.words().cleared.fetch_add(1, std::memory_order_relaxed);
     }
+    EventRecord& event = begin_event(memory_.words(), memory_.events(), memory_.header().n_events);
+    describe_event(event, EventKind::cleared, EventReason::none);
+    event.space.store(space == nullptr ? 0 : *space, std::memory_order_relaxed);
+    end_event(memory_.words());
+    changed_ = true;
     settle();
 }
 
@@ -216,6 +232,7 @@ Status Keeper::suspect(std::uint32_t e, std::uint32_t its_generation) {
     }
     set(e, EntryState::quarantined);
     index_.remove(index_.digest_of(e), e);
+    note(EventKind::removed, EventReason::damaged, e);
     --chunks_;
     ++quarantined_;
     publish_totals();
@@ -306,6 +323,7 @@ bool Keeper::evict(std::uint32_t most, std::uint32_t tenant) {
         index_.remove(index_.digest_of(e), e);
         policy_->forget(e, Gone::evicted);
         --chunks_;
+        note(EventKind::removed, EventReason::evicted, e);
         release(e);
         memory_.words().evicted.fetch_add(1, std::memory_order_relaxed);
         any = true;
@@ -328,13 +346,14 @@ void Keeper::evict_ahead() {
 }
 
 // Not to be found any more, and its block is given back when nobody holds it.
-void Keeper::into_limbo(std::uint32_t e) {
+void Keeper::into_limbo(std::uint32_t e, bool noted) {
     const bool was_present = state(e) == EntryState::present;
     set(e, EntryState::limbo);
     Native::reached(FaultPoint::pool_in_limbo);
     index_.remove(index_.digest_of(e), e);
     if (was_present) {
         --chunks_;
+        if (noted) note(EventKind::removed, EventReason::orphaned, e);
     } else {
         unlist_reserved(e);
         memory_.words().aborted.fetch_add(1, std::memory_order_relaxed);
@@ -444,12 +463,31 @@ void Keeper::admit(std::uint32_t e) {
 }
 
 void Keeper::touch(std::uint32_t e, std::uint32_t ancestors) {
-    for (; e < index_.n_entries && state(e) == EntryState::present; e = parent(e)) {
-        policy_->touch(e);
-        auto& uses = memory_.record(e).uses;
+    for_each_of_chain(e, ancestors, [&](std::uint32_t one) {
+        policy_->touch(one);
+        auto& uses = memory_.record(one).uses;
         uses.store(uses.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-        if (ancestors-- == 0) return;
+    });
+}
+
+void Keeper::note(EventKind kind, EventReason reason, std::uint32_t e) {
+    EventRecord& event = begin_event(memory_.words(), memory_.events(), memory_.header().n_events);
+    describe_event(event, kind, reason);
+    if (e != kNoEntry) {
+        const std::uint32_t p = parent(e);
+        const Digest its = index_.digest_of(e);
+        const Digest before = p == kNoEntry ? Digest{} : index_.digest_of(p);
+        for (std::size_t i = 0; i < 4; ++i) {
+            event.digest[i].store(its.words[i], std::memory_order_relaxed);
+            event.parent[i].store(before.words[i], std::memory_order_relaxed);
+        }
+        const EntryRecord& record = memory_.record(e);
+        event.tenant.store(record.tenant.load(std::memory_order_relaxed), std::memory_order_relaxed);
+        event.space.store(record.space.load(std::memory_order_relaxed), std::memory_order_relaxed);
+        event.length.store(length(e), std::memory_order_relaxed);
     }
+    end_event(memory_.words());
+    changed_ = true;
 }
 
 void Keeper::publish_totals() noexcept {

@@ -66,6 +66,21 @@ public:
 
     // Was used, with `ancestors` of its ancestors.
     void touch(std::uint32_t entry, std::uint32_t ancestors);
+    Digest key_of(std::uint32_t e) const noexcept { return index_.digest_of(e); }
+    // A chunk that is there, and so many of its ancestors: visit(entry), the last of the chain first.
+    template <class Visit>
+    void for_each_of_chain(std::uint32_t e, std::uint32_t ancestors, Visit&& visit) const {
+        for (; e < index_.n_entries && state(e) == EntryState::present; e = parent(e)) {
+            visit(e);
+            if (ancestors-- == 0) return;
+        }
+    }
+    // Those before it, as long as visit(entry) is true.
+    template <class Visit>
+    void for_each_ancestor(std::uint32_t e, Visit&& visit) const {
+        for (e = parent(e); e != kNoEntry; e = parent(e))
+            if (!visit(e)) return;
+    }
     // Gives back what nobody holds any more of what was aborted, cleared, or evicted in vain.
     void settle();
     bool has_new_limbo() const noexcept { return new_limbo_; }
@@ -112,7 +127,7 @@ private:
     void note_held();
     // Which of these entries a living client holds.
     void collect(std::span<const std::uint32_t> entries, std::vector<bool>& held);
-    void into_limbo(std::uint32_t e);
+    void into_limbo(std::uint32_t e, bool noted = true);
     void into_limbo_with_descendants(std::uint32_t e);
     void release(std::uint32_t e);
     void adopt_child(std::uint32_t parent, std::uint32_t child) noexcept;
@@ -122,6 +137,7 @@ private:
     void count(std::uint64_t tenant, std::int64_t bytes);
     void admit(std::uint32_t e);
     void publish_totals() noexcept;
+    void note(EventKind kind, EventReason reason, std::uint32_t e);
     bool offered(std::uint32_t e) const noexcept;
     // Parts of `adopt`.
     void check_bounds();

@@ -1,6 +1,7 @@
 #include "pool/memory.hpp"
 
 #include <atomic>
+#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <limits>
@@ -28,6 +29,10 @@ bool is_kept(const std::byte* bytes) {
     return header.layout_version == kPoolLayoutVersion && header.kept != 0;
 }
 
+// Of a pool's journal: some 6 MiB at most.
+constexpr std::uint32_t kLeastEvents = 1024;
+constexpr std::uint32_t kMostEvents = 1u << 16;
+
 void check_range(const char* what, std::uint64_t value, std::uint64_t least, std::uint64_t most) {
     if (value < least || value > most)
         throw Error(ErrorCode::invalid_argument, std::string(what) + " must be from " + std::to_string(least) + " to " +
@@ -47,11 +52,13 @@ PoolGeometry checked_geometry(const std::string& name, const PoolHeader& header)
                             .pins = header.n_pins,
                             .entries = header.n_entries,
                             .buckets = header.n_buckets,
+                            .events = header.n_events,
                             .seat_bytes = header.seat_bytes,
                             .seats_offset = header.seats_offset,
                             .entries_offset = header.entries_offset,
                             .records_offset = header.records_offset,
                             .cells_offset = header.cells_offset,
+                            .events_offset = header.events_offset,
                             .data_offset = header.data_offset,
                             .total_bytes = header.total_bytes};
     if (!(said == plan)) throw_mismatch(name, "its header is damaged: its sizes do not fit together");
@@ -90,14 +97,17 @@ PoolGeometry plan_pool(std::uint64_t capacity, std::uint32_t seats, std::uint32_
             : static_cast<std::uint32_t>(std::clamp<std::uint64_t>(plan.capacity / kBytesAnEntry, 64, kMaxEntries));
     check_range("the number of a pool's entries", plan.entries, 1, kMaxEntries);
     plan.buckets = std::max(plan.entries / (kCellsInBucket / 2), 8u);
-    plan.seat_bytes = round_up(sizeof(NativePoolSeat) + std::uint64_t{plan.pins - 1} * sizeof(std::uint64_t),
+    plan.events = std::bit_floor(std::clamp(plan.entries, kLeastEvents, kMostEvents));
+    plan.seat_bytes = round_up(sizeof(NativePoolSeat) + std::uint64_t{plan.pins - 1} * sizeof(std::uint64_t) +
+                                   std::uint64_t{plan.pins} * sizeof(std::uint32_t),
                                std::max<std::uint64_t>(page, 4096));
     plan.seats_offset = round_up(kSeatsFrom, page);
     plan.entries_offset = plan.seats_offset + plan.seats * plan.seat_bytes;
     plan.records_offset = plan.entries_offset + std::uint64_t{plan.entries} * sizeof(NativeEntry);
     plan.cells_offset = plan.records_offset + std::uint64_t{plan.entries} * sizeof(EntryRecord);
-    plan.data_offset =
+    plan.events_offset =
         round_up(plan.cells_offset + std::uint64_t{plan.buckets} * kCellsInBucket * sizeof(std::uint64_t), page);
+    plan.data_offset = round_up(plan.events_offset + std::uint64_t{plan.events} * sizeof(EventRecord), page);
     plan.total_bytes = plan.data_offset + plan.capacity;
     return plan;
 }
@@ -148,11 +158,13 @@ std::unique_ptr<PoolMemory> PoolMemory::create(const Request& request) {
     header.n_pins = plan.pins;
     header.n_entries = plan.entries;
     header.n_buckets = plan.buckets;
+    header.n_events = plan.events;
     header.seat_bytes = plan.seat_bytes;
     header.seats_offset = plan.seats_offset;
     header.entries_offset = plan.entries_offset;
     header.records_offset = plan.records_offset;
     header.cells_offset = plan.cells_offset;
+    header.events_offset = plan.events_offset;
     header.data_offset = plan.data_offset;
     header.creator_pid = platform::process_id();
     header.kept = request.kept ? 1 : 0;
@@ -257,6 +269,15 @@ std::string PoolMemory::server() const {
            platform::describe_process(words().pid.load(std::memory_order_relaxed),
                                       words().pid_namespace.load(std::memory_order_relaxed)) +
            ")";
+}
+
+void PoolMemory::wait_for_change(std::uint32_t seen, std::int64_t most_ns) const noexcept {
+    constexpr std::int64_t kMostNs = 250'000'000;  // then callers ask whether the server lives
+    bell().changes_wanted.store(1, std::memory_order_relaxed);
+    Native::fence_seq_cst();  // [changes-wanted]: pairs with the server's [signal]
+    auto& changes = words().changes;
+    if (changes.load(std::memory_order_relaxed) != seen) return;
+    Native::futex_wait(changes, seen, std::min(most_ns, kMostNs));
 }
 
 const platform::SharedFile& PoolMemory::file() const {

@@ -29,11 +29,13 @@ struct PoolGeometry {
     std::uint32_t entries = 0;
     // derived
     std::uint32_t buckets = 0;
+    std::uint32_t events = 0;
     std::uint64_t seat_bytes = 0;
     std::uint64_t seats_offset = 0;
     std::uint64_t entries_offset = 0;
     std::uint64_t records_offset = 0;
     std::uint64_t cells_offset = 0;
+    std::uint64_t events_offset = 0;
     std::uint64_t data_offset = 0;
     std::uint64_t total_bytes = 0;
 
@@ -97,6 +99,10 @@ public:
     bool server_alive() const { return area_->creator_alive(); }
     std::string server() const;  // "its server (pid 7, stopped)"
 
+    // Sleeps until the server has stored or removed something since `seen`, at most `most_ns`, and not for long at a time.
+    std::uint32_t changes() const noexcept { return words().changes.load(std::memory_order_acquire); }
+    void wait_for_change(std::uint32_t seen, std::int64_t most_ns) const noexcept;
+
     ServerWords<Native>& words() const noexcept { return *at<ServerWords<Native>>(kServerWordsOffset); }
     Bell<Native>& bell() const noexcept { return *reinterpret_cast<Bell<Native>*>(bell_); }
     NativePoolSeat& seat(std::uint32_t i) const noexcept {
@@ -105,6 +111,7 @@ public:
     EntryRecord& record(std::uint32_t entry) const noexcept { return at<EntryRecord>(header_.records_offset)[entry]; }
     const Index<Native>& index() const noexcept { return index_; }
     Index<Native>& index() noexcept { return index_; }
+    EventRecord* events() const noexcept { return at<EventRecord>(header_.events_offset); }
     const std::byte* data() const noexcept { return bytes_ + header_.data_offset; }
 
     // A client's: takes the first vacant seat whose lock it gets, and maps it writable; nothing if there is none now.

@@ -7,6 +7,7 @@
 //     entries_offset  Entry[]        one for each chunk that the pool can hold
 //     records_offset  EntryRecord[]  what a hit does not need of them
 //     cells_offset    cells          which entry a key has: two buckets of eight for each key
+//     events_offset   EventRecord[]  what was stored and removed lately
 //     data_offset     blocks         the chunks' bytes
 //
 // A client maps all of it read-only, and once more, writable, its own seat, the bell, and the blocks when it first stores.
@@ -28,7 +29,7 @@
 namespace ringcast::pool {
 
 inline constexpr std::uint64_t kPoolMagic = 0x314c'4f4f'5047'4e52;  // "RNGPOOL1" in memory order
-inline constexpr std::uint32_t kPoolLayoutVersion = 1;
+inline constexpr std::uint32_t kPoolLayoutVersion = 2;
 inline constexpr std::uint32_t kMaxSeats = 1024;
 inline constexpr std::uint32_t kMaxPins = 1u << 20;
 inline constexpr std::uint32_t kMaxEntries = 1u << 28;
@@ -37,6 +38,9 @@ inline constexpr std::uint32_t kCellsInBucket = 8;
 inline constexpr std::uint32_t kMailSlots = 8;
 inline constexpr std::uint32_t kBatch = 256;  // keys in one request
 inline constexpr std::uint32_t kTouches = 64;
+inline constexpr std::uint32_t kQuotasShown = 64;
+inline constexpr std::uint32_t kPolicies = 3;
+inline constexpr std::uint32_t kCurveFactors = 4;
 inline constexpr std::size_t kWorkerIdBytes = 64;
 
 struct PoolHeader {
@@ -56,11 +60,12 @@ struct PoolHeader {
     std::uint64_t entries_offset;
     std::uint64_t records_offset;
     std::uint64_t cells_offset;
+    std::uint64_t events_offset;
     std::uint64_t data_offset;
+    std::uint32_t n_events;  // a power of two
     std::uint32_t creator_pid;
     std::uint32_t kept;       // 1: it stays when nobody has it
     std::uint32_t checksums;  // 1: what is stored by hand gets one
-    std::uint32_t unused;
     std::uint64_t creator_pid_namespace;
     std::int64_t created_at_ns;  // wall clock, for people
     char release[kReleaseBytes];
@@ -190,6 +195,20 @@ struct alignas(kLinePair) MailSlot {
 // Counted by the seat's client, for `pool stat`.
 struct SeatCounters {
     std::atomic<std::uint64_t> lookups, keys_looked_up, keys_found, retrieves, keys_retrieved, hits;
+
+    // By its only writer.
+    void add(const SeatCounters& other) noexcept {
+        const auto one = [](std::atomic<std::uint64_t>& count, const std::atomic<std::uint64_t>& more) {
+            count.store(count.load(std::memory_order_relaxed) + more.load(std::memory_order_relaxed),
+                        std::memory_order_relaxed);
+        };
+        one(lookups, other.lookups);
+        one(keys_looked_up, other.keys_looked_up);
+        one(keys_found, other.keys_found);
+        one(retrieves, other.retrieves);
+        one(keys_retrieved, other.keys_retrieved);
+        one(hits, other.hits);
+    }
 };
 
 template <class P>
@@ -202,12 +221,31 @@ struct alignas(4096) PoolSeat {
     alignas(kLinePair) SeatCounters counters;
     // How many of its pins may be other than 0: never lowered while the seat is taken.
     alignas(kLinePair) typename P::template atomic<std::uint32_t> pins_used;
-    // What was used lately, for the policy: entry << 32 | how many of its ancestors along. Overwritten when full.
+    // What was used lately, for the policy: see `touch_word`. Overwritten when full.
     std::atomic<std::uint64_t> touched;  // how many there have been
     std::atomic<std::uint64_t> touches[kTouches];
     MailSlot<P> mail[kMailSlots];
-    typename P::template atomic<std::uint64_t> pins[1];  // n_pins of them
+    typename P::template atomic<std::uint64_t> pins[1];  // n_pins of them; then since when each is there, for people
 };
+
+// When that pin was put, in milliseconds of the monotonic clock, of which these are the low bits.
+template <class P>
+std::atomic<std::uint32_t>* pinned_since(const PoolSeat<P>& seat, std::uint32_t n_pins) noexcept {
+    return reinterpret_cast<std::atomic<std::uint32_t>*>(
+        const_cast<typename P::template atomic<std::uint64_t>*>(seat.pins + n_pins));
+}
+
+// An entry that was used, and how many of its ancestors along. By a store: they were there when the rest was stored.
+inline constexpr std::uint64_t touch_word(std::uint32_t entry, std::uint32_t ancestors, bool by_store) noexcept {
+    return std::uint64_t{entry} << 32 | std::uint64_t{by_store} << 16 | std::min(ancestors, 0xffffu);
+}
+inline constexpr std::uint32_t touched_entry(std::uint64_t touch) noexcept {
+    return static_cast<std::uint32_t>(touch >> 32);
+}
+inline constexpr std::uint32_t touched_ancestors(std::uint64_t touch) noexcept {
+    return static_cast<std::uint32_t>(touch) & 0xffff;
+}
+inline constexpr bool touched_by_store(std::uint64_t touch) noexcept { return (touch >> 16 & 1) != 0; }
 
 inline constexpr std::uint64_t seat_word(std::uint32_t incarnation, PoolSeatState state) noexcept {
     return std::uint64_t{incarnation} << 32 | static_cast<std::uint32_t>(state);
@@ -221,6 +259,31 @@ inline constexpr PoolSeatState seat_state(std::uint64_t word) noexcept {
 
 enum class PoolLife : std::uint32_t { open = 0, closed = 1 };
 
+// What happened to chunks, for whoever keeps a picture of what is in the pool.
+enum class EventKind : std::uint32_t {
+    stored = 1,
+    removed,
+    cleared,  // all of a namespace, or of the pool
+    resync,   // a server took the pool over: what happened before may be missing, and the picture is to be made anew
+};
+enum class EventReason : std::uint32_t {
+    none = 0,
+    evicted,   // for what was to be stored
+    orphaned,  // what it continued is gone
+    damaged,   // its bytes were not what was stored
+};
+
+// One place of the journal (journal.hpp). Written by the server alone, relaxed.
+struct alignas(32) EventRecord {
+    std::atomic<std::uint64_t> digest[4];
+    std::atomic<std::uint64_t> parent[4];  // zeros: none
+    std::atomic<std::uint64_t> tenant;
+    std::atomic<std::uint64_t> space;  // of `cleared`: 0 is all of the pool
+    std::atomic<std::int64_t> at_ns;   // wall clock
+    std::atomic<std::uint32_t> length;
+    std::atomic<std::uint32_t> what;  // kind << 16 | reason
+};
+
 template <class P>
 struct ServerWords {
     std::atomic<std::uint32_t> initialised;  // 1, stored last by the creator
@@ -230,9 +293,21 @@ struct ServerWords {
     std::atomic<std::uint64_t> pid_namespace;
     // Counts whatever ends a wait for a chunk: a commit, an abort. Its own futex.
     alignas(kLinePair) typename P::futex_word changes;
+    // Of the journal: how many events there have been, and how many have been begun.
+    alignas(kLinePair) typename P::template atomic<std::uint64_t> events;
+    typename P::template atomic<std::uint64_t> events_begun;
     // For people.
     alignas(kLinePair) std::atomic<std::uint64_t> used_bytes, chunks, reserved, limbo, quarantined;
     std::atomic<std::uint64_t> stored, evicted, aborted, cleared, no_memory, full_buckets, refused;
+    SeatCounters past;  // of clients that are gone
+    std::atomic<std::uint32_t> policy;
+    // What each policy would hit, in millionths, with other sizes (hit_rate_curve.hpp), and of how many accesses that is.
+    std::atomic<std::uint32_t> curve[kPolicies][kCurveFactors];
+    std::atomic<std::uint64_t> curve_accesses, curve_lost;
+    std::atomic<std::uint32_t> n_quotas;  // of which the first are here
+    struct {
+        std::atomic<std::uint64_t> tenant, bytes;
+    } quotas[kQuotasShown];
 };
 
 template <class P>

@@ -30,6 +30,7 @@ Server::~Server() {
     close();
     // A forked child has the object and not the thread.
     if (thread_.joinable()) new std::thread(std::move(thread_));
+    if (in_forked_child()) static_cast<void>(meter_.release());
 }
 
 Server::Server(const Options& options)
@@ -41,7 +42,22 @@ Server::Server(const Options& options)
     words.pid.store(platform::process_id(), std::memory_order_relaxed);
     words.pid_namespace.store(platform::pid_namespace(), std::memory_order_relaxed);
     words.epoch.store(words.epoch.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+    words.policy.store(static_cast<std::uint32_t>(options.policy), std::memory_order_relaxed);
+    std::uint32_t n_quotas = 0;
+    for (const auto& [tenant, bytes] : options.quotas) {
+        if (n_quotas < kQuotasShown) {
+            words.quotas[n_quotas].tenant.store(tenant, std::memory_order_relaxed);
+            words.quotas[n_quotas].bytes.store(bytes, std::memory_order_relaxed);
+        }
+        ++n_quotas;
+    }
+    words.n_quotas.store(n_quotas, std::memory_order_relaxed);
+    for (auto& row : words.curve)
+        for (auto& rate : row) rate.store(0, std::memory_order_relaxed);
+    words.curve_accesses.store(0, std::memory_order_relaxed);
+    words.curve_lost.store(0, std::memory_order_relaxed);
     memory_->bell().server_parked.word.store(0, std::memory_order_relaxed);  // a dead one may have slept
+    meter_ = std::make_unique<HitRateMeter>(words);
     if (adopted_) {
         keeper_.adopt();
         for (std::uint32_t seat = 0; seat < memory_->header().n_seats; ++seat) {
@@ -66,6 +82,7 @@ void Server::close() noexcept {
     for (std::uint32_t i = 0; i < memory_->header().n_seats; ++i)
         for (auto& slot : memory_->seat(i).mail) unpark<Native>(slot.parked);
     announce_changes();
+    meter_.reset();
     const std::lock_guard guard(closing_);
     memory_.reset();
 }
@@ -84,6 +101,7 @@ void Server::run() noexcept {
         if (platform::monotonic_ns() >= look_at) {
             take_touches();
             look_after_seats();
+            meter_->rouse();
             look_at = platform::monotonic_ns() + kLookNs;
         }
         if (worked) {
@@ -158,6 +176,7 @@ void Server::serve_slot(std::uint32_t seat, std::uint32_t i) {
         Native::reached(FaultPoint::pool_answered);
         Native::fence_seq_cst();  // [signal]
         unpark<Native>(slot.parked);
+        note_misses();
         return;
     }
     if (slot.word.load(std::memory_order_relaxed) != mail_word(number, MailPhase::withdrawn)) return;
@@ -225,6 +244,7 @@ void Server::perform_reserve(NativeMailSlot& slot) {
     Storing storing{.owner = r.owner, .length = r.length, .tenant = r.tenant, .space = r.space, .expected = r.count};
     std::uint32_t parent = kNoEntry;
     bool orphaned = false;
+    missed_.clear();
     if (r.has_parent && r.chained) {
         parent = keeper_.parent_of_chain(r.parent);
         orphaned = parent == kNoEntry;
@@ -233,6 +253,7 @@ void Server::perform_reserve(NativeMailSlot& slot) {
         MailItem& item = slot.items[i];
         Keeper::Reserved got{Status::orphan};
         if (!orphaned) got = keeper_.reserve(storing, r.items[i].key, parent);
+        if (got.status == Status::reserved) missed_.push_back(got.entry);
         if (r.chained) {
             parent = got.entry;
             orphaned = got.entry == kNoEntry;
@@ -242,6 +263,36 @@ void Server::perform_reserve(NativeMailSlot& slot) {
         item.generation.store(got.entry == kNoEntry ? 0 : keeper_.generation_of_entry(got.entry),
                               std::memory_order_relaxed);
     }
+}
+
+// What was found there, for the curve of hit rates.
+void Server::note_access(std::uint32_t entry, std::uint32_t ancestors) {
+    accessed_.clear();
+    keeper_.for_each_of_chain(entry, ancestors, [&](std::uint32_t e) { accessed_.push_back(keeper_.key_of(e)); });
+    std::ranges::reverse(accessed_);
+    if (!accessed_.empty()) meter_->note(accessed_, {});
+}
+
+// What was reserved had been missed.
+void Server::note_misses() {
+    if (request_.kind != Ask::reserve || missed_.empty()) return;
+    if (!meter_->begun()) {
+        const PoolHeader& header = memory_->header();
+        const std::uint64_t chunks = std::clamp<std::uint64_t>(header.capacity / request_.length, 1, header.n_entries);
+        meter_->begin(static_cast<std::uint32_t>(chunks));
+    }
+    const auto note = [&](std::size_t begin, std::size_t end) {
+        std::optional<Digest> after;
+        keeper_.for_each_ancestor(missed_[begin], [&](std::uint32_t e) {
+            if (meter_->samples(keeper_.key_of(e))) after = keeper_.key_of(e);
+            return !after;
+        });
+        accessed_.clear();
+        for (std::size_t i = begin; i < end; ++i) accessed_.push_back(keeper_.key_of(missed_[i]));
+        meter_->note(accessed_, after);
+    };
+    if (request_.chained) return note(0, missed_.size());
+    for (std::size_t i = 0; i < missed_.size(); ++i) note(i, i + 1);
 }
 
 void Server::announce_changes() noexcept {
@@ -272,6 +323,7 @@ void Server::look_after(std::uint32_t seat) {
 void Server::give_back(std::uint32_t i) {
     NativePoolSeat& seat = memory_->seat(i);
     keeper_.abort_all_of(i);
+    memory_->words().past.add(seat.counters);
     for (auto& slot : seat.mail) slot.word.store(mail_word(0, MailPhase::idle), std::memory_order_relaxed);
     const std::uint32_t used = std::min(seat.pins_used.load(std::memory_order_relaxed), memory_->header().n_pins);
     for (std::uint32_t k = 0; k < used; ++k) seat.pins[k].store(0, std::memory_order_relaxed);
@@ -288,7 +340,8 @@ void Server::take_touches() {
         if (touched < seen || touched - seen > kTouches) seen = touched - std::min<std::uint64_t>(touched, kTouches);
         for (; seen < touched; ++seen) {
             const std::uint64_t touch = seat.touches[seen % kTouches].load(std::memory_order_relaxed);
-            keeper_.touch(static_cast<std::uint32_t>(touch >> 32), static_cast<std::uint32_t>(touch) & 0xffff);
+            keeper_.touch(touched_entry(touch), touched_ancestors(touch));
+            if (meter_->begun() && !touched_by_store(touch)) note_access(touched_entry(touch), touched_ancestors(touch));
         }
     }
 }

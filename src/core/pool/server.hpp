@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "pool/hit_rate_meter.hpp"
 #include "pool/keeper.hpp"
 #include "pool/memory.hpp"
 #include "waiting.hpp"
@@ -74,6 +75,8 @@ private:
     void look_after(std::uint32_t seat);
     void give_back(std::uint32_t seat);
     void take_touches();
+    void note_access(std::uint32_t entry, std::uint32_t ancestors);
+    void note_misses();
     void announce_changes() noexcept;
     bool rung() const noexcept;
 
@@ -84,6 +87,9 @@ private:
     Keeper keeper_;
     std::vector<std::uint64_t> touches_seen_;
     Request request_;
+    std::unique_ptr<HitRateMeter> meter_;
+    std::vector<Digest> accessed_;
+    std::vector<std::uint32_t> missed_;  // of a request: what was reserved
     std::atomic<bool> stopping_{false};  // relaxed: `rouse` of parking.hpp orders it
     std::atomic<bool> closed_{false};
     WaitCounters counters_;

@@ -16,7 +16,7 @@ CacheSimulator::CacheSimulator(PolicyKind kind, std::uint32_t capacity, bool lea
     for (std::uint32_t entry = 2 * capacity_; entry-- != 0;) spare_.push_back(entry);
 }
 
-std::size_t CacheSimulator::access(std::span<const Digest> chain) {
+std::size_t CacheSimulator::access(std::span<const Digest> chain, std::size_t before) {
     ++request_;
     std::size_t leading = 0;
     bool all_there = true;
@@ -35,14 +35,14 @@ std::size_t CacheSimulator::access(std::span<const Digest> chain) {
         } else {
             if (requested_[entry] == 0 || requested_[entry] == request_) break;  // no chain goes through a chunk twice
             requested_[entry] = request_;
-            leading += all_there ? 1 : 0;
+            leading += all_there && chain_.size() >= before ? 1 : 0;
         }
         chain_.push_back(entry);
     }
     for (std::size_t i = chain_.size(); i-- != 0;) {
         const std::uint32_t entry = chain_[i];
         if (requested_[entry] != 0) {
-            policy_->touch(entry);
+            if (i >= before) policy_->touch(entry);
             continue;
         }
         requested_[entry] = request_;

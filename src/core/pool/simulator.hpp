@@ -17,8 +17,9 @@ public:
     CacheSimulator(PolicyKind kind, std::uint32_t capacity, bool leaf_first);
 
     // A request for a chain of chunks: how many lead that are there. All are there after it, as far as there is room: used from
-    // the last to the first, which is the hottest then, and none of them is a victim meanwhile.
-    std::size_t access(std::span<const Digest> chain);
+    // the last to the first, which is the hottest then, and none of them is a victim meanwhile. The first `before` are only
+    // what the others continue: not counted, and not used.
+    std::size_t access(std::span<const Digest> chain, std::size_t before = 0);
 
     std::uint32_t size() const { return size_; }
 

@@ -7,16 +7,20 @@ _server       owns the memory and hands it out
 _client       looks up, reads and stores
 _status       what became of a key
 _looking      pools seen from outside
+_events       what happens to chunks, told in order
 """
 
 from ringcast._core import Found, RetrieveLease, Slot, StoreLease
 from ringcast.pool._client import Health, PoolClient, PoolInfo
+from ringcast.pool._events import PoolEvent, watch
 from ringcast.pool._keys import Keys, chunk_keys, keys_from_hashes
 from ringcast.pool._layouts import KVLayout
 from ringcast.pool._looking import (
     FoundPools,
     PoolClientStats,
+    PoolPin,
     PoolStats,
+    PoolTenant,
     UnreadablePool,
     describe,
     list_pools,
@@ -36,9 +40,12 @@ __all__ = [
     "Namespace",
     "PoolClient",
     "PoolClientStats",
+    "PoolEvent",
     "PoolInfo",
+    "PoolPin",
     "PoolServer",
     "PoolStats",
+    "PoolTenant",
     "RetrieveLease",
     "Slot",
     "StoreLease",
@@ -49,4 +56,5 @@ __all__ = [
     "list_pools",
     "remove",
     "salt_digest",
+    "watch",
 ]

@@ -24,6 +24,8 @@ class PoolClientStats(TypedDict):
     """When it took its seat, by the wall clock."""
     pins: int
     """How many chunks, or runs of chunks, it holds."""
+    oldest_pin_s: float
+    """For how long it has held the one that it has held longest; 0.0: it holds none."""
     lookups: int
     keys_looked_up: int
     keys_found: int
@@ -32,6 +34,27 @@ class PoolClientStats(TypedDict):
     """How many keys it wanted to retrieve."""
     hits: int
     """How many of those it got."""
+
+
+class PoolPin(TypedDict):
+    """A chunk, or the end of a run of chunks, that a living client holds."""
+
+    seat: int
+    worker_id: str
+    pid: int
+    age_s: float
+    key: str
+    """In hex."""
+
+
+class PoolTenant(TypedDict):
+    """Whose chunks they are: those of all namespaces with one salt."""
+
+    salt_digest: str
+    """The first 8 bytes, in hex, of what `salt_digest` makes of the salt; chunks without one have b"" as theirs."""
+    chunks: int
+    used_bytes: int
+    quota: int | None
 
 
 class PoolStats(TypedDict):
@@ -53,6 +76,7 @@ class PoolStats(TypedDict):
     capacity: int
     entries: int
     """How many chunks there may be."""
+    policy: str
     used_bytes: int
     chunks: int
     reserved: int
@@ -68,6 +92,28 @@ class PoolStats(TypedDict):
     no_memory: int
     full_buckets: int
     refused: int
+    events: int
+    """How many there have been: the number of the next one that `watch` gives."""
+    lookups: int
+    keys_looked_up: int
+    keys_found: int
+    retrieves: int
+    keys_retrieved: int
+    hits: int
+    """Of all clients that there have been, as the fields of each above; of a killed one as far as it came."""
+    tenants: list[PoolTenant]
+    """Those with chunks, the largest first, and those with a quota (of more than 64 quotas 64)."""
+    curve: dict[str, dict[str, float]]
+    """By policy, by size ("0.5", "1", "2" and "4" times the capacity): the share of accesses that would be hits.
+
+    From a sample of what was asked of this server; empty before the first store.
+    """
+    curve_accesses: int
+    """How many accesses to chunks that is from; older ones count less."""
+    curve_lost: int
+    """Accesses that came too fast to be counted."""
+    oldest_pins: list[PoolPin]
+    """The eight that have been held longest, the oldest first."""
     clients: list[PoolClientStats]
 
 

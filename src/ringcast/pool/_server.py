@@ -16,6 +16,7 @@ from ringcast._names import PREFIX, pool_segment_name, suffix
 from ringcast._sizes import byte_size
 from ringcast._version import __version__
 from ringcast.errors import ArgumentError, PoolClosedError, RingcastError
+from ringcast.pool._events import EventSink, Teller, checked_sink
 from ringcast.pool._looking import PoolStats, as_stats
 from ringcast.pool._namespace import salt_digest
 from ringcast.waiting import Wait, WaitSettings
@@ -46,6 +47,9 @@ class PoolServer:
         seats: how many clients there may be. pins: how many chunks, or runs of chunks, each may hold.
         entries: how many chunks there may be; None: one for each 16 KiB.
         wait: how the server waits for requests, as in MessageQueue.
+        on_event: a function that a thread of this process calls with a list of `PoolEvent`s at a time, in order; or a
+            MessageQueue to whose readers they are sent. Neither holds the server up: who falls behind gets a "resync".
+            An exception of the function is logged. `watch` has the events in any process.
 
     `start` raises SegmentExistsError if a living server has the name, SegmentMismatchError if what a dead one left has
     other sizes, CapacityError.
@@ -68,6 +72,7 @@ class PoolServer:
         pins: int = 4096,
         entries: int | None = None,
         wait: Wait = None,
+        on_event: EventSink | None = None,
     ) -> None:
         self.name = name
         self.segment: str = pool_segment_name(name)
@@ -86,6 +91,8 @@ class PoolServer:
             "quotas": _quotas(quota),
             "waiting": WaitSettings.of(wait).strategy,
         }
+        self._sink = checked_sink(on_event)
+        self._teller: Teller | None = None
         self._core: _core.PoolServer | None = None
         self._pid = 0
         self._ended = threading.Event()
@@ -105,6 +112,8 @@ class PoolServer:
         self._core = _core.PoolServer(**self._request)
         self._pid = os.getpid()
         _hold(self)
+        if self._sink is not None:
+            self._teller = Teller(self.name, self._sink, self._core.adopted)
         if _is_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, _on_termination)
         return self
@@ -158,6 +167,8 @@ class PoolServer:
         if core is None or self._pid != os.getpid():
             return
         core.close()
+        if self._teller is not None:
+            self._teller.end()
         self._ended.set()
         _open.discard(self)
         if not _open and _is_main_thread() and signal.getsignal(signal.SIGTERM) is _on_termination:

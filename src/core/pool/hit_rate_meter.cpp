@@ -1,0 +1,73 @@
+#include "pool/hit_rate_meter.hpp"
+
+#include <cmath>
+
+#include "threads.hpp"
+
+namespace ringcast::pool {
+
+namespace {
+
+constexpr std::size_t kMostNoted = 64 * 1024;  // digests
+// After so many accesses for each chunk that there is room for, what was before counts half.
+constexpr std::uint64_t kWindowTurnovers = 16;
+static_assert(HitRateCurve::kPolicies.size() == kPolicies && HitRateCurve::kFactors.size() == kCurveFactors);
+
+}  // namespace
+
+HitRateMeter::HitRateMeter(ServerWords<platform::Native>& words)
+    : words_(words), thread_(start_without_signals([this] { run(); })) {}
+
+void HitRateMeter::begin(std::uint32_t chunks) { curve_.emplace(chunks, kWindowTurnovers * chunks); }
+
+HitRateMeter::~HitRateMeter() {
+    {
+        const std::lock_guard guard(mutex_);
+        ending_ = true;
+    }
+    roused_.notify_one();
+    thread_.join();
+}
+
+void HitRateMeter::note(std::span<const Digest> chain, const std::optional<Digest>& after) {
+    const std::lock_guard guard(mutex_);
+    if (noted_.digests.size() + chain.size() > kMostNoted) {
+        words_.curve_lost.fetch_add(chain.size(), std::memory_order_relaxed);
+        return;
+    }
+    noted_.accesses.push_back({static_cast<std::uint32_t>(noted_.digests.size()),
+                               static_cast<std::uint32_t>(chain.size()), after});
+    noted_.digests.insert(noted_.digests.end(), chain.begin(), chain.end());
+}
+
+void HitRateMeter::rouse() {
+    {
+        const std::lock_guard guard(mutex_);
+        if (noted_.accesses.empty()) return;
+    }
+    roused_.notify_one();
+}
+
+void HitRateMeter::run() {
+    Noted now;
+    for (;;) {
+        {
+            std::unique_lock guard(mutex_);
+            roused_.wait(guard, [this] { return ending_ || !noted_.accesses.empty(); });
+            if (ending_) return;
+            std::swap(now, noted_);
+        }
+        for (const Access& access : now.accesses)
+            curve_->access(std::span(now.digests).subspan(access.begin, access.count), access.after);
+        now.digests.clear();
+        now.accesses.clear();
+        for (std::size_t policy = 0; policy < kPolicies; ++policy)
+            for (std::size_t factor = 0; factor < kCurveFactors; ++factor)
+                words_.curve[policy][factor].store(
+                    static_cast<std::uint32_t>(std::lround(curve_->hit_rate(policy, factor) * 1e6)),
+                    std::memory_order_relaxed);
+        words_.curve_accesses.store(curve_->accesses(), std::memory_order_relaxed);
+    }
+}
+
+}  // namespace ringcast::pool
