@@ -232,6 +232,25 @@ void serve_on(World& world) {
 
 void serve(World& world) { serve_on(world); }
 
+void note_events(World& world) {
+    PoolWorld& pool = *world.pool;
+    for (std::uint32_t number = 0; number < 2; ++number) {
+        auto& event = begin_event(pool.words, &pool.event, 1);
+        for (auto& word : event) word.store(number + 1, std::memory_order_relaxed);
+        end_event(pool.words);
+    }
+}
+
+void read_event(World& world) {
+    PoolWorld& pool = *world.pool;
+    const auto n = static_cast<std::uint32_t>(events_so_far(pool.words));
+    if (n == 0) return;
+    const std::uint32_t first = pool.event[0].load(std::memory_order_relaxed);
+    const std::uint32_t second = pool.event[1].load(std::memory_order_relaxed);
+    if (first_intact_event(pool.words, 1) > n - 1) return;
+    Explorer::the().expect(first == n && second == n, "an event is read that was half-written, or is another");
+}
+
 void adopt(World& world) {
     Explorer::the().lock(PoolWorld::kServerLock, Site::current());
     world.pool->server_parked.word.store(0, std::memory_order_relaxed);  // the dead one may have slept

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "pool/index.hpp"
+#include "pool/journal.hpp"
 #include "pool/mailbox.hpp"
 #include "pool/pins.hpp"
 
@@ -45,6 +46,8 @@ public:
     Policy::atomic<std::uint64_t> mail;
     Policy::atomic<std::uint32_t> request;  // what is asked
     Policy::atomic<std::uint32_t> status;   // answered: was there room?
+    ringcast::pool::ServerWords<Policy> words;
+    std::array<Policy::atomic<std::uint32_t>, 2> event;  // the one place of a journal: both say the event's number + 1
     ringcast::Parked<Policy> server_parked;
     ringcast::Parked<Policy> client_parked;
 
@@ -69,6 +72,10 @@ void look_for_the_next(World& world);
 void reserve_and_fill(World& world, bool withdraws);
 // The server of such a client; then looks whether what it reserved is still somebody's, and fills the block itself if not.
 void serve(World& world);
+// A server notes two events, in a journal that has room for one.
+void note_events(World& world);
+// Somebody reads the last one that there is.
+void read_event(World& world);
 // Another server, once there is none.
 void adopt(World& world);
 

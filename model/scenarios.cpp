@@ -505,6 +505,15 @@ const std::vector<Scenario>& scenarios() {
          },
          0,
          Scenario::Pool::empty},
+        {"events",
+         "read while the next one takes their place",
+         {.blocks = 2},
+         [](World& w) {
+             return std::vector{Thread{"server", [&w] { note_events(w); }},
+                                Thread{"watcher", [&w] { read_event(w); }}};
+         },
+         0,
+         Scenario::Pool::empty},
         {"a departure",
          "that the writer looks for",
          {.state = SeatState::active},

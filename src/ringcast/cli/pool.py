@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
@@ -13,7 +14,17 @@ from click.shell_completion import CompletionItem
 
 from ringcast import _core
 from ringcast.cli import common
-from ringcast.pool import FoundPools, PoolClient, PoolServer, PoolStats, describe, list_pools, remove
+from ringcast.pool import (
+    FoundPools,
+    PoolClient,
+    PoolEvent,
+    PoolServer,
+    PoolStats,
+    describe,
+    list_pools,
+    remove,
+    watch,
+)
 from ringcast.pool._server import POLICIES
 from ringcast.waiting import DEFAULT_WAIT
 
@@ -137,7 +148,9 @@ def serve(
 STAT = """Show what is in the pool NAME, how often it is hit, and who uses it. Takes no seat and asks no server.
 
 LIMBO are chunks that are gone but for somebody who still holds them; QUARANTINED those whose bytes were not what was
-stored. Hit rates are those of the clients there are, since each came. The exit code is 1 if there is no such pool.
+stored. Hit rates are of all keys that clients have asked for, those that are gone too. OLDEST is how long a client has
+held what it has held longest. What other sizes would hit is told from a sample of what this server was asked for. The
+exit code is 1 if there is no such pool.
 """
 
 STAT_EPILOG = f"""\b
@@ -188,6 +201,10 @@ def _rates_of(name: str) -> Callable[[], list[RenderableType]]:
 
 
 def _shown(pool: PoolStats, before: PoolStats | None, seconds: float) -> Iterator[RenderableType]:
+    def rate(what: str) -> str:
+        now, then = (one and one[what] for one in (pool, before))  # type: ignore[literal-required]
+        return f" ({(now - then) / seconds:.0f}/s)" if then is not None and seconds > 0 else ""
+
     used = 100 * pool["used_bytes"] / pool["capacity"]
     clients = pool["clients"]
     lines = [
@@ -197,12 +214,12 @@ def _shown(pool: PoolStats, before: PoolStats | None, seconds: float) -> Iterato
         ("used", f"{common.human_bytes(pool['used_bytes'])} of {common.human_bytes(pool['capacity'])}, {used:.1f} %"),
         ("chunks", f"{pool['chunks']} of {pool['entries']}, {pool['reserved']} being stored"),
         ("gone", f"{pool['limbo']} in limbo, {pool['quarantined']} quarantined"),
-        ("lookups", _hit_rate(*(sum(client[key] for client in clients) for key in ("keys_found", "keys_looked_up")))),
-        ("retrieves", _hit_rate(*(sum(client[key] for client in clients) for key in ("hits", "keys_retrieved")))),
+        ("policy", pool["policy"]),
+        ("lookups", _hit_rate(pool["keys_found"], pool["keys_looked_up"]) + rate("keys_looked_up")),
+        ("retrieves", _hit_rate(pool["hits"], pool["keys_retrieved"]) + rate("keys_retrieved")),
     ]
     for what in ("stored", "evicted", "aborted", "cleared", "no_memory", "full_buckets", "refused"):
-        rate = f" ({(pool[what] - before[what]) / seconds:.0f}/s)" if before is not None and seconds > 0 else ""
-        lines.append((what.replace("_", " "), f"{pool[what]}{rate}"))
+        lines.append((what.replace("_", " "), f"{pool[what]}{rate(what)}"))
     width = max(len(what) for what, _ in lines)
     yield from (common.plain(f"{what:{width}}  {found}") for what, found in lines)
     yield common.plain(f"{'clients':{width}}  {sum(client['alive'] for client in clients)}")
@@ -213,6 +230,7 @@ def _shown(pool: PoolStats, before: PoolStats | None, seconds: float) -> Iterato
                 ("CLIENT", [client["worker_id"] for client in clients]),
                 ("PID", [f"{client['pid']}{'' if client['alive'] else ' (dead)'}" for client in clients]),
                 ("PINS", [str(client["pins"]) for client in clients]),
+                ("OLDEST", [_age(client["oldest_pin_s"]) if client["pins"] else "" for client in clients]),
                 ("LOOKUPS", [str(client["lookups"]) for client in clients]),
                 ("FOUND", [_hit_rate(client["keys_found"], client["keys_looked_up"]) for client in clients]),
                 ("RETRIEVES", [str(client["retrieves"]) for client in clients]),
@@ -220,6 +238,40 @@ def _shown(pool: PoolStats, before: PoolStats | None, seconds: float) -> Iterato
             ],
             words=("CLIENT",),
         )
+    tenants = pool["tenants"]
+    if len(tenants) > 1 or any(tenant["quota"] is not None for tenant in tenants):
+        yield common.plain("")
+        yield _table(
+            [
+                ("SALT", [tenant["salt_digest"] for tenant in tenants]),
+                ("CHUNKS", [str(tenant["chunks"]) for tenant in tenants]),
+                ("USED", [common.human_bytes(tenant["used_bytes"]) for tenant in tenants]),
+                ("QUOTA", [_quota(tenant["quota"]) for tenant in tenants]),
+            ],
+            words=("SALT",),
+        )
+    if pool["curve"]:
+        sizes = list(next(iter(pool["curve"].values())))
+        yield common.plain("")
+        yield common.plain(f"hit rate that other sizes would have, by {common.some(pool['curve_accesses'], 'access')}")
+        yield _table(
+            [
+                ("POLICY", list(pool["curve"])),
+                *(
+                    (f"{size}x", [f"{100 * rates[size]:.1f} %" for rates in pool["curve"].values()])
+                    for size in sizes
+                ),
+            ],
+            words=("POLICY",),
+        )
+
+
+def _quota(quota: int | None) -> str:
+    return "none" if quota is None else common.human_bytes(quota)
+
+
+def _age(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.0f} min"
 
 
 def _server(pool: PoolStats) -> str:
@@ -240,6 +292,47 @@ def _table(columns: list[tuple[str, list[str]]], words: tuple[str, ...]) -> Tabl
     for row in zip(*(cells for _, cells in columns), strict=True):
         table.add_row(*map(Text, row))
     return table
+
+
+# --- events
+
+EVENTS = """Write what happens to the chunks of the pool NAME, a line each, until Ctrl-C or the end of the pool.
+
+It begins with RESYNC and what is there, or with event number --after, if that is still to be had: the number after the
+last one that was seen. Who reads too slowly gets another RESYNC, and holds nobody up.
+"""
+
+EVENTS_EPILOG = f"""\b
+Example: the keys that are evicted
+  ringcast pool events kv0 --json | jq -r 'select(.reason == "evicted") | .key'
+
+{common.EXIT_CODES}
+"""
+
+
+@command.command("events", help=EVENTS, epilog=EVENTS_EPILOG, short_help="Write what happens to a pool's chunks.")
+@click.argument("name", shell_complete=_complete)
+@click.option("--json", "as_json", is_flag=True, help="Write JSON lines, with the fields of ringcast.pool.PoolEvent.")
+@click.option("--after", type=common.Whole(0), help="The number of the first event.")
+def events(*, name: str, as_json: bool, after: int | None) -> None:
+    _pool(name)
+    for batch in watch(name, after):
+        for event in batch:
+            click.echo(json.dumps(_fields(event)) if as_json else _line(event))
+        sys.stdout.flush()
+
+
+def _fields(event: PoolEvent) -> dict[str, object]:
+    return {name: value.hex() if isinstance(value, bytes) else value for name, value in event._asdict().items()}
+
+
+def _line(event: PoolEvent) -> str:
+    words = [str(event.number), event.kind]
+    if event.key is not None:
+        words += [event.key.hex(), common.human_bytes(event.length)]
+    if event.space is not None:
+        words.append(f"namespace {event.space.hex()}")
+    return " ".join([*words, event.reason] if event.reason else words)
 
 
 # --- ls

@@ -32,9 +32,9 @@ _SLICE_NS = 250_000_000
 class PoolEvent(NamedTuple):
     """One thing that happened to a pool. Keys are those of `Keys`; digests of namespaces and salts are cut to 8 bytes.
 
-    Events are numbered from 0 in the order in which they happened. After a "resync" the picture is to be made anew: what
-    follows it, with its number, is what is there, and from that number on events are as before; one that says again what
-    the picture shows already is no contradiction.
+    Events are numbered from 0 in the order in which they happened. Where a batch begins with "resync" the picture is to be
+    made anew: the rest of that batch is what is there, and the next event has the number of the "resync". It may say again
+    what the picture shows already.
     """
 
     number: int
