@@ -101,7 +101,7 @@ SUBJECTS = (
         writers=lambda pipes: [end.send_bytes for _, end in pipes], reader=_pipe_reader,
     ),
     Waiter(
-        "poller", "zmq.Poller", "pyzmq", "zmq",
+        "poller", "zmq.Poller", "zmq", "pyzmq",
         many=lambda n, folder: [f"ipc://{folder}/{number}" for number in range(n)],
         writers=_socket_writers, reader=_poller,
     ),

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -114,6 +115,50 @@ def test_a_stopped_server_is_told_from_a_living_one(serve: Serve) -> None:
     assert "stopped" in line
 
 
+def without_ages(stats: Any) -> Any:
+    """What does not change from one look to the next while nothing happens."""
+    pins = [{name: value for name, value in pin.items() if name != "age_s"} for pin in stats["oldest_pins"]]
+    clients = [{name: value for name, value in one.items() if name != "oldest_pin_s"} for one in stats["clients"]]
+    return stats | {"oldest_pins": pins, "clients": clients, "curve": None, "curve_accesses": None}
+
+
+def test_stat_shows_tenants_and_quotas_and_what_was_hit_by_clients_that_are_gone() -> None:
+    salted = Namespace("model", dtype="uint8", layout="bytes", salt=b"tenant 7")
+    unused = salt_digest(b"tenant 8").hex()
+    with PoolServer(unique_name("p"), "256KiB", quota={b"tenant 7": "64KiB", unused: "8KiB"}) as server:
+        with PoolClient.connect(server.name, layout=CHUNK) as client:
+            store(client, some_keys(3))
+            store(client, some_keys(5, space=salted))
+            retrieved(client, some_keys(4))
+        eventually(lambda: not server.stats()["clients"])
+        found = rows(run("stat", server.name))
+        ours = SPACE.salt_digest.hex()[:16]
+        assert [salted.salt_digest.hex()[:16], "5", "20", "KiB", "64", "KiB"] in found
+        assert [ours, "3", "12", "KiB", "none"] in found
+        assert [unused[:16], "0", "0", "B", "8", "KiB"] in found
+        assert ["retrieves", "75.0", "%", "of", "4", "keys"] in found
+
+
+def test_stat_shows_what_other_sizes_would_hit() -> None:
+    with PoolServer(unique_name("p"), "64KiB", entries=16) as server:
+        with PoolClient.connect(server.name, layout=CHUNK) as client:
+            chains = [some_keys(4, first=number) for number in range(6)]  # half more than there is room for
+            for _ in range(20):
+                for chain in chains:
+                    retrieved(client, chain)
+                    store(client, chain)
+        eventually(lambda: server.stats()["curve_accesses"] >= 12 * 24)
+        stats = server.stats()
+        assert set(stats["curve"]) == {"lru", "arc", "s3fifo"}
+        for rates in stats["curve"].values():
+            assert list(rates) == ["0.5", "1", "2", "4"]
+        # All of it fits into twice the memory, so that only the first time each is asked for it is not there.
+        assert stats["curve"]["lru"]["2"] > 0.9 > stats["curve"]["lru"]["0.5"]
+        table = {row[0]: row[1:] for row in rows(run("stat", server.name)) if row}
+        assert table["POLICY"] == ["0.5x", "1x", "2x", "4x"]
+        assert table["lru"][4:6] == [f"{100 * stats['curve']['lru']['2']:.1f}", "%"]
+
+
 def test_stat_shows_what_is_there_who_holds_it_and_what_was_hit() -> None:
     with (
         PoolServer(unique_name("p"), "256KiB") as server,
@@ -133,11 +178,16 @@ def test_stat_shows_what_is_there_who_holds_it_and_what_was_hit() -> None:
         pid, pins = str(os.getpid()), str(client.held_pins)
         by_client = {row[1]: row for row in found if row[2:3] == [pid]}
         share = ["75.0", "%", "of", "4", "keys"]
-        assert by_client["w0"] == ["0", "w0", pid, pins, "1", *share, "1", *share]
+        row = by_client["w0"]
+        assert row[:4] + row[6:] == ["0", "w0", pid, pins, "1", *share, "1", *share]
+        assert row[5] == "s"  # for how long it has held what it has held longest
         assert by_client["w1"] == ["1", "w1", pid, "0", "0", "none", "0", "none"]
         described = json.loads(run("stat", server.name, "--json"))
-        assert described == pool.describe(server.name)
-        assert described == server.stats()
+        ages = [pin.pop("age_s") for pin in described["oldest_pins"]]
+        assert len(ages) == client.held_pins
+        assert ages == sorted(ages, reverse=True)
+        assert described["clients"][0]["oldest_pin_s"] == ages[0]
+        assert without_ages(pool.describe(server.name)) == without_ages(server.stats()) == without_ages(described)
         assert described["schema"] == 1
         assert (described["chunks"], described["reserved"], described["used_bytes"]) == (3, 2, 5 * CHUNK)
         assert described["clients"][0]["pins"] == client.held_pins > 0
@@ -245,7 +295,7 @@ def test_pools_are_listed_and_looked_at_from_python_too() -> None:
 @pytest.mark.parametrize(
     ("arguments", "answer"),
     [
-        ([], "There are serve, stat, ls, clear, rm"),
+        ([], "There are serve, stat, events, ls, clear, rm"),
         (["state"], "No such command 'state'. Did you mean 'stat'? See 'ringcast pool --help'."),
         (["serve", "x"], "Missing option '--size'"),
         (["serve", "x", "--size", "much"], "'much' is not a size"),

@@ -234,7 +234,8 @@ def test_a_queue_gets_each_batch() -> None:
 
 def test_a_full_queue_does_not_keep_the_server_from_ending(caplog: pytest.LogCaptureFixture) -> None:
     queue: MessageQueue[list[PoolEvent]] = MessageQueue(1, 1, max_chunks=1)
-    with queue, pool(chunks=16, on_event=queue) as (server, [client]):
+    reader = MessageQueue.create_from_handle(queue.export_handle(), 0)  # which reads nothing
+    with queue, reader, pool(chunks=16, on_event=queue) as (server, [client]):
         for number in range(10):
             store(client, some_keys(4, first=number))
         server.close()

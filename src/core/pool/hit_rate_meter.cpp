@@ -1,5 +1,6 @@
 #include "pool/hit_rate_meter.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 #include "threads.hpp"
@@ -9,8 +10,9 @@ namespace ringcast::pool {
 namespace {
 
 constexpr std::size_t kMostNoted = 64 * 1024;  // digests
-// After so many accesses for each chunk that there is room for, what was before counts half.
+// After so many accesses, for each chunk that there is room for and at all, what was before counts half.
 constexpr std::uint64_t kWindowTurnovers = 16;
+constexpr std::uint64_t kLeastWindow = 1 << 16;
 static_assert(HitRateCurve::kPolicies.size() == kPolicies && HitRateCurve::kFactors.size() == kCurveFactors);
 
 }  // namespace
@@ -18,7 +20,7 @@ static_assert(HitRateCurve::kPolicies.size() == kPolicies && HitRateCurve::kFact
 HitRateMeter::HitRateMeter(ServerWords<platform::Native>& words)
     : words_(words), thread_(start_without_signals([this] { run(); })) {}
 
-void HitRateMeter::begin(std::uint32_t chunks) { curve_.emplace(chunks, kWindowTurnovers * chunks); }
+void HitRateMeter::begin(std::uint32_t chunks) { curve_.emplace(chunks, std::max(kWindowTurnovers * chunks, kLeastWindow)); }
 
 HitRateMeter::~HitRateMeter() {
     {
