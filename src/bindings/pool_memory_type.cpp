@@ -298,8 +298,7 @@ nb::dict described(const PoolMemory& memory) {
             ++pins;
             const std::uint32_t age = now - of(pool::pinned_since(seat, header.n_pins)[k]);
             oldest = std::max(oldest, age);
-            if (alive && pool::pinned_entry(pin) < header.n_entries)
-                held.push_back({i, pool::pinned_entry(pin), age});
+            if (alive && pool::pinned_entry(pin) < header.n_entries) held.push_back({i, pool::pinned_entry(pin), age});
         }
         nb::dict client;
         client["seat"] = i;

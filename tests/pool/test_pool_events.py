@@ -213,7 +213,7 @@ def test_a_function_that_blocks_holds_nobody_up_and_is_told_what_it_missed() -> 
 
 def test_a_function_may_close_the_server() -> None:
     name = unique_name("p")
-    server = PoolServer(name, "1MiB", on_event=lambda events: server.close()).start()
+    server: PoolServer = PoolServer(name, "1MiB", on_event=lambda events: server.close()).start()
     with PoolClient.connect(name, layout=CHUNK) as client:
         store(client, some_keys(1))
         eventually(lambda: server.closed)

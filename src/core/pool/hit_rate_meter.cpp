@@ -20,7 +20,9 @@ static_assert(HitRateCurve::kPolicies.size() == kPolicies && HitRateCurve::kFact
 HitRateMeter::HitRateMeter(ServerWords<platform::Native>& words)
     : words_(words), thread_(start_without_signals([this] { run(); })) {}
 
-void HitRateMeter::begin(std::uint32_t chunks) { curve_.emplace(chunks, std::max(kWindowTurnovers * chunks, kLeastWindow)); }
+void HitRateMeter::begin(std::uint32_t chunks) {
+    curve_.emplace(chunks, std::max(kWindowTurnovers * chunks, kLeastWindow));
+}
 
 HitRateMeter::~HitRateMeter() {
     {
@@ -37,8 +39,8 @@ void HitRateMeter::note(std::span<const Digest> chain, const std::optional<Diges
         words_.curve_lost.fetch_add(chain.size(), std::memory_order_relaxed);
         return;
     }
-    noted_.accesses.push_back({static_cast<std::uint32_t>(noted_.digests.size()),
-                               static_cast<std::uint32_t>(chain.size()), after});
+    noted_.accesses.push_back(
+        {static_cast<std::uint32_t>(noted_.digests.size()), static_cast<std::uint32_t>(chain.size()), after});
     noted_.digests.insert(noted_.digests.end(), chain.begin(), chain.end());
 }
 

@@ -341,7 +341,8 @@ void Server::take_touches() {
         for (; seen < touched; ++seen) {
             const std::uint64_t touch = seat.touches[seen % kTouches].load(std::memory_order_relaxed);
             keeper_.touch(touched_entry(touch), touched_ancestors(touch));
-            if (meter_->begun() && !touched_by_store(touch)) note_access(touched_entry(touch), touched_ancestors(touch));
+            if (meter_->begun() && !touched_by_store(touch))
+                note_access(touched_entry(touch), touched_ancestors(touch));
         }
     }
 }

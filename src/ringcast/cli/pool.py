@@ -257,10 +257,7 @@ def _shown(pool: PoolStats, before: PoolStats | None, seconds: float) -> Iterato
         yield _table(
             [
                 ("POLICY", list(pool["curve"])),
-                *(
-                    (f"{size}x", [f"{100 * rates[size]:.1f} %" for rates in pool["curve"].values()])
-                    for size in sizes
-                ),
+                *((f"{size}x", [f"{100 * rates[size]:.1f} %" for rates in pool["curve"].values()]) for size in sizes),
             ],
             words=("POLICY",),
         )

@@ -1,7 +1,7 @@
 """What happens to a pool's chunks, told in order: to a function or a queue of the server's, or to whoever watches.
 
-The server writes its last events into the pool's memory, numbered. Who reads them takes no seat, sends nothing, and holds
-nobody up; who falls too far behind is told to make his picture anew, with what is there.
+The server writes its last events into the pool's memory, numbered. Who reads them takes no seat, sends nothing, and
+holds nobody up; who falls too far behind is told to make his picture anew, with what is there.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _SLICE_NS = 250_000_000
 class PoolEvent(NamedTuple):
     """One thing that happened to a pool. Keys are those of `Keys`; digests of namespaces and salts are cut to 8 bytes.
 
-    Events are numbered from 0 in the order in which they happened. Where a batch begins with "resync" the picture is to be
-    made anew: the rest of that batch is what is there, and the next event has the number of the "resync". It may say again
-    what the picture shows already.
+    Events are numbered from 0 in the order in which they happened. Where a batch begins with "resync" the picture is to
+    be made anew: the rest of that batch is what is there, and the next event has the number of the "resync". It may say
+    again what the picture shows already.
     """
 
     number: int
@@ -63,9 +63,9 @@ EventSink = Callable[[list[PoolEvent]], object] | MessageQueue[Any]
 def watch(name: str, after: int | None = None) -> Iterator[list[PoolEvent]]:
     """What happens in the pool of this name from now on, in batches as they come, until the pool is closed.
 
-    It begins with a "resync" and what is there, or with event number `after`, if that is still to be had: the number after
-    the last event that was seen. Takes no seat and asks no server. Raises PoolConnectError if there is no such pool, and
-    ServerDiedError if its server has died and the pool is gone.
+    It begins with a "resync" and what is there, or with event number `after`, if that is still to be had: the number
+    after the last event that was seen. Takes no seat and asks no server. Raises PoolConnectError if there is no such
+    pool, and ServerDiedError if its server has died and the pool is gone.
 
     >>> keys = keys_from_hashes([b"hash 0"], Namespace("m", dtype="uint8", layout="bytes"))
     >>> with PoolServer("docs-watch", "1MiB"), PoolClient.connect("docs-watch", layout=4096) as client:
@@ -91,7 +91,7 @@ def _attached(name: str) -> _core.PoolMemory:
 def _batches(
     memory: _core.PoolMemory, segment: str, number: int | None, ended: Callable[[], bool]
 ) -> Iterator[list[PoolEvent]]:
-    """Each batch of events from `number` on (None: after a resync), until the pool or whoever asks for them has ended."""
+    """Each batch of events from `number` on (None: after a resync), until the pool or who asks for them has ended."""
     if number is None:
         number, batch = _resync(memory)
         yield batch
