@@ -20,8 +20,8 @@ from ringcast.cli.lab.bench import Bench, Settings
 from ringcast.cli.lab.crew import Member
 from ringcast.cli.lab.measure import P50, P99, Outcome, latencies
 from ringcast.cli.lab.subject import Subject
-from ringcast.cli.lab.workload import Case, Workload, check
-from ringcast.pool import ChunkStatus, Keys, Namespace, PoolClient, PoolServer, keys_from_hashes
+from ringcast.cli.lab.workload import Case, CheckError, Workload, check
+from ringcast.pool import ChunkStatus, Keys, Namespace, PoolClient, PoolServer, describe, keys_from_hashes
 
 _SPACE = Namespace("benchmark", dtype="uint8", layout="bytes")
 _CHUNK_BYTES = 4096
@@ -156,7 +156,9 @@ def _store(client: PoolClient, keys: int, count: int, first: int) -> Callable[[]
             statuses = client.commit_store(lease)
             committed.append(time.perf_counter_ns() - between)
             prepared.append(between - begin)
-            check(statuses == [ChunkStatus.COMMITTED] * keys, f"keys are {set(statuses)}")
+            if statuses != [ChunkStatus.COMMITTED] * keys:
+                counted = {name: count for name, count in describe(client.name).items() if isinstance(count, int)}
+                raise CheckError(f"keys are {set(statuses)}; the pool says {counted}")
         return prepared, committed
 
     return measured

@@ -67,6 +67,23 @@ nb::object look_up(PoolClient& client, nb::handle keys_object, bool touch) {
     return result;
 }
 
+// What is said of an entry that has just become another's only moves that one: see [touch].
+void touch(PoolClient& client, nb::handle keys_object) {
+    pool::Client& core = client.usable();
+    const Keys& keys = keys_of("keys", keys_object);
+    const auto digests = keys.digests();
+    if (!keys.space().chained) {
+        for (const pool::Digest& key : digests)
+            if (const auto found = core.memory().index().find(key); found.entry != pool::kNoEntry)
+                core.touch(found.entry, 0);
+        return;
+    }
+    const std::uint32_t n = core.lookup(digests);
+    if (n == 0) return;
+    if (const auto found = core.memory().index().find(digests[n - 1]); found.entry != pool::kNoEntry)
+        core.touch(found.entry, n - 1);
+}
+
 void clear(PoolClient& client, nb::handle space) {
     client.usable();
     Asking asking(client, "clear", 0, client.timeout_ns);
@@ -119,6 +136,13 @@ PyObject* call_lookup(PyObject* self, Arguments arguments, Py_ssize_t n, PyObjec
         return look_up(client, keys, parse_flag("touch", touch));
     });
 }
+PyObject* call_touch(PyObject* self, Arguments arguments, Py_ssize_t n, PyObject* keywords) {
+    return called(self, [&](PoolClient& client) -> nb::object {
+        const auto [keys] = parse<1>("touch", {"keys"}, 1, arguments, n, keywords);
+        touch(client, keys);
+        return nb::none();
+    });
+}
 PyObject* call_retrieve(PyObject* self, Arguments arguments, Py_ssize_t n, PyObject* keywords) {
     return called(self, [&](PoolClient&) {
         const auto [keys, wait, leading] =
@@ -169,6 +193,7 @@ PyObject* call_close(PyObject* self, PyObject*) {
 // What they do is said where ringcast.pool.PoolClient declares them.
 PyMethodDef methods[] = {
     {"lookup", as_c_function(&call_lookup), kFastCall, "lookup($self, keys, touch=False)\n--\n\n"},
+    {"touch", as_c_function(&call_touch), kFastCall, "touch($self, keys)\n--\n\n"},
     {"prepare_retrieve", as_c_function(&call_retrieve), kFastCall,
      "prepare_retrieve($self, keys, wait=None, leading=True)\n--\n\n"},
     {"retrieve", as_c_function(&call_retrieve), kFastCall, "retrieve($self, keys, wait=None, leading=True)\n--\n\n"},

@@ -148,6 +148,33 @@ nb::tuple present(const PoolMemory& memory) {
     return nb::make_tuple(list, number);
 }
 
+// Of each key "present", "pending" or "missing": at this moment.
+nb::list states(const PoolMemory& memory, nb::handle keys) {
+    nb::list list;
+    for (const pool::Digest& key : digests_of(keys)) {
+        const auto found = memory.index().find(key);
+        const pool::Look look{found.entry, found.word};
+        const bool there = found.entry != pool::kNoEntry && memory.index().confirmed({&look, 1}) == 1;
+        const auto state = pool::state_of(found.word);
+        list.append(there && state == pool::EntryState::present    ? "present"
+                    : there && state == pool::EntryState::reserved ? "pending"
+                                                                   : "missing");
+    }
+    return list;
+}
+
+// (digest, the salt's digest, the bytes that docs/keys.md has) of each namespace that has been stored for.
+nb::list spaces(const PoolMemory& memory) {
+    nb::list list;
+    for (const pool::SpaceRecord& record : memory.spaces()) {
+        if (record.written.load(std::memory_order_acquire) == 0) break;  // acquire [space]
+        const std::size_t length = std::min(record.length, pool::kSpaceBytes);
+        list.append(nb::make_tuple(digest_as_bytes(record.digest), digest_as_bytes(record.salt_digest),
+                                   nb::bytes(reinterpret_cast<const char*>(record.bytes), length)));
+    }
+    return list;
+}
+
 // Waits until there is an event of that number, or the pool has been closed; at most so long. True: there is one.
 bool wait_for_event(const PoolMemory& memory, std::uint64_t number, std::int64_t most_ns) {
     const std::int64_t until = platform::monotonic_ns() + most_ns;
@@ -332,6 +359,9 @@ nb::dict described(const PoolMemory& memory) {
     all["curve"] = curve_of(memory);
     all["curve_accesses"] = of(words.curve_accesses);
     all["curve_lost"] = of(words.curve_lost);
+    all["spaces"] = static_cast<std::uint64_t>(
+        std::ranges::count_if(memory.spaces(), [](const auto& record) { return of(record.written) != 0; }));
+    all["spaces_without_room"] = of(words.spaces_without_room);
     all["clients"] = clients;
     return all;
 }
@@ -348,6 +378,8 @@ void bind_pool_memory(nb::module_& module) {
         .def("described", &described)
         .def("events", &events, "after"_a, "most"_a)
         .def("present", &present)
+        .def("states", &states, "keys"_a)
+        .def("spaces", &spaces)
         .def("wait_for_event", &wait_for_event, "number"_a, "most_ns"_a)
         .def_prop_ro("id", [](const PoolMemory& memory) { return memory.header().epoch; })
         .def_prop_ro("label", &PoolMemory::label)

@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "arguments.hpp"
 #include "pool/checksum.hpp"
@@ -39,6 +40,30 @@ void describe(Asking& asking, const Keys& keys, const pool::Digest* parent, std:
         for (std::size_t k = 0; k < 4; ++k) slot.parent[k].store(parent->words[k], std::memory_order_relaxed);
     slot.tenant.store(keys.space().tenant.words[0], std::memory_order_relaxed);
     slot.space.store(keys.space().digest.words[0], std::memory_order_relaxed);
+}
+
+// Tells the pool what the namespace is, once.
+void describe_space(PoolClient& client, const KeySpace& space) {
+    if (client.core->knows_space(space.digest)) return;
+    const auto packed = nb::cast<nb::bytes>(space.object.attr("packed"));
+    const auto words = static_cast<std::uint32_t>((packed.size() + pool::kDigestBytes - 1) / pool::kDigestBytes);
+    Asking asking(client, "describing a namespace", 1 + words, client.timeout_ns);
+    const auto put = [&](auto& into, const pool::Digest& digest) {
+        for (std::size_t k = 0; k < 4; ++k) into[k].store(digest.words[k], std::memory_order_relaxed);
+    };
+    put(asking.slot().parent, space.digest);
+    put(asking.item(0).digest, space.tenant);
+    for (std::uint32_t i = 0; i < words; ++i) {
+        pool::Digest piece{};
+        const std::size_t from = i * pool::kDigestBytes;
+        std::memcpy(&piece, packed.c_str() + from, std::min(pool::kDigestBytes, packed.size() - from));
+        put(asking.item(1 + i).digest, piece);
+    }
+    asking.slot().length.store(static_cast<std::uint32_t>(packed.size()), std::memory_order_relaxed);
+    asking.slot().has_parent.store(1, std::memory_order_relaxed);
+    asking.ask(pool::Ask::describe);
+    asking.take();
+    client.core->told_space(space.digest);
 }
 
 // Asks for these of the lease's keys, which are not there yet, and pins what it gets.
@@ -165,6 +190,7 @@ nb::object prepare_store(nb::handle self, nb::handle keys_object, nb::handle par
         for (std::size_t i = room; i < missing.size(); ++i) made->statuses[missing[i]] = Status::busy;
         missing.resize(room);
     }
+    if (!missing.empty()) describe_space(client, keys.space());
     for (std::size_t from = 0; from < missing.size(); from += pool::kBatch) {
         const std::size_t count = std::min<std::size_t>(pool::kBatch, missing.size() - from);
         if (from != 0 && keys.space().chained) parent = &digests[missing[from] - 1];

@@ -295,7 +295,7 @@ def test_pools_are_listed_and_looked_at_from_python_too() -> None:
 @pytest.mark.parametrize(
     ("arguments", "answer"),
     [
-        ([], "There are serve, stat, events, ls, clear, rm"),
+        ([], "There are serve, stat, events, explain, ls, clear, rm"),
         (["state"], "No such command 'state'. Did you mean 'stat'? See 'ringcast pool --help'."),
         (["serve", "x"], "Missing option '--size'"),
         (["serve", "x", "--size", "much"], "'much' is not a size"),

@@ -216,7 +216,8 @@ def test_a_function_may_close_the_server() -> None:
     server: PoolServer = PoolServer(name, "1MiB", on_event=lambda events: server.close()).start()
     with PoolClient.connect(name, layout=CHUNK) as client:
         store(client, some_keys(1))
-        eventually(lambda: server.closed)
+        server.serve_forever()  # until it is closed
+    assert server.closed
 
 
 def test_a_queue_gets_each_batch() -> None:

@@ -207,6 +207,25 @@ void Client::unpin(Places& places) noexcept {
     if (closed() && row_.held() == 0) leave();
 }
 
+bool Client::knows_space(const Digest& space) {
+    const std::lock_guard guard(slots_);
+    if (!known_spaces_.empty() && known_spaces_.back() == space) return true;
+    if (const auto known = std::ranges::find(known_spaces_, space); known != known_spaces_.end()) {
+        std::iter_swap(known, std::prev(known_spaces_.end()));
+        return true;
+    }
+    const bool recorded = std::ranges::any_of(memory_->spaces(), [&](const SpaceRecord& record) {
+        return record.written.load(std::memory_order_acquire) != 0 && record.digest == space;  // acquire [space]
+    });
+    if (recorded) known_spaces_.push_back(space);
+    return recorded;
+}
+
+void Client::told_space(const Digest& space) {
+    const std::lock_guard guard(slots_);
+    known_spaces_.push_back(space);
+}
+
 std::uint32_t Client::room() noexcept {
     const std::lock_guard guard(pinning_);
     return row_.room();

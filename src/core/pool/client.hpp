@@ -46,6 +46,9 @@ public:
     PoolMemory& memory() noexcept { return *memory_; }
     bool in_forked_child() const noexcept { return memory_->in_forked_child(); }
     std::uint32_t seat() const noexcept { return seat_; }
+    // Does the pool have a record of this namespace, or has it been told?
+    bool knows_space(const Digest& space);
+    void told_space(const Digest& space);
     std::uint32_t held() noexcept;
     std::uint32_t room() noexcept;  // for pins
 
@@ -93,6 +96,7 @@ private:
     std::array<std::uint32_t, kMailSlots> numbers_{};
     WaitCounters counters_;
     std::vector<std::atomic<std::uint32_t>> intact_;  // by entry: the generation that was found right, + 1
+    std::vector<Digest> known_spaces_;  // guarded by `slots_`; the one that was asked for last is the last
     std::atomic<bool> closed_{false};
     std::atomic<bool> left_{false};
 };

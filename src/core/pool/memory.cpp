@@ -32,6 +32,8 @@ bool is_kept(const std::byte* bytes) {
 // Of a pool's journal: some 6 MiB at most.
 constexpr std::uint32_t kLeastEvents = 1024;
 constexpr std::uint32_t kMostEvents = 1u << 16;
+constexpr std::uint32_t kEntriesASpace = 32;
+constexpr std::uint32_t kLeastSpaces = 16;
 
 void check_range(const char* what, std::uint64_t value, std::uint64_t least, std::uint64_t most) {
     if (value < least || value > most)
@@ -53,12 +55,14 @@ PoolGeometry checked_geometry(const std::string& name, const PoolHeader& header)
                             .entries = header.n_entries,
                             .buckets = header.n_buckets,
                             .events = header.n_events,
+                            .spaces = header.n_spaces,
                             .seat_bytes = header.seat_bytes,
                             .seats_offset = header.seats_offset,
                             .entries_offset = header.entries_offset,
                             .records_offset = header.records_offset,
                             .cells_offset = header.cells_offset,
                             .events_offset = header.events_offset,
+                            .spaces_offset = header.spaces_offset,
                             .data_offset = header.data_offset,
                             .total_bytes = header.total_bytes};
     if (!(said == plan)) throw_mismatch(name, "its header is damaged: its sizes do not fit together");
@@ -97,6 +101,7 @@ PoolGeometry plan_pool(std::uint64_t capacity, std::uint32_t seats, std::uint32_
             : static_cast<std::uint32_t>(std::clamp<std::uint64_t>(plan.capacity / kBytesAnEntry, 64, kMaxEntries));
     check_range("the number of a pool's entries", plan.entries, 1, kMaxEntries);
     plan.buckets = std::max(plan.entries / (kCellsInBucket / 2), 8u);
+    plan.spaces = std::clamp(plan.entries / kEntriesASpace, kLeastSpaces, kMostSpaces);
     plan.events = std::bit_floor(std::clamp(plan.entries, kLeastEvents, kMostEvents));
     plan.seat_bytes = round_up(sizeof(NativePoolSeat) + std::uint64_t{plan.pins - 1} * sizeof(std::uint64_t) +
                                    std::uint64_t{plan.pins} * sizeof(std::uint32_t),
@@ -107,7 +112,8 @@ PoolGeometry plan_pool(std::uint64_t capacity, std::uint32_t seats, std::uint32_
     plan.cells_offset = plan.records_offset + std::uint64_t{plan.entries} * sizeof(EntryRecord);
     plan.events_offset =
         round_up(plan.cells_offset + std::uint64_t{plan.buckets} * kCellsInBucket * sizeof(std::uint64_t), page);
-    plan.data_offset = round_up(plan.events_offset + std::uint64_t{plan.events} * sizeof(EventRecord), page);
+    plan.spaces_offset = round_up(plan.events_offset + std::uint64_t{plan.events} * sizeof(EventRecord), page);
+    plan.data_offset = round_up(plan.spaces_offset + std::uint64_t{plan.spaces} * sizeof(SpaceRecord), page);
     plan.total_bytes = plan.data_offset + plan.capacity;
     return plan;
 }
@@ -159,12 +165,14 @@ std::unique_ptr<PoolMemory> PoolMemory::create(const Request& request) {
     header.n_entries = plan.entries;
     header.n_buckets = plan.buckets;
     header.n_events = plan.events;
+    header.n_spaces = plan.spaces;
     header.seat_bytes = plan.seat_bytes;
     header.seats_offset = plan.seats_offset;
     header.entries_offset = plan.entries_offset;
     header.records_offset = plan.records_offset;
     header.cells_offset = plan.cells_offset;
     header.events_offset = plan.events_offset;
+    header.spaces_offset = plan.spaces_offset;
     header.data_offset = plan.data_offset;
     header.creator_pid = platform::process_id();
     header.kept = request.kept ? 1 : 0;

@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -30,12 +31,14 @@ struct PoolGeometry {
     // derived
     std::uint32_t buckets = 0;
     std::uint32_t events = 0;
+    std::uint32_t spaces = 0;
     std::uint64_t seat_bytes = 0;
     std::uint64_t seats_offset = 0;
     std::uint64_t entries_offset = 0;
     std::uint64_t records_offset = 0;
     std::uint64_t cells_offset = 0;
     std::uint64_t events_offset = 0;
+    std::uint64_t spaces_offset = 0;
     std::uint64_t data_offset = 0;
     std::uint64_t total_bytes = 0;
 
@@ -111,6 +114,9 @@ public:
     EntryRecord& record(std::uint32_t entry) const noexcept { return at<EntryRecord>(header_.records_offset)[entry]; }
     const Index<Native>& index() const noexcept { return index_; }
     Index<Native>& index() noexcept { return index_; }
+    std::span<SpaceRecord> spaces() const noexcept {
+        return {at<SpaceRecord>(header_.spaces_offset), header_.n_spaces};
+    }
     EventRecord* events() const noexcept { return at<EventRecord>(header_.events_offset); }
     const std::byte* data() const noexcept { return bytes_ + header_.data_offset; }
 

@@ -8,6 +8,7 @@
 //     records_offset  EntryRecord[]  what a hit does not need of them
 //     cells_offset    cells          which entry a key has: two buckets of eight for each key
 //     events_offset   EventRecord[]  what was stored and removed lately
+//     spaces_offset   SpaceRecord[]  the namespaces of what was stored
 //     data_offset     blocks         the chunks' bytes
 //
 // A client maps all of it read-only, and once more, writable, its own seat, the bell, and the blocks when it first stores.
@@ -39,6 +40,8 @@ inline constexpr std::uint32_t kMailSlots = 8;
 inline constexpr std::uint32_t kBatch = 256;  // keys in one request
 inline constexpr std::uint32_t kTouches = 64;
 inline constexpr std::uint32_t kQuotasShown = 64;
+inline constexpr std::uint32_t kSpaceBytes = 1528;  // model, revision, dtype, layout at their longest, and numbers
+inline constexpr std::uint32_t kMostSpaces = 4096;
 inline constexpr std::uint32_t kPolicies = 3;
 inline constexpr std::uint32_t kCurveFactors = 4;
 inline constexpr std::size_t kWorkerIdBytes = 64;
@@ -61,8 +64,10 @@ struct PoolHeader {
     std::uint64_t records_offset;
     std::uint64_t cells_offset;
     std::uint64_t events_offset;
+    std::uint64_t spaces_offset;
     std::uint64_t data_offset;
     std::uint32_t n_events;  // a power of two
+    std::uint32_t n_spaces;
     std::uint32_t creator_pid;
     std::uint32_t kept;       // 1: it stays when nobody has it
     std::uint32_t checksums;  // 1: what is stored by hand gets one
@@ -145,7 +150,7 @@ inline constexpr std::uint32_t mail_number(std::uint64_t word) noexcept {
 }
 inline constexpr MailPhase mail_phase(std::uint64_t word) noexcept { return static_cast<MailPhase>(word & 0xff); }
 
-enum class Ask : std::uint32_t { reserve = 1, commit = 2, abort = 3, clear = 4, suspect = 5 };
+enum class Ask : std::uint32_t { reserve = 1, commit = 2, abort = 3, clear = 4, suspect = 5, describe = 6 };
 
 // What became of a key: what both `store` and `retrieve` say of it.
 enum class Status : std::uint32_t {
@@ -304,10 +309,20 @@ struct ServerWords {
     // What each policy would hit, in millionths, with other sizes (hit_rate_curve.hpp), and of how many accesses that is.
     std::atomic<std::uint32_t> curve[kPolicies][kCurveFactors];
     std::atomic<std::uint64_t> curve_accesses, curve_lost;
+    std::atomic<std::uint64_t> spaces_without_room;
     std::atomic<std::uint32_t> n_quotas;  // of which the first are here
     struct {
         std::atomic<std::uint64_t> tenant, bytes;
     } quotas[kQuotasShown];
+};
+
+// What a namespace is, for people: docs/keys.md has its bytes. Written once, by the server.
+struct alignas(64) SpaceRecord {
+    std::atomic<std::uint32_t> written;  // 1, stored last: release [space]
+    std::uint32_t length;
+    Digest digest;
+    Digest salt_digest;
+    std::byte bytes[kSpaceBytes];
 };
 
 template <class P>

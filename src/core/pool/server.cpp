@@ -1,7 +1,10 @@
 #include "pool/server.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
+#include <cstring>
+#include <span>
 
 #include "errors.hpp"
 #include "locks.hpp"
@@ -17,6 +20,19 @@ namespace {
 constexpr std::uint32_t kToken = 1;
 // How often it looks after seats and reservations while there are any. A dead client's memory is back within a second.
 constexpr std::int64_t kLookNs = 250'000'000;
+
+// Four texts with their lengths, two numbers, and a byte: docs/keys.md.
+bool is_space(std::span<const std::byte> bytes) {
+    for (int text = 0; text < 4; ++text) {
+        std::uint32_t length = 0;
+        if (bytes.size() < sizeof length) return false;
+        std::memcpy(&length, bytes.data(), sizeof length);
+        bytes = bytes.subspan(sizeof length);
+        if (length > bytes.size()) return false;
+        bytes = bytes.subspan(length);
+    }
+    return bytes.size() == 2 * sizeof(std::uint32_t) + 1;
+}
 
 std::unique_ptr<PoolMemory> opened(const PoolMemory::Request& request, bool& adopted) {
     auto served = PoolMemory::serve(request);
@@ -235,6 +251,8 @@ bool Server::perform(NativeMailSlot& slot) {
             for (std::uint32_t i = 0; i < r.count; ++i)
                 say(i, keeper_.suspect(r.items[i].entry, r.items[i].generation));
             return true;
+        case Ask::describe:
+            return perform_describe();
     }
     return false;
 }
@@ -263,6 +281,32 @@ void Server::perform_reserve(NativeMailSlot& slot) {
         item.generation.store(got.entry == kNoEntry ? 0 : keeper_.generation_of_entry(got.entry),
                               std::memory_order_relaxed);
     }
+}
+
+// A namespace: its digest is `parent`, the salt's the first key, and the keys behind that are the bytes. Who stores says what
+// he stores; a record that is not one is refused, and whether it tells the truth only matters to whoever reads it.
+bool Server::perform_describe() {
+    const Request& r = request_;
+    if (!r.has_parent || r.length > kSpaceBytes || r.count != 1 + (r.length + kDigestBytes - 1) / kDigestBytes)
+        return false;
+    std::array<std::byte, (kBatch + 1) * kDigestBytes> bytes;
+    for (std::uint32_t i = 1; i < r.count; ++i)
+        std::memcpy(&bytes[(i - 1) * kDigestBytes], &r.items[i].key, kDigestBytes);
+    if (!is_space({bytes.data(), r.length})) return false;
+    for (SpaceRecord& record : memory_->spaces()) {
+        if (record.written.load(std::memory_order_relaxed) != 0) {
+            if (record.digest == r.parent) return true;
+            continue;
+        }
+        record.length = r.length;
+        record.digest = r.parent;
+        record.salt_digest = r.items[0].key;
+        std::memcpy(record.bytes, bytes.data(), r.length);
+        record.written.store(1, std::memory_order_release);  // release [space]
+        return true;
+    }
+    memory_->words().spaces_without_room.fetch_add(1, std::memory_order_relaxed);
+    return true;
 }
 
 // What was found there, for the curve of hit rates.

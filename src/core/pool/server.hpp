@@ -71,6 +71,7 @@ private:
     bool copy(NativeMailSlot& slot, std::uint64_t word);
     bool perform(NativeMailSlot& slot);
     void perform_reserve(NativeMailSlot& slot);
+    bool perform_describe();
     void look_after_seats();
     void look_after(std::uint32_t seat);
     void give_back(std::uint32_t seat);

@@ -13,7 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from ringcast import _core
-from ringcast.cli import common
+from ringcast.cli import common, pool_explain
 from ringcast.pool import (
     FoundPools,
     PoolClient,
@@ -315,11 +315,11 @@ def events(*, name: str, as_json: bool, after: int | None) -> None:
     _pool(name)
     for batch in watch(name, after):
         for event in batch:
-            click.echo(json.dumps(_fields(event)) if as_json else _line(event))
+            click.echo(json.dumps(_event_fields(event)) if as_json else _line(event))
         sys.stdout.flush()
 
 
-def _fields(event: PoolEvent) -> dict[str, object]:
+def _event_fields(event: PoolEvent) -> dict[str, object]:
     return {name: value.hex() if isinstance(value, bytes) else value for name, value in event._asdict().items()}
 
 
@@ -330,6 +330,9 @@ def _line(event: PoolEvent) -> str:
     if event.space is not None:
         words.append(f"namespace {event.space.hex()}")
     return " ".join([*words, event.reason] if event.reason else words)
+
+
+command.add_command(pool_explain.command)
 
 
 # --- ls

@@ -8,11 +8,13 @@ _client       looks up, reads and stores
 _status       what became of a key
 _looking      pools seen from outside
 _events       what happens to chunks, told in order
+_explaining   why a lookup misses
 """
 
 from ringcast._core import Found, RetrieveLease, Slot, StoreLease
 from ringcast.pool._client import Health, PoolClient, PoolInfo
 from ringcast.pool._events import PoolEvent, watch
+from ringcast.pool._explaining import Elsewhere, Explanation, explain
 from ringcast.pool._keys import Keys, chunk_keys, keys_from_hashes
 from ringcast.pool._layouts import KVLayout
 from ringcast.pool._looking import (
@@ -32,6 +34,8 @@ from ringcast.pool._status import ChunkStatus
 
 __all__ = [
     "ChunkStatus",
+    "Elsewhere",
+    "Explanation",
     "Found",
     "FoundPools",
     "Health",
@@ -52,6 +56,7 @@ __all__ = [
     "UnreadablePool",
     "chunk_keys",
     "describe",
+    "explain",
     "keys_from_hashes",
     "list_pools",
     "remove",

@@ -87,6 +87,17 @@ class PoolClient(_core.PoolClient):
         return super().lookup(keys, touch)
 
     @_native
+    def touch(self, keys: Keys) -> None:
+        """Says that the leading keys that are there have been used, so that they are evicted later. Costs no message.
+
+        For chunks that the engine has in memory of its own, and so does not retrieve; of a namespace that is not
+        chained, all keys that are there. A hint: of very many in a short time the oldest are forgotten.
+
+        >>> client.touch(keys)
+        """
+        super().touch(keys)
+
+    @_native
     def prepare_retrieve(self, keys: Keys, wait: float | None = None, leading: bool = True) -> _core.RetrieveLease:
         """Pins what is there, to be read in place until `commit_retrieve`. Costs no message.
 

@@ -77,11 +77,12 @@ def watch(name: str, after: int | None = None) -> Iterator[list[PoolEvent]]:
     [(0, 'stored', True)]
     """
     number = None if after is None else checked("after", after, 0, (1 << 63) - 1)
-    memory = _attached(name)
+    memory = attached(name)
     return _batches(memory, pool_segment_name(name), number, lambda: False)
 
 
-def _attached(name: str) -> _core.PoolMemory:
+def attached(name: str) -> _core.PoolMemory:
+    """The pool of this name, looked at from outside; raises PoolConnectError if there is none."""
     try:
         return _core.PoolMemory(pool_segment_name(name), __version__)
     except SegmentError as error:
@@ -130,7 +131,7 @@ class Teller:
     """The thread that tells a server's events to a function or a queue, from the server's start to its end."""
 
     def __init__(self, name: str, sink: EventSink, adopted: bool) -> None:
-        self._memory = _attached(name)
+        self._memory = attached(name)
         self._sink = sink
         self._name = name
         self._ending = threading.Event()

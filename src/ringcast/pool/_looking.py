@@ -112,6 +112,10 @@ class PoolStats(TypedDict):
     """How many accesses to chunks that is from; older ones count less."""
     curve_lost: int
     """Accesses that came too fast to be counted."""
+    spaces: int
+    """How many namespaces it has records of; see `explain`."""
+    spaces_without_room: int
+    """How often a record was not kept, for it has only so much room."""
     oldest_pins: list[PoolPin]
     """The eight that have been held longest, the oldest first."""
     clients: list[PoolClientStats]

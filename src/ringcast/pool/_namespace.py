@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 import sys
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,9 @@ _SALT_DOMAIN = b"ringcast salt 1"
 
 _MOST_BYTES = {"model": 1024, "revision": 256, "dtype": 64, "layout": 128, "salt": 1024}
 """Of each text in UTF-8: a pool keeps the record of each namespace in a place of fixed size."""
+
+
+_TEXTS = ("model", "revision", "dtype", "layout")
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Namespace:
         put(self, "shards", checked("shards", self.shards))
         put(self, "group", checked("group", self.group, 0))
         put(self, "chained", flag("chained", self.chained))
-        texts = [_text(name, getattr(self, name)) for name in ("model", "revision", "dtype", "layout")]
+        texts = [_text(name, getattr(self, name)) for name in _TEXTS]
         put(self, "salt_digest", salt_digest(self.salt))  # which checks it
         put(self, "salt", bytes(self.salt))
         numbers = [self.shards.to_bytes(4, "little"), self.group.to_bytes(4, "little"), bytes([self.chained])]
@@ -67,6 +71,31 @@ class Namespace:
         """What a pool keeps of it for people to read: everything, but the salt only as its digest, in hex."""
         shown = ("model", "revision", "dtype", "layout", "shards", "group", "chained")
         return {name: getattr(self, name) for name in shown} | {"salt_digest": self.salt_digest.hex()}
+
+    @property
+    def packed(self) -> bytes:
+        """The record as a pool keeps it, beside `digest` and `salt_digest`: docs/keys.md."""
+        texts = [getattr(self, name).encode() for name in _TEXTS]
+        numbers = struct.pack("<IIB", self.shards, self.group, self.chained)
+        return b"".join(struct.pack("<I", len(text)) + text for text in texts) + numbers
+
+    @classmethod
+    def _recorded(cls, digest: bytes, salt_digest: bytes, packed: bytes) -> Namespace | None:
+        """The namespace of a pool's record, whose salt is not known; None: it is no such record."""
+        texts, at = [], 0
+        try:
+            for _ in _TEXTS:
+                (length,) = struct.unpack_from("<I", packed, at)
+                at += 4 + length
+                texts.append(packed[at - length : at].decode())
+            shards, group, chained = struct.unpack("<IIB", packed[at:])
+        except (struct.error, UnicodeDecodeError):
+            return None
+        space = object.__new__(cls)
+        values = dict(zip(_TEXTS, texts, strict=True)) | {"shards": shards, "group": group, "chained": chained == 1}
+        for name, value in {**values, "salt": b"", "digest": digest, "salt_digest": salt_digest}.items():
+            object.__setattr__(space, name, value)
+        return space
 
     def __reduce__(self) -> tuple[Any, ...]:
         named = {name: getattr(self, name) for name in ("dtype", "layout", "shards", "group", "chained", "salt")}
