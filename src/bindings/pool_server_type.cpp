@@ -78,12 +78,14 @@ nb::dict described(const PoolMemory& memory) {
     nb::list clients;
     for (std::uint32_t i = 0; i < header.n_seats; ++i) {
         const auto& seat = memory.seat(i);
-        if (pool::seat_state(seat.state.load(std::memory_order_acquire)) != pool::PoolSeatState::taken) continue;
+        const auto state = pool::seat_state(seat.state.load(std::memory_order_acquire));
+        if (state == pool::PoolSeatState::vacant) continue;
         const std::uint32_t used = std::min(of(seat.pins_used), header.n_pins);
         std::uint32_t pins = 0;
         for (std::uint32_t k = 0; k < used; ++k) pins += of(seat.pins[k]) != 0 ? 1 : 0;
         nb::dict client;
         client["seat"] = i;
+        client["forked"] = state == pool::PoolSeatState::inherited;
         client["worker_id"] = ringcast::text_of(seat.worker_id, sizeof seat.worker_id);
         client["pid"] = of(seat.pid);
         client["alive"] = memory.locks().is_held_by_another(seat_lock(i));
