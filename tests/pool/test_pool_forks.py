@@ -115,7 +115,12 @@ def test_a_grandchilds_views_stay_when_all_its_forebears_are_gone() -> None:
             del view
             press(other)
             assert child.sees_its_bytes()
-        eventually(lambda: (press(other, rounds=3), other.lookup(KEYS).memory < 2)[1], "what nobody views to go")
+
+        def gone() -> bool:
+            press(other, rounds=3)
+            return other.lookup(KEYS).memory < 2
+
+        eventually(gone, "what nobody views to go")
 
 
 def _forked_by_a_killed_parent(link: Link, name: str) -> None:

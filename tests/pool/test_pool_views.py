@@ -121,17 +121,12 @@ def test_what_is_in_a_cycle_is_collected_and_its_pins_are_given_back(what: str) 
         client = PoolClient.connect(server.name, layout=pools.CHUNK)
         store(client, RUN[:4])
         lease: Any = client.prepare_store(RUN) if what == "store" else client.prepare_retrieve(RUN[:4])
-        held: Any = {
-            "lease": lambda: lease,
-            "slot": lambda: lease.slots[1],
-            "array": lambda: lease.slots[1].array,
-            "keys": lambda: lease.keys,
-            "store": lambda: (lease, lease.slots[0].array),
-        }[what]()
-        client.held = held  # type: ignore[attr-defined]
+        slot = lease.slots[1]
+        held = {"slot": slot, "array": slot.array, "keys": (lease, lease.keys), "store": (lease, slot.array)}
+        client.held = held.get(what, lease)  # type: ignore[attr-defined]
         gone = weakref.ref(client)
         witness = server.stats
-        del client, lease, held
+        del client, lease, slot, held
         gc.collect()
         assert gone() is None
         pools_clients = [seat for seat in witness()["clients"] if seat["alive"]]
