@@ -423,7 +423,7 @@ void Reader::end_lease() {
     if (parked.word.load(std::memory_order_relaxed) == ringcast::kAnySeat) ringcast::unpark<Policy>(parked);
 }
 
-// As Heirs does.
+// As SeatEstate does.
 void Reader::make_image(std::uint32_t image) {
     Explorer::the().lock(image, Site::current());
     Explorer::the().expect(ringcast::make_image(world_.ring, index_, image, leased_.position + 1, world_.blocks),

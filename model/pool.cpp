@@ -129,7 +129,7 @@ void pin_and_read(World& world) {
     const auto pinned = pin_leading(pool.index, *pool.row, std::span<const Look>(pool.looks.data(), n), pool.places);
     for (std::uint32_t i = 0; i < pinned.count; ++i)
         Explorer::the().expect(read(world, pool.looks[i].entry) == content_of(i), "the bytes of another chunk");
-    for (const std::uint32_t place : pool.places) pool.row->clear(place);
+    for (const ringcast::pool::Place& place : pool.places) pool.row->clear(place.at);
 }
 
 void look_for_the_next(World& world) {

@@ -30,12 +30,12 @@ public:
 
     // Small, and without memory of its own (see fiber.hpp).
     struct Places {
-        std::array<std::uint32_t, kPins> at{};
+        std::array<ringcast::pool::Place, kPins> all{};
         std::uint32_t n = 0;
-        void push_back(std::uint32_t place) { at[n++] = place; }
+        void push_back(const ringcast::pool::Place& place) { all[n++] = place; }
         void clear() { n = 0; }
-        const std::uint32_t* begin() const { return at.data(); }
-        const std::uint32_t* end() const { return at.data() + n; }
+        const ringcast::pool::Place* begin() const { return all.data(); }
+        const ringcast::pool::Place* end() const { return all.data() + n; }
     };
 
     ringcast::pool::Index<Policy> index;

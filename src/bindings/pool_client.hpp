@@ -5,7 +5,8 @@
 //     StoreLease       chunks that are reserved to be filled
 //     Slot             one chunk of a lease
 //
-// What is pinned stays so until its lease has been given back and the last view of any of its chunks is gone.
+// What is pinned stays so until its lease has been given back and its last view is gone; of a run of chunks, as much as
+// views still show. Views hold no Python object.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "pool/client.hpp"
+#include "pool/holding.hpp"
 #include "pool_keys.hpp"
 
 namespace ringcast::bindings {
@@ -43,8 +45,10 @@ public:
     Asking(PoolClient& client, const char* what, std::uint32_t count, std::int64_t timeout_ns);
     pool::NativeMailSlot& slot() const noexcept { return call_.slot(); }
     pool::MailItem& item(std::uint32_t i) const noexcept { return slot().items[i]; }
+    // What the server never says, in a seat that others have written to, is lost.
     pool::Status status(std::uint32_t i) const noexcept {
-        return static_cast<pool::Status>(item(i).status.load(std::memory_order_relaxed));
+        const auto said = static_cast<pool::Status>(item(i).status.load(std::memory_order_relaxed));
+        return said > pool::Status::none && said < pool::Status::damaged ? said : pool::Status::lost;
     }
     // Until it is answered.
     void ask(pool::Ask kind);
@@ -66,30 +70,33 @@ private:
 // What both kinds of lease are.
 struct PoolLease {
     PoolLease(std::shared_ptr<pool::Client> of, nb::object its_keys, std::uint32_t bytes)
-        : core(std::move(of)), keys(std::move(its_keys)), chunk_bytes(bytes) {}
-    ~PoolLease() { unpin(); }
+        : core(std::move(of)),
+          keys(std::move(its_keys)),
+          chunk_bytes(bytes),
+          held(std::make_shared<pool::Holding>(core)) {}
+    ~PoolLease() { held->end(); }
     PoolLease(const PoolLease&) = delete;
     PoolLease& operator=(const PoolLease&) = delete;
 
-    void unpin() noexcept { core->unpin(places); }
     // It is given back: what views still show stays pinned until they are gone.
     void end() noexcept {
         ended = true;
-        if (views == 0) unpin();
+        held->end();
     }
-    void view_made() noexcept { ++views; }
-    void view_gone() noexcept {
-        if (--views == 0 && ended) unpin();
+    int traverse(visitproc visit, void* arg) const {
+        Py_VISIT(keys.ptr());
+        Py_VISIT(client.ptr());
+        return 0;
     }
 
     std::shared_ptr<pool::Client> core;
     nb::object keys;
+    nb::object client;
     std::uint32_t chunk_bytes;
     std::vector<pool::Look> looks;  // by key; of kNoEntry: not held
     std::vector<pool::Status> statuses;
-    pool::Client::Places places;
+    std::shared_ptr<pool::Holding> held;
     bool ended = false;
-    std::atomic<std::uint32_t> views{0};
 };
 
 struct RetrieveLease : PoolLease {
@@ -97,22 +104,42 @@ struct RetrieveLease : PoolLease {
     std::uint32_t hits = 0;
     bool leading = true;  // what comes behind the first miss is none, and `statuses` has that one's alone
     bool verify = true;   // not done yet
-    nb::object client;
 };
 
 struct StoreLease : PoolLease {
     using PoolLease::PoolLease;
-    nb::object client;
+    int traverse(visitproc visit, void* arg) const {
+        for (const nb::object& reference : arrays) Py_VISIT(reference.ptr());
+        return PoolLease::traverse(visit, arg);
+    }
+
     bool aborted = false;
     bool committed = false;
     std::vector<nb::object> arrays;  // weak references to what was handed out to be written
 };
 
 struct Slot {
+    int traverse(visitproc visit, void* arg) const {
+        Py_VISIT(lease.ptr());
+        return 0;
+    }
+
     nb::object lease;
     PoolLease* of;
     std::uint32_t index;
     bool writable;
+};
+
+// For types whose objects may be part of a cycle. None of them needs to be cleared: whatever leads from one of them back to
+// itself leads through the attributes of a client or a namespace, or a container, which are.
+template <class Type>
+int traverse_pool_object(PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    return nb::inst_ready(self) ? nb::inst_ptr<Type>(self)->traverse(visit, arg) : 0;
+}
+template <class Type>
+struct Collected {
+    PyType_Slot slots[2] = {{Py_tp_traverse, reinterpret_cast<void*>(&traverse_pool_object<Type>)}, {0, nullptr}};
 };
 
 nb::list status_list(const std::vector<pool::Status>& statuses);

@@ -216,7 +216,7 @@ PyStructSequence_Desc found_description{"ringcast.pool.Found", "What a lookup fo
 nb::list status_list(const std::vector<pool::Status>& statuses) {
     nb::list list;
     for (const pool::Status status : statuses)
-        list.append(nb::handle(PyTuple_GET_ITEM(status_members, static_cast<Py_ssize_t>(status))));
+        list.append(nb::handle(PyTuple_GET_ITEM(status_members, static_cast<Py_ssize_t>(status) - 1)));
     return list;
 }
 
@@ -224,7 +224,7 @@ void bind_pool_client(nb::module_& module) {
     found_type = PyStructSequence_NewType(&found_description);
     if (found_type == nullptr) throw nb::python_error();
     module.attr("Found") = nb::handle(reinterpret_cast<PyObject*>(found_type));
-    // In the order of the core's own statuses.
+    // In the order of the core's own statuses, without `none`.
     module.def("set_pool_statuses", [](nb::tuple members) { status_members = members.release().ptr(); }, "members"_a);
     add_retrieve_types(module);
     add_store_types(module);

@@ -145,6 +145,11 @@ PyObject* represent(PyObject* self) {
     });
 }
 
+int traverse(PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    return nb::inst_ready(self) ? nb::inst_ptr<Keys>(self)->traverse(visit, arg) : 0;
+}
+
 int get_buffer(PyObject* self, Py_buffer* view, int flags) {
     view->obj = nullptr;
     return translated(-1, [&] {
@@ -228,6 +233,7 @@ void bind_pool_keys(nb::module_& module) {
                            {Py_tp_hash, reinterpret_cast<void*>(&hash)},
                            {Py_tp_repr, reinterpret_cast<void*>(&represent)},
                            {Py_bf_getbuffer, reinterpret_cast<void*>(&get_buffer)},
+                           {Py_tp_traverse, reinterpret_cast<void*>(&traverse)},
                            {0, nullptr}};
     nb::class_<Keys>(module, "Keys", nb::type_slots(slots), nb::is_final(),
                      R"(The keys of a run of chunks: 32 bytes each, side by side, and the namespace that they are of.

@@ -65,6 +65,12 @@ public:
     // What the key behind these continues; null at the beginning of a chain.
     const pool::Digest* last() const noexcept { return count_ == 0 ? parent() : &first_[count_ - 1]; }
 
+    // Keys that share a space share its reference, too: it is known whose that is where there is only one of them.
+    int traverse(visitproc visit, void* arg) const {
+        if (space_.use_count() == 1) Py_VISIT(space_->object.ptr());
+        return 0;
+    }
+
     Keys slice(std::size_t begin, std::size_t count) const;
     // Throws ArgumentError if these are not continued by `more`.
     Keys joined_with(const Keys& more) const;

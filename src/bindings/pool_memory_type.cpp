@@ -313,7 +313,8 @@ nb::dict described(const PoolMemory& memory) {
     const std::uint32_t now = platform::coarse_milliseconds();
     for (std::uint32_t i = 0; i < header.n_seats; ++i) {
         const auto& seat = memory.seat(i);
-        if (pool::seat_state(seat.state.load(std::memory_order_acquire)) != pool::PoolSeatState::taken) continue;
+        const auto state = pool::seat_state(seat.state.load(std::memory_order_acquire));
+        if (state == pool::PoolSeatState::vacant) continue;
         total.add(seat.counters);
         const bool alive = memory.locks().is_held_by_another(seat_lock(i));
         const std::uint32_t n_pins = std::min(of(seat.pins_used), header.n_pins);
@@ -329,6 +330,7 @@ nb::dict described(const PoolMemory& memory) {
         }
         nb::dict client;
         client["seat"] = i;
+        client["forked"] = state == pool::PoolSeatState::inherited;
         client["worker_id"] = ringcast::text_of(seat.worker_id, sizeof seat.worker_id);
         client["pid"] = of(seat.pid);
         client["alive"] = alive;

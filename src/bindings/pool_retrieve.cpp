@@ -28,7 +28,7 @@ void pin_leading_hits(PoolClient& client, RetrieveLease& lease, std::span<const 
     pool::Client& core = *lease.core;
     Status stopped{};
     core.find_leading(keys, lease.looks, stopped);
-    const auto pinned = core.pin(lease.looks, lease.places);
+    const auto pinned = core.pin(lease.looks, lease.held->places);
     if (pinned.count < lease.looks.size() && !pinned.busy) stopped = Status::miss;  // it went between two looks
     if (pinned.busy) stopped = Status::busy;
     lease.looks.resize(pinned.count);
@@ -44,7 +44,7 @@ void pin_each_hit(PoolClient& client, RetrieveLease& lease, std::span<const pool
     pool::Client& core = *lease.core;
     core.find_each(keys, lease.looks, lease.statuses);
     std::vector<bool> pinned;
-    const bool room = core.pin_each(lease.looks, lease.places, pinned);
+    const bool room = core.pin_each(lease.looks, lease.held->places, pinned);
     lease.hits = 0;
     for (std::size_t i = 0; i < pinned.size(); ++i) {
         if (pinned[i]) {
@@ -76,7 +76,7 @@ void wait_for_pending(PoolClient& client, RetrieveLease& lease, std::span<const 
         }
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
         client.usable();
-        core.unpin(lease.places);
+        core.unpin(lease.held->places);
         pin_leading_hits(client, lease, keys);
     }
 }
@@ -166,7 +166,8 @@ void commit_retrieve(nb::handle self, nb::handle lease_object) {
 }
 
 void add_retrieve_types(nb::module_& module) {
-    nb::class_<RetrieveLease>(module, "RetrieveLease",
+    Collected<RetrieveLease> collected;
+    nb::class_<RetrieveLease>(module, "RetrieveLease", nb::type_slots(collected.slots),
                               R"(Chunks that are pinned to be read, until it is committed and the last view is gone.
 
 `hits` is how many; `statuses` says what became of each key, and `slots` are those that can be read. In a `with` block its

@@ -15,10 +15,10 @@ using namespace nb::literals;
 
 namespace {
 
-// The bytes of a chunk as a buffer. Its lease stays pinned for as long as this or any view of it lives.
+// The bytes of a chunk as a buffer. It stays pinned for as long as this or any view of it lives.
 struct ChunkBuffer {
-    PyObject_HEAD PyObject* lease;
-    PoolLease* of;
+    PyObject_HEAD std::shared_ptr<pool::Holding> held;
+    std::uint32_t index;
     pool::Mapping mapping;  // of a private view
     std::byte* bytes;
     std::uint64_t length;
@@ -35,10 +35,8 @@ void drop_buffer(PyObject* self) {
     auto* buffer = reinterpret_cast<ChunkBuffer*>(self);
     PyTypeObject* type = Py_TYPE(self);
     std::destroy_at(&buffer->mapping);
-    if (buffer->lease != nullptr) {
-        buffer->of->view_gone();
-        Py_DECREF(buffer->lease);
-    }
+    buffer->held->hide(buffer->index);
+    std::destroy_at(&buffer->held);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -51,16 +49,21 @@ PyType_Spec buffer_spec = {"ringcast._core.PoolBuffer", sizeof(ChunkBuffer), 0,
                            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, buffer_slots};
 
 nb::object make_buffer(const Slot& slot, pool::Mapping mapping, std::byte* bytes, bool writable) {
-    const nb::object made = owned(buffer_type->tp_alloc(buffer_type, 0));
-    auto* buffer = reinterpret_cast<ChunkBuffer*>(made.ptr());
+    const PoolLease& lease = *slot.of;
+    lease.held->show(slot.index, lease.looks[slot.index]);
+    PyObject* const made = buffer_type->tp_alloc(buffer_type, 0);
+    if (made == nullptr) {
+        lease.held->hide(slot.index);
+        throw nb::python_error();
+    }
+    auto* buffer = reinterpret_cast<ChunkBuffer*>(made);
+    std::construct_at(&buffer->held, lease.held);
+    buffer->index = slot.index;
     std::construct_at(&buffer->mapping, std::move(mapping));
-    buffer->lease = slot.lease.inc_ref().ptr();
-    buffer->of = slot.of;
-    buffer->of->view_made();
     buffer->bytes = bytes;
-    buffer->length = slot.of->chunk_bytes;
+    buffer->length = lease.chunk_bytes;
     buffer->writable = writable;
-    return made;
+    return nb::steal(made);
 }
 
 PoolLease& open_lease(const Slot& slot) {
@@ -104,12 +107,13 @@ nb::object make_slot(nb::object lease, PoolLease& of, std::uint32_t index, bool 
 }
 
 void add_slot_type(nb::module_& module) {
-    nb::class_<Slot>(module, "Slot",
+    Collected<Slot> collected;
+    nb::class_<Slot>(module, "Slot", nb::type_slots(collected.slots),
                      R"(One chunk of a lease: its `index` among the lease's keys, its `key`, and its bytes.
 
 `array` is a NumPy array of uint8 over the pool's memory, `tensor` one of torch. To be filled until the commit, of a
 store; read-only of a retrieve, whose tensors can be written to all the same, and keep that to themselves. Its chunk stays
-pinned for as long as any of them is there.
+pinned for as long as any of them is there, also in forked children.
 
 >>> with client.retrieve(keys) as found:
 ...     slot = found.slots[1]

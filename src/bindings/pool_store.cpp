@@ -89,8 +89,12 @@ void reserve(PoolClient& client, StoreLease& lease, const Keys& keys, const std:
             got[i] = {entry, pool::entry_word(generation, pool::EntryState::reserved)};
     }
     std::vector<bool> pinned;
-    const bool room = lease.core->pin_each(got, lease.places, pinned);
+    pool::Client::Places places;
+    lease.held->places.reserve(lease.held->places.size() + count);
+    const bool room = lease.core->pin_each(got, places, pinned);
     asking.take();
+    for (const pool::Place& place : places)
+        lease.held->places.push_back({place.at, which[from + place.first], which[from + place.last]});
     for (std::uint32_t i = 0; i < count; ++i) {
         const std::uint32_t key = which[from + i];
         if (pinned[i]) {
@@ -276,7 +280,8 @@ void abort_store(nb::handle self, nb::handle object) {
 }
 
 void add_store_types(nb::module_& module) {
-    nb::class_<StoreLease>(module, "StoreLease",
+    Collected<StoreLease> collected;
+    nb::class_<StoreLease>(module, "StoreLease", nb::type_slots(collected.slots),
                            R"(Chunks that are reserved to be filled; committed or aborted, it is over.
 
 `statuses` says what became of each key; `slots` are those that are this lease's to fill. In a `with` block its end

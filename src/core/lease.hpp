@@ -12,6 +12,7 @@
 #include "heirs.hpp"
 #include "marks.hpp"
 #include "parking.hpp"
+#include "seat_estate.hpp"
 #include "segment.hpp"
 
 namespace ringcast {
@@ -20,7 +21,7 @@ namespace ringcast {
 class SeatHold {
 public:
     SeatHold(std::shared_ptr<Segment> segment, std::uint32_t seat)
-        : segment_(std::move(segment)), seat_(seat), heirs_(*segment_, seat) {}
+        : segment_(std::move(segment)), seat_(seat), estate_(*segment_, seat), heirs_(estate_) {}
     ~SeatHold() {
         // In a forked child the lock is the parent's; its descriptor was closed there.
         if (!in_forked_child()) segment_->locks().unlock(seat_lock(seat_));
@@ -31,7 +32,7 @@ public:
     const Segment& segment() const noexcept { return *segment_; }
     std::uint32_t seat() const noexcept { return seat_; }
     bool in_forked_child() const noexcept { return fork_generation_ != platform::fork_generation(); }
-    Heirs& heirs() noexcept { return heirs_; }
+    SeatEstate& estate() noexcept { return estate_; }
     // False: it is in a selection already.
     bool enter_selection() noexcept { return !in_selection_.exchange(true, std::memory_order_relaxed); }
     void leave_selection() noexcept { in_selection_.store(false, std::memory_order_relaxed); }
@@ -42,6 +43,7 @@ private:
     std::uint32_t seat_;
     std::uint32_t fork_generation_ = platform::fork_generation();
     std::atomic<bool> in_selection_{false};
+    SeatEstate estate_;
     Heirs heirs_;
 };
 
@@ -58,7 +60,7 @@ public:
     };
 
     Lease(std::shared_ptr<SeatHold> hold, const Block& block) noexcept
-        : hold_(std::move(hold)), block_(block), number_(hold_->heirs().leased(block.position)) {
+        : hold_(std::move(hold)), block_(block), number_(hold_->estate().leased(block.position)) {
         count(1);
     }
     ~Lease() {
@@ -67,7 +69,7 @@ public:
         // Before the mark, after which the block may carry another message.
         if (block_.through != Through::shared)
             segment.private_data()->close(block_.offset, block_.bytes, block_.through == Through::private_writable);
-        if (hold_->heirs().keep(number_)) return;  // a child has it for good
+        if (hold_->estate().is_kept(number_)) return;  // a child has it for good
         count(-1);
         mark_done(segment.ring(), hold_->seat(), block_.row, mark_of(block_.position));
         platform::Native::fence_seq_cst();  // [signal] for the mark

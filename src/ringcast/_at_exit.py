@@ -23,7 +23,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ringcast import _core
-from ringcast.errors import QueueClosedError
+from ringcast.errors import PoolClosedError, QueueClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -178,14 +178,14 @@ def _may_send(thread: threading.Thread) -> bool:
     return not any(_reads(thread, end.segment) for end in _ends() if end.role == "writer")
 
 
-def _silence_threads() -> None:
-    """Threads that still wait on an end are told that it is closed: at exit, that is no news to be printed."""
+def silence_threads() -> None:
+    """Threads that still use an end or a pool are told that it is closed: at exit, that is no news to be printed."""
     if threading.active_count() == 1:
         return
     usual = threading.excepthook
 
     def hook(arguments: Any) -> None:
-        if not issubclass(arguments.exc_type, QueueClosedError):
+        if not issubclass(arguments.exc_type, (QueueClosedError, PoolClosedError)):
             usual(arguments)
 
     threading.excepthook = hook
@@ -216,7 +216,7 @@ def _let_daemons_end() -> None:
 
 def _close(ends: list[OpenEnd]) -> None:
     _core.note_exit()
-    _silence_threads()
+    silence_threads()
     failed = process_has_failed()
     # Writers first: that a reader of this very process gets no more is no news to them then.
     for end in sorted(ends, key=lambda end: end.role == "reader"):

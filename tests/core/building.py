@@ -19,6 +19,8 @@ PROGRAMS = [
     "lock_file",
     "page_map",
     "parking",
+    "policies",
+    "pool",
     "ring",
     "selection",
     "stress",

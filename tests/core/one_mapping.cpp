@@ -1,7 +1,7 @@
 // Gives all ends of a process that map one segment the same memory, so that a thread sanitizer can compare what they do.
 //
 // Each end maps the segment for itself, as ends of different processes do, and a sanitizer knows memory by its address:
-// of two mappings it can never see that one thread reads what another is writing. The linker (--wrap) puts these
+// of two mappings it can never see that one thread reads what another is writing. So is part of what is mapped already. The linker (--wrap) puts these
 // functions in the place of mmap, munmap and fcntl; the core is linked as it is. What they take away is that readers
 // map the data part read-only.
 #include <fcntl.h>
@@ -30,6 +30,8 @@ struct Mapping {
     size_t bytes;
     void* address;
     int users;
+
+    char* begin() const { return static_cast<char*>(address); }
 };
 
 // Never destroyed: memory is mapped and unmapped until the very end of the process.
@@ -65,10 +67,10 @@ void* __wrap_mmap(void* address, size_t bytes, int protection, int flags, int de
     Mappings& known = mappings();
     const std::lock_guard guard(known.mutex);
     for (Mapping& mapping : known.all)
-        if (mapping.device == file.st_dev && mapping.inode == file.st_ino && mapping.offset == offset &&
-            mapping.bytes == bytes) {
+        if (mapping.device == file.st_dev && mapping.inode == file.st_ino && mapping.offset <= offset &&
+            offset - mapping.offset + static_cast<off_t>(bytes) <= static_cast<off_t>(mapping.bytes)) {
             ++mapping.users;
-            return mapping.address;
+            return mapping.begin() + (offset - mapping.offset);
         }
     void* made = __real_mmap(address, bytes, PROT_READ | PROT_WRITE, flags, descriptor, offset);
     if (made != MAP_FAILED) known.all.push_back({file.st_dev, file.st_ino, offset, bytes, made, 1});
@@ -79,11 +81,12 @@ int __wrap_munmap(void* address, size_t bytes) {
     Mappings& known = mappings();
     const std::lock_guard guard(known.mutex);
     for (Mapping& mapping : known.all)
-        if (mapping.address == address) {
+        if (mapping.begin() <= static_cast<char*>(address) && static_cast<char*>(address) < mapping.begin() + mapping.bytes) {
             if (--mapping.users > 0) return 0;
+            const Mapping last = mapping;
             mapping = known.all.back();
             known.all.pop_back();
-            break;
+            return __real_munmap(last.address, last.bytes);
         }
     return __real_munmap(address, bytes);
 }

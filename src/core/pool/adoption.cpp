@@ -125,7 +125,7 @@ void Keeper::check_reservations() {
         else if (!offered(e))
             doubtful.push_back(e);
     }
-    collect(doubtful, held_);
+    collect(doubtful, held_, false);
     for (std::size_t i = 0; i < doubtful.size(); ++i)
         if (!held_[i]) gone.push_back(doubtful[i]);
     for (const std::uint32_t e : gone) {

@@ -30,6 +30,19 @@ void nap() {
     nanosleep(&millisecond, nullptr);
 }
 
+// Whoever has the seat's lock says who it is.
+void introduce(NativePoolSeat& seat, PoolSeatState as, const std::string& worker_id) {
+    seat.pid.store(platform::process_id(), std::memory_order_relaxed);
+    seat.pid_namespace.store(platform::pid_namespace(), std::memory_order_relaxed);
+    seat.since_ns.store(platform::wall_clock_ns(), std::memory_order_relaxed);
+    copy_text(seat.worker_id, sizeof seat.worker_id, worker_id);
+    for (auto* count : {&seat.counters.lookups, &seat.counters.keys_looked_up, &seat.counters.keys_found,
+                        &seat.counters.retrieves, &seat.counters.keys_retrieved, &seat.counters.hits})
+        count->store(0, std::memory_order_relaxed);
+    const std::uint32_t incarnation = seat_incarnation(seat.state.load(std::memory_order_relaxed)) + 1;
+    seat.state.store(seat_word(incarnation, as), std::memory_order_release);  // release [seat]
+}
+
 }  // namespace
 
 std::shared_ptr<Client> Client::connect(const Options& options, std::int64_t patience_ns) {
@@ -68,20 +81,20 @@ Client::Client(std::unique_ptr<PoolMemory> memory, std::uint32_t seat, const Opt
       intact_(memory_->index().n_entries) {
     NativePoolSeat& own = memory_->own_seat();
     Native::reached(FaultPoint::pool_seat_locked);
-    own.pid.store(platform::process_id(), std::memory_order_relaxed);
-    own.pid_namespace.store(platform::pid_namespace(), std::memory_order_relaxed);
-    own.since_ns.store(platform::wall_clock_ns(), std::memory_order_relaxed);
-    copy_text(own.worker_id, sizeof own.worker_id, options.worker_id);
-    for (auto* count : {&own.counters.lookups, &own.counters.keys_looked_up, &own.counters.keys_found,
-                        &own.counters.retrieves, &own.counters.keys_retrieved, &own.counters.hits})
-        count->store(0, std::memory_order_relaxed);
     for (std::uint32_t i = 0; i < kMailSlots; ++i) {
         own.mail[i].parked.word.store(0, std::memory_order_relaxed);  // a dead holder may have slept
         numbers_[i] = mail_number(own.mail[i].word.load(std::memory_order_relaxed));
     }
-    const std::uint32_t incarnation = seat_incarnation(own.state.load(std::memory_order_relaxed)) + 1;
-    own.state.store(seat_word(incarnation, PoolSeatState::taken), std::memory_order_release);  // release [seat]
+    introduce(own, PoolSeatState::taken, options.worker_id);
     Native::reached(FaultPoint::pool_seat_taken);
+    heirs_.emplace(static_cast<Estate&>(*this));
+}
+
+Client::~Client() {
+    close();
+    heirs_.reset();
+    // What a child has for good is held until this process ends.
+    if (!in_forked_child() && row_.keeps_any()) (void)memory_.release();
 }
 
 void Client::close() noexcept {
@@ -183,7 +196,8 @@ bool Client::pin_each(std::span<const Look> looks, Places& places, std::vector<b
         if (got[i] == PinRow<Native>::kFull) continue;
         if (memory_->index().is_unchanged(looks[i])) {
             pinned[i] = true;
-            places.push_back(got[i]);
+            const auto look = static_cast<std::uint32_t>(i);
+            places.push_back({got[i], look, look});
         } else {
             row_.clear(got[i]);
         }
@@ -192,17 +206,17 @@ bool Client::pin_each(std::span<const Look> looks, Places& places, std::vector<b
     return room;
 }
 
-void Client::note_since(std::span<const std::uint32_t> places) noexcept {
+void Client::note_since(std::span<const Place> places) noexcept {
     auto* const since = pinned_since(memory_->own_seat(), memory_->header().n_pins);
     const std::uint32_t now = platform::coarse_milliseconds();
-    for (const std::uint32_t place : places) since[place].store(now, std::memory_order_relaxed);
+    for (const Place& place : places) since[place.at].store(now, std::memory_order_relaxed);
 }
 
 void Client::unpin(Places& places) noexcept {
     if (places.empty() || in_forked_child()) return;
     Native::reached(FaultPoint::pool_unpin_begin);
     const std::lock_guard guard(pinning_);
-    for (const std::uint32_t place : places) row_.clear(place);
+    for (const Place& place : places) row_.clear(place.at);
     places.clear();
     if (closed() && row_.held() == 0) leave();
 }
@@ -224,6 +238,20 @@ bool Client::knows_space(const Digest& space) {
 void Client::told_space(const Digest& space) {
     const std::lock_guard guard(slots_);
     known_spaces_.push_back(space);
+}
+
+void Client::unpin(const Place& place) noexcept {
+    if (in_forked_child()) return;
+    Native::reached(FaultPoint::pool_unpin_begin);
+    const std::lock_guard guard(pinning_);
+    row_.clear(place.at);
+    if (closed() && row_.held() == 0) leave();
+}
+
+void Client::shorten(const Place& place, const Look& to) noexcept {
+    if (in_forked_child()) return;
+    const std::lock_guard guard(pinning_);
+    row_.move(place.at, to.entry, generation_of(to.word));
 }
 
 std::uint32_t Client::room() noexcept {
@@ -255,6 +283,44 @@ bool Client::is_intact(const Look& look) {
     if (found != entry.checksum.load(std::memory_order_relaxed)) return false;
     seen.store(mark, std::memory_order_relaxed);
     return true;
+}
+
+// --- Forked children.
+
+// Until the parent's pins are cleared, by this process and later, or the parent is gone, they hold all of this. So who
+// finds them cleared (acquire [unpin]), or their lock free, finds these, which are behind them: seats are asked by rising
+// numbers. Clients take the first seats, so that of children is the last one.
+std::uint32_t Client::make_image(int locks) noexcept {
+    const PoolHeader& header = memory_->header();
+    for (std::uint32_t i = header.n_seats - 1; i > seat_; --i) {
+        const auto is_vacant = [&] {
+            return seat_state(memory_->seat(i).state.load(std::memory_order_acquire)) == PoolSeatState::vacant;
+        };  // acquire [seat]
+        if (!is_vacant() || !platform::try_lock_on(locks, seat_lock(i), platform::Sharing::exclusive)) continue;
+        if (!is_vacant()) return kNoSeat;  // a client came and went: its seat is the server's to give back
+        try {
+            image_ = memory_->map_seat(i);
+        } catch (const Error&) {
+            return kNoSeat;
+        }
+        const NativePoolSeat& mine = memory_->own_seat();
+        auto& image = *reinterpret_cast<NativePoolSeat*>(image_.begin());
+        introduce(image, PoolSeatState::inherited, text_of(mine.worker_id, sizeof mine.worker_id));
+        const std::uint32_t used = mine.pins_used.load(std::memory_order_relaxed);
+        auto* const since = pinned_since(image, header.n_pins);
+        const auto* const our_since = pinned_since(mine, header.n_pins);
+        for (std::uint32_t k = 0; k < used; ++k) {
+            since[k].store(our_since[k].load(std::memory_order_relaxed), std::memory_order_relaxed);
+            image.pins[k].store(mine.pins[k].load(std::memory_order_relaxed), std::memory_order_relaxed);
+        }
+        image.pins_used.store(used, std::memory_order_relaxed);
+        return i;
+    }
+    return kNoSeat;
+}
+
+void Client::inherited(std::uint32_t) noexcept {
+    reinterpret_cast<NativePoolSeat*>(image_.begin())->pid.store(platform::process_id(), std::memory_order_relaxed);
 }
 
 // --- Requests.

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "heirs.hpp"
 #include "pool/memory.hpp"
 #include "pool/pins.hpp"
 #include "turn.hpp"
@@ -28,7 +29,7 @@ struct NoMutex {
 };
 using CallersMutex = std::conditional_t<kCallersSerialised, NoMutex, std::mutex>;
 
-class Client {
+class Client final : private Estate {
 public:
     struct Options {
         std::string name;  // of the area, complete
@@ -38,7 +39,7 @@ public:
     };
     // Throws segment_not_found, also if no server lives there; capacity if no seat is vacant within `patience_ns`.
     static std::shared_ptr<Client> connect(const Options& options, std::int64_t patience_ns);
-    ~Client() { close(); }
+    ~Client();
     Client(const Client&) = delete;
     Client& operator=(const Client&) = delete;
 
@@ -58,12 +59,15 @@ public:
     void find_each(std::span<const Digest> keys, std::vector<Look>& looks, std::vector<Status>& statuses) const;
     std::uint32_t lookup(std::span<const Digest> keys) const;
 
-    using Places = std::vector<std::uint32_t>;
+    using Places = std::vector<Place>;
     // See pin_leading.
     Pinned<Native> pin(std::span<const Look> looks, Places& places);
     // Each by itself, in states that `looks` says; false where it had changed, with no place then.
     bool pin_each(std::span<const Look> looks, Places& places, std::vector<bool>& pinned);
     void unpin(Places& places) noexcept;
+    void unpin(const Place& place) noexcept;
+    // Holds from here on, of a place that holds a run, only as much of it as ends with this look.
+    void shorten(const Place& place, const Look& to) noexcept;
     void touch(std::uint32_t entry, std::uint32_t ancestors, bool by_store = false) noexcept;
 
     std::uint64_t block(std::uint32_t entry) const noexcept {
@@ -83,8 +87,21 @@ private:
     friend class Call;
     Client(std::unique_ptr<PoolMemory> memory, std::uint32_t seat, const Options& options);
     void leave() noexcept;
-    void note_since(std::span<const std::uint32_t> places) noexcept;
+    void note_since(std::span<const Place> places) noexcept;
     void ring() noexcept;
+
+    // For forked children: another seat becomes theirs, with the same pins.
+    const platform::LockFile& locks() const noexcept override { return memory_->locks(); }
+    void hold_still() noexcept override { pinning_.lock(); }
+    void go_on() noexcept override { pinning_.unlock(); }
+    bool is_empty() const noexcept override { return row_.held() == 0; }
+    std::uint64_t added() const noexcept override { return row_.puts(); }
+    std::uint32_t make_image(int locks) noexcept override;
+    std::uint64_t word_of(std::uint32_t image) const noexcept override {
+        return memory_->seat(image).state.load(std::memory_order_relaxed);
+    }
+    void inherited(std::uint32_t image) noexcept override;
+    void keep() noexcept override { row_.keep(); }
 
     std::unique_ptr<PoolMemory> memory_;
     std::uint32_t seat_;
@@ -99,6 +116,8 @@ private:
     std::vector<Digest> known_spaces_;  // guarded by `slots_`; the one that was asked for last is the last
     std::atomic<bool> closed_{false};
     std::atomic<bool> left_{false};
+    Mapping image_;  // the seat of the last children that inherited
+    std::optional<Heirs> heirs_;
 };
 
 // One request. `begin`, slices until it is answered, then `take`; or `withdraw`.

@@ -199,7 +199,7 @@ void Keeper::abort_abandoned() {
     std::vector<std::uint32_t> doubtful;
     for (const std::uint32_t e : reserved_)
         if (!offered(e)) doubtful.push_back(e);
-    collect(doubtful, held_);
+    collect(doubtful, held_, false);
     for (std::size_t i = 0; i < doubtful.size(); ++i)
         if (!held_[i] && state(doubtful[i]) == EntryState::reserved) into_limbo_with_descendants(doubtful[i]);
 }
@@ -250,13 +250,16 @@ bool Keeper::seat_lives(std::uint32_t seat) const noexcept {
 }
 
 template <class Visit>
-void Keeper::for_each_pin(Visit&& visit) {
+void Keeper::for_each_pin(Visit&& visit, bool heirs) {
     const PoolHeader& header = memory_.header();
     std::uint32_t asked_about = kNoEntry;  // the seat whose life is known
     bool lives = false;
     const auto row = [&](std::uint32_t seat) {
         const NativePoolSeat& its = memory_.seat(seat);
-        return std::pair(its.pins, std::min(its.pins_used.load(std::memory_order_relaxed), header.n_pins));
+        const std::uint32_t used = std::min(its.pins_used.load(std::memory_order_relaxed), header.n_pins);
+        const bool counts =
+            heirs || seat_state(its.state.load(std::memory_order_relaxed)) != PoolSeatState::inherited;
+        return std::pair(its.pins, counts ? used : 0);
     };
     collect_pins<Native>(header.n_seats, row, [&](std::uint32_t seat, std::uint64_t pin) {
         const std::uint32_t e = pinned_entry(pin);
@@ -277,14 +280,16 @@ void Keeper::note_held() {
     });
 }
 
-void Keeper::collect(std::span<const std::uint32_t> entries, std::vector<bool>& held) {
+void Keeper::collect(std::span<const std::uint32_t> entries, std::vector<bool>& held, bool heirs) {
     held.assign(entries.size(), false);
     if (entries.empty()) return;
     for (std::size_t i = 0; i < entries.size(); ++i) mark_[entries[i]] = static_cast<std::uint32_t>(i + 1);
-    for_each_pin([&](std::uint32_t e, bool lives) {
-        if (lives) held[mark_[e] - 1] = true;
-        return mark_[e] != 0;
-    });
+    for_each_pin(
+        [&](std::uint32_t e, bool lives) {
+            if (lives) held[mark_[e] - 1] = true;
+            return mark_[e] != 0;
+        },
+        heirs);
     for (const std::uint32_t e : entries) mark_[e] = 0;
 }
 

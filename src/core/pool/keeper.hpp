@@ -123,10 +123,10 @@ private:
     bool evict(std::uint32_t most, std::uint32_t tenant);
     // Calls visit(entry, false) for what is pinned, and, if that is true and its client lives, visit(entry, true).
     template <class Visit>
-    void for_each_pin(Visit&& visit);
+    void for_each_pin(Visit&& visit, bool heirs = true);
     void note_held();
-    // Which of these entries a living client holds.
-    void collect(std::span<const std::uint32_t> entries, std::vector<bool>& held);
+    // Which of these entries a living client holds; or its forked children, who read and commit nothing.
+    void collect(std::span<const std::uint32_t> entries, std::vector<bool>& held, bool heirs = true);
     void into_limbo(std::uint32_t e, bool noted = true);
     void into_limbo_with_descendants(std::uint32_t e);
     void release(std::uint32_t e);

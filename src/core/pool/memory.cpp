@@ -318,12 +318,16 @@ std::optional<std::uint32_t> PoolMemory::take_seat() {
             locks().unlock(seat_lock(i));
             continue;
         }
-        own_seat_ = Mapping(static_cast<std::byte*>(
-                                file().map(header_.seats_offset + i * header_.seat_bytes, header_.seat_bytes, true)),
-                            header_.seat_bytes);
+        own_seat_ = map_seat(i);
         return i;
     }
     return std::nullopt;
+}
+
+Mapping PoolMemory::map_seat(std::uint32_t i) const {
+    return {static_cast<std::byte*>(
+                file().map(header_.seats_offset + i * header_.seat_bytes, header_.seat_bytes, true)),
+            header_.seat_bytes};
 }
 
 std::byte* PoolMemory::writable_data() {

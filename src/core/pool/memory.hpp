@@ -123,6 +123,8 @@ public:
     // A client's: takes the first vacant seat whose lock it gets, and maps it writable; nothing if there is none now.
     std::optional<std::uint32_t> take_seat();
     NativePoolSeat& own_seat() const noexcept { return *reinterpret_cast<NativePoolSeat*>(own_seat_.begin()); }
+    // A seat, writable: for who has its lock.
+    Mapping map_seat(std::uint32_t seat) const;
     // The blocks, writable; mapped when first asked for.
     std::byte* writable_data();
     // Bytes of a block, copy-on-write, in a mapping of their own, and where in it they are. An empty one where the system

@@ -132,8 +132,9 @@ struct alignas(64) EntryRecord {
 template <class P>
 using Cell = typename P::template atomic<std::uint64_t>;  // tag << 32 | entry + 1; 0: empty
 
-// Whose a seat is. Its lock byte says whether that client lives; a dead one's seat only the server gives back.
-enum class PoolSeatState : std::uint32_t { vacant = 0, taken = 1 };
+// Whose a seat is: a client's, or that of forked children, which hold what their parent held (client.hpp) and ask for
+// nothing. Its lock byte says whether they live; the seat of the dead only the server gives back.
+enum class PoolSeatState : std::uint32_t { vacant = 0, taken = 1, inherited = 2 };
 
 // A mailbox slot's word: the number of the request, and how far it is. Client and server move it by compare-and-swap, so a
 // request has one outcome, which both know.
@@ -154,7 +155,7 @@ enum class Ask : std::uint32_t { reserve = 1, commit = 2, abort = 3, clear = 4, 
 
 // What became of a key: what both `store` and `retrieve` say of it.
 enum class Status : std::uint32_t {
-    none = 0,
+    none = 0,   // nothing yet: no caller sees it
     reserved,   // store: the caller's to fill
     cached,     // store: it is there
     pending,    // another client stores it just now
@@ -166,7 +167,7 @@ enum class Status : std::uint32_t {
     miss,       // retrieve
     committed,  // store: it is there now
     lost,       // store: the reservation was given up before
-    damaged,    // retrieve: its bytes were not what was stored
+    damaged,    // to who suspected a chunk: its bytes are not what was stored. No caller sees it
 };
 
 // One key of a request, and what is answered. Clients write `digest`, `entry`, `generation` and `checksum`, as the

@@ -360,7 +360,15 @@ void Server::look_after_seats() {
 void Server::look_after(std::uint32_t seat) {
     // acquire [seat]: with whatever its client wrote before it died.
     const std::uint64_t word = memory_->seat(seat).state.load(std::memory_order_acquire);
-    if (seat_state(word) == PoolSeatState::taken && !keeper_.seat_lives(seat)) give_back(seat);
+    if (seat_state(word) == PoolSeatState::vacant || keeper_.seat_lives(seat)) return;
+    // Under its lock: a parent may be about to share what one child has left with the next one.
+    try {
+        if (!memory_->locks().try_lock(seat_lock(seat))) return;
+    } catch (const Error&) {
+        return;
+    }
+    give_back(seat);
+    memory_->locks().unlock(seat_lock(seat));
 }
 
 // Its client is gone: what it stored is aborted, what it held counts no more, and the next client may come.

@@ -222,12 +222,12 @@ def _shown(pool: PoolStats, before: PoolStats | None, seconds: float) -> Iterato
         lines.append((what.replace("_", " "), f"{pool[what]}{rate(what)}"))
     width = max(len(what) for what, _ in lines)
     yield from (common.plain(f"{what:{width}}  {found}") for what, found in lines)
-    yield common.plain(f"{'clients':{width}}  {sum(client['alive'] for client in clients)}")
+    yield common.plain(f"{'clients':{width}}  {sum(client['alive'] and not client['forked'] for client in clients)}")
     if clients:
         yield _table(
             [
                 ("SEAT", [str(client["seat"]) for client in clients]),
-                ("CLIENT", [client["worker_id"] for client in clients]),
+                ("CLIENT", [f"{client['worker_id']}{' (forked)' if client['forked'] else ''}" for client in clients]),
                 ("PID", [f"{client['pid']}{'' if client['alive'] else ' (dead)'}" for client in clients]),
                 ("PINS", [str(client["pins"]) for client in clients]),
                 ("OLDEST", [_age(client["oldest_pin_s"]) if client["pins"] else "" for client in clients]),

@@ -17,8 +17,11 @@ class PoolClientStats(TypedDict):
     """A client of a pool. What it looked up and retrieved is counted since it took its seat."""
 
     seat: int
+    forked: bool
+    """Is it held by forked children of a client, for views that they inherited? They ask for nothing."""
     worker_id: str
     pid: int
+    """Of forked children, the last one's."""
     alive: bool
     since_ns: int
     """When it took its seat, by the wall clock."""

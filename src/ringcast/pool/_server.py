@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ringcast import _core
 from ringcast._arguments import checked, choice, flag, refuse
+from ringcast._at_exit import silence_threads
 from ringcast._names import PREFIX, pool_segment_name, suffix
 from ringcast._sizes import byte_size
 from ringcast._version import __version__
@@ -203,8 +204,8 @@ def _hold(server: PoolServer) -> None:
     if _registered_in != os.getpid():
         _registered_in = os.getpid()
         _open.clear()  # a forked child has none of its parent's
-        atexit.unregister(_close_all)
-        atexit.register(_close_all)
+        atexit.unregister(_close_all_at_exit)
+        atexit.register(_close_all_at_exit)
     _open.add(server)
 
 
@@ -215,6 +216,12 @@ def _is_main_thread() -> bool:
 def _close_all() -> None:
     for server in list(_open):
         server.close()
+
+
+def _close_all_at_exit() -> None:
+    if _open:
+        silence_threads()
+    _close_all()
 
 
 def _on_termination(number: int, frame: FrameType | None) -> None:

@@ -18,8 +18,6 @@ class ChunkStatus(Enum):
     True
     """
 
-    NONE = "none"
-    """Nothing yet."""
     RESERVED = "reserved"
     """Store: the chunk is this lease's to fill."""
     CACHED = "cached"
@@ -37,13 +35,11 @@ class ChunkStatus(Enum):
     HIT = "hit"
     """Retrieve: it is pinned, to be read."""
     MISS = "miss"
-    """Retrieve: it is not there, or comes after one that is not."""
+    """Retrieve: it is not there, or not as it was stored, or comes after one that is a miss."""
     COMMITTED = "committed"
     """Store: it is in the pool now."""
     LOST = "lost"
     """Store: the reservation was given up before the commit."""
-    DAMAGED = "damaged"
-    """Its bytes were not what was stored, and are out of reach now."""
 
 
-_core.set_pool_statuses(tuple(ChunkStatus))  # in the order of the core's own
+_core.set_pool_statuses(tuple(ChunkStatus))  # in the order of the core's own, from RESERVED on

@@ -1,0 +1,236 @@
+// A pool with threads as its clients: they store, abort, give up, withdraw, retrieve and view under eviction, while
+// servers end and others adopt. Each chunk says throughout which one it is.
+#include <unistd.h>
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "check.hpp"
+#include "pool/client.hpp"
+#include "pool/holding.hpp"
+#include "pool/server.hpp"
+
+using namespace ringcast;
+using namespace ringcast::pool;
+
+namespace {
+
+constexpr std::uint32_t kChunk = 4096;
+constexpr std::uint32_t kChunks = 64;
+constexpr std::uint32_t kChains = 24;
+constexpr std::uint32_t kLength = 8;  // of a chain
+constexpr std::int64_t kRunNs = check::kScale == 1 ? 3'000'000'000 : 1'500'000'000;
+
+using Chain = std::vector<Digest>;
+Chain chain_of(std::uint64_t number) {
+    Chain keys;
+    for (std::uint64_t i = 0; i < kLength; ++i)
+        keys.push_back(Digest{{(number * kLength + i + 1) * 0x9e37'79b9'7f4a'7c15, number, i, ~number}});
+    return keys;
+}
+std::uint64_t word_of(const Digest& key, std::size_t i) { return key.words[0] + i; }
+
+PoolMemory::Request request(const std::string& name) {
+    PoolMemory::Request made;
+    made.name = name;
+    made.user_name = name;
+    made.release = "test";
+    made.geometry = plan_pool(std::uint64_t{kChunks} * kChunk, 8, 64, kChunks);
+    made.kept = true;  // a server that ends leaves it to the next one
+    return made;
+}
+
+class Worker {
+public:
+    Worker(const std::string& name, unsigned seed, const std::atomic<bool>& over)
+        : random_(seed), over_(over), client_(Client::connect({.name = name, .release = "test", .worker_id = "w"},
+                                                              10'000'000'000)) {}
+    void run() {
+        while (!over_.load(std::memory_order_relaxed)) {
+            const Chain keys = chain_of(below(kChains));
+            if (below(3) == 0)
+                store(keys);
+            else
+                retrieve(keys);
+        }
+        views_.clear();
+        CHECK(client_->held() == 0);
+    }
+    std::uint64_t hits = 0;
+    std::uint64_t stored = 0;
+
+private:
+    struct View {
+        View(std::shared_ptr<Holding> of, std::uint32_t i, const Look& look, const Digest& of_key)
+            : held(std::move(of)), index(i), entry(look.entry), key(of_key) {
+            held->show(index, look);
+        }
+        View(View&&) = default;
+        View& operator=(View&&) = default;
+        ~View() {
+            if (held) held->hide(index);
+        }
+        std::shared_ptr<Holding> held;
+        std::uint32_t index;
+        std::uint32_t entry;
+        Digest key;
+    };
+
+    std::uint32_t below(std::uint32_t n) { return static_cast<std::uint32_t>(random_() % n); }
+
+    void check_chunk(std::uint32_t entry, const Digest& key) const {
+        const auto* words = reinterpret_cast<const std::uint64_t*>(client_->memory().data() + client_->block(entry));
+        for (std::size_t i = 0; i < kChunk / 8; ++i) CHECK(words[i] == word_of(key, i));
+    }
+
+    void retrieve(const Chain& keys) {
+        std::vector<Look> looks;
+        Status stopped{};
+        client_->find_leading(keys, looks, stopped);
+        auto held = std::make_shared<Holding>(client_);
+        const auto pinned = client_->pin(looks, held->places);
+        CHECK(pinned.count <= keys.size());
+        for (std::uint32_t i = 0; i < pinned.count; ++i) check_chunk(looks[i].entry, keys[i]);
+        hits += pinned.count;
+        if (pinned.count != 0) {
+            client_->touch(looks[pinned.count - 1].entry, pinned.count - 1);
+            for (std::uint32_t n = below(3); n-- > 0;) {
+                const std::uint32_t i = below(pinned.count);
+                views_.emplace_back(held, i, looks[i], keys[i]);
+            }
+        }
+        held->end();
+        while (views_.size() > 4) {
+            const View& oldest = views_.front();
+            check_chunk(oldest.entry, oldest.key);
+            views_.erase(views_.begin());
+        }
+    }
+
+    // False: it was withdrawn, or the pool is between two servers for longer than the test lasts.
+    bool ask(Call& call, Ask kind, std::uint32_t count) {
+        call.begin(kind, count);
+        if (below(16) == 0 && call.withdraw()) return false;
+        if (call.briefly()) return true;
+        for (;;) {
+            const auto progress = call.slice(platform::monotonic_ns() + 50'000'000);
+            if (progress == Call::Progress::answered) return true;
+            CHECK(progress != Call::Progress::closed);
+            if (over_.load(std::memory_order_relaxed) && call.withdraw()) return false;
+        }
+    }
+    void take_slot(Call& call) {
+        while (!call.take_slot()) std::this_thread::yield();
+    }
+
+    void store(const Chain& keys) {
+        std::vector<Look> looks;
+        Status stopped{};
+        client_->find_leading(keys, looks, stopped);
+        Client::Places before;
+        const std::uint32_t there = client_->pin(looks, before).count;
+        const auto missing = static_cast<std::uint32_t>(keys.size()) - there;
+        Client::Places places;
+        std::vector<Look> got(missing, Look{kNoEntry, 0});
+        std::vector<bool> pinned;
+        if (missing != 0) {
+            Call call(*client_);
+            take_slot(call);
+            NativeMailSlot& slot = call.slot();
+            slot.length.store(kChunk, std::memory_order_relaxed);
+            slot.chained.store(1, std::memory_order_relaxed);
+            slot.has_parent.store(there != 0 ? 1 : 0, std::memory_order_relaxed);
+            for (std::size_t k = 0; k < 4 && there != 0; ++k)
+                slot.parent[k].store(keys[there - 1].words[k], std::memory_order_relaxed);
+            slot.tenant.store(0, std::memory_order_relaxed);
+            slot.space.store(0, std::memory_order_relaxed);
+            for (std::uint32_t i = 0; i < missing; ++i)
+                for (std::size_t k = 0; k < 4; ++k)
+                    slot.items[i].digest[k].store(keys[there + i].words[k], std::memory_order_relaxed);
+            if (!ask(call, Ask::reserve, missing)) {
+                client_->unpin(before);
+                return;
+            }
+            for (std::uint32_t i = 0; i < missing; ++i) {
+                const MailItem& item = slot.items[i];
+                if (static_cast<Status>(item.status.load(std::memory_order_relaxed)) != Status::reserved) continue;
+                got[i] = {item.entry.load(std::memory_order_relaxed),
+                          entry_word(item.generation.load(std::memory_order_relaxed), EntryState::reserved)};
+            }
+            client_->pin_each(got, places, pinned);
+            call.take();
+        }
+        client_->unpin(before);
+        std::vector<std::uint32_t> mine;
+        for (std::uint32_t i = 0; i < missing; ++i)
+            if (pinned[i]) mine.push_back(i);
+        for (const std::uint32_t i : mine) {
+            auto* words =
+                reinterpret_cast<std::uint64_t*>(client_->memory().writable_data() + client_->block(got[i].entry));
+            for (std::size_t k = 0; k < kChunk / 8; ++k) words[k] = word_of(keys[there + i], k);
+        }
+        // Sometimes it is given up, in words or without.
+        if (const std::uint32_t how = below(8); !mine.empty() && how != 0) {
+            Call call(*client_);
+            take_slot(call);
+            call.slot().checked.store(0, std::memory_order_relaxed);
+            for (std::size_t i = 0; i < mine.size(); ++i) {
+                MailItem& item = call.slot().items[i];
+                item.entry.store(got[mine[i]].entry, std::memory_order_relaxed);
+                item.generation.store(generation_of(got[mine[i]].word), std::memory_order_relaxed);
+            }
+            if (ask(call, how == 1 ? Ask::abort : Ask::commit, static_cast<std::uint32_t>(mine.size()))) {
+                for (std::size_t i = 0; i < mine.size() && how != 1; ++i)
+                    if (static_cast<Status>(call.slot().items[i].status.load(std::memory_order_relaxed)) ==
+                        Status::committed)
+                        ++stored;
+                call.take();
+            }
+        }
+        client_->unpin(places);
+    }
+
+    std::mt19937 random_;
+    const std::atomic<bool>& over_;
+    std::shared_ptr<Client> client_;
+    std::vector<View> views_;
+};
+
+void run_with(PolicyKind policy, const std::string& name) {
+    const Server::Options options{.memory = request(name), .policy = policy, .quotas = {}};
+    auto server = std::make_unique<Server>(options);
+    CHECK(!server->adopted());
+    std::atomic<bool> over{false};
+    std::vector<std::unique_ptr<Worker>> workers;
+    for (unsigned i = 0; i < 4; ++i) workers.push_back(std::make_unique<Worker>(name, i + 1, over));
+    std::vector<std::thread> threads;
+    for (auto& worker : workers) threads.emplace_back([&worker] { worker->run(); });
+    const std::int64_t until = platform::monotonic_ns() + kRunNs;
+    while (platform::monotonic_ns() < until) {
+        std::this_thread::sleep_for(std::chrono::nanoseconds(kRunNs / 5));
+        server.reset();
+        server = std::make_unique<Server>(options);
+        CHECK(server->adopted());
+    }
+    over.store(true, std::memory_order_relaxed);
+    for (std::thread& thread : threads) thread.join();
+    std::uint64_t hits = 0;
+    std::uint64_t stored = 0;
+    for (const auto& worker : workers) hits += worker->hits, stored += worker->stored;
+    CHECK(hits > 0 && stored > kChunks);
+    CHECK(server->memory()->words().evicted.load() > 0 && server->memory()->words().aborted.load() > 0);
+    workers.clear();
+    server.reset();
+    platform::unlink_name(name);
+}
+
+}  // namespace
+
+TEST(clients_store_and_retrieve_while_servers_end_and_others_adopt) {
+    run_with(PolicyKind::arc, "ringcast_pool_test_" + std::to_string(getpid()));
+}
