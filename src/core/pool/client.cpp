@@ -230,6 +230,14 @@ bool Client::is_intact(const Look& look) {
     return true;
 }
 
+bool Client::is_intact(const Look& look, std::uint32_t found) noexcept {
+    const NativeEntry& entry = memory_->index().entries[look.entry];
+    if (entry.checked.load(std::memory_order_relaxed) == 0) return true;
+    const bool same = found == entry.checksum.load(std::memory_order_relaxed);
+    intact_[look.entry].store(same ? generation_of(look.word) + 1 : 0, std::memory_order_relaxed);
+    return same;
+}
+
 std::uint32_t Client::changes() const noexcept { return memory_->words().changes.load(std::memory_order_acquire); }
 
 void Client::wait_for_change(std::uint32_t seen, std::int64_t most_ns) noexcept {

@@ -71,6 +71,8 @@ public:
     }
     // Are the bytes of a pinned chunk what was stored? Looked at once for each chunk in this process.
     bool is_intact(const Look& look);
+    // The same by whoever has just summed them.
+    bool is_intact(const Look& look, std::uint32_t found) noexcept;
 
     // Sleeps until the server has ended something that may be waited for, at most `most_ns`.
     std::uint32_t changes() const noexcept;

@@ -3,6 +3,9 @@
 _namespace    what keys are valid for
 _keys         the keys of token chunks
 _layouts      what the bytes of a chunk are
+_forms        which dimension of a tensor is what
+_copies       an engine's blocks into chunks, and chunks into blocks
+_accelerators the same for tensors of a device
 _server       owns the memory and hands it out
 _client       looks up, reads and stores
 _status       what became of a key
@@ -11,6 +14,7 @@ _looking      pools seen from outside
 
 from ringcast._core import Found, RetrieveLease, Slot, StoreLease
 from ringcast.pool._client import Health, PoolClient, PoolInfo
+from ringcast.pool._copies import gather_paged, scatter_paged
 from ringcast.pool._keys import Keys, chunk_keys, keys_from_hashes
 from ringcast.pool._layouts import KVLayout
 from ringcast.pool._looking import (
@@ -45,8 +49,10 @@ __all__ = [
     "UnreadablePool",
     "chunk_keys",
     "describe",
+    "gather_paged",
     "keys_from_hashes",
     "list_pools",
     "remove",
     "salt_digest",
+    "scatter_paged",
 ]
