@@ -6,6 +6,7 @@ _layouts      what the bytes of a chunk are
 _forms        which dimension of a tensor is what
 _copies       an engine's blocks into chunks, and chunks into blocks
 _accelerators the same for tensors of a device
+_trial        are the copies of a layout right?
 _server       owns the memory and hands it out
 _client       looks up, reads and stores
 _status       what became of a key
