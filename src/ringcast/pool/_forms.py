@@ -18,7 +18,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import permutations
 from typing import Any, NamedTuple
 
 from ringcast._arguments import INT32_MAX, checked, refuse
@@ -27,12 +26,8 @@ from ringcast.errors import ArgumentError
 _LETTERS = "L2BNHC"
 _IN_PAIRS = ("BNHC", "BHNC", "BNC")
 _OF_A_LAYER = ("BNC", "BHNC", "BNHC", "2BNHC", "2BHNC", "B2NHC", "B2HNC")
-_OF_ALL_LAYERS = tuple(
-    "".join(order) + "C"
-    for letters in ("LBN", "LBHN", "L2BNH")
-    for order in permutations(letters)
-    if order.index("B") < order.index("N")
-)
+_PACKED = ("LBHNC", "LBNHC", "LHBNC", "BLHNC", "BLNHC", "BHLNC")
+_OF_ALL_LAYERS = (*_PACKED, "LBNC", "BLNC", "BL2NHC", "BL2HNC", "L2BNHC", "L2BHNC", "LB2NHC", "LB2HNC")
 
 
 class View(NamedTuple):
