@@ -190,13 +190,14 @@ def _start(
     copy = _core.PoolCopy(rows.plan, ids, slots, gathers, layout.form is not None, skip)
     run: Callable[[int], list[int]] = copy.run
     try:
-        if slots and is_device(rows.planes[0].view.device):
+        on_device = bool(slots) and is_device(rows.planes[0].view.device)
+        if on_device:
             device = DeviceCopy(
                 copy, rows.planes, rows.n_blocks, rows.block_tokens, layout.pages_per_chunk, ids, slots, skip
             )
             run = device.gather if gathers else device.scatter
         future: Future[list[int]] = Future()
-        if run == copy.run and len(slots) * rows.plan.chunk_bytes <= _OWN_BYTES:
+        if not on_device and len(slots) * rows.plan.chunk_bytes <= _OWN_BYTES:
             _do(future, copy, run, count, kv)
         else:
             # Until it ends the tensors are kept.
