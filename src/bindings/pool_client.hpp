@@ -11,6 +11,7 @@
 
 #include <nanobind/nanobind.h>
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -106,6 +107,17 @@ struct RetrieveLease : PoolLease {
     bool verify = true;   // not done yet
 };
 
+// The gathers that fill a store's chunks, by key. A commit waits until none is running, and takes their checksums.
+struct Gathers {
+    enum class State : std::uint8_t { none, running, failed, done };
+    std::mutex mutex;
+    std::condition_variable ended;
+    std::uint32_t running = 0;
+    std::vector<State> states;
+    std::vector<std::uint32_t> checksums;
+    std::vector<bool> shown;  // what has an array may be written to by others, so its checksum is made at the commit
+};
+
 struct StoreLease : PoolLease {
     using PoolLease::PoolLease;
     int traverse(visitproc visit, void* arg) const {
@@ -113,6 +125,7 @@ struct StoreLease : PoolLease {
         return PoolLease::traverse(visit, arg);
     }
 
+    Gathers gathers;
     bool aborted = false;
     bool committed = false;
     std::vector<nb::object> arrays;  // weak references to what was handed out to be written
@@ -155,6 +168,9 @@ void abort_store(nb::handle self, nb::handle lease);
 void add_retrieve_types(nb::module_& module);
 void add_store_types(nb::module_& module);
 void add_slot_type(nb::module_& module);
+void add_copy_types(nb::module_& module);
+// Raises PoolError where a gather was given up, so that a chunk holds nothing.
+void await_gathers(const PoolClient& client, StoreLease& lease);
 nb::object make_slot(nb::object lease, PoolLease& of, std::uint32_t index, bool writable);
 // A chunk's bytes are not what was stored: tells the server, if it can be told.
 void report_damage(PoolClient& client, const pool::Look& look);

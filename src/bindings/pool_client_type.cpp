@@ -229,6 +229,7 @@ void bind_pool_client(nb::module_& module) {
     add_retrieve_types(module);
     add_store_types(module);
     add_slot_type(module);
+    add_copy_types(module);
     nb::class_<PoolClient> type(module, "PoolClient", nb::dynamic_attr(), nb::is_weak_referenceable(),
                                 "A pool's client.");
     add_methods(type, methods, std::size(methods));

@@ -82,6 +82,10 @@ nb::object array_of(const Slot& slot) {
     }
     auto& store = nb::cast<StoreLease&>(slot.lease);
     if (store.committed || store.aborted) open_lease(slot);
+    {
+        const std::lock_guard guard(store.gathers.mutex);
+        store.gathers.shown[slot.index] = true;
+    }
     std::byte* bytes = lease.core->memory().writable_data() + lease.core->block(lease.looks[slot.index].entry);
     const nb::object array = numpy.attr("frombuffer")(make_buffer(slot, {}, bytes, true), numpy.attr("uint8"));
     store.arrays.push_back(nb::module_::import_("weakref").attr("ref")(array));

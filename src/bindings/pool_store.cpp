@@ -160,6 +160,9 @@ nb::object prepare_store(nb::handle self, nb::handle keys_object, nb::handle par
     made->client = nb::borrow(self);
     made->looks.assign(digests.size(), Look{pool::kNoEntry, 0});
     made->statuses.assign(digests.size(), Status::none);
+    made->gathers.states.assign(digests.size(), Gathers::State::none);
+    made->gathers.checksums.assign(digests.size(), 0);
+    made->gathers.shown.assign(digests.size(), false);
     std::vector<std::uint32_t> missing;
     struct Held {  // what is there already, so that it stays while its children are reserved
         pool::Client& core;
@@ -207,6 +210,7 @@ nb::object commit_store(nb::handle self, nb::handle object) {
     StoreLease& lease = open_lease(self, object, "commit_store");
     auto& client = nb::cast<PoolClient&>(self);
     pool::Client& core = *lease.core;
+    await_gathers(client, lease);
     if (lease.committed) return status_list(lease.statuses);
     seal_arrays(lease);
     const std::vector<std::uint32_t> keys = reserved_keys(lease);
@@ -216,6 +220,10 @@ nb::object commit_store(nb::handle self, nb::handle object) {
         const Unlocked unlocked;
         for (std::size_t i = 0; i < keys.size(); ++i) {
             const std::uint32_t entry = lease.looks[keys[i]].entry;
+            if (lease.gathers.states[keys[i]] == Gathers::State::done && !lease.gathers.shown[keys[i]]) {
+                checksums[i] = lease.gathers.checksums[keys[i]];
+                continue;
+            }
             checksums[i] = pool::checksum_of({core.memory().data() + core.block(entry), core.length(entry)});
         }
     }

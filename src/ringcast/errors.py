@@ -42,7 +42,8 @@
     │   ├── PoolTimeoutError (TimeoutError)        the server has not answered in time; nothing was done
     │   ├── ServerDiedError (ConnectionError)      it died, and no other took the pool over within `regain`
     │   ├── PoolClosedError (RuntimeError)         the server has closed the pool, or this end was closed
-    │   └── LeaseExpiredError (RuntimeError)       a lease that was aborted, given back, or is another client's
+    │   ├── LeaseExpiredError (RuntimeError)       a lease that was aborted, given back, or is another client's
+    │   └── LayoutError (ValueError)               tensors, chunks and layout do not fit each other; nothing was copied
     └── SegmentError (OSError)
         ├── SegmentNotFoundError (FileNotFoundError)
         ├── SegmentExistsError (FileExistsError)
@@ -283,6 +284,10 @@ class PoolClosedError(PoolError, RuntimeError):
 
 class LeaseExpiredError(PoolError, RuntimeError):
     """The lease is over: committed, aborted, cleared, or never this client's. Nothing was changed."""
+
+
+class LayoutError(PoolError, ValueError):
+    """Tensors, chunks and the layout do not fit each other, so that bytes would go to wrong places. Nothing was copied."""
 
 
 class SegmentError(RingcastError, OSError):

@@ -56,9 +56,10 @@ def test_whatever_moves_a_byte_changes_the_fingerprint(change: dict[str, Any]) -
 
 def test_dimensions_may_lie_in_any_order_without_gaps() -> None:
     pages = torch.zeros(10, 4, 16, dtype=torch.int8)
-    for view in (pages, pages.permute(2, 0, 1), pages.view(10, 1, 64), pages[:5]):
+    for view in (pages, pages.permute(2, 0, 1), pages.view(10, 1, 64), pages[:5], pages[::2]):
         assert KVLayout.pages([(view, 64)]).page_bytes == (64,)
-    for view in (pages[:, :2], pages[::2], pages[:, :, 1:], torch.zeros(1, dtype=torch.int8).expand(640)):
+    assert KVLayout.pages([(pages[:, :2], 32)]).n_pages == 10, "gaps between pages do no harm"
+    for view in (pages[::2], pages[:, :, 1:], torch.zeros(1, dtype=torch.int8).expand(640)):
         with pytest.raises(ArgumentError, match=r"tensors\[0\] has gaps"):
             KVLayout.pages([(view, 32)])
     with pytest.raises(ArgumentError, match="gaps"):

@@ -285,6 +285,14 @@ bool Client::is_intact(const Look& look) {
     return true;
 }
 
+bool Client::is_intact(const Look& look, std::uint32_t found) noexcept {
+    const NativeEntry& entry = memory_->index().entries[look.entry];
+    if (entry.checked.load(std::memory_order_relaxed) == 0) return true;
+    const bool same = found == entry.checksum.load(std::memory_order_relaxed);
+    intact_[look.entry].store(same ? generation_of(look.word) + 1 : 0, std::memory_order_relaxed);
+    return same;
+}
+
 // --- Forked children.
 
 // Until the parent's pins are cleared, by this process and later, or the parent is gone, they hold all of this. So who

@@ -78,6 +78,8 @@ public:
     }
     // Are the bytes of a pinned chunk what was stored? Looked at once for each chunk in this process.
     bool is_intact(const Look& look);
+    // The same by whoever has just summed them.
+    bool is_intact(const Look& look, std::uint32_t found) noexcept;
 
     // The seat is given back when nothing is pinned any more: at once, or by the last `unpin`.
     void close() noexcept;

@@ -3,6 +3,10 @@
 _namespace    what keys are valid for
 _keys         the keys of token chunks
 _layouts      what the bytes of a chunk are
+_forms        which dimension of a tensor is what
+_copies       an engine's blocks into chunks, and chunks into blocks
+_accelerators the same for tensors of a device
+_trial        are the copies of a layout right?
 _server       owns the memory and hands it out
 _client       looks up, reads and stores
 _status       what became of a key
@@ -13,6 +17,7 @@ _explaining   why a lookup misses
 
 from ringcast._core import Found, RetrieveLease, Slot, StoreLease
 from ringcast.pool._client import Health, PoolClient, PoolInfo
+from ringcast.pool._copies import gather_paged, scatter_paged
 from ringcast.pool._events import PoolEvent, watch
 from ringcast.pool._explaining import Elsewhere, Explanation, explain
 from ringcast.pool._keys import Keys, chunk_keys, keys_from_hashes
@@ -57,9 +62,11 @@ __all__ = [
     "chunk_keys",
     "describe",
     "explain",
+    "gather_paged",
     "keys_from_hashes",
     "list_pools",
     "remove",
     "salt_digest",
+    "scatter_paged",
     "watch",
 ]

@@ -12,6 +12,7 @@ from ringcast._names import pool_segment_name
 from ringcast._version import __version__
 from ringcast.errors import PoolConnectError, SegmentError
 from ringcast.pool._layouts import KVLayout
+from ringcast.pool._trial import try_layout
 from ringcast.waiting import Wait, WaitSettings
 
 if TYPE_CHECKING:
@@ -208,19 +209,23 @@ class PoolClient(_core.PoolClient):
 
         Args:
             worker_id: what messages and `ringcast pool stat` call this client; None: its pid.
-            layout: of this worker's chunks, or just their size in bytes. All chunks of a client have one size.
+            layout: of this worker's chunks, or just their size in bytes. All chunks of a client have one size. If it was
+                made from tensors, it is tried on their first block and their last, which are as before afterwards.
             timeout: seconds that calls which ask the server wait at most, and this one for a seat.
             regain: seconds that they wait for another server, if this one has died.
             wait: how to wait, as in MessageQueue.
             verify: compare each chunk with its checksum when its slots are first asked for, once in this process.
 
-        Raises ArgumentError, and PoolConnectError: no such pool, no living server, no vacant seat, another version.
+        Raises ArgumentError, LayoutError if copies of the layout's tensors are wrong, and PoolConnectError: no such pool,
+        no living server, no vacant seat, another version.
 
         >>> with PoolServer("docs-connect", "1MiB"), PoolClient.connect("docs-connect", "w0", layout=4096) as client:
         ...     client.info.capacity, client.health.server
         (1048576, 'living')
         """
         client = cls()
+        if isinstance(layout, KVLayout) and layout.tensors:
+            try_layout(layout)
         chunk_bytes = layout.chunk_bytes if isinstance(layout, KVLayout) else layout
         client._wanted = {
             "name": pool_segment_name(name),
