@@ -36,6 +36,7 @@ NB_MODULE(_core, module) {
     ringcast::bindings::bind_pool_policies(module);
     ringcast::bindings::bind_pool_client(module);
     ringcast::bindings::bind_pool_server(module);
+    ringcast::bindings::bind_pool_tiers(module);
 #ifdef RINGCAST_FAULT_POINTS
     ringcast::bindings::bind_faults(module);
 #endif

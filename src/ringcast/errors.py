@@ -42,7 +42,8 @@
     │   ├── PoolTimeoutError (TimeoutError)        the server has not answered in time; nothing was done
     │   ├── ServerDiedError (ConnectionError)      it died, and no other took the pool over within `regain`
     │   ├── PoolClosedError (RuntimeError)         the server has closed the pool, or this end was closed
-    │   └── LeaseExpiredError (RuntimeError)       a lease that was aborted, given back, or is another client's
+    │   ├── LeaseExpiredError (RuntimeError)       a lease that was aborted, given back, or is another client's
+    │   └── TierError (OSError)                    a tier cannot be opened, or cannot promise that it is cleared
     └── SegmentError (OSError)
         ├── SegmentNotFoundError (FileNotFoundError)
         ├── SegmentExistsError (FileExistsError)
@@ -283,6 +284,13 @@ class PoolClosedError(PoolError, RuntimeError):
 
 class LeaseExpiredError(PoolError, RuntimeError):
     """The lease is over: committed, aborted, cleared, or never this client's. Nothing was changed."""
+
+
+class TierError(PoolError, OSError):
+    """A tier cannot be opened, or cannot promise that it is cleared. Its jobs never raise: what fails is not there."""
+
+    pid: int | None = None
+    """The process that has it in use."""
 
 
 class SegmentError(RingcastError, OSError):

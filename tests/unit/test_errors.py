@@ -53,6 +53,7 @@ BUILT_INS: dict[str, tuple[type[BaseException], ...]] = {
     "ServerDiedError": (ConnectionError,),
     "PoolClosedError": (RuntimeError,),
     "LeaseExpiredError": (RuntimeError,),
+    "TierError": (OSError,),
     "SegmentError": (OSError,),
     "SegmentNotFoundError": (FileNotFoundError,),
     "SegmentExistsError": (FileExistsError,),

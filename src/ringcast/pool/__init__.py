@@ -7,6 +7,7 @@ _server       owns the memory and hands it out
 _client       looks up, reads and stores
 _status       what became of a key
 _looking      pools seen from outside
+tiers         where chunks lie that are not in memory
 """
 
 from ringcast._core import Found, RetrieveLease, Slot, StoreLease
@@ -25,15 +26,19 @@ from ringcast.pool._looking import (
 from ringcast.pool._namespace import Namespace, salt_digest
 from ringcast.pool._server import PoolServer
 from ringcast.pool._status import ChunkStatus
+from ringcast.pool.tiers import FileTier, FileTierStats, ObjectTier, Tier, TierStats
 
 __all__ = [
     "ChunkStatus",
+    "FileTier",
+    "FileTierStats",
     "Found",
     "FoundPools",
     "Health",
     "KVLayout",
     "Keys",
     "Namespace",
+    "ObjectTier",
     "PoolClient",
     "PoolClientStats",
     "PoolInfo",
@@ -42,6 +47,8 @@ __all__ = [
     "RetrieveLease",
     "Slot",
     "StoreLease",
+    "Tier",
+    "TierStats",
     "UnreadablePool",
     "chunk_keys",
     "describe",
