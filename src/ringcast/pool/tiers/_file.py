@@ -149,7 +149,7 @@ class FileTier(Tier):
             index_seconds=core["indexed_in_ns"] / 1e9,
         )
 
-    def _told(self, what: str, outcome: _core.TierOutcome) -> bool:
+    def _told(self, what: str, outcome: str) -> bool:
         """Was it done? Failures are logged; the core has counted them."""
         if outcome == "failed":
             self._note("failed", what, self._core.described()["last_error"])

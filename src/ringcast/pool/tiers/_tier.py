@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from ringcast._arguments import INT64_MAX, checked, refuse
 from ringcast._sizes import byte_size
 from ringcast.errors import ArgumentError, CorruptError, ForkedError, PoolClosedError, TierError
+from ringcast.pool._keys import Keys
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -185,7 +186,7 @@ class Tier(ABC):
         >>> tier.close()  # calls it
         """
 
-    def store(self, keys: Sequence[bytes], slots: Sequence[Any]) -> Future[list[bool]]:
+    def store(self, keys: Keys | Sequence[bytes], slots: Sequence[Any]) -> Future[list[bool]]:
         """Store the chunks in `slots`, each contiguous memory, under `keys`. True: the chunk is there.
 
         Never waits: what would bring more bytes in flight than the tier may have is refused at once, which is a False.
@@ -212,7 +213,7 @@ class Tier(ABC):
                 job.answer(index, False)
         return job.future
 
-    def load(self, keys: Sequence[bytes], slots: Sequence[Any]) -> Future[list[bool]]:
+    def load(self, keys: Keys | Sequence[bytes], slots: Sequence[Any]) -> Future[list[bool]]:
         """Fill `slots`, each contiguous memory as long as its chunk, with the chunks. True: all its bytes are right.
 
         >>> import tempfile
@@ -228,7 +229,7 @@ class Tier(ABC):
             self._start(job, index, lambda key=key, slot=slot: self._load(key, slot))
         return job.future
 
-    def exists(self, keys: Sequence[bytes]) -> Future[list[bool]]:
+    def exists(self, keys: Keys | Sequence[bytes]) -> Future[list[bool]]:
         """Which of the keys have a chunk there, as far as can be said without reading it.
 
         >>> import tempfile
@@ -238,7 +239,7 @@ class Tier(ABC):
         """
         return self._of_each(keys, "exists", self.has_chunk)
 
-    def remove(self, keys: Sequence[bytes]) -> Future[list[bool]]:
+    def remove(self, keys: Keys | Sequence[bytes]) -> Future[list[bool]]:
         """Drop chunks. True: there was one.
 
         >>> import tempfile
@@ -359,7 +360,7 @@ class Tier(ABC):
         if self._closed:
             raise PoolClosedError(f"{self!r} was closed")
 
-    def _pairs(self, keys: Sequence[bytes], slots: Sequence[Any], writable: bool) -> list[tuple[bytes, memoryview]]:
+    def _pairs(self, keys: Keys | Sequence[bytes], slots: Sequence[Any], writable: bool) -> list[tuple[bytes, memoryview]]:
         checked_keys = _keys(keys)
         if isinstance(slots, str | bytes | bytearray | memoryview) or not isinstance(slots, Iterable):
             raise refuse("slots", "a sequence of buffers, one for each key", slots)
@@ -369,7 +370,7 @@ class Tier(ABC):
         self._check_open()
         return list(zip(checked_keys, memory, strict=True))
 
-    def _of_each(self, keys: Sequence[bytes], what: str, ask: Callable[[bytes], bool]) -> Future[list[bool]]:
+    def _of_each(self, keys: Keys | Sequence[bytes], what: str, ask: Callable[[bytes], bool]) -> Future[list[bool]]:
         checked_keys = _keys(keys)
         self._check_open()
         job = _Job(len(checked_keys))
@@ -456,7 +457,7 @@ def _shown(error: BaseException) -> str:
 
 
 def _keys(keys: Any) -> list[bytes]:
-    if isinstance(keys, str | bytes | bytearray | memoryview) or not isinstance(keys, Iterable):
+    if isinstance(keys, str | bytes | bytearray | memoryview) or not isinstance(keys, Keys | Iterable):
         raise refuse("keys", "Keys, or a sequence of 32 bytes each", keys)
     found = list(keys)
     for key in found:
