@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ringcast.errors import ArgumentError, ArgumentTypeError, ForkedError, MissingPackageError, PoolClosedError, TierError
+from ringcast.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    ForkedError,
+    MissingPackageError,
+    PoolClosedError,
+    TierError,
+)
 from ringcast.pool import ObjectTier, Tier
 from ringcast.pool.tiers import _object
 from tests.pool.pools import some_keys

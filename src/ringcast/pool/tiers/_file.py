@@ -1,6 +1,4 @@
-"""`FileTier`: one preallocated file of slots. The work is native (src/core/pool/file_tier.hpp), without the interpreter's
-lock.
-"""
+"""`FileTier`: one preallocated file of slots. The work is native (src/core/pool/file_tier.hpp), without a lock of Python's."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ class FileTierStats(TierStats):
     direct: bool
     """Does it go past the page cache (O_DIRECT)? False where the file system cannot, or it was not wanted."""
     preallocated: bool
-    """Does the file system keep room for all of it? False where it cannot: the disk may then be full before the tier."""
+    """Does the file system keep room for all of it? If it cannot, the disk may be full before the tier is."""
     copied: int
     """Chunks that went through a copy, since their memory was not aligned for O_DIRECT."""
     index_seconds: float
@@ -45,8 +43,8 @@ class FileTier(Tier):
             Where the file system cannot, through the page cache; `stats()["direct"]` tells.
         threads, in_flight: as in Tier.
 
-    Raises TierError, and changes nothing, if the file is not a tier's, was made with another size, chunk size, version or
-    byte order, or is in use (`pid` says by whom); and if there is no room for it.
+    Raises TierError, and changes nothing, if the file is not a tier's, was made with another size, chunk size, version
+    or byte order, or is in use (`pid` says by whom); and if there is no room for it.
 
     >>> import tempfile
     >>> path = tempfile.mkdtemp() + "/tier"

@@ -267,7 +267,9 @@ class Tier(ABC):
             now = self.era
             wanted = now + 1 if era is None else checked("era", era, 0, INT64_MAX)
             if wanted < now:
-                raise ArgumentError(f"era must be at least {now}, which is the tier's, not {wanted}: it never goes back")
+                raise ArgumentError(
+                    f"era must be at least {now}, which is the tier's, not {wanted}: it never goes back"
+                )
             try:
                 self.clear_before(wanted)
             except TierError:
@@ -360,7 +362,9 @@ class Tier(ABC):
         if self._closed:
             raise PoolClosedError(f"{self!r} was closed")
 
-    def _pairs(self, keys: Keys | Sequence[bytes], slots: Sequence[Any], writable: bool) -> list[tuple[bytes, memoryview]]:
+    def _pairs(
+        self, keys: Keys | Sequence[bytes], slots: Sequence[Any], writable: bool
+    ) -> list[tuple[bytes, memoryview]]:
         checked_keys = _keys(keys)
         if isinstance(slots, str | bytes | bytearray | memoryview) or not isinstance(slots, Iterable):
             raise refuse("slots", "a sequence of buffers, one for each key", slots)
