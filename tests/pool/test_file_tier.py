@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def said(process: Any) -> set[int]:
 def test_what_was_stored_is_there_whenever_its_process_is_killed(tmp_path: Path, direct: bool) -> None:
     path, chance, size = tmp_path / "tier", random.Random(direct), BLOCK + 1000 * STRIDE
     stored: set[int] = set()
-    for _ in range(10):
+    for _ in range(6):
         process = writer(path, 0, 1000, direct, size=size)
         wanted = len(stored) + chance.randrange(60)
         heard = {int(process.stdout.readline()) for _ in range(min(wanted, 1000))}
@@ -66,7 +67,7 @@ def test_what_was_stored_is_there_whenever_its_process_is_killed(tmp_path: Path,
 @DIRECT
 def test_a_full_tier_has_right_bytes_whenever_its_process_is_killed(tmp_path: Path, direct: bool) -> None:
     path, chance = tmp_path / "tier", random.Random(direct)
-    for round_ in range(8):
+    for round_ in range(5):
         process = writer(path, round_ * 1000, 1000, direct)
         heard = {int(process.stdout.readline()) for _ in range(chance.randrange(1, 4 * SLOTS))}
         process.kill()
@@ -123,7 +124,7 @@ def test_the_oldest_go_when_it_is_full(tmp_path: Path, direct: bool) -> None:
 
 def test_a_changed_bit_of_any_kind_is_a_miss(tmp_path: Path) -> None:
     path = tmp_path / "tier"
-    places = {
+    places: dict[int, Callable[[int], int]] = {
         1: lambda at: at + 3,  # the magic
         2: lambda at: at + 8 + 5,  # the key
         3: lambda at: at + 40,  # the length

@@ -290,7 +290,8 @@ def test_a_tier_that_fails_is_a_tier_that_has_nothing(caplog: pytest.LogCaptureF
         def store_chunk(self, key: bytes, chunk: memoryview) -> bool:
             raise OSError("the disk is gone")
 
-        load_chunk = store_chunk
+        def load_chunk(self, key: bytes, into: memoryview) -> bool:
+            raise OSError("the disk is gone")
 
         def has_chunk(self, key: bytes) -> bool:
             raise ConnectionError("the disk is gone")

@@ -1,4 +1,4 @@
-"""`FileTier`: one preallocated file of slots. The work is native (src/core/pool/file_tier.hpp), without a lock of Python's."""
+"""`FileTier`: one preallocated file of slots. The work is native (src/core/pool/file_tier.hpp), without Python's lock."""
 
 from __future__ import annotations
 

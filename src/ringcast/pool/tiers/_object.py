@@ -1,7 +1,9 @@
 """`ObjectTier`: a chunk is an object, over obstore: S3, Google Cloud Storage, Azure, a folder, memory.
 
-PREFIX/ERA                      the era: who clears raises it, and it is read when the tier is opened
-PREFIX/<era, 16 hex>/<key, hex> a header of 56 bytes (magic, length, key, CRC-32C of the bytes and of itself), the bytes
+    PREFIX/ERA                 the era: who clears raises it, and it is read when the tier is opened
+    PREFIX/<era>/<key>         a header of 56 bytes (magic, length, key, CRC-32C of the bytes and of itself), and the bytes
+
+An era is 16 hexadecimal digits, a key 64.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ _OLDEST_PYTHON = (3, 11)
 class ObjectTier(Tier):
     """A tier in an object store. Needs the package obstore (extra `object`), and with it Python 3.11.
 
-    What is stored is as safe as the store makes it. There is no bound on how much that is: give the bucket a rule by which
-    old objects expire. Several pools may have one prefix, but each reads the era when it opens the tier: what one of them
-    clears the others find until then.
+    What is stored is as safe as the store makes it. There is no bound on how much that is: give the bucket a rule by
+    which old objects expire. Several pools may have one prefix, but each reads the era when it opens the tier: what one
+    of them clears the others find until then.
 
     Args:
         store: a store of obstore's (`obstore.store.S3Store(...)`), or a URL for one, like "s3://bucket" or "memory:///".
@@ -157,8 +159,8 @@ class ObjectTier(Tier):
             for batch in self._obstore.list(self.store_of_objects, self.prefix):
                 if batch:
                     raise TierError(
-                        f"{self!r}: there is {batch[0]['path']} but no {name}, so these are no tier's objects, or their "
-                        "era is not known; take another prefix, or remove what is below this one"
+                        f"{self!r}: there is {batch[0]['path']} but no {name}, so these are no tier's objects, or "
+                        "their era is not known; take another prefix, or remove what is below this one"
                     ) from None
             self._put_era(0)
             return 0

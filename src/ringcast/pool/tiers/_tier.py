@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ringcast._arguments import INT64_MAX, checked, refuse
@@ -208,7 +209,7 @@ class Tier(ABC):
                     self._figures["stores"] += 1
                     self._figures["refused"] += 1
             if fits:
-                self._start(job, index, lambda key=key, slot=slot: self._store(key, slot))
+                self._start(job, index, partial(self._store, key, slot))
             else:
                 job.answer(index, False)
         return job.future
@@ -226,7 +227,7 @@ class Tier(ABC):
         pairs = self._pairs(keys, slots, writable=True)
         job = _Job(len(pairs))
         for index, (key, slot) in enumerate(pairs):
-            self._start(job, index, lambda key=key, slot=slot: self._load(key, slot))
+            self._start(job, index, partial(self._load, key, slot))
         return job.future
 
     def exists(self, keys: Keys | Sequence[bytes]) -> Future[list[bool]]:
@@ -267,9 +268,7 @@ class Tier(ABC):
             now = self.era
             wanted = now + 1 if era is None else checked("era", era, 0, INT64_MAX)
             if wanted < now:
-                raise ArgumentError(
-                    f"era must be at least {now}, which is the tier's, not {wanted}: it never goes back"
-                )
+                raise ArgumentError(f"era must be at least {now}, the tier's, not {wanted}: it never goes back")
             try:
                 self.clear_before(wanted)
             except TierError:
@@ -379,7 +378,7 @@ class Tier(ABC):
         self._check_open()
         job = _Job(len(checked_keys))
         for index, key in enumerate(checked_keys):
-            self._start(job, index, lambda key=key: self._tried(what, lambda: ask(key)))
+            self._start(job, index, partial(self._tried, what, partial(ask, key)))
         return job.future
 
     def _start(self, job: _Job, index: int, body: Callable[[], bool]) -> None:
@@ -390,7 +389,7 @@ class Tier(ABC):
 
     def _store(self, key: bytes, slot: memoryview) -> bool:
         began = time.perf_counter_ns()
-        stored = self._tried("store", lambda: self.store_chunk(key, slot))
+        stored = self._tried("store", partial(self.store_chunk, key, slot))
         with self._lock:
             self._in_flight -= slot.nbytes
             self._figures["stores"] += 1
@@ -402,7 +401,7 @@ class Tier(ABC):
 
     def _load(self, key: bytes, slot: memoryview) -> bool:
         began = time.perf_counter_ns()
-        loaded = self._tried("load", lambda: self.load_chunk(key, slot))
+        loaded = self._tried("load", partial(self.load_chunk, key, slot))
         with self._lock:
             self._figures["loads"] += 1
             self._figures["load_ns"] += time.perf_counter_ns() - began
