@@ -1,4 +1,4 @@
-"""`FileTier`: one preallocated file of slots. The work is native (src/core/pool/file_tier.hpp), without Python's lock."""
+"""`FileTier`: one preallocated file of slots. The work is native: src/core/pool/file_tier.hpp."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`ObjectTier`: a chunk is an object, over obstore: S3, Google Cloud Storage, Azure, a folder, memory.
 
     PREFIX/ERA                 the era: who clears raises it, and it is read when the tier is opened
-    PREFIX/<era>/<key>         a header of 56 bytes (magic, length, key, CRC-32C of the bytes and of itself), and the bytes
+    PREFIX/<era>/<key>         a header of 56 bytes (magic, length, key, CRC-32C of the bytes and of itself), the bytes
 
 An era is 16 hexadecimal digits, a key 64.
 """
