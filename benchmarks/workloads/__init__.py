@@ -19,6 +19,7 @@ from .select import Select
 from .startup import Startup
 from .step import Step
 from .tensors import TensorList, Tensors
+from .tiers import Tiers
 from .wake import Wake
 
 _KIB, _MIB = 1 << 10, 1 << 20
@@ -45,6 +46,7 @@ WORKLOADS: tuple[Workload, ...] = (
     CallsRate((1, 2, 4)),
     CallsArray(),
     Pool((1, 2, 4)),
+    Tiers(),
     LinkLatency(),
     LinkRate(),
     LinkBytes(),

@@ -49,6 +49,8 @@ const char* type_of(ErrorCode code) {
             return "ReaderLeftError";
         case ErrorCode::queue_full:
             return "QueueFullError";
+        case ErrorCode::tier:
+            return "TierError";
         case ErrorCode::system:
             return "SystemCallError";
     }

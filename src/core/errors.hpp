@@ -28,6 +28,7 @@ enum class ErrorCode {
     reader_died,
     reader_left,
     queue_full,
+    tier,
     system,
 };
 

@@ -9,7 +9,7 @@ from ringcast.errors import MissingPackageError
 
 _EXTRAS = {
     "numpy": "numpy", "msgspec": "msgpack", "torch": "torch", "cryptography": "remote", "matplotlib": "bench",
-    "ray": "ray",
+    "ray": "ray", "obstore": "object", "obstore.store": "object",
 }  # fmt: skip
 
 

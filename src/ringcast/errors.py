@@ -43,7 +43,8 @@
     │   ├── ServerDiedError (ConnectionError)      it died, and no other took the pool over within `regain`
     │   ├── PoolClosedError (RuntimeError)         the server has closed the pool, or this end was closed
     │   ├── LeaseExpiredError (RuntimeError)       a lease that was aborted, given back, or is another client's
-    │   └── LayoutError (ValueError)               tensors, chunks and layout do not fit each other; nothing was copied
+    │   ├── LayoutError (ValueError)               tensors, chunks and layout do not fit each other; nothing was copied
+    │   └── TierError (OSError)                    a tier cannot be opened, or cannot promise that it is cleared
     └── SegmentError (OSError)
         ├── SegmentNotFoundError (FileNotFoundError)
         ├── SegmentExistsError (FileExistsError)
@@ -288,6 +289,13 @@ class LeaseExpiredError(PoolError, RuntimeError):
 
 class LayoutError(PoolError, ValueError):
     """Tensors, chunks and the layout do not fit each other, so that bytes would go to wrong places. Nothing was copied."""
+
+
+class TierError(PoolError, OSError):
+    """A tier cannot be opened, or cannot promise that it is cleared. Its jobs never raise: what fails is not there."""
+
+    pid: int | None = None
+    """The process that has it in use."""
 
 
 class SegmentError(RingcastError, OSError):

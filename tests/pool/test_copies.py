@@ -264,7 +264,10 @@ def test_a_forked_child_copies_by_threads_of_its_own() -> None:
         if child == 0:
             code = 1
             try:
-                with PoolClient.connect(server.name, "child", layout=layout) as own, own.retrieve(some_keys(2)) as found:
+                with (
+                    PoolClient.connect(server.name, "child", layout=layout) as own,
+                    own.retrieve(some_keys(2)) as found,
+                ):
                     target = np.zeros_like(kv)
                     if scatter_paged(found, target, [5, 6], layout, threads=3).result(30) == []:
                         code = 0 if (target[[5, 6]] == kv[[1, 2]]).all() else 2

@@ -54,6 +54,7 @@ BUILT_INS: dict[str, tuple[type[BaseException], ...]] = {
     "PoolClosedError": (RuntimeError,),
     "LeaseExpiredError": (RuntimeError,),
     "LayoutError": (ValueError,),
+    "TierError": (OSError,),
     "SegmentError": (OSError,),
     "SegmentNotFoundError": (FileNotFoundError,),
     "SegmentExistsError": (FileExistsError,),

@@ -13,6 +13,7 @@ _status       what became of a key
 _looking      pools seen from outside
 _events       what happens to chunks, told in order
 _explaining   why a lookup misses
+tiers         where chunks lie that are not in memory
 """
 
 from ringcast._core import Found, RetrieveLease, Slot, StoreLease
@@ -36,17 +37,21 @@ from ringcast.pool._looking import (
 from ringcast.pool._namespace import Namespace, salt_digest
 from ringcast.pool._server import PoolServer
 from ringcast.pool._status import ChunkStatus
+from ringcast.pool.tiers import FileTier, FileTierStats, ObjectTier, Tier, TierStats
 
 __all__ = [
     "ChunkStatus",
     "Elsewhere",
     "Explanation",
+    "FileTier",
+    "FileTierStats",
     "Found",
     "FoundPools",
     "Health",
     "KVLayout",
     "Keys",
     "Namespace",
+    "ObjectTier",
     "PoolClient",
     "PoolClientStats",
     "PoolEvent",
@@ -58,6 +63,8 @@ __all__ = [
     "RetrieveLease",
     "Slot",
     "StoreLease",
+    "Tier",
+    "TierStats",
     "UnreadablePool",
     "chunk_keys",
     "describe",

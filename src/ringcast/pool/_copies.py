@@ -176,7 +176,9 @@ def _start(
     count = default_threads() if threads is None else checked("threads", threads, 1, _MOST_THREADS)
     skip = checked("skip_tokens", skip_tokens, 0)
     if skip and layout.form is None:
-        raise ArgumentError(f"skip_tokens is {skip}; of opaque pages only whole blocks can be left out: retrieve fewer keys")
+        raise ArgumentError(
+            f"skip_tokens is {skip}; of opaque pages only whole blocks can be left out: retrieve fewer keys"
+        )
     rows = rows_of(kv, layout)
     if not gathers:
         _refuse_read_only(rows)

@@ -88,9 +88,7 @@ def view_of(what: str, tensor: Any) -> View:
         size = tensor.element_size()
         strides = tuple(stride * size for stride in tensor.stride())
         dtype = str(tensor.dtype).removeprefix("torch.")
-        return View(
-            tensor.data_ptr(), tuple(tensor.shape), strides, size, dtype, True, str(tensor.device), tensor
-        )
+        return View(tensor.data_ptr(), tuple(tensor.shape), strides, size, dtype, True, str(tensor.device), tensor)
     if numpy is not None and isinstance(tensor, numpy.ndarray):
         if tensor.dtype.hasobject:
             raise refuse(what, "an array of plain values", tensor.dtype)
@@ -141,9 +139,7 @@ def form_of(kv: Any, dims: str | None, block_tokens: int | None) -> tuple[TokenF
     for i, layer in enumerate(layers):
         for view in layer:
             if len(layer) != len(layers[0]) or (view.shape, view.dtype) != (first.shape, first.dtype):
-                raise ArgumentError(
-                    f"all layers must be alike; layer 0 is {_said(first)}, and layer {i} {_said(view)}"
-                )
+                raise ArgumentError(f"all layers must be alike; layer 0 is {_said(first)}, and layer {i} {_said(view)}")
     if block_tokens is not None:
         block_tokens = checked("block_tokens", block_tokens)
     letters = _told(first, paired, alone, dims, block_tokens)
@@ -175,9 +171,7 @@ def form_of(kv: Any, dims: str | None, block_tokens: int | None) -> tuple[TokenF
             elif "2" in letters:
                 at += part * stride["2"]
             planes.append(
-                Plane(
-                    at, stride["B"], stride["N"], stride.get("H", 0), form.heads, form.size * view.itemsize, view
-                )
+                Plane(at, stride["B"], stride["N"], stride.get("H", 0), form.heads, form.size * view.itemsize, view)
             )
     return form, planes, extent["B"]
 

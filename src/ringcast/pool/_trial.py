@@ -35,7 +35,9 @@ def _try_block(layout: KVLayout, kv: Any, rows: Rows, plan: _core.CopyPlan, bloc
         return _pages(rows, block) if layout.form is None else _tokens(kv, layout.form, block)
 
     def fail(what: str) -> LayoutError:
-        return LayoutError(f"{what} block {block} of the tensors is not what plain indexing finds there; layout: {layout}")
+        return LayoutError(
+            f"{what} block {block} of the tensors is not what plain indexing finds there; layout: {layout}"
+        )
 
     before = plainly()
     room = ctypes.create_string_buffer(plan.chunk_bytes)

@@ -1,0 +1,169 @@
+// The Python type FileTier, one chunk a call, and the checksum that other tiers use.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+
+#include <array>
+#include <cstring>
+#include <string>
+
+#include "modules.hpp"
+#include "pool/checksum.hpp"
+#include "pool/file_tier.hpp"
+#include "py_errors.hpp"
+#include "unlocked.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace ringcast::bindings {
+
+namespace {
+
+using pool::FileTier;
+using pool::TierOutcome;
+
+// A buffer of Python's for as long as this lives; raises BufferError if it is not contiguous, or not to be written to.
+class Bytes {
+public:
+    Bytes(nb::handle object, bool writable) {
+        if (PyObject_GetBuffer(object.ptr(), &view_, writable ? PyBUF_WRITABLE : PyBUF_SIMPLE) != 0)
+            throw nb::python_error();
+    }
+    ~Bytes() { PyBuffer_Release(&view_); }
+    Bytes(const Bytes&) = delete;
+    Bytes& operator=(const Bytes&) = delete;
+    std::span<std::byte> span() const noexcept {
+        return {static_cast<std::byte*>(view_.buf), static_cast<std::size_t>(view_.len)};
+    }
+
+private:
+    Py_buffer view_{};
+};
+
+pool::Digest digest_of(nb::handle key) {
+    if (!PyBytes_Check(key.ptr()) || PyBytes_GET_SIZE(key.ptr()) != static_cast<Py_ssize_t>(pool::kDigestBytes))
+        raise("ArgumentError", "a key must be 32 bytes");
+    pool::Digest digest;
+    std::memcpy(&digest, PyBytes_AS_STRING(key.ptr()), pool::kDigestBytes);
+    return digest;
+}
+
+FileTier& usable(FileTier& tier) {
+    if (tier.in_forked_child()) raise("ForkedError", "this tier belongs to a parent process");
+    return tier;
+}
+
+const char* word_of(TierOutcome outcome) noexcept {
+    switch (outcome) {
+        case TierOutcome::done:
+            return "done";
+        case TierOutcome::absent:
+            return "absent";
+        case TierOutcome::refused:
+            return "refused";
+        case TierOutcome::failed:
+            return "failed";
+        case TierOutcome::corrupt:
+            return "corrupt";
+    }
+    return "failed";
+}
+
+template <class Body>
+const char* outcome_of(Body&& body) {
+    TierOutcome outcome = TierOutcome::failed;
+    {
+        const Unlocked unlocked;
+        outcome = body();
+    }
+    return word_of(outcome);
+}
+
+nb::dict described(const FileTier& tier) {
+    const FileTier::Counts counts = tier.counts();
+    nb::dict all;
+    all["era"] = tier.era();
+    all["slots"] = tier.slots();
+    all["used"] = tier.used();
+    all["direct"] = tier.direct();
+    all["preallocated"] = tier.preallocated();
+    all["indexed_in_ns"] = tier.indexed_in_ns();
+    all["stores"] = counts.stores;
+    all["stored"] = counts.stored;
+    all["stored_bytes"] = counts.stored_bytes;
+    all["store_ns"] = counts.store_ns;
+    all["loads"] = counts.loads;
+    all["hits"] = counts.hits;
+    all["loaded_bytes"] = counts.loaded_bytes;
+    all["load_ns"] = counts.load_ns;
+    all["refused"] = counts.refused;
+    all["failed"] = counts.failed;
+    all["corrupt"] = counts.corrupt;
+    all["evicted"] = counts.evicted;
+    all["copied"] = counts.copied;
+    all["last_error"] = tier.last_error();
+    return all;
+}
+
+}  // namespace
+
+void bind_pool_tiers(nb::module_& module) {
+    nb::class_<FileTier>(module, "FileTier", "A tier in one file of slots.")
+        .def(nb::new_([](std::string path, std::uint64_t size, std::uint64_t chunk_bytes, bool direct) {
+                 const FileTier::Options options{std::move(path), size, chunk_bytes, direct};
+                 const Unlocked unlocked;
+                 return new FileTier(options);
+             }),
+             "path"_a, "size"_a, "chunk_bytes"_a, "direct"_a)
+        .def(
+            "store",
+            [](FileTier& tier, nb::handle key, nb::handle chunk) {
+                const pool::Digest digest = digest_of(key);
+                const Bytes bytes(chunk, false);
+                return outcome_of([&, &it = usable(tier)] { return it.store(digest, bytes.span()); });
+            },
+            "key"_a, "chunk"_a)
+        .def(
+            "load",
+            [](FileTier& tier, nb::handle key, nb::handle into) {
+                const pool::Digest digest = digest_of(key);
+                const Bytes bytes(into, true);
+                return outcome_of([&, &it = usable(tier)] { return it.load(digest, bytes.span()); });
+            },
+            "key"_a, "into"_a)
+        .def(
+            "exists", [](FileTier& tier, nb::handle key) { return usable(tier).exists(digest_of(key)); }, "key"_a)
+        .def(
+            "remove",
+            [](FileTier& tier, nb::handle key) {
+                const pool::Digest digest = digest_of(key);
+                return outcome_of([&, &it = usable(tier)] { return it.remove(digest); });
+            },
+            "key"_a)
+        .def(
+            "clear",
+            [](FileTier& tier, std::uint64_t era) {
+                FileTier& it = usable(tier);
+                const Unlocked unlocked;
+                it.clear(era);
+            },
+            "era"_a)
+        .def("sync", [](FileTier& tier) { return outcome_of([&it = usable(tier)] { return it.sync(); }); })
+        .def("close",
+             [](FileTier& tier) {
+                 const Unlocked unlocked;
+                 tier.close();
+             })
+        .def_prop_ro("era", &FileTier::era)
+        .def("described", [](FileTier& tier) { return described(usable(tier)); });
+    module.def(
+        "checksum",
+        [](nb::handle bytes) {
+            const Bytes held(bytes, false);
+            const Unlocked unlocked;
+            return pool::checksum_of(held.span());
+        },
+        "bytes"_a);
+}
+
+}  // namespace ringcast::bindings

@@ -1,0 +1,12 @@
+"""Tiers: where chunks of a pool lie that are not, or not only, in its memory.
+
+_tier     what all tiers are: jobs, back-pressure, figures
+_file     one preallocated file on this machine
+_object   an object store
+"""
+
+from ringcast.pool.tiers._file import FileTier, FileTierStats
+from ringcast.pool.tiers._object import ObjectTier
+from ringcast.pool.tiers._tier import Tier, TierStats
+
+__all__ = ["FileTier", "FileTierStats", "ObjectTier", "Tier", "TierStats"]

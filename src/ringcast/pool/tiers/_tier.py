@@ -1,0 +1,485 @@
+"""`Tier`: keys and memory in, futures out. A subclass moves one chunk a call; threads, bounds and figures are here.
+
+What a tier loses or gets wrong is a chunk that is not there: counted, logged, and never an exception of a job.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from ringcast._arguments import INT64_MAX, checked, refuse
+from ringcast._sizes import byte_size
+from ringcast.errors import ArgumentError, CorruptError, ForkedError, PoolClosedError, TierError
+from ringcast.pool._keys import Keys
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+log = logging.getLogger("ringcast.pool")
+
+KEY_BYTES = 32
+_MOST_THREADS = 256
+
+
+class TierStats(TypedDict):
+    """What a tier has done since it was opened. Rates are bytes for each second that one thread spent on them."""
+
+    tier: str
+    era: int
+    stores: int
+    stored: int
+    """How many of the stores left their chunk there, those that found it there included."""
+    stored_bytes: int
+    store_rate: float
+    loads: int
+    hits: int
+    loaded_bytes: int
+    load_rate: float
+    refused: int
+    """Chunks that were not taken: too many bytes in flight, no room, too long."""
+    failed: int
+    """Calls that the system, or the service, refused."""
+    corrupt: int
+    """Chunks whose bytes were not those that had been stored; such a copy is dropped."""
+    in_flight_bytes: int
+    """Of stores that have been taken and are not done."""
+    last_error: str
+
+
+class Tier(ABC):
+    """Chunks by their keys, somewhere else than in a pool's memory.
+
+    `store`, `load`, `exists` and `remove` return futures with an answer for each key. Memory that was given to them
+    belongs to the job until its future is done; a store's must not be changed, and what a load that answers False has
+    left in its slot is undefined. Nothing that goes wrong in a tier raises: it is a False, counted in `stats`, and
+    logged. A tier may forget any chunk at any time, and never gives back other bytes than were stored.
+
+    To write one, subclass it and define `store_chunk`, `load_chunk`, `has_chunk`, `remove_chunk`, `clear_before`, `era`
+    and, where there is something to do, `sync_chunks` and `close_chunks`. They are called from several threads at once,
+    with one key each, and may raise what they like: CorruptError of wrong bytes, anything else of a failure.
+
+    Args:
+        threads: how many chunks are moved at once.
+        in_flight: bytes of stores that may wait or be moved, or text like "64MiB"; what would be more is refused.
+
+    >>> class DictTier(Tier):
+    ...     era, chunks = 0, {}
+    ...     def store_chunk(self, key, chunk):
+    ...         self.chunks[key] = bytes(chunk)
+    ...         return True
+    ...     def load_chunk(self, key, into):
+    ...         found = self.chunks.get(key, b"")
+    ...         if len(found) == len(into):
+    ...             into[:] = found
+    ...         return len(found) == len(into)
+    ...     def has_chunk(self, key):
+    ...         return key in self.chunks
+    ...     def remove_chunk(self, key):
+    ...         return self.chunks.pop(key, None) is not None
+    ...     def clear_before(self, era):
+    ...         self.chunks.clear()
+    ...         self.era = era
+    >>> with DictTier() as tier:
+    ...     tier.store([bytes(32)], [b"a chunk"]).result()
+    [True]
+    """
+
+    def __init__(self, *, threads: int = 4, in_flight: int | str = "64MiB") -> None:
+        count = checked("threads", threads, most=_MOST_THREADS)
+        self._most_in_flight = byte_size("in_flight", in_flight)
+        self._in_flight = 0
+        self._figures: Counter[str] = Counter()
+        self._last_error = ""
+        self._lock = threading.Lock()
+        self._clearing = threading.Lock()
+        self._closed = False
+        self._pid = os.getpid()
+        self._threads = ThreadPoolExecutor(count, thread_name_prefix=f"ringcast-{type(self).__name__}")
+
+    @property
+    @abstractmethod
+    def era(self) -> int:
+        """Chunks that were stored under a lower one do not exist.
+
+        >>> import tempfile
+        >>> with FileTier(tempfile.mkdtemp() + "/tier", "1MiB", "64KiB") as tier:
+        ...     tier.era
+        0
+        """
+
+    @abstractmethod
+    def store_chunk(self, key: bytes, chunk: memoryview) -> bool:
+        """Put the chunk there; False if there is no room for it. Once True, it is found after the process has died.
+
+        >>> import tempfile
+        >>> with FileTier(tempfile.mkdtemp() + "/tier", "1MiB", "64KiB") as tier:
+        ...     tier.store_chunk(bytes(32), memoryview(b"a chunk"))
+        True
+        """
+
+    @abstractmethod
+    def load_chunk(self, key: bytes, into: memoryview) -> bool:
+        """Fill `into` with the chunk's bytes; False if there is none of that key and length.
+
+        >>> import tempfile
+        >>> with FileTier(tempfile.mkdtemp() + "/tier", "1MiB", "64KiB") as tier:
+        ...     tier.load_chunk(bytes(32), memoryview(bytearray(7)))
+        False
+        """
+
+    @abstractmethod
+    def has_chunk(self, key: bytes) -> bool:
+        """Is there a chunk of this key, as far as can be said without reading it?
+
+        >>> import tempfile
+        >>> with FileTier(tempfile.mkdtemp() + "/tier", "1MiB", "64KiB") as tier:
+        ...     tier.has_chunk(bytes(32))
+        False
+        """
+
+    @abstractmethod
+    def remove_chunk(self, key: bytes) -> bool:
+        """Drop the chunk; False if there was none.
+
+        >>> import tempfile
+        >>> with FileTier(tempfile.mkdtemp() + "/tier", "1MiB", "64KiB") as tier:
+        ...     tier.remove_chunk(bytes(32))
+        False
+        """
+
+    @abstractmethod
+    def clear_before(self, era: int) -> None:
+        """Make `era` the tier's, for good, before it returns; raises if that cannot be promised. Never a lower one.
+
+        >>> import tempfile
+        >>> with FileTier(tempfile.mkdtemp() + "/tier", "1MiB", "64KiB") as tier:
+        ...     tier.clear_before(2)
+        ...     tier.era
+        2
+        """
+
+    def sync_chunks(self) -> bool:
+        """Make what is stored survive a loss of power, if that is another thing than the death of a process.
+
+        >>> import tempfile
+        >>> with FileTier(tempfile.mkdtemp() + "/tier", "1MiB", "64KiB") as tier:
+        ...     tier.sync_chunks()
+        True
+        """
+        return True
+
+    def close_chunks(self) -> None:  # noqa: B027  a tier may have nothing to give back
+        """Give back what the tier has; no other call runs or comes any more.
+
+        >>> import tempfile
+        >>> tier = FileTier(tempfile.mkdtemp() + "/tier", "1MiB", "64KiB")
+        >>> tier.close()  # calls it
+        """
+
+    def store(self, keys: Keys | Sequence[bytes], slots: Sequence[Any]) -> Future[list[bool]]:
+        """Store the chunks in `slots`, each contiguous memory, under `keys`. True: the chunk is there.
+
+        Never waits: what would bring more bytes in flight than the tier may have is refused at once, which is a False.
+        What is there already is not written again.
+
+        >>> import tempfile
+        >>> with FileTier(tempfile.mkdtemp() + "/tier", "1MiB", "64KiB") as tier:
+        ...     tier.store([bytes(32)], [b"a chunk"]).result()
+        [True]
+        """
+        pairs = self._pairs(keys, slots, writable=False)
+        job = _Job(len(pairs))
+        for index, (key, slot) in enumerate(pairs):
+            with self._lock:
+                fits = self._in_flight + slot.nbytes <= self._most_in_flight
+                if fits:
+                    self._in_flight += slot.nbytes
+                else:
+                    self._figures["stores"] += 1
+                    self._figures["refused"] += 1
+            if fits:
+                self._start(job, index, partial(self._store, key, slot))
+            else:
+                job.answer(index, False)
+        return job.future
+
+    def load(self, keys: Keys | Sequence[bytes], slots: Sequence[Any]) -> Future[list[bool]]:
+        """Fill `slots`, each contiguous memory as long as its chunk, with the chunks. True: all its bytes are right.
+
+        >>> import tempfile
+        >>> with FileTier(tempfile.mkdtemp() + "/tier", "1MiB", "64KiB") as tier:
+        ...     stored = tier.store([bytes(32)], [b"a chunk"]).result()
+        ...     slot = bytearray(7)
+        ...     tier.load([bytes(32)], [slot]).result(), bytes(slot)
+        ([True], b'a chunk')
+        """
+        pairs = self._pairs(keys, slots, writable=True)
+        job = _Job(len(pairs))
+        for index, (key, slot) in enumerate(pairs):
+            self._start(job, index, partial(self._load, key, slot))
+        return job.future
+
+    def exists(self, keys: Keys | Sequence[bytes]) -> Future[list[bool]]:
+        """Which of the keys have a chunk there, as far as can be said without reading it.
+
+        >>> import tempfile
+        >>> with FileTier(tempfile.mkdtemp() + "/tier", "1MiB", "64KiB") as tier:
+        ...     tier.exists([bytes(32)]).result()
+        [False]
+        """
+        return self._of_each(keys, "exists", self.has_chunk)
+
+    def remove(self, keys: Keys | Sequence[bytes]) -> Future[list[bool]]:
+        """Drop chunks. True: there was one.
+
+        >>> import tempfile
+        >>> with FileTier(tempfile.mkdtemp() + "/tier", "1MiB", "64KiB") as tier:
+        ...     stored = tier.store([bytes(32)], [b"a chunk"]).result()
+        ...     tier.remove([bytes(32)]).result()
+        [True]
+        """
+        return self._of_each(keys, "remove", self.remove_chunk)
+
+    def clear(self, era: int | None = None) -> int:
+        """Drop everything, for good, by raising the era to `era`, or by one. Returns the era.
+
+        Waits until it is certain, whatever fails then: no chunk stored before is found after it. Raises ArgumentError
+        for an era below the tier's, and TierError if it cannot be promised, which leaves a tier that finds nothing
+        old while it is open; try again. The tier's own era does nothing.
+
+        >>> import tempfile
+        >>> with FileTier(tempfile.mkdtemp() + "/tier", "1MiB", "64KiB") as tier:
+        ...     tier.clear(), tier.clear(7)
+        (1, 7)
+        """
+        self._check_open()
+        with self._clearing:
+            now = self.era
+            wanted = now + 1 if era is None else checked("era", era, 0, INT64_MAX)
+            if wanted < now:
+                raise ArgumentError(f"era must be at least {now}, the tier's, not {wanted}: it never goes back")
+            try:
+                self.clear_before(wanted)
+            except TierError:
+                raise
+            except Exception as error:
+                raise TierError(f"{self!r} could not be cleared: {_shown(error)}") from error
+        return wanted
+
+    def sync(self) -> bool:
+        """Wait until all that is stored survives a loss of power, not just of the process; False if it may not.
+
+        >>> import tempfile
+        >>> with FileTier(tempfile.mkdtemp() + "/tier", "1MiB", "64KiB") as tier:
+        ...     tier.sync()
+        True
+        """
+        self._check_open()
+        return self._tried("sync", self.sync_chunks)
+
+    def stats(self) -> TierStats:
+        """What the tier has done since it was opened.
+
+        >>> import tempfile
+        >>> with FileTier(tempfile.mkdtemp() + "/tier", "1MiB", "64KiB") as tier:
+        ...     stored = tier.store([bytes(32)], [b"a chunk"]).result()
+        ...     tier.stats()["stored_bytes"]
+        7
+        """
+        with self._lock:
+            figures = self._figures.copy()
+            in_flight, last_error = self._in_flight, self._last_error
+        return TierStats(
+            tier=repr(self),
+            era=self.era,
+            stores=figures["stores"],
+            stored=figures["stored"],
+            stored_bytes=figures["stored_bytes"],
+            store_rate=rate(figures["stored_bytes"], figures["store_ns"]),
+            loads=figures["loads"],
+            hits=figures["hits"],
+            loaded_bytes=figures["loaded_bytes"],
+            load_rate=rate(figures["loaded_bytes"], figures["load_ns"]),
+            refused=figures["refused"],
+            failed=figures["failed"],
+            corrupt=figures["corrupt"],
+            in_flight_bytes=in_flight,
+            last_error=last_error,
+        )
+
+    def close(self) -> None:
+        """Wait for the jobs that were begun, and give back what the tier has. Once; more calls do nothing.
+
+        What is stored stays. Other calls raise PoolClosedError from then on.
+
+        >>> import tempfile
+        >>> tier = FileTier(tempfile.mkdtemp() + "/tier", "1MiB", "64KiB")
+        >>> tier.close()
+        >>> tier.closed
+        True
+        """
+        if self._pid != os.getpid():
+            return
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._threads.shutdown()
+        with self._clearing:
+            self.close_chunks()
+
+    @property
+    def closed(self) -> bool:
+        """Has `close` been called?"""
+        return self._closed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+    def _check_open(self) -> None:
+        if self._pid != os.getpid():
+            raise ForkedError(f"{self!r} belongs to a parent process")
+        if self._closed:
+            raise PoolClosedError(f"{self!r} was closed")
+
+    def _pairs(
+        self, keys: Keys | Sequence[bytes], slots: Sequence[Any], writable: bool
+    ) -> list[tuple[bytes, memoryview]]:
+        checked_keys = _keys(keys)
+        if isinstance(slots, str | bytes | bytearray | memoryview) or not isinstance(slots, Iterable):
+            raise refuse("slots", "a sequence of buffers, one for each key", slots)
+        memory = [_memory(slot, writable) for slot in slots]
+        if len(memory) != len(checked_keys):
+            raise ArgumentError(f"slots must be one for each of the {len(checked_keys)} keys, not {len(memory)}")
+        self._check_open()
+        return list(zip(checked_keys, memory, strict=True))
+
+    def _of_each(self, keys: Keys | Sequence[bytes], what: str, ask: Callable[[bytes], bool]) -> Future[list[bool]]:
+        checked_keys = _keys(keys)
+        self._check_open()
+        job = _Job(len(checked_keys))
+        for index, key in enumerate(checked_keys):
+            self._start(job, index, partial(self._tried, what, partial(ask, key)))
+        return job.future
+
+    def _start(self, job: _Job, index: int, body: Callable[[], bool]) -> None:
+        try:
+            self._threads.submit(lambda: job.answer(index, body()))
+        except RuntimeError:  # closed meanwhile, or no thread can be had
+            job.answer(index, False)
+
+    def _store(self, key: bytes, slot: memoryview) -> bool:
+        began = time.perf_counter_ns()
+        stored = self._tried("store", partial(self.store_chunk, key, slot))
+        with self._lock:
+            self._in_flight -= slot.nbytes
+            self._figures["stores"] += 1
+            self._figures["store_ns"] += time.perf_counter_ns() - began
+            if stored:
+                self._figures["stored"] += 1
+                self._figures["stored_bytes"] += slot.nbytes
+        return stored
+
+    def _load(self, key: bytes, slot: memoryview) -> bool:
+        began = time.perf_counter_ns()
+        loaded = self._tried("load", partial(self.load_chunk, key, slot))
+        with self._lock:
+            self._figures["loads"] += 1
+            self._figures["load_ns"] += time.perf_counter_ns() - began
+            if loaded:
+                self._figures["hits"] += 1
+                self._figures["loaded_bytes"] += slot.nbytes
+        return loaded
+
+    def _tried(self, what: str, body: Callable[[], bool]) -> bool:
+        """The answer; False, counted and logged, if there is an exception instead."""
+        try:
+            return bool(body())
+        except CorruptError as error:
+            self._note("corrupt", what, _shown(error))
+        except Exception as error:
+            self._note("failed", what, _shown(error))
+        return False
+
+    def _note(self, figure: str, what: str, why: str) -> None:
+        with self._lock:
+            self._figures[figure] += 1
+            self._last_error = f"{what}: {why}"
+            times = self._figures[figure]
+        if times & (times - 1) == 0:  # a tier that is gone fails each time: told ever less often
+            log.warning("%r: %s %s: %s (%d so far)", self, what, figure, why, times)
+
+
+class _Job:
+    """The answers of one call, until there is one for each key."""
+
+    def __init__(self, count: int) -> None:
+        self.future: Future[list[bool]] = Future()
+        self.future.set_running_or_notify_cancel()  # memory is in use: it cannot be called off
+        self._answers = [False] * count
+        self._left = count
+        self._lock = threading.Lock()
+        if count == 0:
+            self.future.set_result([])
+
+    def answer(self, index: int, answer: bool) -> None:
+        with self._lock:
+            self._answers[index] = answer
+            self._left -= 1
+            done = self._left == 0
+        if done:
+            self.future.set_result(self._answers)
+
+
+def rate(nbytes: int, nanoseconds: int) -> float:
+    """Bytes for each second; 0.0 before there were any."""
+    return nbytes * 1e9 / nanoseconds if nanoseconds else 0.0
+
+
+def _shown(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _keys(keys: Any) -> list[bytes]:
+    if isinstance(keys, str | bytes | bytearray | memoryview) or not isinstance(keys, Keys | Iterable):
+        raise refuse("keys", "Keys, or a sequence of 32 bytes each", keys)
+    found = list(keys)
+    for key in found:
+        if not isinstance(key, bytes):
+            raise refuse("a key", "32 bytes", key)
+        if len(key) != KEY_BYTES:
+            raise ArgumentError(f"a key must be {KEY_BYTES} bytes, not {len(key)}")
+    return found
+
+
+def _memory(slot: Any, writable: bool) -> memoryview:
+    try:
+        view = memoryview(slot)
+    except (TypeError, ValueError, BufferError) as error:
+        raise refuse("a slot", "a buffer", slot, f": {error}") from error
+    if not view.c_contiguous:
+        raise ArgumentError("a slot must be contiguous memory")
+    if view.nbytes == 0:
+        raise ArgumentError("a slot must have at least one byte")
+    if writable and view.readonly:
+        raise ArgumentError("a slot that is loaded into must be writable")
+    return view.cast("B")

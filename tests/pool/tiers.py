@@ -1,0 +1,158 @@
+"""What the tests of tiers share: each kind of tier, how to open it again, and how to spoil what it holds."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ringcast import _core
+from ringcast.errors import CorruptError
+from ringcast.pool import FileTier, ObjectTier, Tier
+
+CHUNK = 3 * 4096 + 100
+BLOCK = 4096
+
+
+def key(number: int) -> bytes:
+    return hashlib.sha256(number.to_bytes(8, "little")).digest()
+
+
+def chunk(number: int, size: int = CHUNK) -> bytes:
+    """What a test stores under `key(number)`."""
+    return hashlib.shake_128(key(number)).digest(size)
+
+
+def loaded(tier: Tier, number: int, size: int = CHUNK) -> bool:
+    """Is it found? If it is, its bytes are right, or the test fails."""
+    slot = bytearray(size)
+    found = tier.load([key(number)], [slot]).result()
+    if found == [True]:
+        assert bytes(slot) == chunk(number, size), f"chunk {number} has other bytes"
+    return found == [True]
+
+
+def store(tier: Tier, *numbers: int, size: int = CHUNK) -> list[bool]:
+    return tier.store([key(n) for n in numbers], [chunk(n, size) for n in numbers]).result()
+
+
+def flip(path: Path, at: int) -> None:
+    """Another bit in a file's byte."""
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 4]))
+
+
+def header_of(path: Path, number: int) -> int:
+    """Where the header of a chunk's slot lies in a FileTier's file."""
+    return path.read_bytes().index(key(number)) // BLOCK * BLOCK
+
+
+class Kind(ABC):
+    """A place that a tier can be opened on, again and again."""
+
+    @abstractmethod
+    def open(self, **options: Any) -> Tier: ...
+
+    @abstractmethod
+    def spoil(self, number: int) -> None:
+        """Another bit in the chunk's bytes, where they lie."""
+
+
+class OfFile(Kind):
+    def __init__(self, folder: Path, direct: bool) -> None:
+        self.path = folder / "tier"
+        self.direct = direct
+
+    def open(self, **options: Any) -> Tier:
+        return FileTier(self.path, "1MiB", CHUNK, direct=self.direct, **options)
+
+    def spoil(self, number: int) -> None:
+        flip(self.path, header_of(self.path, number) + BLOCK + 17)
+
+
+class OfObjects(Kind):
+    def __init__(self, store: Any) -> None:
+        self.store = store
+
+    def open(self, **options: Any) -> Tier:
+        return ObjectTier(self.store, "some/prefix", **options)
+
+    def spoil(self, number: int) -> None:
+        import obstore
+
+        for batch in obstore.list(self.store, "some/prefix"):
+            for entry in batch:
+                if entry["path"].endswith(key(number).hex()):
+                    found = bytearray(bytes(obstore.get(self.store, entry["path"]).bytes()))
+                    found[-17] ^= 4
+                    obstore.put(self.store, entry["path"], bytes(found))
+
+
+class DictTier(Tier):
+    """As small as a tier can be that somebody writes in Python."""
+
+    def __init__(self, kept: dict[Any, Any], **options: Any) -> None:
+        super().__init__(**options)
+        self.kept = kept
+        self.mutex = threading.Lock()
+
+    @property
+    def era(self) -> int:
+        return int(self.kept.get("era", 0))
+
+    def store_chunk(self, key: bytes, chunk: memoryview) -> bool:
+        with self.mutex:
+            self.kept[key] = (bytes(chunk), _core.checksum(chunk))
+        return True
+
+    def load_chunk(self, key: bytes, into: memoryview) -> bool:
+        with self.mutex:
+            found, crc = self.kept.get(key, (b"", 0))
+            if len(found) != len(into):
+                return False
+            if _core.checksum(found) != crc:
+                del self.kept[key]
+                raise CorruptError("other bytes")
+        into[:] = found
+        return True
+
+    def has_chunk(self, key: bytes) -> bool:
+        return key in self.kept
+
+    def remove_chunk(self, key: bytes) -> bool:
+        with self.mutex:
+            return self.kept.pop(key, None) is not None
+
+    def clear_before(self, era: int) -> None:
+        with self.mutex:
+            self.kept.clear()
+            self.kept["era"] = era
+
+
+class OfDict(Kind):
+    def __init__(self) -> None:
+        self.kept: dict[Any, Any] = {}
+
+    def open(self, **options: Any) -> Tier:
+        return DictTier(self.kept, **options)
+
+    def spoil(self, number: int) -> None:
+        found, crc = self.kept[key(number)]
+        self.kept[key(number)] = (bytes([found[0] ^ 4]) + found[1:], crc)
+
+
+KINDS = ("file", "buffered-file", "object-memory", "object-local", "python")
+
+
+def kind_of(name: str, folder: Path) -> Kind:
+    if name.startswith("object"):
+        stores: Any = pytest.importorskip("obstore.store")
+        return OfObjects(stores.MemoryStore() if name == "object-memory" else stores.LocalStore(folder))
+    return OfDict() if name == "python" else OfFile(folder, direct=name == "file")
