@@ -366,7 +366,13 @@ class CopyPlan:
 
 class PoolCopy:
     def __init__(
-        self, plan: CopyPlan, block_ids: Iterable[int], slots: Iterable[Slot], gathers: bool, partial: bool, skip_tokens: int
+        self,
+        plan: CopyPlan,
+        block_ids: Iterable[int],
+        slots: Iterable[Slot],
+        gathers: bool,
+        partial: bool,
+        skip_tokens: int,
     ) -> None: ...
     def run(self, threads: int) -> list[int]: ...
     def run_staged(self, staging: CopyPlan, begin: int, end: int, threads: int) -> list[int]: ...

@@ -47,7 +47,7 @@ def pool_of(layout: KVLayout | int, chunks: int = 16, **options: Any) -> Iterato
 
 
 def laid_out(rng: random.Random, letters: str, order: str, extents: dict[str, int], dtype: str, padding: int) -> Array:
-    """An array whose dimensions are `letters` and lie in memory in `order`; so many elements of padding behind a row."""
+    """An array whose dimensions are `letters` and lie in memory in `order`, with so much padding behind a row."""
     shape = [extents[letter] + (padding if letter == "C" else 0) for letter in order]
     itemsize = np.dtype(dtype).itemsize
     raw = np.frombuffer(rng.randbytes(int(np.prod(shape)) * itemsize), np.uint8).copy().view(dtype).reshape(shape)
@@ -124,7 +124,7 @@ def some_kv(rng: random.Random, letters: str, order: str, given: str, extents: d
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("letters", "order", "given"), FORMS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("letters", "order", "given"), FORMS, ids=str)
 def test_every_form_goes_as_plain_indexing_says(letters: str, order: str, given: str, seed: int) -> None:
     rng = random.Random(f"{letters}{order}{given}{seed}")
     extents = {
@@ -264,7 +264,10 @@ def test_a_forked_child_copies_by_threads_of_its_own() -> None:
         if child == 0:
             code = 1
             try:
-                with PoolClient.connect(server.name, "child", layout=layout) as own, own.retrieve(some_keys(2)) as found:
+                with (
+                    PoolClient.connect(server.name, "child", layout=layout) as own,
+                    own.retrieve(some_keys(2)) as found,
+                ):
                     target = np.zeros_like(kv)
                     if scatter_paged(found, target, [5, 6], layout, threads=3).result(30) == []:
                         code = 0 if (target[[5, 6]] == kv[[1, 2]]).all() else 2
