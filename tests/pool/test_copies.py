@@ -255,26 +255,26 @@ def test_a_future_can_be_awaited() -> None:
 
 
 def test_a_forked_child_copies_by_threads_of_its_own() -> None:
-    kv = np.arange(640, dtype=np.uint8).reshape(10, 64)
-    layout = KVLayout.pages([(kv, 64)])
+    size = 3 << 20  # two are more than the caller copies himself
+    kv = np.random.default_rng(1).integers(0, 256, (8, size), np.uint8)
+    layout = KVLayout.pages([(kv, size)])
     with pool_of(layout) as (server, client):
         with client.store(some_keys(2)) as store:
             gather_paged(kv, [1, 2], store, layout, threads=3).result()
+        slots = client.prepare_store(some_keys(4)).slots
         child = os.fork()
         if child == 0:
             code = 1
             try:
-                with (
-                    PoolClient.connect(server.name, "child", layout=layout) as own,
-                    own.retrieve(some_keys(2)) as found,
-                ):
-                    target = np.zeros_like(kv)
-                    if scatter_paged(found, target, [5, 6], layout, threads=3).result(30) == []:
-                        code = 0 if (target[[5, 6]] == kv[[1, 2]]).all() else 2
-                    try:
-                        gather_paged(kv, [1, 2], store.slots, layout)
-                    except errors.PoolError:
-                        pass
+                own = PoolClient.connect(server.name, "child", layout=layout)
+                found = own.prepare_retrieve(some_keys(2))
+                target = np.zeros_like(kv)
+                assert scatter_paged(found, target, [5, 6], layout, threads=3).result(30) == []
+                assert (target[[5, 6]] == kv[[1, 2]]).all()
+                own.close()
+                with pytest.raises(errors.ForkedError):
+                    gather_paged(kv, [1, 2], slots, layout)
+                code = 0
             finally:
                 os._exit(code)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

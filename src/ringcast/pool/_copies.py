@@ -77,8 +77,8 @@ def scatter_paged(
     """Copies chunks of a retrieve into blocks of the engine's tensors. A future of the slots' indices that failed.
 
     A chunk that is not what was stored fails: its blocks may have been written and must not be used. The server is
-    told. The chunks are pinned until the copy has ended, whenever the lease is committed. The other arguments are those of
-    `gather_paged`.
+    told. The chunks are pinned until the copy has ended, whenever the lease is committed. The other arguments are those
+    of `gather_paged`.
 
     Args:
         slots: of a retrieve; or its lease, so that its bytes are read once, by this copy.

@@ -6,8 +6,8 @@ Dimensions are named by letters, in the order of a tensor's shape:
     2  keys and values           C  a head's content, which lies without gaps
 
 as in `2BNHC`, `B2HNC`, `BNC` (latent attention), `BL2NHC` (all layers in one tensor). With heads and without the `2` a
-head's content is its key and then its value, `BHNC`, unless keys and values are tensors of their own, in pairs. In which
-order dimensions lie in memory is told by strides and not by the letters: a view of `BHNC` may lie as LBNHC.
+head's content is its key and then its value, `BHNC`, unless keys and values are tensors of their own, in pairs. In
+which order dimensions lie in memory is told by strides and not by the letters: a view of `BHNC` may lie as LBNHC.
 
 What is stored is the same for all: [2, layers, tokens, heads * size], or [layers, tokens, width] where there are no
 heads. So engines that differ in their tensors only, and in the tokens of a block, read each other's chunks.
