@@ -14,6 +14,7 @@ from .floors import Arrays, Latency, Rate
 from .keys import KeyRate
 from .loan import Loan
 from .objects import Objects
+from .paged import Paged
 from .pool import Pool
 from .select import Select
 from .startup import Startup
@@ -45,6 +46,7 @@ WORKLOADS: tuple[Workload, ...] = (
     CallsRate((1, 2, 4)),
     CallsArray(),
     Pool((1, 2, 4)),
+    Paged(),
     LinkLatency(),
     LinkRate(),
     LinkBytes(),

@@ -117,10 +117,10 @@ def rows_of(kv: Any, layout: KVLayout) -> Rows:
         return _found_rows(kv, layout)
     # Memory of an array that is in use does not move; torch's may.
     places = [tensor.data_ptr() for tensor in own if hasattr(tensor, "data_ptr")]
-    known = layout.found_rows.get("own")
+    known = layout._rows.get("own")
     if known is None or known[0] != places:
         known = places, _found_rows(kv, layout)
-        layout.found_rows["own"] = known
+        layout._rows["own"] = known
     rows: Rows = known[1]
     return rows
 

@@ -50,7 +50,7 @@ class KVLayout:
     """Pages in each tensor, or blocks of known form; None in a layout of sizes."""
     form: TokenForm | None = None
     """What a token is; None: pages are opaque."""
-    found_rows: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _rows: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Where its tensors' rows lie, once a copy has looked (_copies.py)."""
 
     @classmethod
