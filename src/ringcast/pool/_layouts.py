@@ -48,7 +48,7 @@ class KVLayout:
     """The tensors themselves; none in a layout of sizes."""
     n_pages: int | None = field(compare=False)
     """Pages in each tensor, or blocks of known form; None in a layout of sizes."""
-    form: TokenForm | None = None
+    form: TokenForm | None
     """What a token is; None: pages are opaque."""
     _rows: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Where its tensors' rows lie, once a copy has looked (_copies.py)."""
