@@ -69,7 +69,7 @@ class Paged(Workload):
         times = bench.settings.count(_TIMES)
 
         def server(member: Member) -> None:
-            with PoolServer(name, _BYTES + _MIB, entries=64, checksums=checks == "1", prefault=True):
+            with PoolServer(name, _BYTES + _MIB, entries=64, checksums=checks == "1"):
                 member.meet()
                 member.meet()
 
