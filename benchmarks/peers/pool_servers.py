@@ -18,7 +18,7 @@ class PoolServing(NoQueue):
 
 
 SUBJECTS = (
-    PoolServing("server", "server in a process of its own", "ringcast", "ringcast", "ringcast"),
+    PoolServing("server", "server in a process of its own", "ringcast", "ringcast", "ringcast", only=("pool", "paged")),
     PoolServing("server-yield", 'the same, wait="yield" on both sides', "ringcast", "ringcast", "extra", wait="yield"),
     PoolServing("server-busy", "beside a busy Python thread", "ringcast", "ringcast", "extra", busy=True),
     PoolServing("server-stopped", "stopped (SIGSTOP)", "ringcast", "ringcast", "extra", stopped=True),

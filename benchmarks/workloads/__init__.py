@@ -14,6 +14,7 @@ from .floors import Arrays, Latency, Rate
 from .keys import KeyRate
 from .loan import Loan
 from .objects import Objects
+from .paged import Paged
 from .pool import Pool
 from .select import Select
 from .startup import Startup
@@ -47,6 +48,7 @@ WORKLOADS: tuple[Workload, ...] = (
     CallsArray(),
     Pool((1, 2, 4)),
     Tiers(),
+    Paged(),
     LinkLatency(),
     LinkRate(),
     LinkBytes(),

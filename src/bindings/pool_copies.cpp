@@ -63,8 +63,7 @@ public:
         if (PyErr_Occurred() != nullptr) throw nb::python_error();
         check_ids(partial);
         const std::uint64_t tokens = targets_.size() * plan_.chunk_tokens();
-        skip_ = static_cast<std::uint64_t>(
-            parse_int("skip_tokens", skip.ptr(), 0, static_cast<std::int64_t>(tokens)));
+        skip_ = static_cast<std::uint64_t>(parse_int("skip_tokens", skip.ptr(), 0, static_cast<std::int64_t>(tokens)));
         claim();
     }
     ~PoolCopy() { release(State::failed); }
@@ -142,12 +141,12 @@ private:
             raise("ArgumentError", gathers ? "slots are of a retrieve, and gather_paged fills those of a store"
                                            : "slots are of a store, and scatter_paged reads those of a retrieve");
         PoolLease& lease = *slot.of;
-        const nb::object& owner = gathers ? static_cast<StoreLease&>(lease).client
-                                          : static_cast<RetrieveLease&>(lease).client;
+        const nb::object& owner =
+            gathers ? static_cast<StoreLease&>(lease).client : static_cast<RetrieveLease&>(lease).client;
         const auto& client = nb::cast<const PoolClient&>(owner);
         client.usable();
-        const bool given_back = gathers && (static_cast<StoreLease&>(lease).committed ||
-                                            static_cast<StoreLease&>(lease).aborted);
+        const bool given_back =
+            gathers && (static_cast<StoreLease&>(lease).committed || static_cast<StoreLease&>(lease).aborted);
         if (lease.ended || given_back || slot.index >= lease.looks.size() ||
             lease.looks[slot.index].entry == pool::kNoEntry)
             raise("LeaseExpiredError", client.context() + ": chunk " + std::to_string(slot.index) +
@@ -160,9 +159,10 @@ private:
         const std::uint32_t entry = lease.looks[slot.index].entry;
         std::byte* const memory =
             gathers ? lease.core->memory().writable_data() : const_cast<std::byte*>(core.memory().data());
-        const bool summed = gathers ? core.memory().header().checksums != 0
-                                    : client.verify && core.memory().index().entries[entry].checked.load(
-                                                           std::memory_order_relaxed) != 0;
+        const bool summed =
+            gathers
+                ? core.memory().header().checksums != 0
+                : client.verify && core.memory().index().entries[entry].checked.load(std::memory_order_relaxed) != 0;
         targets_.push_back({slot.lease, &lease, slot.index, memory + core.block(entry), summed});
     }
 
@@ -276,8 +276,8 @@ void add_copy_types(nb::module_& module) {
         .def_prop_ro("chunk_bytes", &CopyPlan::chunk_bytes)
         .def_prop_ro("n_blocks", &CopyPlan::n_blocks);
     nb::class_<PoolCopy>(module, "PoolCopy", "One copy between an engine's tensors and chunks, which are held for it.")
-        .def(nb::init<nb::object, nb::handle, nb::handle, bool, bool, nb::handle>(), "plan"_a, "block_ids"_a,
-             "slots"_a, "gathers"_a, "partial"_a, "skip_tokens"_a)
+        .def(nb::init<nb::object, nb::handle, nb::handle, bool, bool, nb::handle>(), "plan"_a, "block_ids"_a, "slots"_a,
+             "gathers"_a, "partial"_a, "skip_tokens"_a)
         .def("run", &PoolCopy::run, "threads"_a)
         .def("run_staged", &PoolCopy::run_staged, "staging"_a, "begin"_a, "end"_a, "threads"_a)
         .def("give_up", &PoolCopy::give_up)

@@ -288,7 +288,7 @@ class LeaseExpiredError(PoolError, RuntimeError):
 
 
 class LayoutError(PoolError, ValueError):
-    """Tensors, chunks and the layout do not fit each other, so that bytes would go to wrong places. Nothing was copied."""
+    """Tensors, chunks and the layout do not fit each other: bytes would go to wrong places. Nothing was copied."""
 
 
 class TierError(PoolError, OSError):

@@ -47,7 +47,7 @@ def pool_of(layout: KVLayout | int, chunks: int = 16, **options: Any) -> Iterato
 
 
 def laid_out(rng: random.Random, letters: str, order: str, extents: dict[str, int], dtype: str, padding: int) -> Array:
-    """An array whose dimensions are `letters` and lie in memory in `order`; so many elements of padding behind a row."""
+    """An array whose dimensions are `letters` and lie in memory in `order`, with so much padding behind a row."""
     shape = [extents[letter] + (padding if letter == "C" else 0) for letter in order]
     itemsize = np.dtype(dtype).itemsize
     raw = np.frombuffer(rng.randbytes(int(np.prod(shape)) * itemsize), np.uint8).copy().view(dtype).reshape(shape)
@@ -124,7 +124,7 @@ def some_kv(rng: random.Random, letters: str, order: str, given: str, extents: d
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("letters", "order", "given"), FORMS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("letters", "order", "given"), FORMS, ids=str)
 def test_every_form_goes_as_plain_indexing_says(letters: str, order: str, given: str, seed: int) -> None:
     rng = random.Random(f"{letters}{order}{given}{seed}")
     extents = {
@@ -255,26 +255,26 @@ def test_a_future_can_be_awaited() -> None:
 
 
 def test_a_forked_child_copies_by_threads_of_its_own() -> None:
-    kv = np.arange(640, dtype=np.uint8).reshape(10, 64)
-    layout = KVLayout.pages([(kv, 64)])
+    size = 3 << 20  # two are more than the caller copies himself
+    kv = np.random.default_rng(1).integers(0, 256, (8, size), np.uint8)
+    layout = KVLayout.pages([(kv, size)])
     with pool_of(layout) as (server, client):
         with client.store(some_keys(2)) as store:
             gather_paged(kv, [1, 2], store, layout, threads=3).result()
+        slots = client.prepare_store(some_keys(4)).slots
         child = os.fork()
         if child == 0:
             code = 1
             try:
-                with (
-                    PoolClient.connect(server.name, "child", layout=layout) as own,
-                    own.retrieve(some_keys(2)) as found,
-                ):
-                    target = np.zeros_like(kv)
-                    if scatter_paged(found, target, [5, 6], layout, threads=3).result(30) == []:
-                        code = 0 if (target[[5, 6]] == kv[[1, 2]]).all() else 2
-                    try:
-                        gather_paged(kv, [1, 2], store.slots, layout)
-                    except errors.PoolError:
-                        pass
+                own = PoolClient.connect(server.name, "child", layout=layout)
+                found = own.prepare_retrieve(some_keys(2))
+                target = np.zeros_like(kv)
+                assert scatter_paged(found, target, [5, 6], layout, threads=3).result(30) == []
+                assert (target[[5, 6]] == kv[[1, 2]]).all()
+                own.close()
+                with pytest.raises(errors.ForkedError):
+                    gather_paged(kv, [1, 2], slots, layout)
+                code = 0
             finally:
                 os._exit(code)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

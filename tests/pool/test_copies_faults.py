@@ -119,17 +119,17 @@ def test_tensors_that_are_not_of_the_layout_are_refused_by_an_error_that_names_b
             gather_paged(some_pages(), [0], store, pages)
         with pytest.raises(errors.LayoutError, match="2 tensors"):
             gather_paged([some_pages(), some_pages()], [0], store, pages)
-        with pytest.raises(errors.LayoutError, match="of 4096 bytes: .* has gaps"):
+        with pytest.raises(errors.LayoutError, match=r"of 4096 bytes: .* has gaps"):
             gather_paged(some_pages()[:, :1000], [0], store, pages)
         gather_paged(kv, [0, 1], store, layout)
 
 
 def test_a_shape_that_fits_several_forms_is_refused_by_an_error_that_says_what_is_missing() -> None:
     kv = np.zeros((2, 10, 16, 8, 4), np.float16)
-    with pytest.raises(errors.ArgumentError, match="2BNHC or 2BHNC.*block_tokens"):
+    with pytest.raises(errors.ArgumentError, match=r"2BNHC or 2BHNC.*block_tokens"):
         KVLayout.tokens([kv], 16)
     assert KVLayout.tokens([kv], 16, block_tokens=8).form.dims == "2BHNC"  # type: ignore[union-attr]
-    with pytest.raises(errors.ArgumentError, match="2BNHC or 2BHNC or B2NHC or B2HNC.*say block_tokens= or dims="):
+    with pytest.raises(errors.ArgumentError, match=r"2BNHC or 2BHNC or B2NHC or B2HNC.*say block_tokens= or dims="):
         KVLayout.tokens([np.zeros((2, 2, 16, 8, 4))], 16)
     with pytest.raises(errors.ArgumentError, match="2BNHC or 2BHNC: say dims="):
         KVLayout.tokens([np.zeros((2, 10, 8, 8, 4))], 16, block_tokens=8)
@@ -155,7 +155,7 @@ def test_opaque_pages_go_whole() -> None:
     layout = KVLayout.pages([(kv, PAGE)], pages_per_chunk=2)
     with pool_of(layout) as (_, client):
         with client.store(some_keys(2)) as store:
-            with pytest.raises(errors.ArgumentError, match="3 blocks, and 2 chunks of this layout have 4$"):
+            with pytest.raises(errors.ArgumentError, match=r"3 blocks, and 2 chunks of this layout have 4$"):
                 gather_paged(kv, [0, 1, 2], store, layout)
             gather_paged(kv, [0, 1, 2, 3], store, layout)
         with client.retrieve(some_keys(2)) as found:
@@ -436,6 +436,6 @@ def test_a_layout_is_tried_on_the_engines_own_blocks(monkeypatch: pytest.MonkeyP
     _, fresh = typed()
     with (
         PoolServer(unique_name("p"), "1MiB") as server,
-        pytest.raises(errors.LayoutError, match="gathered from block .* is not what plain indexing finds"),
+        pytest.raises(errors.LayoutError, match=r"gathered from block .* is not what plain indexing finds"),
     ):
         PoolClient.connect(server.name, layout=fresh)

@@ -106,8 +106,8 @@ private:
             mover.move(chunk, nullptr, bytes);
             return bytes;
         }
-        std::byte* from = plane.base + ids[block] * plane.block_stride +
-                          static_cast<std::int64_t>(in_block) * plane.token_stride;
+        std::byte* from =
+            plane.base + ids[block] * plane.block_stride + static_cast<std::int64_t>(in_block) * plane.token_stride;
         if (plane.heads == 1 && plane.token_stride == static_cast<std::int64_t>(plane.row_bytes)) {
             mover.move(chunk, from + inside, bytes);
             return bytes;

@@ -168,7 +168,7 @@ class DeviceCopy:
 
 
 def _rows(torch: Any, plane: Plane, n_blocks: int, block_tokens: int) -> Any:
-    """A plane as [blocks, tokens of a block, heads, elements], of integers as large as its elements, over its tensor."""
+    """A plane as [blocks, tokens of a block, heads, elements] over its tensor; integers as large as its elements."""
     tensor, size = plane.view.tensor.detach(), plane.view.itemsize
     if tensor.is_complex():
         tensor, size = torch.view_as_real(tensor), size // 2

@@ -209,15 +209,15 @@ class PoolClient(_core.PoolClient):
 
         Args:
             worker_id: what messages and `ringcast pool stat` call this client; None: its pid.
-            layout: of this worker's chunks, or just their size in bytes. All chunks of a client have one size. If it was
-                made from tensors, it is tried on their first block and their last, which are as before afterwards.
+            layout: of this worker's chunks, or just their size in bytes. All chunks of a client have one size. One made
+                from tensors is tried on their first block and their last, which are as before afterwards.
             timeout: seconds that calls which ask the server wait at most, and this one for a seat.
             regain: seconds that they wait for another server, if this one has died.
             wait: how to wait, as in MessageQueue.
             verify: compare each chunk with its checksum when its slots are first asked for, once in this process.
 
-        Raises ArgumentError, LayoutError if copies of the layout's tensors are wrong, and PoolConnectError: no such pool,
-        no living server, no vacant seat, another version.
+        Raises ArgumentError, LayoutError if copies of the layout's tensors are wrong, and PoolConnectError: no such
+        pool, no living server, no vacant seat, another version.
 
         >>> with PoolServer("docs-connect", "1MiB"), PoolClient.connect("docs-connect", "w0", layout=4096) as client:
         ...     client.info.capacity, client.health.server

@@ -1,7 +1,7 @@
 """`gather_paged` and `scatter_paged`: an engine's blocks into chunks of a store, and chunks of a retrieve into blocks.
 
-The copies are native (src/core/pool/copies.hpp); what is decided here is where the tensors' rows lie, and in which thread.
-For tensors of a device see _accelerators.py.
+The copies are native (src/core/pool/copies.hpp); what is decided here is where the tensors' rows lie, and in which
+thread. For tensors of a device see _accelerators.py.
 """
 
 from __future__ import annotations
@@ -36,18 +36,20 @@ def gather_paged(
 ) -> Future[list[int]]:
     """Copies blocks of the engine's tensors into the chunks of a store. A future; `asyncio.wrap_future` awaits it.
 
-    One copy, in native threads, with the chunks' checksums made on the way; up to 4 MiB, the caller's thread. The lease is committed only once it has ended,
-    for which `commit_store` waits; and not at all if it was cancelled or failed. Until then the blocks must not change.
+    One copy, with the chunks' checksums made on the way: up to 4 MiB by the caller, more by native threads. The lease
+    is committed only once it has ended, for which `commit_store` waits; and not at all if it was cancelled or failed.
+    Until then the blocks must not change.
 
     Args:
         kv: the tensors, of torch or NumPy, in the order of the layout: one, one a layer, or pairs of keys and values.
-        block_ids: of the chunks' tokens, in their order; of opaque pages `layout.pages_per_chunk` for each slot. Of known
-            form the last chunk may have fewer; what there is not is zeros.
+        block_ids: of the chunks' tokens, in their order; of opaque pages `layout.pages_per_chunk` for each slot. Of
+            known form the last chunk may have fewer; what there is not is zeros.
         slots: of a store, or its lease, for all of them.
         layout: of the tensors, with whose chunk size the client was connected.
         threads: that copy; None: as many as there are CPUs, at most 4.
 
-    Raises ArgumentError; LayoutError if the tensors are none of this layout; LeaseExpiredError. The result is an empty list.
+    Raises ArgumentError; LayoutError if the tensors are none of this layout; LeaseExpiredError. The result is an empty
+    list.
 
     >>> import numpy
     >>> kv = numpy.arange(8 * 64, dtype="u1").reshape(8, 64)
@@ -74,9 +76,9 @@ def scatter_paged(
 ) -> Future[list[int]]:
     """Copies chunks of a retrieve into blocks of the engine's tensors. A future of the slots' indices that failed.
 
-    A chunk that is not what was stored fails: its blocks may have been written and must not be used. The server is told.
-    The chunks are pinned until the copy has ended, whenever the lease is committed. The other arguments are those of
-    `gather_paged`.
+    A chunk that is not what was stored fails: its blocks may have been written and must not be used. The server is
+    told. The chunks are pinned until the copy has ended, whenever the lease is committed. The other arguments are those
+    of `gather_paged`.
 
     Args:
         slots: of a retrieve; or its lease, so that its bytes are read once, by this copy.
@@ -108,17 +110,17 @@ class Rows(NamedTuple):
 
 
 def rows_of(kv: Any, layout: KVLayout) -> Rows:
-    """Raises ArgumentError, and LayoutError if `kv` is none of the layout. Of the layout's own tensors it is found once."""
+    """Raises ArgumentError; LayoutError if `kv` is none of the layout. Of the layout's own tensors it is found once."""
     given = (kv,) if hasattr(kv, "shape") or not isinstance(kv, Sequence) else kv
     own = layout.tensors
     if len(given) != len(own) or not all(map(is_, given, own)) or any(isinstance(tensor, list) for tensor in own):
         return _found_rows(kv, layout)
     # Memory of an array that is in use does not move; torch's may.
     places = [tensor.data_ptr() for tensor in own if hasattr(tensor, "data_ptr")]
-    known = layout.found_rows.get("own")
+    known = layout._rows.get("own")
     if known is None or known[0] != places:
         known = places, _found_rows(kv, layout)
-        layout.found_rows["own"] = known
+        layout._rows["own"] = known
     rows: Rows = known[1]
     return rows
 

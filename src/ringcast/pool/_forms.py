@@ -6,7 +6,7 @@ Dimensions are named by letters, in the order of a tensor's shape:
     2  keys and values           C  a head's content, which lies without gaps
 
 as in `2BNHC`, `B2HNC`, `BNC` (latent attention), `BL2NHC` (all layers in one tensor). With heads and without the `2` a
-head's content is its key and then its value, `BHNC`, unless keys and values are tensors of their own, given as pairs. In
+head's content is its key and then its value, `BHNC`, unless keys and values are tensors of their own, in pairs. In
 which order dimensions lie in memory is told by strides and not by the letters: a view of `BHNC` may lie as LBNHC.
 
 What is stored is the same for all: [2, layers, tokens, heads * size], or [layers, tokens, width] where there are no
@@ -112,7 +112,7 @@ def overlaps(view: View) -> bool:
 
 
 def tensors_of(kv: Any) -> tuple[list[list[View]], bool]:
-    """Views of the engine's tensors: a list for each layer, of one or of the two of a pair; and was it but one tensor?"""
+    """Views of the engine's tensors: a list for each layer, of one or of the two of a pair; was it but one tensor?"""
     if isinstance(kv, str | bytes) or not (isinstance(kv, Sequence) or hasattr(kv, "shape")):
         raise refuse("kv", "a tensor, a sequence of them, or of pairs of keys and values", kv)
     if hasattr(kv, "shape"):
@@ -156,8 +156,8 @@ def form_of(kv: Any, dims: str | None, block_tokens: int | None) -> tuple[TokenF
     )
     planes = []
     for part in range(form.parts):
-        for layer in range(form.layers):
-            mine = layers[0 if "L" in letters else layer]
+        for number in range(form.layers):
+            mine = layers[0 if "L" in letters else number]
             view = mine[part] if paired else mine[0]
             stride = dict(zip(letters, view.strides, strict=True))
             if overlaps(view) or (extent["C"] > 1 and stride["C"] != view.itemsize):
@@ -165,7 +165,7 @@ def form_of(kv: Any, dims: str | None, block_tokens: int | None) -> tuple[TokenF
                     f"a head's content must lie without gaps, and nothing twice; kv has {_said(view)} with strides of "
                     f"{view.strides} bytes as {letters}"
                 )
-            at = view.address + (layer * stride["L"] if "L" in letters else 0)
+            at = view.address + (number * stride["L"] if "L" in letters else 0)
             if packed:
                 at += part * form.size * view.itemsize
             elif "2" in letters:
@@ -196,8 +196,8 @@ def _told(view: View, paired: bool, alone: bool, dims: str | None, block_tokens:
         known = set(dims) <= set(_LETTERS) and len(set(dims)) == len(dims) and set("BNC") <= set(dims)
         if not known or dims[-1] != "C" or (paired and "2" in dims) or ("L" in dims and not alone):
             raise ArgumentError(
-                f"dims is {dims!r}; it must name each dimension once, by letters of {_LETTERS}, with B, N and, as the last "
-                "one, C; `2` where keys and values are no pairs, and L where all layers are one tensor"
+                f"dims is {dims!r}; it must name each dimension once, by letters of {_LETTERS}, with B, N and, as the "
+                "last one, C; `2` where keys and values are no pairs, and L where all layers are one tensor"
             )
         if not fits(dims):
             raise ArgumentError(f"kv has {_said(view)}, which is not {dims}{_of_tokens(block_tokens)}")
@@ -208,14 +208,14 @@ def _told(view: View, paired: bool, alone: bool, dims: str | None, block_tokens:
         return fitting[0]
     if not fitting:
         raise ArgumentError(
-            f"kv has {_said(view)}, which is none of the known layouts{_of_tokens(block_tokens)}: {', '.join(known_forms)}; "
-            "copy it as opaque pages (KVLayout.pages)"
+            f"kv has {_said(view)}, which is none of the known layouts{_of_tokens(block_tokens)}: "
+            f"{', '.join(known_forms)}; copy it as opaque pages (KVLayout.pages)"
         )
     by_tokens = {view.shape[letters.index("N")] for letters in fitting}
     advice = "say block_tokens= or dims=" if block_tokens is None and len(by_tokens) > 1 else "say dims="
     raise ArgumentError(
-        f"kv has {_said(view)}{_of_tokens(block_tokens)}, which may be {' or '.join(fitting)}: {advice}, since neither shape "
-        "nor strides tell"
+        f"kv has {_said(view)}{_of_tokens(block_tokens)}, which may be {' or '.join(fitting)}: {advice}, since neither "
+        "shape nor strides tell"
     )
 
 

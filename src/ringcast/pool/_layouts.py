@@ -2,7 +2,7 @@
 
 Engines pack keys and values in ways that change with versions and processors, so a page is copied as it is and only
 whole pages are. A chunk of a model in N shards is N parts of one size, one of each rank; a part is `pages_per_chunk`
-pages of the first tensor, then as many of the second, and so on. Of known form, a page is a token's share of one layer's
+pages of the first tensor, then as many of the second, and so on. Of known form, a page is a token's share of a layer's
 keys or values (_forms.py).
 """
 
@@ -48,9 +48,9 @@ class KVLayout:
     """The tensors themselves; none in a layout of sizes."""
     n_pages: int | None = field(compare=False)
     """Pages in each tensor, or blocks of known form; None in a layout of sizes."""
-    form: TokenForm | None = None
+    form: TokenForm | None
     """What a token is; None: pages are opaque."""
-    found_rows: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _rows: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Where its tensors' rows lie, once a copy has looked (_copies.py)."""
 
     @classmethod

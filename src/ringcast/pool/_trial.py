@@ -1,7 +1,7 @@
 """A layout is tried when it is registered: what is gathered is what the tensors hold, and scattering it puts it back.
 
-Tried on the engine's own blocks, the first one and the last, which are as before afterwards. What the copies should move
-is read by plain indexing, which knows nothing of rows and strides.
+Tried on the engine's own blocks, the first one and the last, which are as before afterwards. What the copies should
+move is read by plain indexing, which knows nothing of rows and strides.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ringcast.pool._layouts import KVLayout
 
 
 def try_layout(layout: KVLayout) -> None:
-    """Raises LayoutError where a copy and the tensors disagree. Tensors of a device, and what is read-only, is not tried."""
+    """Raises LayoutError where a copy and the tensors disagree. A device's, and what is read-only, is not tried."""
     alone = len(layout.tensors) == 1 and not isinstance(layout.tensors[0], tuple | list)
     kv = layout.tensors[0] if alone else layout.tensors
     rows = rows_of(kv, layout)
@@ -35,9 +35,7 @@ def _try_block(layout: KVLayout, kv: Any, rows: Rows, plan: _core.CopyPlan, bloc
         return _pages(rows, block) if layout.form is None else _tokens(kv, layout.form, block)
 
     def fail(what: str) -> LayoutError:
-        return LayoutError(
-            f"{what} block {block} of the tensors is not what plain indexing finds there; layout: {layout}"
-        )
+        return LayoutError(f"{what} block {block} is not what plain indexing finds there; the layout is {layout}")
 
     before = plainly()
     room = ctypes.create_string_buffer(plan.chunk_bytes)
