@@ -129,7 +129,15 @@ void pin_and_read(World& world) {
     const auto pinned = pin_leading(pool.index, *pool.row, std::span<const Look>(pool.looks.data(), n), pool.places);
     for (std::uint32_t i = 0; i < pinned.count; ++i)
         Explorer::the().expect(read(world, pool.looks[i].entry) == content_of(i), "the bytes of another chunk");
-    for (const ringcast::pool::Place& place : pool.places) pool.row->clear(place.at);
+    for (const ringcast::pool::Place& place : pool.places) {
+        // What is viewed of a run is held for longer than the rest.
+        if (place.first != place.last) {
+            const Look& viewed = pool.looks[place.first];
+            pool.row->move(place.at, viewed.entry, generation_of(viewed.word));
+            Explorer::the().expect(read(world, viewed.entry) == content_of(place.first), "the bytes of another chunk");
+        }
+        pool.row->clear(place.at);
+    }
 }
 
 void look_for_the_next(World& world) {

@@ -223,18 +223,13 @@ nb::object digest_as_bytes(const Digest& digest) {
 }
 
 void bind_pool_keys(nb::module_& module) {
-    PyType_Slot slots[] = {{Py_sq_length, reinterpret_cast<void*>(&length)},
-                           {Py_sq_item, reinterpret_cast<void*>(&item)},
-                           {Py_sq_contains, reinterpret_cast<void*>(&contains)},
-                           {Py_mp_length, reinterpret_cast<void*>(&length)},
-                           {Py_mp_subscript, reinterpret_cast<void*>(&subscript)},
-                           {Py_nb_add, reinterpret_cast<void*>(&concatenate)},
-                           {Py_tp_richcompare, reinterpret_cast<void*>(&compare)},
-                           {Py_tp_hash, reinterpret_cast<void*>(&hash)},
-                           {Py_tp_repr, reinterpret_cast<void*>(&represent)},
-                           {Py_bf_getbuffer, reinterpret_cast<void*>(&get_buffer)},
-                           {Py_tp_traverse, reinterpret_cast<void*>(&traverse)},
-                           {0, nullptr}};
+    PyType_Slot slots[] = {
+        {Py_sq_length, reinterpret_cast<void*>(&length)},       {Py_sq_item, reinterpret_cast<void*>(&item)},
+        {Py_sq_contains, reinterpret_cast<void*>(&contains)},   {Py_mp_length, reinterpret_cast<void*>(&length)},
+        {Py_mp_subscript, reinterpret_cast<void*>(&subscript)}, {Py_nb_add, reinterpret_cast<void*>(&concatenate)},
+        {Py_tp_richcompare, reinterpret_cast<void*>(&compare)}, {Py_tp_hash, reinterpret_cast<void*>(&hash)},
+        {Py_tp_repr, reinterpret_cast<void*>(&represent)},      {Py_bf_getbuffer, reinterpret_cast<void*>(&get_buffer)},
+        {Py_tp_traverse, reinterpret_cast<void*>(&traverse)},   {0, nullptr}};
     nb::class_<Keys>(module, "Keys", nb::type_slots(slots), nb::is_final(),
                      R"(The keys of a run of chunks: 32 bytes each, side by side, and the namespace that they are of.
 

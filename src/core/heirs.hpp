@@ -61,10 +61,10 @@ private:
 
     Estate& estate_;
     std::uint32_t fork_generation_;
-    int inherited_ = -1;                      // during a fork: the description that the child keeps
-    std::uint32_t image_ = Estate::kNoSeat;   // the last one
-    std::uint64_t image_word_ = 0;            // its state
-    std::uint64_t image_added_ = 0;           // what `added` was when it was made
+    int inherited_ = -1;                     // during a fork: the description that the child keeps
+    std::uint32_t image_ = Estate::kNoSeat;  // the last one
+    std::uint64_t image_word_ = 0;           // its state
+    std::uint64_t image_added_ = 0;          // what `added` was when it was made
     Heirs* next_ = nullptr;
     Heirs* previous_ = nullptr;
 };

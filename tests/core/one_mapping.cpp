@@ -81,7 +81,8 @@ int __wrap_munmap(void* address, size_t bytes) {
     Mappings& known = mappings();
     const std::lock_guard guard(known.mutex);
     for (Mapping& mapping : known.all)
-        if (mapping.begin() <= static_cast<char*>(address) && static_cast<char*>(address) < mapping.begin() + mapping.bytes) {
+        if (mapping.begin() <= static_cast<char*>(address) &&
+            static_cast<char*>(address) < mapping.begin() + mapping.bytes) {
             if (--mapping.users > 0) return 0;
             const Mapping last = mapping;
             mapping = known.all.back();

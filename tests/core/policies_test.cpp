@@ -140,8 +140,7 @@ TEST(policies_take_leaves_alone_and_all_that_may_go) {
                 const std::uint32_t tenant = below(3) == 2 ? kAnyTenant : below(2);
                 Entries left = plain;
                 std::vector<std::uint32_t> batch(1 + below(kEntries));
-                batch.resize(policy->victims(
-                    batch, [&](std::uint32_t one) { return one != pinned; }, tenant));
+                batch.resize(policy->victims(batch, [&](std::uint32_t one) { return one != pinned; }, tenant));
                 for (const std::uint32_t one : batch) {
                     CHECK(left[one].here && is_leaf(left, one) && one != pinned);
                     CHECK(tenant == kAnyTenant || left[one].tenant == tenant);

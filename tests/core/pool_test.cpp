@@ -48,8 +48,9 @@ PoolMemory::Request request(const std::string& name) {
 class Worker {
 public:
     Worker(const std::string& name, unsigned seed, const std::atomic<bool>& over)
-        : random_(seed), over_(over), client_(Client::connect({.name = name, .release = "test", .worker_id = "w"},
-                                                              10'000'000'000)) {}
+        : random_(seed),
+          over_(over),
+          client_(Client::connect({.name = name, .release = "test", .worker_id = "w"}, 10'000'000'000)) {}
     void run() {
         while (!over_.load(std::memory_order_relaxed)) {
             const Chain keys = chain_of(below(kChains));

@@ -257,8 +257,7 @@ void Keeper::for_each_pin(Visit&& visit, bool heirs) {
     const auto row = [&](std::uint32_t seat) {
         const NativePoolSeat& its = memory_.seat(seat);
         const std::uint32_t used = std::min(its.pins_used.load(std::memory_order_relaxed), header.n_pins);
-        const bool counts =
-            heirs || seat_state(its.state.load(std::memory_order_relaxed)) != PoolSeatState::inherited;
+        const bool counts = heirs || seat_state(its.state.load(std::memory_order_relaxed)) != PoolSeatState::inherited;
         return std::pair(its.pins, counts ? used : 0);
     };
     collect_pins<Native>(header.n_seats, row, [&](std::uint32_t seat, std::uint64_t pin) {

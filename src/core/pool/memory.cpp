@@ -325,9 +325,9 @@ std::optional<std::uint32_t> PoolMemory::take_seat() {
 }
 
 Mapping PoolMemory::map_seat(std::uint32_t i) const {
-    return {static_cast<std::byte*>(
-                file().map(header_.seats_offset + i * header_.seat_bytes, header_.seat_bytes, true)),
-            header_.seat_bytes};
+    return {
+        static_cast<std::byte*>(file().map(header_.seats_offset + i * header_.seat_bytes, header_.seat_bytes, true)),
+        header_.seat_bytes};
 }
 
 std::byte* PoolMemory::writable_data() {
