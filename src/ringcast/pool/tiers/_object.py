@@ -116,10 +116,11 @@ class ObjectTier(Tier):
         return True
 
     def remove_chunk(self, key: bytes) -> bool:
-        there = self.has_chunk(key)
-        if there:
+        if not self.has_chunk(key):
+            return False
+        with suppress(FileNotFoundError):  # another call has just removed it
             self._obstore.delete(self.store_of_objects, self._name(key, self._era))
-        return there
+        return True
 
     def clear_before(self, era: int) -> None:
         self._era = era  # first, so that nothing old is found here whatever becomes of it
@@ -168,14 +169,15 @@ class ObjectTier(Tier):
 
     def _remove_old(self) -> bool:
         """The objects of earlier eras, and no others."""
-        for batch in self._obstore.list(self.store_of_objects, self.prefix):
-            old = []
-            for entry in batch:
-                parts = entry["path"].removeprefix(self.prefix + "/").split("/")
-                if len(parts) == 2 and len(parts[0]) == 16 and parts[0] < f"{self._era:016x}":
-                    old.append(entry["path"])
-            if old:
-                self._obstore.delete(self.store_of_objects, old)
+        with suppress(FileNotFoundError):  # another one removes them, too
+            for batch in self._obstore.list(self.store_of_objects, self.prefix):
+                old = []
+                for entry in batch:
+                    parts = entry["path"].removeprefix(self.prefix + "/").split("/")
+                    if len(parts) == 2 and len(parts[0]) == 16 and parts[0] < f"{self._era:016x}":
+                        old.append(entry["path"])
+                if old:
+                    self._obstore.delete(self.store_of_objects, old)
         return True
 
     def __repr__(self) -> str:
