@@ -83,31 +83,24 @@ class FileTier(Tier):
         return self._core.era
 
     def store_chunk(self, key: bytes, chunk: memoryview) -> bool:
-        """As in Tier."""
         return self._told("store", self._core.store(key, chunk))
 
     def load_chunk(self, key: bytes, into: memoryview) -> bool:
-        """As in Tier."""
         return self._told("load", self._core.load(key, into))
 
     def has_chunk(self, key: bytes) -> bool:
-        """As in Tier; without a look at the disk."""
         return self._core.exists(key)
 
     def remove_chunk(self, key: bytes) -> bool:
-        """As in Tier."""
         return self._told("remove", self._core.remove(key))
 
     def clear_before(self, era: int) -> None:
-        """As in Tier: in the file's header, synced."""
         self._core.clear(era)
 
     def sync_chunks(self) -> bool:
-        """As in Tier."""
         return self._told("sync", self._core.sync())
 
     def close_chunks(self) -> None:
-        """As in Tier; what is stored is synced."""
         self._core.close()
 
     def stats(self) -> FileTierStats:

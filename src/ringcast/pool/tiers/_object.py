@@ -84,7 +84,6 @@ class ObjectTier(Tier):
         return self._era
 
     def store_chunk(self, key: bytes, chunk: memoryview) -> bool:
-        """As in Tier."""
         era = self._era
         head = _HEADER.pack(_MAGIC, len(chunk), key, _core.checksum(chunk), 0)[:-4]
         object_bytes = b"".join((head, struct.pack("<I", _core.checksum(head)), chunk))
@@ -92,7 +91,6 @@ class ObjectTier(Tier):
         return self._era == era
 
     def load_chunk(self, key: bytes, into: memoryview) -> bool:
-        """As in Tier."""
         era = self._era
         name = self._name(key, era)
         try:
@@ -111,7 +109,6 @@ class ObjectTier(Tier):
         return self._era == era
 
     def has_chunk(self, key: bytes) -> bool:
-        """As in Tier; asks the store."""
         try:
             self._obstore.head(self.store_of_objects, self._name(key, self._era))
         except FileNotFoundError:
@@ -119,14 +116,13 @@ class ObjectTier(Tier):
         return True
 
     def remove_chunk(self, key: bytes) -> bool:
-        """As in Tier."""
-        there = self.has_chunk(key)
-        if there:
+        if not self.has_chunk(key):
+            return False
+        with suppress(FileNotFoundError):  # another call has just removed it
             self._obstore.delete(self.store_of_objects, self._name(key, self._era))
-        return there
+        return True
 
     def clear_before(self, era: int) -> None:
-        """As in Tier; the objects of earlier eras are then removed, behind the call."""
         self._era = era  # first, so that nothing old is found here whatever becomes of it
         self._put_era(era)
         with suppress(RuntimeError):  # closed: the next one removes them
@@ -173,14 +169,15 @@ class ObjectTier(Tier):
 
     def _remove_old(self) -> bool:
         """The objects of earlier eras, and no others."""
-        for batch in self._obstore.list(self.store_of_objects, self.prefix):
-            old = []
-            for entry in batch:
-                parts = entry["path"].removeprefix(self.prefix + "/").split("/")
-                if len(parts) == 2 and len(parts[0]) == 16 and parts[0] < f"{self._era:016x}":
-                    old.append(entry["path"])
-            if old:
-                self._obstore.delete(self.store_of_objects, old)
+        with suppress(FileNotFoundError):  # another one removes them, too
+            for batch in self._obstore.list(self.store_of_objects, self.prefix):
+                old = []
+                for entry in batch:
+                    parts = entry["path"].removeprefix(self.prefix + "/").split("/")
+                    if len(parts) == 2 and len(parts[0]) == 16 and parts[0] < f"{self._era:016x}":
+                        old.append(entry["path"])
+                if old:
+                    self._obstore.delete(self.store_of_objects, old)
         return True
 
     def __repr__(self) -> str:
