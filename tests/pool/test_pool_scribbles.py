@@ -67,9 +67,10 @@ def _mail() -> tuple[int, int]:
         lease = client.prepare_store(some_keys(1))
         after = bytes(memory[seats : seats + size])
         client.abort_store(lease)
-        # The word is idle again, and counts one request; the line pair that it begins is the slot's.
+        # The word is idle again, and counts two requests, of which the first said what the namespace is; the line pair
+        # that it begins is the slot's.
         changed = [i for i in range(WHO_BYTES, size) if before[i] != after[i]]
-        word = next(i & ~127 for i in changed if after[i & ~127 : (i & ~127) + 8] == struct.pack("<Q", 1 << 8))
+        word = next(i & ~127 for i in changed if after[i & ~127 : (i & ~127) + 8] == struct.pack("<Q", 2 << 8))
         return word, 128
 
 
