@@ -8,6 +8,8 @@ _client       looks up, reads and stores
 _status       what became of a key
 _looking      pools seen from outside
 _events       what happens to chunks, told in order
+_progress     how far a server has come with taking its memory
+_huge_pages   how much of it is mapped with them
 """
 
 from ringcast._core import Found, RetrieveLease, Slot, StoreLease
