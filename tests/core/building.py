@@ -19,6 +19,7 @@ PROGRAMS = [
     "lock_file",
     "page_map",
     "parking",
+    "prefault",
     "ring",
     "selection",
     "stress",
