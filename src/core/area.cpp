@@ -1,5 +1,6 @@
 #include "area.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
@@ -24,6 +25,9 @@ using platform::SharedFile;
 // of that name, which may be just closing.
 constexpr std::int64_t kRemovalPatienceNs = 1'000'000'000;
 constexpr std::int64_t kClosingPatienceNs = 20'000'000;
+
+// What one system call reserves: some tenths of a second, so that signals are heard and progress can be told in between.
+constexpr std::uint64_t kReserveStep = std::uint64_t{256} << 20;
 
 void nap() {
     const timespec millisecond{.tv_sec = 0, .tv_nsec = 1'000'000};
@@ -112,7 +116,20 @@ void throw_capacity(const std::string& what, std::uint64_t needed) {
                 ENOSPC);
 }
 
-void Area::make(std::uint64_t bytes, std::uint64_t reserved, const Use& fill) {
+void Area::reserve_in_steps(std::uint64_t bytes, const Progress& progress) const {
+    // What does not fit would fill the machine's memory before it fails.
+    bool enough = bytes <= kReserveStep || bytes <= platform::free_bytes();
+    for (std::uint64_t done = 0; enough && done < bytes;) {
+        if (progress) progress(done, bytes);
+        const std::uint64_t step = std::min(kReserveStep, bytes - done);
+        enough = reserve(done, step);
+        done += step;
+    }
+    if (!enough) throw_capacity(std::string("making ") + kind_->noun + " segment '" + name_ + "'", bytes);
+    if (progress) progress(bytes, bytes);
+}
+
+void Area::make(std::uint64_t bytes, std::uint64_t reserved, const Use& fill, const Progress& progress) {
     SharedFile file = SharedFile::create(name_, bytes);
     reached(FaultPoint::create_opened);
     facts_ = file.facts();
@@ -122,8 +139,7 @@ void Area::make(std::uint64_t bytes, std::uint64_t reserved, const Use& fill) {
     if (!locks_.try_lock(kCreatorLock))
         throw Error(ErrorCode::segment_exists, "another process is making a segment named '" + name_ + "'");
     reached(FaultPoint::create_locked);
-    if (!reserve(0, reserved))
-        throw_capacity(std::string("making ") + kind_->noun + " segment '" + name_ + "'", reserved);
+    reserve_in_steps(reserved, progress);
     reached(FaultPoint::create_reserved);
     fill(file);
     reached(FaultPoint::create_initialised);
@@ -133,9 +149,9 @@ void Area::make(std::uint64_t bytes, std::uint64_t reserved, const Use& fill) {
 }
 
 std::unique_ptr<Area> Area::create_anew(const AreaKind& kind, const std::string& name, std::uint64_t bytes,
-                                        std::uint64_t reserved, const Use& fill) {
+                                        std::uint64_t reserved, const Use& fill, const Progress& progress) {
     std::unique_ptr<Area> area(new Area(kind, name, true));
-    area->make(bytes, reserved, fill);
+    area->make(bytes, reserved, fill, progress);
     return area;
 }
 

@@ -16,6 +16,7 @@
 #include "locks.hpp"
 #include "platform/lock_file.hpp"
 #include "platform/shared_file.hpp"
+#include "progress.hpp"
 #include "units.hpp"
 
 namespace ringcast {
@@ -33,9 +34,10 @@ public:
     // to a living creator, or is being removed and is not gone within 1 s; a dead creator's area is replaced.
     static std::unique_ptr<Area> create(const AreaKind& kind, const std::string& name, std::uint64_t bytes,
                                         std::uint64_t reserved, const Use& fill);
-    // The same, but throws segment_exists whoever has the name: for kinds whose dead are not replaced.
+    // The same, but throws segment_exists whoever has the name: for kinds whose dead are not replaced. `progress` is told
+    // of the memory that has been reserved.
     static std::unique_ptr<Area> create_anew(const AreaKind& kind, const std::string& name, std::uint64_t bytes,
-                                             std::uint64_t reserved, const Use& fill);
+                                             std::uint64_t reserved, const Use& fill, const Progress& progress = {});
     // segment_not_found, segment_permission, segment_mismatch. `release` is this process's, for messages.
     static std::unique_ptr<Area> attach(const AreaKind& kind, const std::string& name, const std::string& release,
                                         const Check& check, const Use& map);
@@ -74,7 +76,8 @@ public:
 private:
     Area(const AreaKind& kind, std::string name, bool is_creator)
         : kind_(&kind), name_(std::move(name)), is_creator_(is_creator) {}
-    void make(std::uint64_t bytes, std::uint64_t reserved, const Use& fill);
+    void make(std::uint64_t bytes, std::uint64_t reserved, const Use& fill, const Progress& progress);
+    void reserve_in_steps(std::uint64_t bytes, const Progress& progress) const;
 
     const AreaKind* kind_;
     std::string name_;

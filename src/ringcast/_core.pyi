@@ -2,7 +2,7 @@
 
 import builtins
 import threading
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Generic, Literal, SupportsIndex, TypeAlias, TypeVar, final, overload
 
@@ -436,7 +436,9 @@ class PoolServer:
         policy: int,
         quotas: dict[int, int],
         waiting: tuple[int, int, int, bool],
+        progress: Callable[[int, int], object],
     ) -> None: ...
+    def prefault(self, progress: Callable[[int, int], object]) -> None: ...
     def close(self) -> None: ...
     @property
     def closed(self) -> bool: ...

@@ -21,6 +21,7 @@ PROGRAMS = [
     "parking",
     "policies",
     "pool",
+    "prefault",
     "ring",
     "selection",
     "stress",

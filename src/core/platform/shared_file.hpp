@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -45,6 +46,8 @@ public:
     // Copies the file's first bytes; throws if it has fewer.
     void read(void* to, std::size_t bytes) const;
     void* map(std::uint64_t offset, std::uint64_t bytes, bool writable) const;
+    // The same, placed so that huge pages of the file can be mapped as such, and with the wish for them.
+    void* map_large(std::uint64_t offset, std::uint64_t bytes, bool writable) const;
     // Writable, copy-on-write: what is written stays in this mapping. Null where the system cannot do it.
     void* map_private(std::uint64_t bytes, std::uint64_t offset = 0) const;
     // A second, independent open of the same file.
@@ -83,8 +86,20 @@ inline bool is_listed(std::string_view name, std::string_view prefix) noexcept {
     return name.starts_with(prefix) && std::ranges::all_of(name, [](char c) { return c > ' ' && c <= '~'; });
 }
 void unmap(void* address, std::uint64_t bytes) noexcept;
+// Maps all pages of a range that is mapped writable and reserved, as huge pages where the system makes them now. The bytes
+// stay what they are, whoever writes them meanwhile.
+void populate(std::byte* begin, std::uint64_t bytes) noexcept;
 void exclude_from_core_dumps(void* address, std::uint64_t bytes) noexcept;
 std::uint64_t page_bytes() noexcept;
+// The way to populate that every system has. An addition of 0 would do as well, but compilers make a load of that.
+inline void touch_pages(std::byte* begin, std::uint64_t bytes) noexcept {
+    for (std::uint64_t at = 0; at < bytes; at += page_bytes()) {
+        auto& byte = *reinterpret_cast<std::atomic<unsigned char>*>(begin + at);
+        unsigned char now = byte.load(std::memory_order_relaxed);
+        // Where it fails, somebody else has just written the page.
+        byte.compare_exchange_strong(now, now, std::memory_order_relaxed, std::memory_order_relaxed);
+    }
+}
 
 // What the shared-memory file system can still give; UINT64_MAX where there is no such limit.
 std::uint64_t free_bytes() noexcept;

@@ -23,6 +23,12 @@ namespace ringcast::platform {
 namespace {
 constexpr const char* kPlace = "/dev/shm";
 
+// Of a kernel with pages of 4 KiB.
+constexpr std::uint64_t kHugePage = std::uint64_t{2} << 20;
+// Newer than some C libraries: Linux 5.14 and 6.1.
+constexpr int kPopulateWrite = 23;  // MADV_POPULATE_WRITE
+constexpr int kCollapse = 25;       // MADV_COLLAPSE
+
 std::string path_of(const std::string& name) { return std::string(kPlace) + "/" + name; }
 std::string path_of(int descriptor) { return "/proc/self/fd/" + std::to_string(descriptor); }
 
@@ -165,6 +171,26 @@ void* SharedFile::map(std::uint64_t offset, std::uint64_t bytes, bool writable) 
     return address;
 }
 
+// A huge page is mapped as such where address and offset are equal modulo its size.
+void* SharedFile::map_large(std::uint64_t offset, std::uint64_t bytes, bool writable) const {
+    void* const found = bytes < kHugePage ? MAP_FAILED
+                                          : mmap(nullptr, bytes + kHugePage, PROT_NONE,
+                                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (found == MAP_FAILED) return map(offset, bytes, writable);
+    auto* const room = static_cast<std::byte*>(found);
+    const std::uint64_t before = (offset - reinterpret_cast<std::uintptr_t>(room)) % kHugePage;
+    void* const address = mmap(room + before, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ,
+                               MAP_SHARED | MAP_NORESERVE | MAP_FIXED, descriptor_, static_cast<off_t>(offset));
+    if (address == MAP_FAILED) {
+        munmap(room, bytes + kHugePage);
+        return map(offset, bytes, writable);
+    }
+    if (before > 0) munmap(room, before);
+    if (before < kHugePage) munmap(room + before + bytes, kHugePage - before);
+    madvise(address, bytes, MADV_HUGEPAGE);  // refused by kernels without them, and no worse then
+    return address;
+}
+
 // Locked memory (mlockall) is filled by the kernel where it may be written to, here with copies of its own: so it is
 // unlocked before.
 void* SharedFile::map_private(std::uint64_t bytes, std::uint64_t offset) const {
@@ -247,6 +273,13 @@ std::vector<std::string> list_names(const std::string& prefix) {
 }
 
 void unmap(void* address, std::uint64_t bytes) noexcept { munmap(address, bytes); }
+
+// Huge pages first, out of the small ones that reserving has taken. They are a wish: the kernel may know none, forbid them
+// here, or find no room for one. Others' use of the range waits while its bytes move.
+void populate(std::byte* begin, std::uint64_t bytes) noexcept {
+    madvise(begin, bytes, kCollapse);
+    if (retried([&] { return madvise(begin, bytes, kPopulateWrite); }) != 0) touch_pages(begin, bytes);
+}
 
 void exclude_from_core_dumps(void* address, std::uint64_t bytes) noexcept { madvise(address, bytes, MADV_DONTDUMP); }
 std::uint64_t page_bytes() noexcept { return static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)); }

@@ -107,6 +107,10 @@ void* SharedFile::map(std::uint64_t offset, std::uint64_t bytes, bool writable) 
     return address;
 }
 
+void* SharedFile::map_large(std::uint64_t offset, std::uint64_t bytes, bool writable) const {
+    return map(offset, bytes, writable);
+}
+
 // macOS cannot make a private mapping forget what was written to it, so there is none: what would use it copies.
 void* SharedFile::map_private(std::uint64_t, std::uint64_t) const { return nullptr; }
 
@@ -157,6 +161,7 @@ std::vector<std::string> list_names(const std::string& prefix) {
 }
 
 void unmap(void* address, std::uint64_t bytes) noexcept { munmap(address, bytes); }
+void populate(std::byte* begin, std::uint64_t bytes) noexcept { touch_pages(begin, bytes); }
 void exclude_from_core_dumps(void*, std::uint64_t) noexcept {}  // macOS has no such advice
 std::uint64_t page_bytes() noexcept { return static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)); }
 std::uint64_t free_bytes() noexcept { return UINT64_MAX; }

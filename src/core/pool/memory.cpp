@@ -121,7 +121,7 @@ PoolGeometry plan_pool(std::uint64_t capacity, std::uint32_t seats, std::uint32_
 void PoolMemory::map(const platform::SharedFile& file, bool writable) {
     file_ = file.again();
     facts_ = file_.facts();
-    all_ = Mapping(static_cast<std::byte*>(file.map(0, header_.total_bytes, writable)), header_.total_bytes);
+    all_ = Mapping(static_cast<std::byte*>(file.map_large(0, header_.total_bytes, writable)), header_.total_bytes);
     bytes_ = all_.begin();
     platform::exclude_from_core_dumps(bytes_, header_.total_bytes);
     if (writable) {
@@ -181,11 +181,12 @@ std::unique_ptr<PoolMemory> PoolMemory::create(const Request& request) {
     header.created_at_ns = platform::wall_clock_ns();
     copy_text(header.release, sizeof header.release, request.release);
     copy_text(header.user_name, sizeof header.user_name, request.user_name);
-    pool->area_ = Area::create_anew(kPoolArea, request.name, plan.total_bytes, plan.total_bytes,
-                                    [&](const platform::SharedFile& file) {
-                                        pool->map(file, true);
-                                        pool->initialise();
-                                    });
+    const auto fill = [&](const platform::SharedFile& file) {
+        pool->map(file, true);
+        pool->initialise();
+    };
+    pool->area_ =
+        Area::create_anew(kPoolArea, request.name, plan.total_bytes, plan.total_bytes, fill, request.progress);
     return pool;
 }
 
@@ -333,8 +334,8 @@ Mapping PoolMemory::map_seat(std::uint32_t i) const {
 std::byte* PoolMemory::writable_data() {
     const std::lock_guard guard(mapping_data_);
     if (own_data_.begin() == nullptr) {
-        own_data_ =
-            Mapping(static_cast<std::byte*>(file().map(header_.data_offset, header_.capacity, true)), header_.capacity);
+        own_data_ = Mapping(static_cast<std::byte*>(file().map_large(header_.data_offset, header_.capacity, true)),
+                            header_.capacity);
         platform::exclude_from_core_dumps(own_data_.begin(), header_.capacity);
     }
     return own_data_.begin();

@@ -16,6 +16,7 @@
 #include "area.hpp"
 #include "pool/index.hpp"
 #include "pool/pool_layout.hpp"
+#include "prefault.hpp"
 
 namespace ringcast::pool {
 
@@ -79,6 +80,7 @@ public:
         PoolGeometry geometry;
         bool kept = false;
         bool checksums = true;
+        Progress progress{};  // of the memory that is reserved
     };
     struct Served {
         std::unique_ptr<PoolMemory> memory;
@@ -130,6 +132,9 @@ public:
     // Bytes of a block, copy-on-write, in a mapping of their own, and where in it they are. An empty one where the system
     // has no such.
     std::pair<Mapping, std::byte*> map_privately(std::uint64_t offset, std::uint64_t bytes) const;
+
+    // A server's: touches all of it, see prefault.hpp.
+    void prefault(const Progress& progress) const { ringcast::prefault(bytes_, header_.total_bytes, progress); }
 
     // A server's, at its end in order.
     void unlink() noexcept { area_->unlink(); }

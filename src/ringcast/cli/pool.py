@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -20,11 +21,13 @@ from ringcast.pool import (
     PoolEvent,
     PoolServer,
     PoolStats,
+    _huge_pages,
     describe,
     list_pools,
     remove,
     watch,
 )
+from ringcast.pool._progress import Lines, OnProgress, Stage
 from ringcast.pool._server import POLICIES
 from ringcast.waiting import DEFAULT_WAIT
 
@@ -72,7 +75,7 @@ SERVE = """Serve the pool NAME until Ctrl-C or SIGTERM, and say so in one line o
 
 If a server of that name was killed, this one takes over what it left, with the same --size, --seats, --pins and
 --entries; clients go on meanwhile. Ended in order it removes the pool, unless --keep says that it stays. All memory is
-taken at the start.
+taken at the start; how far that is, is shown on the standard error.
 """
 
 SERVE_EPILOG = f"""\b
@@ -105,6 +108,10 @@ def _quotas(context: click.Context, parameter: click.Parameter, given: tuple[str
     help="The most that chunks with a salt of this digest (64 hexadecimal digits) may take; once for each.",
 )  # fmt: skip
 @click.option("--checksums/--no-checksums", default=True, show_default=True, help="Is each chunk given a CRC-32C?")
+@click.option(
+    "--prefault", is_flag=True,
+    help="Touch all memory at the start, as huge pages where the kernel makes them: no first use of a page waits.",
+)  # fmt: skip
 @click.option("--keep", is_flag=True, help="The pool stays, also when nobody has it: ringcast pool rm removes it.")
 @click.option(
     "--seats", type=common.Whole(1, _core.MAX_POOL_SEATS), default=64, show_default=True, help="Clients at most."
@@ -125,22 +132,44 @@ def serve(
     policy: str,
     quotas: dict[bytes | str, int | str],
     checksums: bool,
+    prefault: bool,
     keep: bool,
     seats: int,
     pins: int,
     entries: int | None,
     wait: str | None,
 ) -> None:
-    server = PoolServer(
-        name, size, policy=policy, quota=quotas, checksums=checksums, keep=keep, seats=seats, pins=pins,
-        entries=entries, wait=wait,
-    )  # fmt: skip
+    with ExitStack() as bars:
+        server = PoolServer(
+            name, size, policy=policy, quota=quotas, checksums=checksums, prefault=prefault, keep=keep, seats=seats,
+            pins=pins, entries=entries, wait=wait, on_progress=_progress(name, bars),
+        ).start()  # fmt: skip
     with server:
         pool = server.stats()
         has = f"{common.human_bytes(pool['capacity'])}, policy {policy}{', kept' if pool['kept'] else ''}"
         how = f"taken over with {common.some(pool['chunks'], 'chunk')}" if server.adopted else "made"
         click.echo(f"serving pool '{name}', {how}: {has}")
         server.serve_forever()
+
+
+def _progress(name: str, bars: ExitStack) -> OnProgress:
+    """Shows how memory is taken: by a bar for each stage where a person watches, else in a line now and then."""
+    if not common.on_terminal():
+        return Lines(name, lambda line: click.echo(line, err=True))
+    stage: Stage | None = None
+    shown = 0
+    advance: Callable[[int], None]
+
+    def show(now: Stage, done: int, total: int) -> None:
+        nonlocal stage, advance, shown
+        if now != stage:
+            bars.close()
+            advance = bars.enter_context(common.progress(f"{now} memory", total, unit="B"))
+            stage, shown = now, 0
+        advance(done - shown)
+        shown = done
+
+    return show
 
 
 # --- stat
@@ -214,6 +243,7 @@ def _shown(pool: PoolStats, before: PoolStats | None, seconds: float) -> Iterato
         ("used", f"{common.human_bytes(pool['used_bytes'])} of {common.human_bytes(pool['capacity'])}, {used:.1f} %"),
         ("chunks", f"{pool['chunks']} of {pool['entries']}, {pool['reserved']} being stored"),
         ("gone", f"{pool['limbo']} in limbo, {pool['quarantined']} quarantined"),
+        ("huge pages", _huge(pool)),
         ("policy", pool["policy"]),
         ("lookups", _hit_rate(pool["keys_found"], pool["keys_looked_up"]) + rate("keys_looked_up")),
         ("retrieves", _hit_rate(pool["hits"], pool["keys_retrieved"]) + rate("keys_retrieved")),
@@ -261,6 +291,15 @@ def _shown(pool: PoolStats, before: PoolStats | None, seconds: float) -> Iterato
             ],
             words=("POLICY",),
         )
+
+
+def _huge(pool: PoolStats) -> str:
+    found = pool["huge_page_bytes"]
+    if found is None:
+        return "unknown"
+    if found == 0 and pool["capacity"] >= _huge_pages.SIZE and (why := _huge_pages.obstacle()) is not None:
+        return f"none: {why}"
+    return f"{common.human_bytes(found)}, as the server maps it"
 
 
 def _quota(quota: int | None) -> str:

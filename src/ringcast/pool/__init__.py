@@ -14,6 +14,8 @@ _looking      pools seen from outside
 _events       what happens to chunks, told in order
 _explaining   why a lookup misses
 tiers         where chunks lie that are not in memory
+_progress     how far a server has come with taking its memory
+_huge_pages   how much of it is mapped with them
 """
 
 from ringcast._core import Found, RetrieveLease, Slot, StoreLease

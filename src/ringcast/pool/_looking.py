@@ -8,6 +8,7 @@ from ringcast import _core
 from ringcast._names import POOL_PREFIX, pool_segment_name, suffix
 from ringcast._version import __version__
 from ringcast.errors import PoolConnectError, PoolError, RingcastError, SegmentError, SegmentNotFoundError
+from ringcast.pool import _huge_pages
 
 SCHEMA = 1
 """Counts up when the meaning of a field below changes."""
@@ -80,6 +81,8 @@ class PoolStats(TypedDict):
     entries: int
     """How many chunks there may be."""
     policy: str
+    huge_page_bytes: int | None
+    """What its server maps with huge pages; None: the system does not tell, or `list_pools` does not ask."""
     used_bytes: int
     chunks: int
     reserved: int
@@ -138,9 +141,10 @@ class FoundPools(NamedTuple):
     unreadable: list[UnreadablePool]
 
 
-def as_stats(described: dict[str, Any]) -> PoolStats:
-    """What the core says of a pool, with the number of the schema."""
-    return cast(PoolStats, {"schema": SCHEMA, **described})
+def as_stats(described: dict[str, Any], look_closely: bool) -> PoolStats:
+    """What the core says of a pool, and what else there is to know; `look_closely`: also what may take seconds."""
+    huge = _huge_pages.mapped_bytes(described["segment"], described["server_pid"]) if look_closely else None
+    return cast(PoolStats, {"schema": SCHEMA, **described, "huge_page_bytes": huge})
 
 
 def describe(name: str) -> PoolStats:
@@ -152,7 +156,7 @@ def describe(name: str) -> PoolStats:
     ('living', 0, [])
     """
     try:
-        return as_stats(_core.PoolMemory(pool_segment_name(name), __version__).described())
+        return as_stats(_core.PoolMemory(pool_segment_name(name), __version__).described(), look_closely=True)
     except SegmentError as error:
         raise PoolConnectError(f"pool '{name}': {error}") from error
 
@@ -170,7 +174,7 @@ def list_pools() -> FoundPools:
         if not segment.endswith(suffix()):
             continue
         try:
-            found.pools.append(as_stats(_core.PoolMemory(segment, __version__).described()))
+            found.pools.append(as_stats(_core.PoolMemory(segment, __version__).described(), look_closely=False))
         except SegmentNotFoundError:
             continue
         except RingcastError as error:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import signal
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ringcast import _core
@@ -20,6 +22,7 @@ from ringcast.errors import ArgumentError, PoolClosedError, RingcastError
 from ringcast.pool._events import EventSink, Teller, checked_sink
 from ringcast.pool._looking import PoolStats, as_stats
 from ringcast.pool._namespace import salt_digest
+from ringcast.pool._progress import Lines, OnProgress
 from ringcast.waiting import Wait, WaitSettings
 
 if TYPE_CHECKING:
@@ -44,6 +47,8 @@ class PoolServer:
         policy: what is evicted first: "arc" (default), "lru" or "s3fifo".
         quota: by salt (bytes), or by a salt's digest (64 hexadecimal digits), the bytes that its chunks may take.
         checksums: does `commit_store` make a CRC-32C of each chunk, which retrievers compare?
+        prefault: does `start` touch all of the memory, as huge pages where the kernel makes them, so that
+            nobody's first use of a page waits? The pool is served meanwhile.
         keep: does the pool stay when its server ends, and when nobody has it? `ringcast pool rm` removes it then.
         seats: how many clients there may be. pins: how many chunks, or runs of chunks, each may hold.
         entries: how many chunks there may be; None: one for each 16 KiB.
@@ -51,9 +56,12 @@ class PoolServer:
         on_event: a function that a thread of this process calls with a list of `PoolEvent`s at a time, in order; or a
             MessageQueue to whose readers they are sent. Neither holds the server up: who falls behind gets a "resync".
             An exception of the function is logged. `watch` has the events in any process.
+        on_progress: a function that `start` calls now and then while it takes the memory, with "reserving" or, with
+            `prefault`, "prefaulting", and how many bytes of how many are done. What it raises ends `start`
+            and the pool. None: the logger "ringcast" says it, at level INFO and after the first second.
 
-    `start` raises SegmentExistsError if a living server has the name, SegmentMismatchError if what a dead one left has
-    other sizes, CapacityError.
+    Ctrl-C and SIGTERM are heard while memory is taken. `start` raises SegmentExistsError if a living server has the
+    name, SegmentMismatchError if what a dead one left has other sizes, CapacityError.
 
     >>> with PoolServer("docs-server", "1MiB") as server:
     ...     server.stats()["chunks"]
@@ -68,12 +76,14 @@ class PoolServer:
         policy: str = "arc",
         quota: Mapping[bytes | str, int | str] | None = None,
         checksums: bool = True,
+        prefault: bool = False,
         keep: bool = False,
         seats: int = 64,
         pins: int = 4096,
         entries: int | None = None,
         wait: Wait = None,
         on_event: EventSink | None = None,
+        on_progress: OnProgress | None = None,
     ) -> None:
         self.name = name
         self.segment: str = pool_segment_name(name)
@@ -92,6 +102,10 @@ class PoolServer:
             "quotas": _quotas(quota),
             "waiting": WaitSettings.of(wait).strategy,
         }
+        self._prefault = flag("prefault", prefault)
+        if on_progress is not None and not callable(on_progress):
+            raise refuse("on_progress", "a function or None", on_progress)
+        self._on_progress: OnProgress = on_progress or Lines(name, logging.getLogger("ringcast").info)
         self._sink = checked_sink(on_event)
         self._teller: Teller | None = None
         self._core: _core.PoolServer | None = None
@@ -110,13 +124,19 @@ class PoolServer:
             raise PoolClosedError(f"pool '{self.name}': this server was started before; make another one")
         with suppress(RingcastError):  # what cannot be removed now is not in the way
             _core.sweep(PREFIX, suffix(), dry_run=False)
-        self._core = _core.PoolServer(**self._request)
+        self._core = _core.PoolServer(**self._request, progress=partial(self._on_progress, "reserving"))
         self._pid = os.getpid()
         _hold(self)
         if self._sink is not None:
             self._teller = Teller(self.name, self._sink, self._core.adopted)
         if _is_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, _on_termination)
+        if self._prefault:
+            try:
+                self._core.prefault(partial(self._on_progress, "prefaulting"))
+            except BaseException:
+                self.close()
+                raise
         return self
 
     @property
@@ -152,7 +172,7 @@ class PoolServer:
         """
         if self._core is None:
             raise PoolClosedError(f"pool '{self.name}': its server has not been started")
-        return as_stats(self._core.described())
+        return as_stats(self._core.described(), look_closely=True)
 
     def close(self) -> None:
         """End the pool: its name is removed, and clients' calls that need a server raise PoolClosedError.
