@@ -390,6 +390,29 @@ def test_a_damaged_chunk_is_a_miss_and_goes_for_good() -> None:
         assert client.lookup(keys).memory == 2
 
 
+def test_what_a_damaged_chunk_continued_is_evicted_as_ever() -> None:
+    with pool(chunks=16, clients=2, policy="lru") as (server, [client, other]):
+        keys = some_keys(4)
+        lease = client.prepare_store(keys)
+        fill(lease)
+        address = lease.slots[2].array.ctypes.data
+        client.commit_store(lease)
+        held = client.prepare_retrieve(keys[:1])
+        whole = other.prepare_retrieve(keys, leading=False)  # and so is not looked at
+        ctypes.memset(address + 100, 0x5A, 1)
+        assert len(whole.slots) == 3
+        for number in range(8):
+            store(other, some_keys(4, first=1 + number))
+        assert client.lookup(keys).memory == 2  # they are held
+        client.commit_retrieve(held)
+        other.commit_retrieve(whole)
+        eventually(lambda: server.stats()["limbo"] == 0)
+        for number in range(8):
+            store(other, some_keys(4, first=11 + number))
+        assert client.lookup(keys).memory == 0
+        assert server.stats()["no_memory"] == 0
+
+
 @pytest.mark.parametrize("policy", ["lru", "arc", "s3fifo"])
 def test_what_one_client_holds_for_long_keeps_others_from_nothing_else(policy: str) -> None:
     with pool(chunks=400, clients=2, policy=policy) as (server, [holder, other]):

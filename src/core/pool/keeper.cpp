@@ -225,16 +225,15 @@ Status Keeper::suspect(std::uint32_t e, std::uint32_t its_generation) {
     if (entry(e).checked.load(std::memory_order_relaxed) == 0) return Status::hit;
     const std::byte* bytes = memory_.data() + entry(e).block.load(std::memory_order_relaxed);
     if (checksum_of({bytes, length(e)}) == entry(e).checksum.load(std::memory_order_relaxed)) return Status::hit;
-    for (std::uint32_t child = kin_[e].first_child; child != kNoEntry; child = kin_[e].first_child) {
+    for (std::uint32_t child = kin_[e].first_child; child != kNoEntry; child = kin_[child].next)
         into_limbo_with_descendants(child);
-        disown_child(child);
-        entry(child).parent.store(0, std::memory_order_relaxed);
-    }
     set(e, EntryState::quarantined);
     index_.remove(index_.digest_of(e), e);
     note(EventKind::removed, EventReason::damaged, e);
     --chunks_;
     ++quarantined_;
+    limbo_.push_back(e);  // until nobody holds it, who holds its ancestors with it
+    new_limbo_ = true;
     publish_totals();
     return Status::damaged;
 }
@@ -394,7 +393,7 @@ void Keeper::settle() {
     for (std::size_t i = 0; i < waiting.size(); ++i)
         if (!held[i]) (kin_[waiting[i]].children == 0 ? leaves : parents).push_back(waiting[i]);
     while (!leaves.empty()) {
-        for (const std::uint32_t e : leaves) release(e);
+        for (const std::uint32_t e : leaves) state(e) == EntryState::quarantined ? retire(e) : release(e);
         leaves.clear();
         std::erase_if(parents, [&](std::uint32_t e) {
             if (kin_[e].children != 0) return false;
@@ -416,6 +415,12 @@ void Keeper::release(std::uint32_t e) {
     blocks_.free(node_[e]);
     count(memory_.record(e).tenant.load(std::memory_order_relaxed), -std::int64_t{length(e)});
     free_.push_back(e);
+}
+
+// A quarantined entry that nobody holds, and that has no child, holds its parent no more. Its block stays its own.
+void Keeper::retire(std::uint32_t e) {
+    policy_->forget(e, Gone::removed);
+    disown_child(e);
 }
 
 // --- Book-keeping.

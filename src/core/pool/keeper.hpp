@@ -130,6 +130,7 @@ private:
     void into_limbo(std::uint32_t e, bool noted = true);
     void into_limbo_with_descendants(std::uint32_t e);
     void release(std::uint32_t e);
+    void retire(std::uint32_t e);
     void adopt_child(std::uint32_t parent, std::uint32_t child) noexcept;
     void disown_child(std::uint32_t child) noexcept;
     void list_reserved(std::uint32_t e);
