@@ -509,8 +509,7 @@ const std::vector<Scenario>& scenarios() {
          "read while the next one takes their place",
          {.blocks = 2},
          [](World& w) {
-             return std::vector{Thread{"server", [&w] { note_events(w); }},
-                                Thread{"watcher", [&w] { read_event(w); }}};
+             return std::vector{Thread{"server", [&w] { note_events(w); }}, Thread{"watcher", [&w] { read_event(w); }}};
          },
          0,
          Scenario::Pool::empty},
