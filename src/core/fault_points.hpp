@@ -75,6 +75,9 @@
     X(pool_in_limbo)    /* aborted or cleared, its cell is there */                                \
     X(pool_release_begin)                                                                          \
     X(pool_released)                                                                               \
+    X(pool_event_begun)   /* an event's place is being overwritten */                              \
+    X(pool_event_written) /* ... it is written, and not counted */                                 \
+    X(pool_space_written) /* a namespace's record is written, nobody can see it */                 \
     X(pool_answer_begin)  /* a request is done, its slot does not say so */                        \
     X(pool_answered)      /* ... it does, its client has not been woken */                         \
     X(pool_adopt_begin)   /* the server's byte is taken */                                         \

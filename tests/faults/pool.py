@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from ringcast import _core, errors
-from ringcast.pool import ChunkStatus, Keys, PoolClient, PoolServer
+from ringcast.pool import ChunkStatus, Keys, Namespace, PoolClient, PoolServer, watch
 from tests import own_shm
-from tests.pool.pools import CHUNK, content, fill, retrieved, some_keys, store
+from tests.pool.pools import CHUNK, Picture, content, fill, retrieved, some_keys, store
 
 CHUNKS = 32
 OPERATIONS = 60
@@ -41,6 +41,9 @@ SERVER_POINTS = (
     "pool_in_limbo",
     "pool_release_begin",
     "pool_released",
+    "pool_event_begun",
+    "pool_event_written",
+    "pool_space_written",
     "pool_answer_begin",
     "pool_answered",
 )
@@ -81,6 +84,7 @@ def work(name: str, seed: int) -> None:
     client = PoolClient.connect(name, "worker", layout=CHUNK, timeout=30.0, regain=30.0)
     print("works", flush=True)
     held: list[Any] = []
+    _stored(client, some_keys(1, first=9, space=Namespace(f"worker {seed}", dtype="uint8", layout="bytes")))
     for _ in range(OPERATIONS):
         keys = some_keys(chosen.randint(1, 6), first=chosen.randrange(10, 18))
         what = chosen.random()
@@ -169,6 +173,7 @@ class Scenario:
     def run(self) -> None:
         server = self.serve()
         witness = PoolClient.connect(self.name, "witness", layout=CHUNK, timeout=30.0, regain=30.0)
+        self.events = watch(self.name)
         try:
             mine = some_keys(3)
             committed = _stored(witness, mine)
@@ -219,6 +224,11 @@ class Scenario:
         if retrieved(witness, everything) < CHUNKS - CHUNKS // 32:
             raise Failed("the index has lost chunks")
         found = figures()
+        picture = Picture()
+        while picture.next < found["events"]:
+            picture.add(next(self.events))
+        if set(picture.keys) != set(everything[: witness.lookup(everything).memory]):
+            raise Failed("who follows the events has another picture of the pool")
         if found["quarantined"] or found["limbo"] or found["refused"]:
             raise Failed(f"something is left: {found}")
 

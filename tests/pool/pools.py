@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ringcast.pool import ChunkStatus, Keys, Namespace, PoolClient, PoolServer, StoreLease, keys_from_hashes
+from ringcast.pool import ChunkStatus, Keys, Namespace, PoolClient, PoolEvent, PoolServer, StoreLease, keys_from_hashes
 from tests.support import unique_name
 
 CHUNK = 4096
@@ -47,6 +47,33 @@ def retrieved(client: PoolClient, keys: Keys, **options: Any) -> int:
         for slot in found.slots:
             assert bytes(slot.array) == bytes(content(slot.key, len(slot.array))), f"chunk {slot.index} is another one"
         return found.hits
+
+
+class Picture:
+    """What is in a pool, as somebody knows it who sees its events alone."""
+
+    def __init__(self) -> None:
+        self.keys: dict[bytes, bytes | None] = {}
+        self.resyncs = 0
+        self.next = 0
+
+    def add(self, events: list[PoolEvent]) -> None:
+        if events[0].kind == "resync":
+            self.resyncs += 1
+            self.next = events[0].number
+            self.keys = {event.key: event.space for event in events[1:] if event.key is not None}
+            return
+        for event in events:
+            assert event.number == self.next, f"{self.next} is missing before {event}"
+            self.next += 1
+            if event.kind == "stored":
+                assert event.key is not None
+                self.keys[event.key] = event.space
+            elif event.kind == "removed":
+                assert event.key is not None
+                self.keys.pop(event.key, None)  # gone before the resync that showed it no more
+            else:
+                self.keys = {key: space for key, space in self.keys.items() if event.space not in {None, space}}
 
 
 @contextmanager

@@ -18,39 +18,12 @@ import pytest
 from ringcast import MessageQueue, errors
 from ringcast.instruments.looking import sweep
 from ringcast.pool import Namespace, PoolClient, PoolEvent, PoolServer, describe, watch
-from tests.pool.pools import CHUNK, SPACE, fill, pool, some_keys, store
+from tests.pool.pools import CHUNK, SPACE, Picture, fill, pool, some_keys, store
 from tests.support import Child, Link, eventually, started_pids, unique_name
 
 OTHER = Namespace("other", dtype="uint8", layout="bytes", salt=b"tenant 7")
 
 Starter = Callable[..., Child]
-
-
-class Picture:
-    """What is in a pool, as somebody knows it who sees its events alone."""
-
-    def __init__(self) -> None:
-        self.keys: dict[bytes, bytes | None] = {}
-        self.resyncs = 0
-        self.next = 0
-
-    def add(self, events: list[PoolEvent]) -> None:
-        if events[0].kind == "resync":
-            self.resyncs += 1
-            self.next = events[0].number
-            self.keys = {event.key: event.space for event in events[1:] if event.key is not None}
-            return
-        for event in events:
-            assert event.number == self.next, f"{self.next} is missing before {event}"
-            self.next += 1
-            if event.kind == "stored":
-                assert event.key is not None
-                self.keys[event.key] = event.space
-            elif event.kind == "removed":
-                assert event.key is not None
-                self.keys.pop(event.key, None)  # gone before the resync that showed it no more
-            else:
-                self.keys = {key: space for key, space in self.keys.items() if event.space not in {None, space}}
 
 
 def present(client: PoolClient, *chains: Any) -> set[bytes]:

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "fault_points.hpp"
 #include "pool/pool_layout.hpp"
 
 namespace ringcast::pool {
@@ -19,10 +20,12 @@ Record& begin_event(ServerWords<P>& words, Record* ring, std::uint32_t n_events)
     const std::uint64_t number = words.events.load(std::memory_order_relaxed);
     words.events_begun.store(number + 1, std::memory_order_relaxed);
     P::fence_release();  // release [overwritten]
+    P::reached(FaultPoint::pool_event_begun);
     return ring[number & (n_events - 1)];
 }
 template <class P>
 void end_event(ServerWords<P>& words) noexcept {
+    P::reached(FaultPoint::pool_event_written);
     words.events.store(words.events.load(std::memory_order_relaxed) + 1, std::memory_order_release);  // release [event]
 }
 

@@ -302,6 +302,7 @@ bool Server::perform_describe() {
         record.digest = r.parent;
         record.salt_digest = r.items[0].key;
         std::memcpy(record.bytes, bytes.data(), r.length);
+        Native::reached(FaultPoint::pool_space_written);
         record.written.store(1, std::memory_order_release);  // release [space]
         return true;
     }
