@@ -283,7 +283,9 @@ def _shown(pool: PoolStats, before: PoolStats | None, seconds: float) -> Iterato
     if pool["curve"]:
         sizes = list(next(iter(pool["curve"].values())))
         yield common.plain("")
-        yield common.plain(f"hit rate that other sizes would have, by {common.some(pool['curve_accesses'], 'access')}")
+        yield common.plain(
+            f"hit rate that other sizes would have, from {common.some(pool['curve_accesses'], 'key')} asked for"
+        )
         yield _table(
             [
                 ("POLICY", list(pool["curve"])),
