@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <memory>
 #include <unordered_map>
 #include <vector>
@@ -229,8 +230,6 @@ nb::list tenants_of(const PoolMemory& memory, const Usages& used) {
 }
 
 nb::dict curve_of(const PoolMemory& memory) {
-    static constexpr const char* kNames[] = {"lru", "arc", "s3fifo"};
-    static_assert(pool::HitRateCurve::kPolicies[1] == pool::PolicyKind::arc && std::size(kNames) == pool::kPolicies);
     const auto& words = memory.words();
     nb::dict curve;
     if (of(words.curve_accesses) == 0) return curve;
@@ -241,7 +240,7 @@ nb::dict curve_of(const PoolMemory& memory) {
             std::snprintf(name, sizeof name, "%g", pool::HitRateCurve::kFactors[factor]);
             row[name] = of(words.curve[policy][factor]) / 1e6;
         }
-        curve[kNames[policy]] = row;
+        curve[pool::name_of(pool::HitRateCurve::kPolicies[policy])] = row;
     }
     return curve;
 }
@@ -251,11 +250,6 @@ struct Held {
     std::uint32_t entry;
     std::uint32_t age_ms;
 };
-
-const char* policy_name(std::uint32_t policy) {
-    static constexpr const char* kNames[] = {"lru", "arc", "s3fifo"};
-    return policy < std::size(kNames) ? kNames[policy] : "";
-}
 
 void describe_counters(nb::dict& into, const pool::SeatCounters& counters) {
     into["lookups"] = of(counters.lookups);
@@ -287,7 +281,7 @@ nb::dict described(const PoolMemory& memory) {
     all["epoch"] = of(words.epoch);
     all["capacity"] = header.capacity;
     all["entries"] = header.n_entries;
-    all["policy"] = policy_name(of(words.policy));
+    all["policy"] = pool::name_of(static_cast<pool::PolicyKind>(of(words.policy)));
     all["kept"] = header.kept != 0;
     all["checksums"] = header.checksums != 0;
     all["created_at_ns"] = header.created_at_ns;

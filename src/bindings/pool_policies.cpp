@@ -25,18 +25,6 @@ namespace {
 
 constexpr std::int64_t kMostEntries = std::int64_t{1} << 28;
 
-const char* name_of(pool::PolicyKind kind) {
-    switch (kind) {
-        case pool::PolicyKind::lru:
-            return "lru";
-        case pool::PolicyKind::arc:
-            return "arc";
-        case pool::PolicyKind::s3fifo:
-            return "s3fifo";
-    }
-    return "";
-}
-
 pool::PolicyKind kind_of(const std::string& name) {
     if (const auto kind = pool::policy_named(name)) return *kind;
     raise("ArgumentError", "policy is '" + name + "'; it must be one of 'arc', 'lru', 's3fifo'");
@@ -162,7 +150,7 @@ void bind_pool_policies(nb::module_& module) {
                 nb::dict row;
                 for (std::size_t j = 0; j < pool::HitRateCurve::kFactors.size(); ++j)
                     row[nb::float_(pool::HitRateCurve::kFactors[j])] = self.hit_rate(i, j);
-                rates[name_of(pool::HitRateCurve::kPolicies[i])] = row;
+                rates[pool::name_of(pool::HitRateCurve::kPolicies[i])] = row;
             }
             return rates;
         });

@@ -34,6 +34,18 @@ std::optional<PolicyKind> policy_named(std::string_view name) {
     return std::nullopt;
 }
 
+const char* name_of(PolicyKind kind) {
+    switch (kind) {
+        case PolicyKind::lru:
+            return "lru";
+        case PolicyKind::arc:
+            return "arc";
+        case PolicyKind::s3fifo:
+            return "s3fifo";
+    }
+    return "";
+}
+
 std::unique_ptr<Policy> make_policy(PolicyKind kind, std::uint32_t entries, std::uint32_t tenants) {
     switch (kind) {
         case PolicyKind::lru:

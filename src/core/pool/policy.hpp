@@ -23,6 +23,7 @@ namespace ringcast::pool {
 
 enum class PolicyKind : std::uint8_t { lru, arc, s3fifo };
 std::optional<PolicyKind> policy_named(std::string_view name);  // "lru", "arc", "s3fifo"
+const char* name_of(PolicyKind kind);                           // "" for what is none
 
 enum class Gone : std::uint8_t {
     evicted,  // and remembered by policies that learn from what they should have kept
