@@ -31,6 +31,7 @@ PROGRAMS = [
 ]
 BUILDS = ROOT / "build" / "core-tests"
 STRESS_SECONDS = float(os.environ.get("RINGCAST_STRESS_SECONDS", "1"))
+BUILD_SECONDS = 900.0
 
 
 def tool(name: str) -> str | None:
@@ -46,7 +47,7 @@ def run(command: list[str], **environment: str) -> str:
         text=True,
         check=False,
         env={**os.environ, **environment},
-        timeout=280 + STRESS_SECONDS,
+        timeout=BUILD_SECONDS + STRESS_SECONDS,
     )
     assert result.returncode == 0, f"{command[0]} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}"
     return result.stdout

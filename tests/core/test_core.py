@@ -9,6 +9,7 @@ import pytest
 
 from tests.core.building import PROGRAMS, build, run, tool
 
+pytestmark = pytest.mark.timeout(1800)  # the first one builds all
 FLAVOURS = {"plain": "", "thread": "thread", "address": "address,undefined"}
 
 

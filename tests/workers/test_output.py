@@ -89,8 +89,8 @@ import sys, time
 from ringcast import WorkerGroup
 from tests.workers.objects import Model
 if __name__ == "__main__":
-    print("begins", flush=True)
     try:
+        print("begins", flush=True)
         while True:
             with WorkerGroup(Model, 2) as group:
                 futures = [group.submit("echo_only", i) for i in range(20)]

@@ -56,7 +56,7 @@ class ObjectTier(Tier):
         self._obstore: Any = needed("obstore", "ObjectTier")
         if not isinstance(prefix, str):
             raise refuse("prefix", "text", prefix)
-        self.prefix = prefix.strip("/")
+        self.prefix: str = prefix.strip("/")
         if not self.prefix:
             raise ArgumentError("prefix must not be empty: nothing else may be below it")
         if isinstance(store, str):
@@ -66,10 +66,10 @@ class ObjectTier(Tier):
                 raise ArgumentError(f"store must be a store of obstore's, or a URL for one: {error}") from error
         elif not type(store).__module__.startswith("obstore"):
             raise refuse("store", "a store of obstore's, or a URL for one", store)
-        self.store_of_objects = store
+        self.store_of_objects: Any = store
         super().__init__(threads=threads, in_flight=in_flight)
         try:
-            self._era = self._read_era()
+            self._era: int = self._read_era()
         except TierError:
             self._threads.shutdown()
             raise
