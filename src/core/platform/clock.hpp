@@ -23,6 +23,13 @@ inline std::uint32_t coarse_milliseconds() noexcept {
     return static_cast<std::uint32_t>(monotonic_ns() / 1'000'000);
 #endif
 }
+inline std::int64_t coarse_wall_clock_ns() noexcept {
+#ifdef CLOCK_REALTIME_COARSE
+    return read_clock_ns(CLOCK_REALTIME_COARSE);
+#else
+    return read_clock_ns(CLOCK_REALTIME);
+#endif
+}
 inline std::int64_t wall_clock_ns() noexcept { return read_clock_ns(CLOCK_REALTIME); }
 
 }  // namespace ringcast::platform

@@ -23,7 +23,7 @@ void describe_event(EventRecord& event, EventKind kind, EventReason reason) {
         for (std::size_t i = 0; i < 4; ++i) words[i].store(0, std::memory_order_relaxed);
     for (auto* word : {&event.tenant, &event.space}) word->store(0, std::memory_order_relaxed);
     event.length.store(0, std::memory_order_relaxed);
-    event.at_ns.store(platform::wall_clock_ns(), std::memory_order_relaxed);
+    event.at_ns.store(platform::coarse_wall_clock_ns(), std::memory_order_relaxed);
     event.what.store(static_cast<std::uint32_t>(kind) << 16 | static_cast<std::uint32_t>(reason),
                      std::memory_order_relaxed);
 }
@@ -135,7 +135,7 @@ Status Keeper::commit(const Owner& owner, std::uint32_t e, std::uint32_t its_gen
         return Status::lost;
     if (state(e) == EntryState::present) return Status::committed;  // its answer was not heard
     if (state(e) != EntryState::reserved) return Status::lost;
-    memory_.record(e).stored_at_ns.store(platform::wall_clock_ns(), std::memory_order_relaxed);
+    memory_.record(e).stored_at_ns.store(platform::coarse_wall_clock_ns(), std::memory_order_relaxed);
     if (checksum != nullptr) {
         entry(e).checksum.store(*checksum, std::memory_order_relaxed);
         entry(e).checked.store(1, std::memory_order_relaxed);
