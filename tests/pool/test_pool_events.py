@@ -184,6 +184,24 @@ def test_a_function_that_blocks_holds_nobody_up_and_is_told_what_it_missed() -> 
     assert picture.resyncs == 1
 
 
+def test_a_function_that_never_returns_keeps_no_server_from_ending(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ringcast.pool._events._LINGER_S", 0.1)
+    called, go_on = threading.Event(), threading.Event()
+
+    def sink(events: list[PoolEvent]) -> None:
+        called.set()
+        go_on.wait()
+
+    with pool(chunks=16, on_event=sink) as (server, [client]):
+        store(client, some_keys(1))
+        assert called.wait(30)
+        server.close()
+    assert "on_event has not returned" in caplog.text
+    go_on.set()
+
+
 def test_a_function_may_close_the_server() -> None:
     name = unique_name("p")
     server: PoolServer = PoolServer(name, "1MiB", on_event=lambda events: server.close()).start()

@@ -27,6 +27,8 @@ from ringcast.queue import MessageQueue
 _MOST = 256
 """Events in a batch."""
 _SLICE_NS = 250_000_000
+_LINGER_S = 5.0
+"""For how long a server that ends waits for a function to take its last events."""
 
 
 class PoolEvent(NamedTuple):
@@ -141,10 +143,17 @@ class Teller:
         self._thread.start()
 
     def end(self) -> None:
-        """Tells what there is to tell, and ends. The pool has been closed."""
+        """Tells what there is to tell, and ends. The pool has been closed, and waits for no function without end."""
         self._ending.set()
-        if self._thread is not threading.current_thread():
-            self._thread.join()
+        if self._thread is threading.current_thread():
+            return
+        self._thread.join(_LINGER_S)
+        if self._thread.is_alive():
+            logging.getLogger("ringcast").warning(
+                "pool '%s': on_event has not returned for %g s; what it has not been told is not waited for",
+                self._name,
+                _LINGER_S,
+            )
 
     def _run(self) -> None:
         for batch in _batches(self._memory, pool_segment_name(self._name), self._first, self._ending.is_set):
