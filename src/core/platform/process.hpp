@@ -34,6 +34,8 @@ inline std::uint64_t thread_id() noexcept { return reinterpret_cast<std::uint64_
 std::uint64_t system_thread_id() noexcept;
 // False if the thread of this process that had that number has ended. True where the system does not tell.
 bool thread_lives(std::uint64_t system_id) noexcept;
+// The calling thread gets what CPU time no other thread of the machine wants, from now on.
+void run_only_when_idle() noexcept;
 // The CPUs this process may run on, by affinity, one bit each; CPUs beyond the mask share its last bit.
 using CpuMask = std::array<std::uint64_t, 16>;
 CpuMask allowed_cpus() noexcept;

@@ -87,6 +87,12 @@ bool thread_lives(std::uint64_t system_id) noexcept {
     return syscall(SYS_tgkill, getpid(), static_cast<pid_t>(system_id), 0) == 0 || errno != ESRCH;
 }
 
+// May be refused (a sandbox): then the thread is one as others are.
+void run_only_when_idle() noexcept {
+    const sched_param none{};
+    sched_setscheduler(0, SCHED_IDLE, &none);
+}
+
 std::uint64_t pid_namespace() noexcept {
     struct stat info{};
     return stat("/proc/self/ns/pid", &info) == 0 ? info.st_ino : 0;

@@ -2,6 +2,7 @@
 #include "platform/process.hpp"
 
 #include <pthread.h>
+#include <pthread/qos.h>
 #include <stdlib.h>
 #include <sys/sysctl.h>
 #include <unistd.h>
@@ -18,6 +19,8 @@ std::uint64_t system_thread_id() noexcept {
     return id;
 }
 bool thread_lives(std::uint64_t) noexcept { return true; }  // there is no call that would tell
+
+void run_only_when_idle() noexcept { pthread_set_qos_class_self_np(QOS_CLASS_BACKGROUND, 0); }
 
 ProcessState process_state(std::uint32_t pid, std::uint64_t) noexcept {
     int query[] = {CTL_KERN, KERN_PROC, KERN_PROC_PID, static_cast<int>(pid)};

@@ -22,7 +22,7 @@ void Keeper::adopt() {
     Native::reached(FaultPoint::pool_adopt_cells);
     recount();
     settle();
-    note(EventKind::resync, EventReason::none, kNoEntry);
+    note({.kind = EventKind::resync});
     publish_totals();
 }
 

@@ -1,7 +1,8 @@
-// Feeds the curve of hit rates with what a living pool is asked for, in a thread of its own: the server, whose callers wait,
-// only notes which chunks those were.
+// Feeds the curve of hit rates with what a living pool is asked for, in a thread of its own that gives way to every other:
+// the server, whose callers wait, only notes which chunks those were.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
@@ -50,7 +51,7 @@ private:
     std::mutex mutex_;
     std::condition_variable roused_;
     Noted noted_;
-    bool ending_ = false;
+    std::atomic<bool> ending_{false};  // relaxed: set under `mutex_`, and a hint between two accesses
     std::thread thread_;
 };
 

@@ -18,14 +18,8 @@ constexpr std::uint32_t kVictims = 64;  // in one batch: pins are collected once
 // Of the capacity, what is kept free once somebody stores: an allocation then waits for no eviction.
 constexpr std::uint64_t kReserveParts = 32;
 
-void describe_event(EventRecord& event, EventKind kind, EventReason reason) {
-    for (auto* words : {event.digest, event.parent})
-        for (std::size_t i = 0; i < 4; ++i) words[i].store(0, std::memory_order_relaxed);
-    for (auto* word : {&event.tenant, &event.space}) word->store(0, std::memory_order_relaxed);
-    event.length.store(0, std::memory_order_relaxed);
-    event.at_ns.store(platform::coarse_wall_clock_ns(), std::memory_order_relaxed);
-    event.what.store(static_cast<std::uint32_t>(kind) << 16 | static_cast<std::uint32_t>(reason),
-                     std::memory_order_relaxed);
+void store(std::atomic<std::uint64_t> (&words)[4], const Digest& digest) {
+    for (std::size_t i = 0; i < 4; ++i) words[i].store(digest.words[i], std::memory_order_relaxed);
 }
 
 }  // namespace
@@ -49,6 +43,8 @@ Keeper::Keeper(PoolMemory& memory, PolicyKind policy, Quotas quotas)
     for (std::uint32_t e = index_.n_entries; e-- > 0;)
         if (state(e) == EntryState::free) free_.push_back(e);
 }
+
+void Keeper::read_clock() noexcept { now_ns_ = platform::coarse_wall_clock_ns(); }
 
 // --- Reservations.
 
@@ -135,7 +131,7 @@ Status Keeper::commit(const Owner& owner, std::uint32_t e, std::uint32_t its_gen
         return Status::lost;
     if (state(e) == EntryState::present) return Status::committed;  // its answer was not heard
     if (state(e) != EntryState::reserved) return Status::lost;
-    memory_.record(e).stored_at_ns.store(platform::coarse_wall_clock_ns(), std::memory_order_relaxed);
+    memory_.record(e).stored_at_ns.store(now_ns_, std::memory_order_relaxed);
     if (checksum != nullptr) {
         entry(e).checksum.store(*checksum, std::memory_order_relaxed);
         entry(e).checked.store(1, std::memory_order_relaxed);
@@ -211,11 +207,7 @@ void Keeper::clear(const std::uint64_t* space) {
         into_limbo(e, false);
         memory_.words().cleared.fetch_add(1, std::memory_order_relaxed);
     }
-    EventRecord& event = begin_event(memory_.words(), memory_.events(), memory_.header().n_events);
-    describe_event(event, EventKind::cleared, EventReason::none);
-    event.space.store(space == nullptr ? 0 : *space, std::memory_order_relaxed);
-    end_event(memory_.words());
-    changed_ = true;
+    note({.kind = EventKind::cleared, .space = space == nullptr ? 0 : *space});
     settle();
 }
 
@@ -480,21 +472,27 @@ void Keeper::touch(std::uint32_t e, std::uint32_t ancestors) {
 }
 
 void Keeper::note(EventKind kind, EventReason reason, std::uint32_t e) {
+    const EntryRecord& record = memory_.record(e);
+    const std::uint32_t p = parent(e);
+    note({.kind = kind,
+          .reason = reason,
+          .digest = index_.digest_of(e),
+          .parent = p == kNoEntry ? Digest{} : index_.digest_of(p),
+          .tenant = record.tenant.load(std::memory_order_relaxed),
+          .space = record.space.load(std::memory_order_relaxed),
+          .length = length(e)});
+}
+
+void Keeper::note(const Event& what) {
     EventRecord& event = begin_event(memory_.words(), memory_.events(), memory_.header().n_events);
-    describe_event(event, kind, reason);
-    if (e != kNoEntry) {
-        const std::uint32_t p = parent(e);
-        const Digest its = index_.digest_of(e);
-        const Digest before = p == kNoEntry ? Digest{} : index_.digest_of(p);
-        for (std::size_t i = 0; i < 4; ++i) {
-            event.digest[i].store(its.words[i], std::memory_order_relaxed);
-            event.parent[i].store(before.words[i], std::memory_order_relaxed);
-        }
-        const EntryRecord& record = memory_.record(e);
-        event.tenant.store(record.tenant.load(std::memory_order_relaxed), std::memory_order_relaxed);
-        event.space.store(record.space.load(std::memory_order_relaxed), std::memory_order_relaxed);
-        event.length.store(length(e), std::memory_order_relaxed);
-    }
+    store(event.digest, what.digest);
+    store(event.parent, what.parent);
+    event.tenant.store(what.tenant, std::memory_order_relaxed);
+    event.space.store(what.space, std::memory_order_relaxed);
+    event.length.store(what.length, std::memory_order_relaxed);
+    event.at_ns.store(now_ns_, std::memory_order_relaxed);
+    event.what.store(static_cast<std::uint32_t>(what.kind) << 16 | static_cast<std::uint32_t>(what.reason),
+                     std::memory_order_relaxed);
     end_event(memory_.words());
     changed_ = true;
 }

@@ -39,6 +39,9 @@ public:
 
     Keeper(PoolMemory& memory, PolicyKind policy, Quotas quotas);
 
+    // What happens from now on happened now, by the wall clock. Called for each request and each look.
+    void read_clock() noexcept;
+
     // Of a pool that a server left: everything as its entries say, and mended where that one was killed.
     void adopt();
 
@@ -138,6 +141,16 @@ private:
     void count(std::uint64_t tenant, std::int64_t bytes);
     void admit(std::uint32_t e);
     void publish_totals() noexcept;
+    struct Event {
+        EventKind kind;
+        EventReason reason = EventReason::none;
+        Digest digest{};
+        Digest parent{};
+        std::uint64_t tenant = 0;
+        std::uint64_t space = 0;
+        std::uint32_t length = 0;
+    };
+    void note(const Event& what);
     void note(EventKind kind, EventReason reason, std::uint32_t e);
     bool offered(std::uint32_t e) const noexcept;
     // Parts of `adopt`.
@@ -166,6 +179,7 @@ private:
     std::vector<Tenant> tenants_;  // number 0: all that have no quota
     std::unordered_map<std::uint64_t, std::uint32_t> tenant_numbers_;
     std::unique_ptr<Policy> policy_;
+    std::int64_t now_ns_ = 0;
     std::uint32_t last_length_ = 0;
     std::uint64_t chunks_ = 0;
     std::uint64_t quarantined_ = 0;

@@ -75,6 +75,7 @@ Server::Server(const Options& options)
     memory_->bell().server_parked.word.store(0, std::memory_order_relaxed);  // a dead one may have slept
     meter_ = std::make_unique<HitRateMeter>(words);
     if (adopted_) {
+        keeper_.read_clock();
         keeper_.adopt();
         for (std::uint32_t seat = 0; seat < memory_->header().n_seats; ++seat) {
             touches_seen_[seat] = memory_->seat(seat).touched.load(std::memory_order_relaxed);
@@ -179,6 +180,7 @@ void Server::serve_slot(std::uint32_t seat, std::uint32_t i) {
                       .slot = i,
                       .request = number};
     bool answered = false;
+    keeper_.read_clock();
     if (mail_phase(word) == MailPhase::asked) {
         if (copy(slot, word)) {
             const bool done = perform(slot);
@@ -353,6 +355,7 @@ void Server::announce_changes() noexcept {
 // --- Seats.
 
 void Server::look_after_seats() {
+    keeper_.read_clock();
     for (std::uint32_t i = 0; i < memory_->header().n_seats; ++i) look_after(i);
     keeper_.abort_abandoned();
     keeper_.settle();
