@@ -61,7 +61,7 @@ PoolWorld::PoolWorld() {
     index.entries = entries.data();
     index.cells = cells.data();
     index.n_entries = kEntries;
-    index.n_buckets = 1;
+    index.n_buckets = 1;  // so that every key has the first bucket, and the second, which stays empty
     Explorer& explorer = Explorer::the();
     for (std::uint32_t e = 0; e < kEntries; ++e) {
         explorer.name(&entries[e].word, "entry " + std::to_string(e) + "'s word");

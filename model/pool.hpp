@@ -40,7 +40,7 @@ public:
 
     ringcast::pool::Index<Policy> index;
     std::array<ringcast::pool::Entry<Policy>, kEntries> entries;
-    std::array<ringcast::pool::Cell<Policy>, ringcast::pool::kCellsInBucket> cells;
+    std::array<ringcast::pool::Cell<Policy>, 2 * ringcast::pool::kCellsInBucket> cells;
     std::array<Policy::atomic<std::uint64_t>, kPins> pins;
     Policy::atomic<std::uint32_t> used;
     Policy::atomic<std::uint64_t> mail;

@@ -230,7 +230,81 @@ void run_with(PolicyKind policy, const std::string& name) {
     platform::unlink_name(name);
 }
 
+// Reserves and commits one key, which is nobody's child. What the server said of it.
+Status store_one(Client& client, const Digest& key) {
+    const auto answered = [](Call& call) {
+        while (!call.briefly() && call.slice(platform::monotonic_ns() + 50'000'000) != Call::Progress::answered) {
+        }
+    };
+    Call reserving(client);
+    CHECK(reserving.take_slot());
+    NativeMailSlot& slot = reserving.slot();
+    slot.length.store(kChunk, std::memory_order_relaxed);
+    for (auto* word : {&slot.chained, &slot.has_parent, &slot.checked}) word->store(0, std::memory_order_relaxed);
+    for (std::size_t k = 0; k < 4; ++k) slot.items[0].digest[k].store(key.words[k], std::memory_order_relaxed);
+    reserving.begin(Ask::reserve, 1);
+    answered(reserving);
+    const auto status = static_cast<Status>(slot.items[0].status.load(std::memory_order_relaxed));
+    const std::uint32_t entry = slot.items[0].entry.load(std::memory_order_relaxed);
+    const std::uint32_t generation = slot.items[0].generation.load(std::memory_order_relaxed);
+    Client::Places places;
+    std::vector<bool> pinned;
+    if (status == Status::reserved) {
+        const std::vector<Look> got{{entry, entry_word(generation, EntryState::reserved)}};
+        client.pin_each(got, places, pinned);
+    }
+    reserving.take();
+    if (status != Status::reserved) return status;
+    Call committing(client);
+    CHECK(committing.take_slot());
+    committing.slot().checked.store(0, std::memory_order_relaxed);
+    committing.slot().items[0].entry.store(entry, std::memory_order_relaxed);
+    committing.slot().items[0].generation.store(generation, std::memory_order_relaxed);
+    committing.begin(Ask::commit, 1);
+    answered(committing);
+    committing.take();
+    client.unpin(places);
+    return status;
+}
+
 }  // namespace
+
+// So few chunks that none goes before it must, and somebody who pins and unpins, again and again, the one that goes next.
+TEST(a_victim_that_is_pinned_while_it_goes_makes_no_store_fail) {
+    constexpr std::uint32_t kFew = 16;
+    const std::string name = "ringcast_pool_test_pins_" + std::to_string(getpid());
+    PoolMemory::Request made = request(name);
+    made.geometry = plan_pool(std::uint64_t{kFew} * kChunk, 8, 64, kFew);
+    made.kept = false;
+    const Server server({.memory = made, .policy = PolicyKind::lru, .quotas = {}});
+    const auto connect = [&] {
+        return Client::connect({.name = name, .release = "test", .worker_id = "w"}, 10'000'000'000);
+    };
+    const auto key_of = [](std::uint64_t n) { return Digest{{(n + 1) * 0x9e37'79b9'7f4a'7c15, n, ~n, n}}; };
+    std::atomic<std::uint64_t> next_victim{0};
+    std::atomic<bool> over{false};
+    std::atomic<std::uint64_t> pins{0};
+    std::thread flickering([&] {
+        const auto client = connect();
+        while (!over.load(std::memory_order_relaxed)) {
+            const Chain keys{key_of(next_victim.load(std::memory_order_relaxed))};
+            std::vector<Look> looks;
+            Status stopped{};
+            client->find_leading(keys, looks, stopped);
+            Client::Places places;
+            pins.fetch_add(client->pin(looks, places).count, std::memory_order_relaxed);
+            client->unpin(places);
+        }
+    });
+    const auto client = connect();
+    for (std::uint64_t n = 0; n < 100'000 / check::kScale; ++n) {
+        next_victim.store(n - std::min<std::uint64_t>(n, kFew), std::memory_order_relaxed);
+        CHECK(store_one(*client, key_of(n)) == Status::reserved);
+    }
+    over.store(true, std::memory_order_relaxed);
+    flickering.join();
+    CHECK(pins.load() > 0 && server.memory()->words().no_memory.load() == 0);
+}
 
 TEST(clients_store_and_retrieve_while_servers_end_and_others_adopt) {
     run_with(PolicyKind::arc, "ringcast_pool_test_" + std::to_string(getpid()));

@@ -1,6 +1,6 @@
 // The index of a pool: which entry a key has.
 //
-// A key has two buckets of eight cells, one cache line each, and lies in the one that was emptier when it came: no probing
+// A key has two different buckets of eight cells, one cache line each, and lies in the one that was emptier when it came: no probing
 // and no tombstones, so a miss costs the same after any number of turnovers. A cell's tag only saves looks at entries that
 // are another key's; what counts is the entry: its digest, and before and after that its word.
 //
@@ -37,9 +37,9 @@ struct Index {
         std::uint32_t tag;
     };
     Where where(const Digest& key) const noexcept {
-        const std::uint64_t first = mixed(key.words[0] ^ seed);
-        const std::uint64_t second = mixed(key.words[1] + seed);
-        return {{reduced(first), reduced(second)}, static_cast<std::uint32_t>(key.words[2])};
+        const std::uint32_t first = reduced(mixed(key.words[0] ^ seed), n_buckets);
+        const std::uint32_t second = reduced(mixed(key.words[1] + seed), n_buckets - 1);
+        return {{first, second + (second >= first ? 1 : 0)}, static_cast<std::uint32_t>(key.words[2])};
     }
     Cell<P>* bucket(std::uint32_t b) const noexcept { return cells + std::uint64_t{b} * kCellsInBucket; }
     void prefetch(const Where& where) const noexcept {
@@ -161,8 +161,8 @@ private:
         x ^= x >> 33;
         return x;
     }
-    std::uint32_t reduced(std::uint64_t hash) const noexcept {
-        return static_cast<std::uint32_t>((hash >> 32) * n_buckets >> 32);
+    static std::uint32_t reduced(std::uint64_t hash, std::uint32_t n) noexcept {
+        return static_cast<std::uint32_t>((hash >> 32) * n >> 32);
     }
 };
 

@@ -285,10 +285,19 @@ void Keeper::collect(std::span<const std::uint32_t> entries, std::vector<bool>& 
 
 // --- What goes.
 
-// False: there was nothing that may go.
+// False: there is nothing that may go.
 bool Keeper::evict(std::uint32_t most, std::uint32_t tenant) {
     // What is held now is not touched at all, so that nobody takes it for a miss in between.
     note_held();
+    Evicted evicted;
+    do {
+        evicted = evict_once(most, tenant);
+    } while (evicted == Evicted::none_of_them);
+    return evicted == Evicted::some;
+}
+
+// Victims that somebody pins while they go stay, and count as held from then on: the next ones are others.
+Keeper::Evicted Keeper::evict_once(std::uint32_t most, std::uint32_t tenant) {
     victims_.resize(most);
     victims_.resize(policy_->victims(
         victims_,
@@ -302,7 +311,7 @@ bool Keeper::evict(std::uint32_t most, std::uint32_t tenant) {
         tenant));
     for (const std::uint32_t e : victims_)
         if (const std::uint32_t p = parent(e); p != kNoEntry) kin_[p].leaving = 0;
-    if (victims_.empty()) return false;
+    if (victims_.empty()) return Evicted::no_victims;
     for (const std::uint32_t e : victims_) set(e, EntryState::limbo);
     Native::reached(FaultPoint::pool_evict_begin);
     collect(victims_, held_);
@@ -311,6 +320,7 @@ bool Keeper::evict(std::uint32_t most, std::uint32_t tenant) {
     for (std::size_t i = 0; i < victims_.size(); ++i) {
         const std::uint32_t e = victims_[i];
         if (held_[i] || kin_[e].children != 0) {
+            held_at_[e] = looks_;
             set(e, EntryState::present);
             policy_->keep(e);
             continue;
@@ -324,7 +334,7 @@ bool Keeper::evict(std::uint32_t most, std::uint32_t tenant) {
         any = true;
     }
     publish_totals();
-    return any;
+    return any ? Evicted::some : Evicted::none_of_them;
 }
 
 void Keeper::evict_ahead() {

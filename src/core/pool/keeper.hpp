@@ -123,7 +123,9 @@ private:
 
     bool place(const Storing& storing, std::uint32_t& node);
     bool has_quota(const Storing& storing);
+    enum class Evicted { some, none_of_them, no_victims };
     bool evict(std::uint32_t most, std::uint32_t tenant);
+    Evicted evict_once(std::uint32_t most, std::uint32_t tenant);
     // Calls visit(entry, false) for what is pinned, and, if that is true and its client lives, visit(entry, true).
     template <class Visit>
     void for_each_pin(Visit&& visit, bool heirs = true);

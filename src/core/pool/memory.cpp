@@ -100,7 +100,7 @@ PoolGeometry plan_pool(std::uint64_t capacity, std::uint32_t seats, std::uint32_
             ? entries
             : static_cast<std::uint32_t>(std::clamp<std::uint64_t>(plan.capacity / kBytesAnEntry, 64, kMaxEntries));
     check_range("the number of a pool's entries", plan.entries, 1, kMaxEntries);
-    plan.buckets = std::max(plan.entries / (kCellsInBucket / 2), 8u);
+    plan.buckets = std::max(plan.entries / kCellsInBucket * kCellsAnEntry, kLeastBuckets);
     plan.spaces = std::clamp(plan.entries / kEntriesASpace, kLeastSpaces, kMostSpaces);
     plan.events = std::bit_floor(std::clamp(plan.entries, kLeastEvents, kMostEvents));
     plan.seat_bytes = round_up(sizeof(NativePoolSeat) + std::uint64_t{plan.pins - 1} * sizeof(std::uint64_t) +

@@ -30,12 +30,15 @@
 namespace ringcast::pool {
 
 inline constexpr std::uint64_t kPoolMagic = 0x314c'4f4f'5047'4e52;  // "RNGPOOL1" in memory order
-inline constexpr std::uint32_t kPoolLayoutVersion = 2;
+inline constexpr std::uint32_t kPoolLayoutVersion = 3;
 inline constexpr std::uint32_t kMaxSeats = 1024;
 inline constexpr std::uint32_t kMaxPins = 1u << 20;
 inline constexpr std::uint32_t kMaxEntries = 1u << 28;
 inline constexpr std::uint64_t kBytesAnEntry = 16 * 1024;  // of capacity, unless told otherwise
 inline constexpr std::uint32_t kCellsInBucket = 8;
+// With two, both buckets of a key are full once in a thousand million stores into a full pool; with three, never in practice.
+inline constexpr std::uint32_t kCellsAnEntry = 3;
+inline constexpr std::uint32_t kLeastBuckets = 64;  // few of them are often uneven
 inline constexpr std::uint32_t kMailSlots = 8;
 inline constexpr std::uint32_t kBatch = 256;  // keys in one request
 inline constexpr std::uint32_t kTouches = 64;
