@@ -1,10 +1,11 @@
-"""`make demo-pool`, on a part of its input: two engines share a pool whose server is killed; and when it is interrupted.
+"""`make demo-pool`, on a part of its input: two engines share a pool whose server is killed; and an interruption.
 
 Shared memory that is left, or a process, is a failure of each test: tests/conftest.py.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -51,9 +52,12 @@ def test_two_engines_compute_once_what_prompts_share_and_go_on_where_a_killed_se
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_ends_servers_and_workers(number: signal.Signals) -> None:
-    with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as demo:
+    """Ctrl-C is for all processes of a terminal's, SIGTERM for one."""
+    with subprocess.Popen(
+        DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+    ) as demo:
         assert demo.stdout is not None
         assert any(line.startswith("2. Prefill without the pool") for line in demo.stdout)
-        demo.send_signal(number)
+        (os.killpg if number == signal.SIGINT else os.kill)(demo.pid, number)
         _, err = demo.communicate(timeout=DEADLINE_S)
     assert (demo.returncode, err) == (128 + number, "")
