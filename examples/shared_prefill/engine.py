@@ -74,8 +74,8 @@ class Worker:
         keys = chunk_keys(tokens[:-1], self.space, CHUNK_TOKENS)
         per_chunk = CHUNK_TOKENS // self.cache.block_tokens
         of_chunks = blocks[: len(keys) * per_chunk].view(-1, per_chunk)
-        # `store` reserves what nobody has and nobody is computing. `retrieve` waits for what others are computing, so
-        # that nothing is computed twice; and nobody waits in a circle, because a chunk is reserved after its beginning.
+        # `store` reserves what nobody has and nobody computes; `retrieve` waits for what others compute. So nothing is
+        # computed twice, and nobody waits in a circle: one waits only for what was reserved before.
         with self.client.store(keys) as store, self.client.retrieve(keys, wait=WAIT_S) as found:
             damaged = scatter_paged(found, self.cache.kv, of_chunks[: found.hits], self.layout).result()
             reused = min(damaged, default=found.hits) * CHUNK_TOKENS

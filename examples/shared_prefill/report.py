@@ -96,11 +96,10 @@ def _lanes(axis: Axes, run: Run) -> None:
     """A row for each worker, a bar for each prompt."""
     for row, lane in enumerate(run.lanes.values()):
         for one in lane:
-            axis.barh(row, one.loaded - one.begun, 0.72, one.begun - run.begun, color=LOADED)
-            axis.barh(row, one.ended - one.loaded, 0.72, one.loaded - run.begun, color=COMPUTED)
-            axis.barh(
-                row, one.ended - one.begun, 0.72, one.begun - run.begun, color="none", edgecolor="white", linewidth=1.2
-            )
+            begun, loaded, ended = (moment - run.begun for moment in (one.begun, one.loaded, one.ended))
+            axis.barh(row, loaded - begun, 0.72, begun, color=LOADED)
+            axis.barh(row, ended - loaded, 0.72, loaded, color=COMPUTED)
+            axis.barh(row, ended - begun, 0.72, begun, color="none", edgecolor="white", linewidth=1.2)
     axis.set_yticks(range(len(run.lanes)), list(run.lanes))
     axis.set_ylim(len(run.lanes) - 0.5, -0.5)
     axis.tick_params(length=0)
