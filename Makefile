@@ -5,11 +5,12 @@ BIN    := $(VENV)/bin
 CORE   := $(shell find src/core src/bindings -type f) CMakeLists.txt pyproject.toml
 CXX_SOURCES := $(shell find src tests benchmarks model -name '*.hpp' -o -name '*.cpp' 2>/dev/null)
 
-.PHONY: demo test test-link test-faults sanitize model cross freeze soak check bench format wheel clean help
+.PHONY: demo demo-pool test test-link test-faults sanitize model cross freeze soak check bench format wheel clean help
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    build, then broadcast the standard library to four workers and compare"
+	@echo "make demo-pool  build, then prefill with a pool: two engines share, the server is killed; a table and a picture"
 	@echo "make test    build, then run all tests"
 	@echo "make test-link  build, then cut, deafen, reset and stop links between machines for seconds each"
 	@echo "make test-faults  build with fault points, then kill, stop and delay processes in 2,000 scenarios"
@@ -41,6 +42,14 @@ $(VENV)/demo: $(BIN)/python $(CORE)
 
 demo: $(if $(wildcard $(VENV)/dev),$(VENV)/dev,$(VENV)/demo)
 	$(BIN)/ringcast demo
+
+# With PyTorch and matplotlib, which the tools for development have, too.
+$(VENV)/demo-pool: $(BIN)/python $(CORE)
+	$(BIN)/python -m pip install --quiet --editable ".[demo]"
+	@touch $@
+
+demo-pool: $(if $(wildcard $(VENV)/dev),$(VENV)/dev,$(VENV)/demo-pool)
+	$(BIN)/python examples/shared_prefill/demo.py --picture build/demo-pool.png
 
 # So many tests at a time, each process with a /dev/shm of its own; then those that need the machine for themselves.
 TEST_PROCESSES ?= 2
