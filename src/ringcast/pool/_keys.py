@@ -27,6 +27,9 @@ def chunk_keys(
     that no token of theirs is hashed again; `after + chunk_keys(..., after=after)` is the whole run and usually copies
     nothing.
 
+    An engine needs the logits after a prompt's last token, which are in no chunk: it asks for `token_ids[:-1]`, so that
+    this token is left to compute even where all others are there.
+
     >>> space = Namespace(model="m", dtype="bfloat16", layout="pages")
     >>> keys = chunk_keys(range(600), space)
     >>> len(keys), keys[0].hex()[:16]
