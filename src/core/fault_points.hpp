@@ -94,7 +94,16 @@
     X(pool_answer_taken)                                                                           \
     X(pool_pinned) /* a retrieve: not looked at again */                                           \
     X(pool_filled) /* a store: the bytes are there, the commit is not asked for */                 \
-    X(pool_unpin_begin)
+    X(pool_unpin_begin)                                                                            \
+    X(tier_file_made)      /* a FileTier's file is there, and nothing is in it */                  \
+    X(tier_header_written) /* ... its header is, and is not synced */                              \
+    X(tier_grown)          /* ... it has its length */                                             \
+    X(tier_claimed)        /* a slot is out of the index, nothing is written */                    \
+    X(tier_block_written)  /* a write to the file went so far */                                   \
+    X(tier_written)        /* chunk and header are in the file, and not in the index */            \
+    X(tier_erase_begin)    /* out of the index, and in the file */                                 \
+    X(tier_erased)                                                                                 \
+    X(tier_era_raised) /* in memory, and not in the file */
 
 namespace ringcast {
 

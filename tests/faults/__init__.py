@@ -7,6 +7,7 @@
     lane      runs one scenario after the other, in a /dev/shm of its own
     checks    the promises, and whether a scenario kept them
     driver    the lanes, and the report
+    pool      a pool, with scenarios and checks of its own; and tier, a FileTier
 
 A scenario is made of its seed alone, so a failure is run again by its seed; only the kernel's scheduling differs.
 """

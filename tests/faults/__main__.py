@@ -19,10 +19,17 @@ elif sys.argv[1:2] == ["pool-actor"]:
 
     role, name, seed, point, nth = sys.argv[2:]
     act(role, name, int(seed), point, int(nth))
-elif sys.argv[1:2] == ["pool"]:
-    from tests.faults.pool import main as run_pool
+elif sys.argv[1:2] == ["tier-actor"]:
+    from tests.faults import tier
 
-    sys.exit(run_pool(int(sys.argv[2]) if len(sys.argv) > 2 else 1))
+    path, slots, direct, seed, point, nth = sys.argv[2:]
+    tier.act(path, int(slots), direct == "1", int(seed), point, int(nth))
+elif sys.argv[1:2] == ["pool"]:
+    from tests.faults import pool, tier
+
+    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    failed = [each.main(rounds) for each in (tier, pool)]
+    sys.exit(max(failed))
 else:
     from tests.faults.driver import main
 

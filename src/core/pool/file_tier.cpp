@@ -6,7 +6,7 @@
 #include <string>
 #include <utility>
 
-#include "errors.hpp"
+#include "fault_points.hpp"
 #include "platform/clock.hpp"
 #include "pool/checksum.hpp"
 
@@ -183,9 +183,11 @@ TierOutcome FileTier::store(const Digest& key, std::span<const std::byte> bytes)
         }
         SlotFile::Record record = slot.record;
         call.lock.unlock();
+        reached(FaultPoint::tier_claimed);
 
         record.crc = checksum_of(bytes);
         error = file_.write(at, record, bytes);
+        reached(FaultPoint::tier_written);
         if (error != 0) erase(at);  // or who lay there before is found again one day, after it was removed elsewhere
 
         call.lock.lock();
@@ -245,7 +247,9 @@ TierOutcome FileTier::load(const Digest& key, std::span<std::byte> into) noexcep
 }
 
 void FileTier::erase(std::size_t slot) noexcept {
+    reached(FaultPoint::tier_erase_begin);
     if (const int error = file_.erase(slot)) failed("a chunk could not be erased", error);
+    reached(FaultPoint::tier_erased);
 }
 
 bool FileTier::exists(const Digest& key) noexcept {
@@ -285,6 +289,7 @@ void FileTier::clear(std::uint64_t era) {
     }
     broken_ = true;
     call.lock.unlock();
+    reached(FaultPoint::tier_era_raised);
     file_.set_era(era);
     call.lock.lock();
     broken_ = false;

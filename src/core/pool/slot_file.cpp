@@ -16,6 +16,7 @@
 #include <type_traits>
 
 #include "errors.hpp"
+#include "fault_points.hpp"
 #include "pool/checksum.hpp"
 #include "threads.hpp"
 
@@ -75,12 +76,19 @@ constexpr int kEndOfFile = -1;
 // 0, an errno, or kEndOfFile.
 int transfer(bool out, int file, std::span<iovec> parts, std::uint64_t offset) noexcept {
     while (!parts.empty()) {
-        const auto count = static_cast<int>(parts.size());
-        const ssize_t moved = out ? pwritev(file, parts.data(), count, static_cast<off_t>(offset))
-                                  : preadv(file, parts.data(), count, static_cast<off_t>(offset));
+#ifdef RINGCAST_FAULT_POINTS  // a block at a time, so that a kill can come between any two
+        iovec block{parts.front().iov_base, std::min(parts.front().iov_len, kTierBlock)};
+        const std::span<iovec> now(&block, 1);
+#else
+        const std::span<iovec> now = parts;
+#endif
+        const auto count = static_cast<int>(now.size());
+        const ssize_t moved = out ? pwritev(file, now.data(), count, static_cast<off_t>(offset))
+                                  : preadv(file, now.data(), count, static_cast<off_t>(offset));
         if (moved < 0 && errno == EINTR) continue;
         if (moved < 0) return errno;
         if (moved == 0) return out ? ENOSPC : kEndOfFile;
+        if (out) reached(FaultPoint::tier_block_written);
         auto left = static_cast<std::size_t>(moved);
         offset += left;
         while (!parts.empty() && left >= parts.front().iov_len) {
@@ -199,6 +207,7 @@ void SlotFile::open(const Options& options) {
     const bool made = file_ != -1;
     if (!made && errno == EEXIST) file_ = ::open(path_.c_str(), kFlags);
     if (file_ == -1) refuse("cannot be opened", errno);
+    reached(FaultPoint::tier_file_made);
     struct stat status{};
     if (fstat(file_, &status) != 0) refuse("cannot be looked at", errno);
     if (!S_ISREG(status.st_mode)) refuse("is no regular file");
@@ -227,6 +236,7 @@ void SlotFile::open(const Options& options) {
         if (const int error =
                 static_cast<std::uint64_t>(status.st_size) < size_ ? grow(file_, size_, preallocated_) : 0)
             refuse("cannot have " + std::to_string(size_) + " bytes", error);
+        reached(FaultPoint::tier_grown);
     } catch (const Error&) {
         if (made) unlink(path_.c_str());
         if (fresh_ && !made) static_cast<void>(ftruncate(file_, 0) == 0);  // as it was
@@ -271,6 +281,7 @@ void SlotFile::write_header(pid_t owner) {
     if (block == nullptr) throw std::bad_alloc();
     if (const int error = transfer(true, file_, block.get(), kTierBlock, 0))
         refuse("its header cannot be written", error);
+    reached(FaultPoint::tier_header_written);
     if (const int unsynced = sync()) refuse("its header cannot be synced", unsynced);
 }
 
