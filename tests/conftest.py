@@ -16,6 +16,7 @@ import pytest
 
 from ringcast._names import LINK_PREFIX
 from tests import own_shm
+from tests.pool.mooncake import Mooncake
 from tests.support import SHM, Child, creator_of, eventually, segments, started_pids
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -28,6 +29,8 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 
 RELAYS_GO_WITHIN_S = 10.0
 
+_lasting: set[int] = set()
+"""Processes that serve all tests of a run."""
 _shared_because: str | None = "pytest has not been configured"
 """Why /dev/shm is not the tests' own; None if it is."""
 
@@ -87,7 +90,7 @@ def _leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     gc.collect()
     gc.freeze()  # what is left is no test's garbage; looking through it again after each would take most of the time
     active_children()  # reaps those of multiprocessing that have ended
-    assert _children() - children_before == set(), "child processes are left"
+    assert _children() - children_before - _lasting == set(), "child processes are left"
     links_stay = getattr(request.module, "LINKS_STAY", False)
     if not links_stay:
         eventually(lambda: _links() <= segments_before, "the end of all links")
@@ -113,6 +116,15 @@ def start() -> Iterator[Callable[..., Child]]:
     yield start_child
     for child in children:
         child.discard()
+
+
+@pytest.fixture(scope="session")
+def mooncake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mooncake]:
+    """A real Mooncake Store for all tests of this process, each with a prefix of its own."""
+    found = Mooncake(tmp_path_factory.mktemp("mooncake") / "log")
+    _lasting.update((found.master.pid, found.lender.pid))
+    yield found
+    found.close()
 
 
 def pytest_report_header() -> str:

@@ -1,10 +1,12 @@
-// The Python type FileTier, one chunk a call, and the checksum that other tiers use.
+// The Python type FileTier, and what other tiers use: the checksum, and where a buffer lies.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
 #include <array>
 #include <cstring>
+#include <deque>
 #include <string>
+#include <vector>
 
 #include "modules.hpp"
 #include "pool/checksum.hpp"
@@ -79,6 +81,26 @@ const char* outcome_of(Body&& body) {
     return word_of(outcome);
 }
 
+// Of each key and its buffer, one after the other: they are gathered with the interpreter's lock, and moved without it.
+template <class Body>
+nb::list outcomes_of(FileTier& tier, const nb::list& keys, const nb::list& buffers, bool writable, Body&& body) {
+    if (keys.size() != buffers.size()) raise("ArgumentError", "there must be a buffer for each key");
+    std::vector<pool::Digest> digests;
+    std::deque<Bytes> bytes;
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+        digests.push_back(digest_of(keys[i]));
+        bytes.emplace_back(buffers[i], writable);
+    }
+    std::vector<TierOutcome> outcomes(digests.size());
+    {
+        const Unlocked unlocked;
+        for (std::size_t i = 0; i < digests.size(); ++i) outcomes[i] = body(tier, digests[i], bytes[i].span());
+    }
+    nb::list words;
+    for (const TierOutcome outcome : outcomes) words.append(word_of(outcome));
+    return words;
+}
+
 nb::dict described(const FileTier& tier) {
     const FileTier::Counts counts = tier.counts();
     nb::dict all;
@@ -117,20 +139,18 @@ void bind_pool_tiers(nb::module_& module) {
              "path"_a, "size"_a, "chunk_bytes"_a, "direct"_a)
         .def(
             "store",
-            [](FileTier& tier, nb::handle key, nb::handle chunk) {
-                const pool::Digest digest = digest_of(key);
-                const Bytes bytes(chunk, false);
-                return outcome_of([&, &it = usable(tier)] { return it.store(digest, bytes.span()); });
+            [](FileTier& tier, nb::list keys, nb::list chunks) {
+                return outcomes_of(usable(tier), keys, chunks, false,
+                                   [](auto& it, const auto& key, auto bytes) { return it.store(key, bytes); });
             },
-            "key"_a, "chunk"_a)
+            "keys"_a, "chunks"_a)
         .def(
             "load",
-            [](FileTier& tier, nb::handle key, nb::handle into) {
-                const pool::Digest digest = digest_of(key);
-                const Bytes bytes(into, true);
-                return outcome_of([&, &it = usable(tier)] { return it.load(digest, bytes.span()); });
+            [](FileTier& tier, nb::list keys, nb::list into) {
+                return outcomes_of(usable(tier), keys, into, true,
+                                   [](auto& it, const auto& key, auto bytes) { return it.load(key, bytes); });
             },
-            "key"_a, "into"_a)
+            "keys"_a, "into"_a)
         .def(
             "exists", [](FileTier& tier, nb::handle key) { return usable(tier).exists(digest_of(key)); }, "key"_a)
         .def(
@@ -163,6 +183,9 @@ void bind_pool_tiers(nb::module_& module) {
             const Unlocked unlocked;
             return pool::checksum_of(held.span());
         },
+        "bytes"_a);
+    module.def(
+        "address", [](nb::handle bytes) { return reinterpret_cast<std::uintptr_t>(Bytes(bytes, false).span().data()); },
         "bytes"_a);
 }
 

@@ -9,7 +9,7 @@ from ringcast.errors import MissingPackageError
 
 _EXTRAS = {
     "numpy": "numpy", "msgspec": "msgpack", "torch": "torch", "cryptography": "remote", "matplotlib": "bench",
-    "ray": "ray", "obstore": "object", "obstore.store": "object",
+    "ray": "ray", "obstore": "object", "obstore.store": "object", "mooncake.store": "mooncake",
 }  # fmt: skip
 
 

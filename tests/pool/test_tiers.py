@@ -31,7 +31,7 @@ from tests.support import eventually
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
-    return kind_of(request.param, tmp_path)
+    return kind_of(request.param, tmp_path, request)
 
 
 @pytest.mark.parametrize("size", [1, 4095, 4096, 4097, CHUNK])

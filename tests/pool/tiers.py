@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import threading
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 
 from ringcast import _core
 from ringcast.errors import CorruptError
-from ringcast.pool import FileTier, ObjectTier, Tier
+from ringcast.pool import FileTier, MooncakeTier, ObjectTier, Tier
+from tests.pool.mooncake import Mooncake
 
 CHUNK = 3 * 4096 + 100
 BLOCK = 4096
@@ -95,6 +97,24 @@ class OfObjects(Kind):
                     obstore.put(self.store, entry["path"], bytes(found))
 
 
+class OfMooncake(Kind):
+    def __init__(self, mooncake: Mooncake) -> None:
+        self.mooncake = mooncake
+        self.prefix = f"tests/{secrets.token_hex(4)}"
+
+    def open(self, **options: Any) -> MooncakeTier:
+        return MooncakeTier(self.mooncake.address, self.prefix, **options)
+
+    def spoil(self, number: int) -> None:
+        """Over the tier's own connection, as another process that has the prefix could."""
+        with self.open() as tier:
+            name = f"{self.prefix}/{tier._mark}/{key(number).hex()}"
+            found = bytearray(tier._mooncake.get_size(name))
+            assert tier._mooncake.get_into(name, _core.address(found), len(found)) == len(found)
+            found[-17] ^= 4
+            assert tier._mooncake.upsert_from(name, _core.address(found), len(found)) == 0
+
+
 class DictTier(Tier):
     """As small as a tier can be that somebody writes in Python."""
 
@@ -148,10 +168,12 @@ class OfDict(Kind):
         self.kept[key(number)] = (bytes([found[0] ^ 4]) + found[1:], crc)
 
 
-KINDS = ("file", "buffered-file", "object-memory", "object-local", "python")
+KINDS = ("file", "buffered-file", "object-memory", "object-local", "mooncake", "python")
 
 
-def kind_of(name: str, folder: Path) -> Kind:
+def kind_of(name: str, folder: Path, request: pytest.FixtureRequest) -> Kind:
+    if name == "mooncake":
+        return OfMooncake(request.getfixturevalue("mooncake"))
     if name.startswith("object"):
         stores: Any = pytest.importorskip("obstore.store")
         return OfObjects(stores.MemoryStore() if name == "object-memory" else stores.LocalStore(folder))

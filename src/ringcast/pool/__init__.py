@@ -39,7 +39,7 @@ from ringcast.pool._looking import (
 from ringcast.pool._namespace import Namespace, salt_digest
 from ringcast.pool._server import PoolServer
 from ringcast.pool._status import ChunkStatus
-from ringcast.pool.tiers import FileTier, FileTierStats, ObjectTier, Tier, TierStats
+from ringcast.pool.tiers import FileTier, FileTierStats, MooncakeTier, MooncakeTierStats, ObjectTier, Tier, TierStats
 
 __all__ = [
     "ChunkStatus",
@@ -52,6 +52,8 @@ __all__ = [
     "Health",
     "KVLayout",
     "Keys",
+    "MooncakeTier",
+    "MooncakeTierStats",
     "Namespace",
     "ObjectTier",
     "PoolClient",

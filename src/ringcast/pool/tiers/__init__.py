@@ -3,10 +3,13 @@
 _tier     what all tiers are: jobs, back-pressure, figures
 _file     one preallocated file on this machine
 _object   an object store
+_mooncake a Mooncake Store
+_frame    what stands before a chunk where chunks are objects
 """
 
 from ringcast.pool.tiers._file import FileTier, FileTierStats
+from ringcast.pool.tiers._mooncake import MooncakeTier, MooncakeTierStats
 from ringcast.pool.tiers._object import ObjectTier
 from ringcast.pool.tiers._tier import Tier, TierStats
 
-__all__ = ["FileTier", "FileTierStats", "ObjectTier", "Tier", "TierStats"]
+__all__ = ["FileTier", "FileTierStats", "MooncakeTier", "MooncakeTierStats", "ObjectTier", "Tier", "TierStats"]

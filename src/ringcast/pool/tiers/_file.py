@@ -77,16 +77,25 @@ class FileTier(Tier):
         super().__init__(threads=threads, in_flight=in_flight)
         self._core = _core.FileTier(self.path, whole, chunk, flag("direct", direct))
 
+    together = 1 << 20
+    """Of smaller chunks a thread takes a few in one native call, for which it waits for the interpreter once."""
+
     @property
     def era(self) -> int:
         """Chunks that were stored under a lower one do not exist."""
         return self._core.era
 
     def store_chunk(self, key: bytes, chunk: memoryview) -> bool:
-        return self._told("store", self._core.store(key, chunk))
+        return self.store_chunks([key], [chunk])[0]
 
     def load_chunk(self, key: bytes, into: memoryview) -> bool:
-        return self._told("load", self._core.load(key, into))
+        return self.load_chunks([key], [into])[0]
+
+    def store_chunks(self, keys: list[bytes], chunks: list[memoryview]) -> list[bool]:
+        return [self._told("store", outcome) for outcome in self._core.store(keys, chunks)]
+
+    def load_chunks(self, keys: list[bytes], into: list[memoryview]) -> list[bool]:
+        return [self._told("load", outcome) for outcome in self._core.load(keys, into)]
 
     def has_chunk(self, key: bytes) -> bool:
         return self._core.exists(key)

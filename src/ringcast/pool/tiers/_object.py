@@ -1,7 +1,7 @@
 """`ObjectTier`: a chunk is an object, over obstore: S3, Google Cloud Storage, Azure, a folder, memory.
 
     PREFIX/ERA                 the era: who clears raises it, and it is read when the tier is opened
-    PREFIX/<era>/<key>         a header of 56 bytes (magic, length, key, CRC-32C of the bytes and of itself), the bytes
+    PREFIX/<era>/<key>         a header (_frame), the bytes
 
 An era is 16 hexadecimal digits, a key 64.
 """
@@ -17,10 +17,9 @@ from ringcast import _core
 from ringcast._arguments import refuse
 from ringcast._extras import needed
 from ringcast.errors import ArgumentError, CorruptError, MissingPackageError, TierError
+from ringcast.pool.tiers._frame import HEADER_BYTES, check, header_of
 from ringcast.pool.tiers._tier import Tier
 
-_HEADER = struct.Struct("<8sQ32sII")
-_MAGIC = b"rc tier1"
 _ERA = struct.Struct("<8sQI")
 _ERA_MAGIC = b"rc era 1"
 _OLDEST_PYTHON = (3, 11)
@@ -85,8 +84,7 @@ class ObjectTier(Tier):
 
     def store_chunk(self, key: bytes, chunk: memoryview) -> bool:
         era = self._era
-        head = _HEADER.pack(_MAGIC, len(chunk), key, _core.checksum(chunk), 0)[:-4]
-        object_bytes = b"".join((head, struct.pack("<I", _core.checksum(head)), chunk))
+        object_bytes = b"".join((header_of(key, chunk), chunk))
         self._obstore.put(self.store_of_objects, self._name(key, era), object_bytes, use_multipart=False)
         return self._era == era
 
@@ -98,14 +96,14 @@ class ObjectTier(Tier):
         except FileNotFoundError:
             return False
         try:
-            length = self._checked(key, found)
+            check(name, key, found[:HEADER_BYTES], found[HEADER_BYTES:])
         except CorruptError:
             with suppress(Exception):
                 self._obstore.delete(self.store_of_objects, name)
             raise
-        if length != len(into):
+        if len(found) - HEADER_BYTES != len(into):
             return False
-        into[:] = found[_HEADER.size :]
+        into[:] = found[HEADER_BYTES:]
         return self._era == era
 
     def has_chunk(self, key: bytes) -> bool:
@@ -130,17 +128,6 @@ class ObjectTier(Tier):
 
     def _name(self, key: bytes, era: int) -> str:
         return f"{self.prefix}/{era:016x}/{key.hex()}"
-
-    def _checked(self, key: bytes, found: memoryview) -> int:
-        """The chunk's length."""
-        if len(found) < _HEADER.size:
-            raise CorruptError(f"object {self._name(key, self._era)} has {len(found)} bytes, and no header")
-        magic, length, its_key, crc, crc_of_header = _HEADER.unpack_from(found)
-        if magic != _MAGIC or crc_of_header != _core.checksum(found[: _HEADER.size - 4]):
-            raise CorruptError(f"object {self._name(key, self._era)} has a damaged header")
-        if its_key != key or length != len(found) - _HEADER.size or crc != _core.checksum(found[_HEADER.size :]):
-            raise CorruptError(f"object {self._name(key, self._era)} has other bytes than were stored")
-        return int(length)
 
     def _put_era(self, era: int) -> None:
         head = _ERA.pack(_ERA_MAGIC, era, 0)[:-4]

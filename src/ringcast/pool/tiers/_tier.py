@@ -73,6 +73,9 @@ class Tier(ABC):
         threads: how many chunks are moved at once.
         in_flight: bytes of stores that may wait or be moved, or text like "64MiB"; what would be more is refused.
 
+    Where one call is cheap, set `together`, and define `store_chunks` and `load_chunks`: so many bytes of small chunks
+    go to one thread at a time, which then takes them in one call.
+
     >>> class DictTier(Tier):
     ...     era, chunks = 0, {}
     ...     def store_chunk(self, key, chunk):
@@ -95,8 +98,12 @@ class Tier(ABC):
     [True]
     """
 
+    together = 0
+    """Bytes of small chunks that one thread takes at a time."""
+
     def __init__(self, *, threads: int = 4, in_flight: int | str = "64MiB") -> None:
         count = checked("threads", threads, most=_MOST_THREADS)
+        self._count_of_threads = count
         self._most_in_flight = byte_size("in_flight", in_flight)
         self._in_flight = 0
         self._figures: Counter[str] = Counter()
@@ -137,6 +144,26 @@ class Tier(ABC):
         ...     tier.load_chunk(bytes(32), memoryview(bytearray(7)))
         False
         """
+
+    def store_chunks(self, keys: list[bytes], chunks: list[memoryview]) -> list[bool]:
+        """As `store_chunk`, of a few. What one of them raises is a False for that one.
+
+        >>> import tempfile
+        >>> with FileTier(tempfile.mkdtemp() + "/tier", "1MiB", "64KiB") as tier:
+        ...     tier.store_chunks([bytes(32)], [memoryview(b"a chunk")])
+        [True]
+        """
+        return [self._tried("store", partial(self.store_chunk, *each)) for each in zip(keys, chunks, strict=True)]
+
+    def load_chunks(self, keys: list[bytes], into: list[memoryview]) -> list[bool]:
+        """As `load_chunk`, of a few. What one of them raises is a False for that one.
+
+        >>> import tempfile
+        >>> with FileTier(tempfile.mkdtemp() + "/tier", "1MiB", "64KiB") as tier:
+        ...     tier.load_chunks([bytes(32)], [memoryview(bytearray(7))])
+        [False]
+        """
+        return [self._tried("load", partial(self.load_chunk, *each)) for each in zip(keys, into, strict=True)]
 
     @abstractmethod
     def has_chunk(self, key: bytes) -> bool:
@@ -198,20 +225,19 @@ class Tier(ABC):
         ...     tier.store([bytes(32)], [b"a chunk"]).result()
         [True]
         """
-        pairs = self._pairs(keys, slots, writable=False)
-        job = _Job(len(pairs))
-        for index, (key, slot) in enumerate(pairs):
-            with self._lock:
+        checked_keys, memory = self._pairs(keys, slots, writable=False)
+        job = _Job(len(memory))
+        taken, refused = [], []
+        with self._lock:
+            for index, slot in enumerate(memory):
                 fits = self._in_flight + slot.nbytes <= self._most_in_flight
-                if fits:
-                    self._in_flight += slot.nbytes
-                else:
-                    self._figures["stores"] += 1
-                    self._figures["refused"] += 1
-            if fits:
-                self._start(job, index, partial(self._store, key, slot))
-            else:
-                job.answer(index, False)
+                (taken if fits else refused).append(index)
+                self._in_flight += slot.nbytes if fits else 0
+            self._figures["stores"] += len(refused)
+            self._figures["refused"] += len(refused)
+        if refused:
+            job.answer(refused, [False] * len(refused))
+        self._start_all(job, taken, checked_keys, memory, self._store)
         return job.future
 
     def load(self, keys: Keys | Sequence[bytes], slots: Sequence[Any]) -> Future[list[bool]]:
@@ -224,10 +250,9 @@ class Tier(ABC):
         ...     tier.load([bytes(32)], [slot]).result(), bytes(slot)
         ([True], b'a chunk')
         """
-        pairs = self._pairs(keys, slots, writable=True)
-        job = _Job(len(pairs))
-        for index, (key, slot) in enumerate(pairs):
-            self._start(job, index, partial(self._load, key, slot))
+        checked_keys, memory = self._pairs(keys, slots, writable=True)
+        job = _Job(len(memory))
+        self._start_all(job, range(len(memory)), checked_keys, memory, self._load)
         return job.future
 
     def exists(self, keys: Keys | Sequence[bytes]) -> Future[list[bool]]:
@@ -363,7 +388,7 @@ class Tier(ABC):
 
     def _pairs(
         self, keys: Keys | Sequence[bytes], slots: Sequence[Any], writable: bool
-    ) -> list[tuple[bytes, memoryview]]:
+    ) -> tuple[list[bytes], list[memoryview]]:
         checked_keys = _keys(keys)
         if isinstance(slots, str | bytes | bytearray | memoryview) or not isinstance(slots, Iterable):
             raise refuse("slots", "a sequence of buffers, one for each key", slots)
@@ -371,43 +396,62 @@ class Tier(ABC):
         if len(memory) != len(checked_keys):
             raise ArgumentError(f"slots must be one for each of the {len(checked_keys)} keys, not {len(memory)}")
         self._check_open()
-        return list(zip(checked_keys, memory, strict=True))
+        return checked_keys, memory
 
     def _of_each(self, keys: Keys | Sequence[bytes], what: str, ask: Callable[[bytes], bool]) -> Future[list[bool]]:
         checked_keys = _keys(keys)
         self._check_open()
         job = _Job(len(checked_keys))
         for index, key in enumerate(checked_keys):
-            self._start(job, index, partial(self._tried, what, partial(ask, key)))
+            self._start(job, [index], lambda key=key: [self._tried(what, partial(ask, key))])
         return job.future
 
-    def _start(self, job: _Job, index: int, body: Callable[[], bool]) -> None:
-        try:
-            self._threads.submit(lambda: job.answer(index, body()))
-        except RuntimeError:  # closed meanwhile, or no thread can be had
-            job.answer(index, False)
+    def _start_all(
+        self,
+        job: _Job,
+        indices: Sequence[int],
+        keys: list[bytes],
+        memory: list[memoryview],
+        move: Callable[[list[bytes], list[memoryview]], list[bool]],
+    ) -> None:
+        """Each chunk by itself, or as many as go together while every thread has its share."""
+        share = -(-len(indices) // self._count_of_threads)
+        group: list[int] = []
+        nbytes = 0
+        for index in indices:
+            if group and (nbytes + memory[index].nbytes > self.together or len(group) == share):
+                self._start(job, group, partial(move, [keys[i] for i in group], [memory[i] for i in group]))
+                group, nbytes = [], 0
+            group.append(index)
+            nbytes += memory[index].nbytes
+        if group:
+            self._start(job, group, partial(move, [keys[i] for i in group], [memory[i] for i in group]))
 
-    def _store(self, key: bytes, slot: memoryview) -> bool:
+    def _start(self, job: _Job, indices: list[int], body: Callable[[], list[bool]]) -> None:
+        try:
+            self._threads.submit(lambda: job.answer(indices, body()))
+        except RuntimeError:  # closed meanwhile, or no thread can be had
+            job.answer(indices, [False] * len(indices))
+
+    def _store(self, keys: list[bytes], chunks: list[memoryview]) -> list[bool]:
         began = time.perf_counter_ns()
-        stored = self._tried("store", partial(self.store_chunk, key, slot))
+        stored = self._tried_all("store", len(keys), partial(self.store_chunks, keys, chunks))
         with self._lock:
-            self._in_flight -= slot.nbytes
-            self._figures["stores"] += 1
+            self._in_flight -= sum(chunk.nbytes for chunk in chunks)
+            self._figures["stores"] += len(chunks)
             self._figures["store_ns"] += time.perf_counter_ns() - began
-            if stored:
-                self._figures["stored"] += 1
-                self._figures["stored_bytes"] += slot.nbytes
+            self._figures["stored"] += sum(stored)
+            self._figures["stored_bytes"] += _bytes_of(chunks, stored)
         return stored
 
-    def _load(self, key: bytes, slot: memoryview) -> bool:
+    def _load(self, keys: list[bytes], into: list[memoryview]) -> list[bool]:
         began = time.perf_counter_ns()
-        loaded = self._tried("load", partial(self.load_chunk, key, slot))
+        loaded = self._tried_all("load", len(keys), partial(self.load_chunks, keys, into))
         with self._lock:
-            self._figures["loads"] += 1
+            self._figures["loads"] += len(into)
             self._figures["load_ns"] += time.perf_counter_ns() - began
-            if loaded:
-                self._figures["hits"] += 1
-                self._figures["loaded_bytes"] += slot.nbytes
+            self._figures["hits"] += sum(loaded)
+            self._figures["loaded_bytes"] += _bytes_of(into, loaded)
         return loaded
 
     def _tried(self, what: str, body: Callable[[], bool]) -> bool:
@@ -419,6 +463,13 @@ class Tier(ABC):
         except Exception as error:
             self._note("failed", what, _shown(error))
         return False
+
+    def _tried_all(self, what: str, count: int, body: Callable[[], list[bool]]) -> list[bool]:
+        try:
+            return body()
+        except Exception as error:
+            self._note("failed", what, _shown(error))
+            return [False] * count
 
     def _note(self, figure: str, what: str, why: str) -> None:
         with self._lock:
@@ -441,13 +492,18 @@ class _Job:
         if count == 0:
             self.future.set_result([])
 
-    def answer(self, index: int, answer: bool) -> None:
+    def answer(self, indices: list[int], answers: list[bool]) -> None:
         with self._lock:
-            self._answers[index] = answer
-            self._left -= 1
+            for index, answer in zip(indices, answers, strict=True):
+                self._answers[index] = answer
+            self._left -= len(indices)
             done = self._left == 0
         if done:
             self.future.set_result(self._answers)
+
+
+def _bytes_of(memory: list[memoryview], done: list[bool]) -> int:
+    return sum(slot.nbytes for slot, is_done in zip(memory, done, strict=True) if is_done)
 
 
 def rate(nbytes: int, nanoseconds: int) -> float:
