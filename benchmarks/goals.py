@@ -140,7 +140,7 @@ _GOALS = (
         _of_pool("prepare", lambda keys: 30 * _US + 250 * max(0, keys - 16)),
         subject="server-yield",
     ),
-    _Goal("tiers", "rate", "a file tier", _always(0.8), FLOOR),
+    _Goal("tiers", "rate", "a file tier", _always(0.9), FLOOR, subject="tier-file"),
     _Goal("link_latency", "p50", "link, one-way latency, p50", _always(1.0), FLOOR, 5 * _US, subject=_LINK),
     _Goal("link_rate", "rate", "link, 64-byte rate", lambda case: _LINK_RATES.get(case.key), subject=_LINK),
     _Goal("link_bytes", "rate", "link, plain", _from(0.9, 64 * _KIB), FLOOR, subject=_LINK_PLAIN),

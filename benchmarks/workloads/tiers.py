@@ -1,9 +1,10 @@
-"""A file tier, beside what its disk does: chunks stored in a FileTier and loaded from it, past the page cache.
+"""Tiers, beside what a disk does: chunks stored in a FileTier, past the page cache; as files through obstore, which go
+into the page cache; and in a Mooncake Store, over TCP on the loopback.
 
 Timed is one `store` or `load` of 128 MiB in chunks of one size, from the call to the future's result, with checksums,
-headers and an index; the bound is one thread that writes or reads a preallocated file of that size in the same pieces,
-one after the other, with O_DIRECT. Both write to blocks that were written before. Both files are in the folder of the
-run: set TMPDIR to measure another disk.
+headers and an index. The bound, of the FileTier, is one thread that writes or reads a preallocated file of that size in
+the same pieces, one after the other, with O_DIRECT. Both write to blocks that were written before. All files are in the
+folder of the run: set TMPDIR to measure another disk.
 """
 
 from __future__ import annotations
@@ -16,25 +17,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.peers.tier_kinds import TierKind
 from ringcast.cli.lab.bench import Bench, Settings
 from ringcast.cli.lab.crew import Member
 from ringcast.cli.lab.measure import Metric, Outcome
 from ringcast.cli.lab.subject import Subject
 from ringcast.cli.lab.workload import Case, Workload, check
-from ringcast.pool import FileTier
+from ringcast.pool import MooncakeTier
 
 _KIB, _MIB = 1 << 10, 1 << 20
 _BYTES = 128 * _MIB
-_BLOCK = 4096
-_CHUNKS = {"64 KiB": 64 * _KIB, "1 MiB": _MIB, "4 MiB": 4 * _MIB}
+_CHUNKS = {"64 KiB": 64 * _KIB, "2 MiB": 2 * _MIB, "32 MiB": 32 * _MIB}
 
 
 class Tiers(Workload):
     """See the module."""
 
     key = "tiers"
-    title = "A file tier"
-    explain = "128 MiB through a FileTier with four threads, past the page cache"
+    title = "Tiers"
+    explain = "128 MiB through a tier with four threads"
     metrics = (Metric("rate", "rate", "GB/s", better="higher"),)
     floor_label = "O_DIRECT, one thread"
     floor_in_python = True
@@ -44,12 +45,12 @@ class Tiers(Workload):
         return "" if sys.platform == "linux" else "O_DIRECT is Linux's"
 
     def takes(self, subject: Subject) -> bool:
-        """No queue takes part."""
-        return subject.key == "ringcast"
+        """One that is made for it."""
+        return self.key in subject.only
 
     def cases(self, settings: Settings) -> tuple[Case, ...]:
         """Each way, each size."""
-        sizes = {"1 MiB": _MIB} if settings.brief else _CHUNKS
+        sizes = {"2 MiB": 2 * _MIB} if settings.brief else _CHUNKS
         return tuple(
             Case(f"{what}/{nbytes}", f"{what}, {title}", nbytes=nbytes)
             for what in ("store", "load")
@@ -58,24 +59,25 @@ class Tiers(Workload):
 
     def measure(self, subject: Subject, case: Case, bench: Bench) -> Outcome:
         """One call, in a process of its own."""
-        path = Path(bench.workdir) / "tier"
+        assert isinstance(subject, TierKind)
+        assert subject.open is not None
+        opened = subject.open
 
         def alone(_member: Member) -> float:
             count = _BYTES // case.nbytes
-            with _slots(case.nbytes) as slots, _removed(path):
-                size = _BLOCK + count * (_BLOCK + case.nbytes)
-                with FileTier(path, size, case.nbytes, in_flight=2 * _BYTES) as tier:
-                    check(tier.stats()["direct"], f"the file system of {path} has no O_DIRECT: set TMPDIR")
-                    _all(tier.store(_keys("before", count), slots).result())
-                    keys = _keys("now", count)
-                    begin = time.perf_counter()
-                    _all(tier.store(keys, slots).result())
-                    stored = time.perf_counter()
-                    if case.key.startswith("store"):
-                        return stored - begin
-                    begin = time.perf_counter()
-                    _all(tier.load(keys, slots).result())
-                    return time.perf_counter() - begin
+            with _slots(case.nbytes) as slots, opened(Path(bench.workdir), count, case.nbytes) as tier:
+                if isinstance(tier, MooncakeTier):
+                    tier.register(slots[0].obj)
+                _all(tier.store(_keys("before", count), slots).result())
+                keys = _keys("now", count)
+                begin = time.perf_counter()
+                _all(tier.store(keys, slots).result())
+                stored = time.perf_counter()
+                if case.key.startswith("store"):
+                    return stored - begin
+                begin = time.perf_counter()
+                _all(tier.load(keys, slots).result())
+                return time.perf_counter() - begin
 
         return Outcome({"rate": _BYTES / bench.run(alone, [])[0] / 1e9})
 

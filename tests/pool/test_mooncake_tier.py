@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ringcast import _core
 from ringcast.errors import ArgumentError, ArgumentTypeError, MissingPackageError, PoolClosedError, TierError
 from ringcast.pool import MooncakeTier
 from tests.pool.mooncake import LENT, Mooncake, free_port
@@ -63,7 +64,8 @@ def test_a_master_that_has_stopped_makes_misses(own_mooncake: Mooncake) -> None:
         assert tier.stats()["failed"] == 2
         assert "does not answer" in tier.stats()["last_error"]
         own_mooncake.continue_master()
-        eventually(lambda: loaded(tier, 1), "what was there before")
+        eventually(lambda: store(tier, 3) == [True], "a store")
+        assert loaded(tier, 3)
 
 
 def test_nobody_who_listens_is_said_to_be_nobody() -> None:
@@ -122,7 +124,7 @@ def test_an_era_that_is_no_tiers_is_refused(mooncake: Mooncake) -> None:
     with kind.open() as tier:
         name = f"{kind.prefix}/ERA"
         for other in (b"of the dinosaurs", b"x" * 28, b"x" * 100):
-            assert tier._mooncake.upsert(name, other) == 0
+            assert tier._mooncake.upsert_from(name, _core.address(other), len(other)) == 0
             with pytest.raises(TierError, match="not a tier's"):
                 kind.open()
 

@@ -115,6 +115,9 @@ class MooncakeTier(Tier):
             )
         package: Any = needed("mooncake.store", "MooncakeTier")
         super().__init__(threads=threads, in_flight=in_flight)
+        self._era, self._mark = 0, ""
+        self._is_known = False  # is this era the store's?
+        self._meeting = threading.Lock()
         self._away_until = 0.0
         self._away = ""
         self._of_thread = threading.local()
@@ -130,8 +133,7 @@ class MooncakeTier(Tier):
             code = self._mooncake.setup(host or here, metadata, lent, 0, protocol, devices, master)
             if code != 0:
                 raise TierError(f"{self!r}: Mooncake could not be set up: {code}; its log on stderr says why")
-            self._era, self._mark = 0, ""
-            self._meet_era()
+            self._current_mark()
         except BaseException:
             self._threads.shutdown()
             raise
@@ -169,7 +171,7 @@ class MooncakeTier(Tier):
             self._regions = sorted([*self._regions, (first, first + view.nbytes)])
 
     def store_chunk(self, key: bytes, chunk: memoryview) -> bool:
-        mark, buffer = self._mark, self._buffer()
+        mark, buffer = self._current_mark(), self._buffer()
         buffer.view[:HEADER_BYTES] = header_of(key, chunk)
         at = self._registered(chunk)
         if at is None:
@@ -187,7 +189,7 @@ class MooncakeTier(Tier):
         return self._mark == mark
 
     def load_chunk(self, key: bytes, into: memoryview) -> bool:
-        mark, buffer = self._mark, self._buffer()
+        mark, buffer = self._current_mark(), self._buffer()
         name, at = self._name(key, mark), self._registered(into)
         copied = at is None
         if at is None:
@@ -212,28 +214,32 @@ class MooncakeTier(Tier):
         return self._mark == mark
 
     def has_chunk(self, key: bytes) -> bool:
-        code = self._ask(lambda: self._mooncake.is_exist(self._name(key, self._mark)))
+        name = self._name(key, self._current_mark())
+        code = self._ask(lambda: self._mooncake.is_exist(name))
         _check_code("is_exist", code)
         return code == 1
 
     def remove_chunk(self, key: bytes) -> bool:
-        code = self._ask(lambda: self._mooncake.remove(self._name(key, self._mark), True))
+        name = self._name(key, self._current_mark())
+        code = self._ask(lambda: self._mooncake.remove(name, True))
         if code == _NOT_FOUND:
             return False
         _check_code("remove", code)
         return True
 
     def clear_before(self, era: int) -> None:
-        old, self._mark, self._era = self._mark, secrets.token_hex(8), era  # first, whatever becomes of it there
-        code = self._ask(lambda: self._write_era(self._mooncake.upsert_from))
-        _check_code("upsert", code)
+        with self._meeting:
+            old, self._mark, self._era = self._mark, secrets.token_hex(8), era  # first, whatever becomes of it there
+            self._is_known = True
+            _check_code("upsert", self._write_era(self._mooncake.upsert_from, era, self._mark))
         below = f"{self.prefix}/{old}/".replace(".", r"\.")
         with suppress(RuntimeError):  # closed: they go when Mooncake needs the room
             self._threads.submit(self._tried, "removal of what was cleared", lambda: self._remove_below(below))
 
     def sync_chunks(self) -> bool:
         """Mooncake's chunks are in memory, so there is nothing to wait for; but ERA is there again if it was lost."""
-        self._meet_era()
+        self._is_known = False
+        self._current_mark()
         return True
 
     def close_chunks(self) -> None:
@@ -267,31 +273,35 @@ class MooncakeTier(Tier):
             with self._lock:
                 self._away = f"the master does not answer ({code})"
                 self._away_until = time.monotonic() + _PAUSE_S
+                self._is_known = False  # the one that answers next may be another, which knows of nothing
             raise TierError(self._away)
         if was_away:
             with self._lock:
                 self._away, self._away_until = "", 0.0
-            self._meet_era()  # it may be another master, which knows of nothing
         return code
 
-    def _meet_era(self) -> None:
-        """What the store says it is; where it says nothing, this era with a new mark."""
-        for _ in range(2):
+    def _current_mark(self) -> str:
+        """The era's, as the store says it; where it says nothing, that of this era and a new mark."""
+        with self._meeting:
+            if self._is_known:
+                return self._mark
             found = self._read_era()
-            if found is not None:
-                era, mark = found
-                if era >= self._era:
-                    self._era, self._mark = era, mark
-                return
-            self._mark = secrets.token_hex(8)
-            _check_code("put", self._ask(lambda: self._write_era(self._mooncake.put_from)))  # or another's is there now
-        raise TierError(f"{self!r}: {self.prefix}/ERA cannot be kept")
+            if found is None:
+                code = self._write_era(self._mooncake.put_from, self._era, secrets.token_hex(8))
+                _check_code("put", code)
+                found = self._read_era()  # another's, if that was sooner
+            if found is None:
+                raise TierError(f"{self!r}: {self.prefix}/ERA cannot be kept")
+            if found[0] >= self._era:
+                self._era, self._mark = found
+            self._is_known = True
+            return self._mark
 
-    def _write_era(self, write: Callable[[str, int, int, Any], int]) -> int:
-        head = _ERA.pack(_ERA_MAGIC, self._era, bytes.fromhex(self._mark), 0)[:-4]
+    def _write_era(self, write: Callable[[str, int, int, Any], int], era: int, mark: str) -> int:
+        head = _ERA.pack(_ERA_MAGIC, era, bytes.fromhex(mark), 0)[:-4]
         buffer = self._buffer()
         buffer.view[: _ERA.size] = head + struct.pack("<I", _core.checksum(head))
-        return write(f"{self.prefix}/ERA", buffer.address, _ERA.size, self._pinned)
+        return self._ask(lambda: write(f"{self.prefix}/ERA", buffer.address, _ERA.size, self._pinned))
 
     def _read_era(self) -> tuple[int, str] | None:
         name, buffer = f"{self.prefix}/ERA", self._buffer()
