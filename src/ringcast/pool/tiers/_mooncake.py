@@ -39,7 +39,7 @@ _PREFIX = re.compile(r"[A-Za-z0-9_./-]+")
 # Mooncake's answers.
 _NO_ROOM = -200
 _OTHER_LENGTH, _CUT_SHORT = -600, -800  # the object is longer, or shorter, than it was asked for
-_NOT_FOUND = -704
+_NOT_THERE = (-704, -703)  # no such object; one that is still being put
 _NO_ANSWER = (-900, -901)  # no connection to the master; no answer in time
 
 
@@ -196,7 +196,7 @@ class MooncakeTier(Tier):
             at = self._copy_of(into.nbytes, buffer)
         parts, lengths = [buffer.address, at], [HEADER_BYTES, into.nbytes]
         code = self._ask(lambda: self._mooncake.batch_get_into_multi_buffers([name], [parts], [lengths])[0])
-        if code == _NOT_FOUND:
+        if code in _NOT_THERE:
             return False
         wanted = HEADER_BYTES + into.nbytes
         if code in (_OTHER_LENGTH, _CUT_SHORT) and self._ask(lambda: self._mooncake.get_size(name)) != wanted:
@@ -222,7 +222,7 @@ class MooncakeTier(Tier):
     def remove_chunk(self, key: bytes) -> bool:
         name = self._name(key, self._current_mark())
         code = self._ask(lambda: self._mooncake.remove(name, True))
-        if code == _NOT_FOUND:
+        if code in _NOT_THERE:
             return False
         _check_code("remove", code)
         return True
@@ -306,7 +306,7 @@ class MooncakeTier(Tier):
     def _read_era(self) -> tuple[int, str] | None:
         name, buffer = f"{self.prefix}/ERA", self._buffer()
         code = self._ask(lambda: self._mooncake.get_into(name, buffer.address, _ERA.size))
-        if code == _NOT_FOUND:
+        if code in _NOT_THERE:
             return None
         if code != _OTHER_LENGTH:
             _check_code("get", code)
