@@ -69,7 +69,7 @@ def _of_mooncake(folder: Path, count: int, nbytes: int) -> Iterator[Tier]:
     started: list[subprocess.Popen[bytes]] = []
     with (folder / "mooncake.log").open("ab") as log:
         try:
-            words = [program, *(f"-{name}={value}" for name, value in options.items())]
+            words = [str(program), *(f"-{name}={value}" for name, value in options.items())]
             started.append(subprocess.Popen(words, stdout=log, stderr=log))
             until = time.monotonic() + 60
             while True:

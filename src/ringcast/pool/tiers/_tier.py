@@ -227,7 +227,8 @@ class Tier(ABC):
         """
         checked_keys, memory = self._pairs(keys, slots, writable=False)
         job = _Job(len(memory))
-        taken, refused = [], []
+        taken: list[int] = []
+        refused: list[int] = []
         with self._lock:
             for index, slot in enumerate(memory):
                 fits = self._in_flight + slot.nbytes <= self._most_in_flight
@@ -403,7 +404,7 @@ class Tier(ABC):
         self._check_open()
         job = _Job(len(checked_keys))
         for index, key in enumerate(checked_keys):
-            self._start(job, [index], lambda key=key: [self._tried(what, partial(ask, key))])
+            self._start(job, [index], partial(self._answers_of_one, what, partial(ask, key)))
         return job.future
 
     def _start_all(
@@ -463,6 +464,9 @@ class Tier(ABC):
         except Exception as error:
             self._note("failed", what, _shown(error))
         return False
+
+    def _answers_of_one(self, what: str, body: Callable[[], bool]) -> list[bool]:
+        return [self._tried(what, body)]
 
     def _tried_all(self, what: str, count: int, body: Callable[[], list[bool]]) -> list[bool]:
         try:
