@@ -237,8 +237,7 @@ class MooncakeTier(Tier):
             self._threads.submit(self._tried, "removal of what was cleared", lambda: self._remove_below(below))
 
     def sync_chunks(self) -> bool:
-        """Mooncake's chunks are in memory, so there is nothing to wait for; but ERA is there again if it was lost."""
-        self._is_known = False
+        self._is_known = False  # chunks are in memory, and nothing is waited for; but ERA is there again if it was lost
         self._current_mark()
         return True
 
