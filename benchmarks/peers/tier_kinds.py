@@ -17,6 +17,7 @@ from ringcast.pool import FileTier, MooncakeTier, ObjectTier, Tier
 
 _IN_FLIGHT = "1GiB"
 _BLOCK = 4096
+_UNIT = 64 << 20  # Mooncake takes no odd sizes
 _HELD_BY = """
 import sys
 from mooncake.store import MooncakeDistributedStore
@@ -79,7 +80,8 @@ def _of_mooncake(folder: Path, count: int, nbytes: int) -> Iterator[Tier]:
                 except OSError:
                     check(time.monotonic() < until and started[0].poll() is None, "Mooncake's master does not listen")
                     time.sleep(0.05)
-            room = 3 * count * (_BLOCK + nbytes)  # it makes room before it is full
+            needed = 3 * count * (_BLOCK + nbytes)  # it makes room before it is full
+            room = -(-needed // _UNIT) * _UNIT
             holder = [sys.executable, "-c", _HELD_BY, address, str(room)]
             started.append(subprocess.Popen(holder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log))
             assert started[1].stdout is not None
