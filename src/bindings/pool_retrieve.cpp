@@ -17,9 +17,10 @@ using pool::Status;
 namespace {
 
 // Does another client store it just now, so that it is worth while to wait?
-bool is_anothers(const pool::Client& core, const pool::Digest& key) {
+bool is_anothers(pool::Client& core, const pool::Digest& key) {
     const auto found = core.memory().index().find(key);
     if (found.entry == pool::kNoEntry || pool::state_of(found.word) != pool::EntryState::reserved) return false;
+    if (core.holds({found.entry, found.word})) return false;  // it fills a part of it
     return core.memory().record(found.entry).owner_seat.load(std::memory_order_relaxed) != core.seat();
 }
 
@@ -35,7 +36,7 @@ void pin_leading_hits(PoolClient& client, RetrieveLease& lease, std::span<const 
     lease.hits = pinned.count;
     lease.statuses.clear();
     if (lease.hits < keys.size()) lease.statuses.push_back(stopped);
-    for (const Look& look : lease.looks) check_chunk(client, core, look.entry);
+    for (const Look& look : lease.looks) check_chunk(client, lease, look.entry);
     // Of a chain one word tells all.
     if (lease.hits != 0) core.touch(lease.looks.back().entry, lease.hits - 1);
 }
@@ -49,7 +50,7 @@ void pin_each_hit(PoolClient& client, RetrieveLease& lease, std::span<const pool
     for (std::size_t i = 0; i < pinned.size(); ++i) {
         if (pinned[i]) {
             ++lease.hits;
-            check_chunk(client, core, lease.looks[i].entry);
+            check_chunk(client, lease, lease.looks[i].entry);
             core.touch(lease.looks[i].entry, 0);
             continue;
         }
@@ -99,7 +100,7 @@ void verify(RetrieveLease& lease) {
     {
         const Unlocked unlocked;
         for (std::uint32_t i = 0; i < lease.looks.size(); ++i) {
-            if (lease.looks[i].entry == pool::kNoEntry || lease.core->is_intact(lease.looks[i])) continue;
+            if (lease.looks[i].entry == pool::kNoEntry || lease.core->is_intact(lease.looks[i], lease.part)) continue;
             damaged.push_back(i);
             if (!each) break;  // what comes behind it cannot be used
         }
@@ -122,6 +123,7 @@ nb::list slots_of(nb::handle self) {
     auto& lease = nb::cast<RetrieveLease&>(self);
     if (lease.ended)
         raise("LeaseExpiredError", "these chunks have been given back: take their slots before commit_retrieve");
+    check_has_part(lease);
     verify(lease);
     nb::list slots;
     for (std::uint32_t i = 0; i < lease.looks.size(); ++i)
@@ -134,11 +136,11 @@ nb::list slots_of(nb::handle self) {
 nb::object prepare_retrieve(nb::handle self, nb::handle keys_object, nb::handle wait, nb::handle leading) {
     auto& client = nb::cast<PoolClient&>(self);
     pool::Client& core = client.usable();
-    const auto keys = keys_of("keys", keys_object).digests();
+    const Keys& asked = keys_of("keys", keys_object);
+    const auto keys = asked.digests();
     const bool each = !leading.is_none() && !parse_flag("leading", leading.ptr());
-    auto made = std::make_unique<RetrieveLease>(client.core, nb::borrow(keys_object), client.chunk_bytes);
+    auto made = std::make_unique<RetrieveLease>(self, nb::borrow(keys_object), client.parts_of(asked));
     made->verify = client.verify;
-    made->client = nb::borrow(self);
     made->leading = !each;
     if (each) {
         pin_each_hit(client, *made, keys);
@@ -181,6 +183,13 @@ end commits. Its chunks are compared with their checksums when the slots are fir
         .def_ro("hits", &RetrieveLease::hits)
         .def_prop_ro("statuses", &statuses_of)
         .def_prop_ro("slots", &slots_of)
+        .def("export", &export_lease<RetrieveLease>,
+             R"(A token with which others join this lease, each in its own process: `PoolClient.join`.
+
+>>> with client.retrieve(keys) as found, client.join(found.export()) as joined:
+...     joined.hits
+2
+)")
         .def_prop_ro("ended", [](const RetrieveLease& lease) { return lease.ended; })
         .def("__len__", [](const RetrieveLease& lease) { return lease.hits; })
         .def("__enter__", [](nb::handle self) { return nb::borrow(self); })
