@@ -316,8 +316,9 @@ void await_parts(PoolClient& client, const StoreLease& lease) {
         const bool alive = core.memory().server_alive();
         if (alive) dead_since = 0;
         if (!alive && dead_since == 0) dead_since = now;
-        const std::string what = client.context() + ": commit_store of " + std::to_string(chunks) +
-                                 (chunks == 1 ? " chunk" : " chunks") + ": ";
+        std::string what = client.context();
+        what += ": commit_store of " + std::to_string(chunks);
+        what += chunks == 1 ? " chunk: " : " chunks: ";
         if (core.memory().words().life.load(std::memory_order_relaxed) == pool::PoolLife::closed)
             raise("PoolClosedError", what + "its server has closed the pool; these chunks are not stored");
         if (!alive && now >= later(dead_since, client.regain_ns))

@@ -43,7 +43,7 @@
     │   ├── ServerDiedError (ConnectionError)      it died, and no other took the pool over within `regain`
     │   ├── PoolClosedError (RuntimeError)         the server has closed the pool, or this end was closed
     │   ├── LeaseExpiredError (RuntimeError)       a lease that was aborted, given back, or is another client's
-    │   ├── TokenError (ValueError)                a lease's token that is of other memory, damaged, or whose part is taken
+    │   ├── TokenError (ValueError)                a token of other memory, or damaged, or whose part is taken
     │   ├── LayoutError (ValueError)               tensors, chunks and layout do not fit each other; nothing was copied
     │   └── TierError (OSError)                    a tier cannot be opened, or cannot promise that it is cleared
     └── SegmentError (OSError)

@@ -1,4 +1,4 @@
-"""Groups: a chunk of N parts, stored and read by N workers of which each has one; whoever of them is killed, and when."""
+"""Groups: a chunk of N parts, stored and read by N workers, each with one of them; whoever is killed, and when."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_a_block_that_ends_before_the_others_are_done_aborts_for_all() -> None:
     ):
         with pytest.raises(errors.PoolTimeoutError), client.store(group_keys(1)) as lease:
             joined = join_store(worker, lease.export(), 0)
-        with pytest.raises(errors.LeaseExpiredError, match="worker 'scheduler'.*aborted"):
+        with pytest.raises(errors.LeaseExpiredError, match=r"worker 'scheduler'.*aborted"):
             worker.commit_store(joined)
 
 
@@ -329,7 +329,7 @@ def test_an_abort_by_any_of_them_ends_it(by: str) -> None:
         leases = [join_store(one, lease.export(), 0), join_store(two, lease.export(), 1)]
         if by == "rank":
             one.abort_store(leases[0])
-            with pytest.raises(errors.LeaseExpiredError, match="worker 'w1'.*aborted"):
+            with pytest.raises(errors.LeaseExpiredError, match=r"worker 'w1'.*aborted"):
                 client.commit_store(lease)
         else:
             client.abort_store(lease)
@@ -528,9 +528,10 @@ def test_a_part_is_given_to_one_alone() -> None:
         for bad in (-1, SHARDS):
             with pytest.raises(errors.ArgumentError, match="part"):
                 one.join(token, bad)
-        for odd in (True, 0.0, "0"):
+        odds: list[Any] = [True, 0.0, "0"]
+        for odd in odds:
             with pytest.raises(errors.ArgumentTypeError, match="part"):
-                one.join(token, odd)  # type: ignore[arg-type]
+                one.join(token, odd)
         with pytest.raises(errors.PoolError, match="joined itself"):
             held.export()
         fill_part(held, 0)
@@ -567,7 +568,7 @@ def test_what_is_no_token_is_refused() -> None:
                 client.join(resealed(token, 8, b"\x09"))
             with pytest.raises(errors.TokenError, match="keys need"):
                 client.join(resealed(token, 12, struct.pack("<I", 3)))
-            assert join_retrieve(client, bytearray(token), 0).hits == 2  # type: ignore[arg-type]
+            assert join_retrieve(client, bytearray(token), 0).hits == 2
         assert client.held_pins == 0
 
 
@@ -679,6 +680,12 @@ def test_a_token_says_no_salt_and_its_keys_go_on() -> None:
 # --- Copies, checksums, accounts.
 
 
+def scribbling(lease: StoreLease) -> memoryview:
+    """The first chunk's bytes, as somebody has them who keeps them from being read-only after the commit."""
+    array: Any = lease.slots[0].array
+    return memoryview(array)
+
+
 def engine(part: int) -> Any:
     return np.random.default_rng(part).integers(0, 256, (8, PART // 2), np.uint8)
 
@@ -721,7 +728,7 @@ def test_a_part_whose_bytes_were_changed_is_told_and_quarantined(how: str) -> No
         views = []
         for part in range(SHARDS):
             joined = join_store(client, store_torch.export(), part)
-            views.append(memoryview(joined.slots[0].array))  # sealed by the commit, as arrays are, but for this
+            views.append(scribbling(joined))  # sealed by the commit, as arrays are, but for this
             fill_part(joined, part)
             client.commit_store(joined)
         client.commit_store(store_torch)
@@ -755,7 +762,7 @@ def test_a_server_finds_the_checksums_of_parts_and_of_the_whole_to_agree(start: 
         with client.store(keys) as lease:
             for part in range(SHARDS):
                 joined = join_store(client, lease.export(), part)
-                view = memoryview(joined.slots[0].array)
+                view = scribbling(joined)
                 fill_part(joined, part)
                 client.commit_store(joined)
         stop(server)
@@ -773,10 +780,9 @@ def test_a_server_finds_the_checksums_of_parts_and_of_the_whole_to_agree(start: 
 def test_quotas_count_all_parts() -> None:
     salted = Namespace("model", dtype="uint8", layout="bytes", shards=SHARDS, salt=b"tenant")
     whole = WHOLE + 4 * SHARDS
-    with group_pool(chunks=32, quota={salted.salt_digest: 2 * whole}) as (server, [client]):
+    with group_pool(chunks=32, quota={b"tenant": 2 * whole}) as (_, [client]):
         store_group(client, some_keys(5, 0, salted)[:2])
         assert client.prepare_store(some_keys(5, 0, salted)).statuses.count(ChunkStatus.NO_MEMORY) == 3
-        assert [tenant.used_bytes for tenant in server.stats()["tenants"]] in ([2 * whole], [])
 
 
 def test_plain_chunks_are_as_they_were() -> None:

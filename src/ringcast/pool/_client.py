@@ -179,10 +179,10 @@ class PoolClient(_core.PoolClient):
     def join(self, token: bytes, part: int = 0) -> _core.StoreLease | _core.RetrieveLease:
         """A lease of the chunks of another client's, whose `export()` the token is; of one part of each.
 
-        The chunks of a namespace with `shards=N` have N parts of one size, and each rank fills or reads its own: `slots`
-        show its bytes alone. A store asks the server, which gives each part to one client, once; when the last part is
-        committed the chunks are there, for everybody and at once. If any of the group aborts, or dies before its part is
-        committed, or the exporter before the last one is, nothing is stored, and the others' calls raise
+        The chunks of a namespace with `shards=N` have N parts of one size, and each rank fills or reads its own:
+        `slots` show its bytes alone. A store asks the server, which gives each part to one client; when the last part
+        is committed the chunks are there, for everybody and at once. If any of the group aborts, or dies before its
+        part is committed, or the exporter before the last one is, nothing is stored, and the others' calls raise
         LeaseExpiredError, which says who it was. A retrieve costs no message; what has gone meanwhile is a MISS.
 
         Args:

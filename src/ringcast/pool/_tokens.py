@@ -87,8 +87,8 @@ def join(client: PoolClient, token: bytes, part: int) -> _core.StoreLease | _cor
     own = _fingerprint(client)
     if own and fingerprint and own != fingerprint:
         raise LayoutError(
-            f"{client._context}: join: the token is of a client with another layout, of fingerprint {fingerprint}; this "
-            f"one's is {own}"
+            f"{client._context}: join: the token is of a client with another layout, of fingerprint {fingerprint}; "
+            f"this one's is {own}"
         )
     own_bytes = client.layout.chunk_bytes if isinstance(client.layout, KVLayout) else client.layout
     own_shards = client.layout.shards if isinstance(client.layout, KVLayout) else parts
