@@ -3,7 +3,7 @@
 `python -m tests.faults pool` runs each fault point a few times: at the first, second, ... time that a process comes to
 it. A worker stores, aborts, retrieves, holds and clears for as long as it lives, alone and as a group of two, and has a
 part in what the witness stores; that one, which is not killed, knows what it has committed itself. Afterwards a server
-is there, within a second nothing is reserved and the dead worker's seat is vacant, everything that was committed and not
+is there, within a second nothing is reserved and the dead worker's seat is vacant, what was committed and not
 evicted is there with right bytes, and the pool is empty once it is cleared.
 """
 
