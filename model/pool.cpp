@@ -284,9 +284,7 @@ void give_up_group(World& world) {
     write(world, 1, content_of(3));
 }
 
-bool is_being_stored(const PoolWorld& pool) {
-    return pool.index.word(0) == entry_word(1, EntryState::reserved);
-}
+bool is_being_stored(const PoolWorld& pool) { return pool.index.word(0) == entry_word(1, EntryState::reserved); }
 
 }  // namespace
 

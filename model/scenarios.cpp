@@ -509,10 +509,9 @@ const std::vector<Scenario>& scenarios() {
          "whose last part makes the chunk visible",
          {.blocks = 2},
          [](World& w) {
-             return std::vector{Thread{"server", [&w] { serve_group(w, false); }},
-                                Thread{"member 0", [&w] { fill_part(w, 0); }},
-                                Thread{"member 1", [&w] { fill_part(w, 1); }},
-                                Thread{"reader", [&w] { read_group(w); }}};
+             return std::vector{
+                 Thread{"server", [&w] { serve_group(w, false); }}, Thread{"member 0", [&w] { fill_part(w, 0); }},
+                 Thread{"member 1", [&w] { fill_part(w, 1); }}, Thread{"reader", [&w] { read_group(w); }}};
          },
          0,
          Scenario::Pool::group},
@@ -540,9 +539,8 @@ const std::vector<Scenario>& scenarios() {
          "while the server is killed, and the next one looks who has it",
          {.blocks = 2},
          [](World& w) {
-             return std::vector{Thread{"server", [&w] { serve_join(w); }},
-                                Thread{"client", [&w] { join_and_fill(w); }}, killer(0),
-                                Thread{"adopter", [&w] { adopt_group(w); }}};
+             return std::vector{Thread{"server", [&w] { serve_join(w); }}, Thread{"client", [&w] { join_and_fill(w); }},
+                                killer(0), Thread{"adopter", [&w] { adopt_group(w); }}};
          },
          0,
          Scenario::Pool::joinable},

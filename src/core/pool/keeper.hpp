@@ -20,8 +20,8 @@ namespace ringcast::pool {
 // What is common to the keys of a store.
 struct Storing {
     Owner owner;
-    std::uint32_t length;  // bytes of each block
-    std::uint32_t parts;   // of each chunk
+    std::uint32_t length;     // bytes of each block
+    std::uint32_t parts = 1;  // of each chunk
     std::uint64_t tenant;
     std::uint64_t space;
     std::uint32_t expected;  // keys that will need room, this one among them
