@@ -9,7 +9,7 @@ import threading
 import zlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -577,13 +577,14 @@ def test_what_is_no_token_is_refused() -> None:
                 changed[at] ^= 0x10
                 with pytest.raises(errors.TokenError):
                     client.join(bytes(changed))
+            text: Any = "token"
             with pytest.raises(errors.ArgumentTypeError, match="token"):
-                client.join("token")  # type: ignore[arg-type]
+                client.join(text)
             with pytest.raises(errors.TokenError, match="version 9"):
                 client.join(resealed(token, 8, b"\x09"))
             with pytest.raises(errors.TokenError, match="keys need"):
                 client.join(resealed(token, 12, struct.pack("<I", 3)))
-            assert join_retrieve(client, bytearray(token), 0).hits == 2
+            assert join_retrieve(client, cast("bytes", bytearray(token)), 0).hits == 2
         assert client.held_pins == 0
 
 
