@@ -220,13 +220,13 @@ class Scenario:
             mine = some_keys(3)
             committed = _stored(witness, mine)
             holds = witness.prepare_retrieve(mine)
+            group = witness.prepare_store(some_keys(2, 30, GROUP))
+            self.token = group.export()
+            half = fill_part(witness, self.token, 0)
             if self.point not in CLIENT_POINTS:  # what the witness did is not to be what the server dies of
                 server.kill()
                 server.wait()
                 server = self.serve(armed=True)
-            group = witness.prepare_store(some_keys(2, 30, GROUP))
-            self.token = group.export()
-            half = fill_part(witness, self.token, 0)
             worker = self.start("work", self.point in CLIENT_POINTS)
             first_line(worker)
             until(lambda: server.poll() is not None or worker.poll() is not None, "an end", 60.0)
@@ -244,10 +244,19 @@ class Scenario:
         finally:
             witness.close()
 
+    @staticmethod
+    def figures(witness: PoolClient) -> dict[str, Any]:
+        from ringcast import __version__
+
+        return _core.PoolMemory(witness.info.segment, __version__).described()
+
     def check_group(self, witness: PoolClient, group: StoreLease, half: StoreLease, whole: bool) -> None:
         """All of it is there, or nothing, and then everybody is told."""
+        until(lambda: len(self.figures(witness)["clients"]) == 1, "the dead worker's seat comes back", WITHIN_S)
         try:
             witness.commit_store(half)
+            if group.missing_parts:  # the worker was killed before it came to join, so that its part is still to be had
+                witness.commit_store(fill_part(witness, self.token, 1))
             there = witness.commit_store(group) == [ChunkStatus.COMMITTED] * 2
         except errors.LeaseExpiredError as error:
             there = False
@@ -258,9 +267,7 @@ class Scenario:
 
     def check(self, witness: PoolClient, mine: Keys, committed: bool, holds: Any) -> None:
         def figures() -> dict[str, Any]:
-            from ringcast import __version__
-
-            return _core.PoolMemory(witness.info.segment, __version__).described()
+            return self.figures(witness)
 
         until(lambda: figures()["reserved"] == 0, "what the dead had reserved comes back", WITHIN_S)
         until(lambda: len(figures()["clients"]) == 1, "the dead worker's seat comes back", WITHIN_S)
