@@ -3,6 +3,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "arguments.hpp"
+#include "methods.hpp"
 #include "platform/clock.hpp"
 #include "pool_client.hpp"
 #include "py_errors.hpp"
@@ -131,6 +132,22 @@ nb::list slots_of(nb::handle self) {
     return slots;
 }
 
+PyObject* call_export(PyObject* self, PyObject*) {
+    return translated<PyObject*>(nullptr, [&] { return export_lease<RetrieveLease>(self).release().ptr(); });
+}
+PyMethodDef methods[] = {
+    {"export", &call_export, METH_NOARGS,
+     R"(export($self)
+--
+
+A token with which others join this lease, each in its own process: `PoolClient.join`.
+
+>>> with client.retrieve(keys) as found, client.join(found.export()) as joined:
+...     joined.hits
+2
+)"},
+};
+
 }  // namespace
 
 nb::object prepare_retrieve(nb::handle self, nb::handle keys_object, nb::handle wait, nb::handle leading) {
@@ -169,8 +186,9 @@ void commit_retrieve(nb::handle self, nb::handle lease_object) {
 
 void add_retrieve_types(nb::module_& module) {
     Collected<RetrieveLease> collected;
-    nb::class_<RetrieveLease>(module, "RetrieveLease", nb::type_slots(collected.slots),
-                              R"(Chunks that are pinned to be read, until it is committed and the last view is gone.
+    nb::class_<RetrieveLease> type(
+        module, "RetrieveLease", nb::type_slots(collected.slots),
+        R"(Chunks that are pinned to be read, until it is committed and the last view is gone.
 
 `hits` is how many; `statuses` says what became of each key, and `slots` are those that can be read. In a `with` block its
 end commits. Its chunks are compared with their checksums when the slots are first asked for; what differs is a miss.
@@ -178,24 +196,18 @@ end commits. Its chunks are compared with their checksums when the slots are fir
 >>> with client.retrieve(keys) as found:
 ...     found.hits, len(found.slots), found.statuses[0].name
 (2, 2, 'HIT')
-)")
-        .def_prop_ro("keys", [](const RetrieveLease& lease) { return lease.keys; })
+)");
+    type.def_prop_ro("keys", [](const RetrieveLease& lease) { return lease.keys; })
         .def_ro("hits", &RetrieveLease::hits)
         .def_prop_ro("statuses", &statuses_of)
         .def_prop_ro("slots", &slots_of)
-        .def("export", &export_lease<RetrieveLease>,
-             R"(A token with which others join this lease, each in its own process: `PoolClient.join`.
-
->>> with client.retrieve(keys) as found, client.join(found.export()) as joined:
-...     joined.hits
-2
-)")
         .def_prop_ro("ended", [](const RetrieveLease& lease) { return lease.ended; })
         .def("__len__", [](const RetrieveLease& lease) { return lease.hits; })
         .def("__enter__", [](nb::handle self) { return nb::borrow(self); })
         .def(
             "__exit__", [](RetrieveLease& lease, nb::handle, nb::handle, nb::handle) { lease.end(); }, nb::arg().none(),
             nb::arg().none(), nb::arg().none());
+    add_methods(type, methods, std::size(methods));
 }
 
 }  // namespace ringcast::bindings

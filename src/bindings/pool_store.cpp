@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "arguments.hpp"
+#include "methods.hpp"
 #include "pool/checksum.hpp"
 #include "pool_client.hpp"
 #include "py_errors.hpp"
@@ -160,6 +161,43 @@ bool leave(nb::handle self, nb::handle error_type, nb::handle, nb::handle) {
     }
     return false;
 }
+
+PyObject* call_export(PyObject* self, PyObject*) {
+    return translated<PyObject*>(nullptr, [&] { return export_lease<StoreLease>(self).release().ptr(); });
+}
+PyObject* call_missing_parts_of(PyObject* self, PyObject* index) {
+    return translated<PyObject*>(nullptr, [&] {
+        const auto& lease = nb::cast<const StoreLease&>(nb::handle(self));
+        const auto last = static_cast<std::int64_t>(lease.looks.size()) - 1;
+        return missing_of(lease, static_cast<std::uint32_t>(parse_int("index", index, 0, last))).release().ptr();
+    });
+}
+PyMethodDef methods[] = {
+    {"export", &call_export, METH_NOARGS,
+     R"(export($self)
+--
+
+A token with which others join this lease, to fill its chunks: `PoolClient.join`. This one fills none then.
+
+>>> client.clear()
+>>> with client.store(keys) as lease, client.join(lease.export()) as joined:
+...     lease.missing_parts, len(joined.slots)
+((0,), 2)
+)"},
+    {"missing_parts_of", &call_missing_parts_of, METH_O,
+     R"(missing_parts_of($self, index, /)
+--
+
+The parts of one chunk that are not committed. `missing_parts` are those of any chunk.
+
+Raises LeaseExpiredError, which says who has given the chunk up.
+
+>>> client.clear()
+>>> with client.store(keys) as lease, client.join(lease.export()) as joined:
+...     lease.missing_parts_of(1)
+(0,)
+)"},
+};
 
 }  // namespace
 
@@ -317,8 +355,8 @@ void abort_store(nb::handle self, nb::handle object) {
 
 void add_store_types(nb::module_& module) {
     Collected<StoreLease> collected;
-    nb::class_<StoreLease>(module, "StoreLease", nb::type_slots(collected.slots),
-                           R"(Chunks that are reserved to be filled; committed or aborted, it is over.
+    nb::class_<StoreLease> type(module, "StoreLease", nb::type_slots(collected.slots),
+                                R"(Chunks that are reserved to be filled; committed or aborted, it is over.
 
 `statuses` says what became of each key; `slots` are those that are this lease's to fill. In a `with` block its end
 commits, or aborts if an exception leaves it.
@@ -327,38 +365,15 @@ commits, or aborts if an exception leaves it.
 >>> with client.store(keys) as lease:
 ...     [status.name for status in lease.statuses]
 ['RESERVED', 'RESERVED']
-)")
-        .def_prop_ro("keys", [](const StoreLease& lease) { return lease.keys; })
+)");
+    type.def_prop_ro("keys", [](const StoreLease& lease) { return lease.keys; })
         .def_prop_ro("statuses", [](const StoreLease& lease) { return status_list(lease.statuses); })
         .def_prop_ro("slots", &slots_of)
-        .def(
-            "export", &export_lease<StoreLease>,
-            R"(A token with which others join this lease, to fill its chunks: `PoolClient.join`. This one fills none then.
-
->>> client.clear()
->>> with client.store(keys) as lease, client.join(lease.export()) as joined:
-...     lease.missing_parts, len(joined.slots)
-((0,), 2)
-)")
         .def_prop_ro("missing_parts", [](const StoreLease& lease) { return missing_of(lease, std::nullopt); })
-        .def(
-            "missing_parts_of",
-            [](const StoreLease& lease, nb::handle index) {
-                const auto last = static_cast<std::int64_t>(lease.looks.size()) - 1;
-                return missing_of(lease, static_cast<std::uint32_t>(parse_int("index", index.ptr(), 0, last)));
-            },
-            "index"_a, R"(The parts of one chunk that are not committed. `missing_parts` are those of any chunk.
-
-Raises LeaseExpiredError, which says who has given the chunk up.
-
->>> client.clear()
->>> with client.store(keys) as lease, client.join(lease.export()) as joined:
-...     lease.missing_parts_of(1)
-(0,)
-)")
         .def_prop_ro("ended", [](const StoreLease& lease) { return lease.ended; })
         .def("__enter__", [](nb::handle self) { return nb::borrow(self); })
         .def("__exit__", &leave, nb::arg().none(), nb::arg().none(), nb::arg().none());
+    add_methods(type, methods, std::size(methods));
 }
 
 }  // namespace ringcast::bindings
