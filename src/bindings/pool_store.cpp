@@ -336,9 +336,9 @@ void abort_store(nb::handle self, nb::handle object) {
     seal_arrays(lease);
     const std::vector<std::uint32_t> keys = reserved_keys(lease);
     lease.aborted = true;
-    struct End {
+    struct GivingBack {
         StoreLease& lease;
-        ~End() { lease.end(); }  // what is not pinned any more the server takes back by itself, too
+        ~GivingBack() { lease.end(); }  // what is not pinned any more the server takes back by itself, too
     } end{lease};
     for (std::size_t from = 0; from < keys.size(); from += pool::kBatch) {
         const auto count = static_cast<std::uint32_t>(std::min<std::size_t>(pool::kBatch, keys.size() - from));
