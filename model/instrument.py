@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HEADERS = ["ring.hpp", "seats.hpp", "parking.hpp", "armed.hpp", "marks.hpp", "board.hpp", "readiness.hpp"]
-HEADERS += ["pool/index.hpp", "pool/pins.hpp", "pool/mailbox.hpp", "pool/journal.hpp"]
+HEADERS += ["pool/index.hpp", "pool/pins.hpp", "pool/mailbox.hpp", "pool/parts.hpp", "pool/journal.hpp"]
 WEAKER_ORDER = {"acquire": ["relaxed"], "release": ["relaxed"], "acq_rel": ["acquire", "release"]}
 WEAKER_FENCE = {"seq_cst": ["acq_rel", "none"], "acquire": ["none"], "release": ["none"]}
 PLACE = re.compile(r"(?<!::order\()std::memory_order_(\w+)|P::fence_(seq_cst|acquire|release)\(\)")
@@ -48,6 +48,7 @@ class Edit:
 
 
 EDITS = [
+    Edit("pool/parts.hpp", "bool complete_with(", "if (there ==", "return true;", "the first part completes the chunk"),
     Edit(
         "ring.hpp",
         "void publish(",

@@ -13,6 +13,7 @@ constexpr std::uint32_t kToken = 1;
 Digest key(std::uint32_t number) { return {{number + 1, 0, number % 2 + 1, 0}}; }
 std::uint64_t content_of(std::uint32_t number) { return number < 2 ? 0 : 500 + number; }
 constexpr std::uint64_t kFilled = 600;
+std::uint64_t part_content(std::uint32_t part) { return 700 + part; }
 
 void write(World& world, std::uint64_t block, std::uint64_t bytes) {
     Policy::copy(world.block(block), &bytes, sizeof bytes);
@@ -83,13 +84,28 @@ void PoolWorld::fill() {
     }
 }
 
+void PoolWorld::reserve_for_group(bool joined) {
+    for (int i = 0; i < 4; ++i) entries[0].digest[i].store(key(0).words[i], std::memory_order_relaxed);
+    entries[0].word.store(entry_word(1, EntryState::reserved), std::memory_order_relaxed);
+    cells[0].store(std::uint64_t{1} << 32 | 1, std::memory_order_relaxed);
+    for (std::uint32_t m = 0; joined && m < kMembers; ++m) {
+        members[m].pins[0].store(pin_word(0, 1, m), std::memory_order_relaxed);
+        members[m].used.store(1, std::memory_order_relaxed);
+        Explorer::the().name(&members[m].pins[0], "pin of member " + std::to_string(m));
+        Explorer::the().name(&members[m].mail, "mailbox of member " + std::to_string(m));
+    }
+    Explorer::the().name(&committed, "committed parts");
+}
+
 void PoolWorld::start() {
+    for (Member& member : members) member.row.emplace(member.pins.data(), member.used, 1);
     row.emplace(pins.data(), used, kPins);
     places.clear();
     stored = {true, true, false, false};
     told = false;
     Explorer::the().hold(kServerLock, 0);
     Explorer::the().hold(kSeatLock, 1);
+    Explorer::the().hold(kSeatLock + 1, 2);
 }
 
 void evict_and_reuse(World& world) {
@@ -239,6 +255,124 @@ void serve_on(World& world) {
 }  // namespace
 
 void serve(World& world) { serve_on(world); }
+
+namespace {
+
+// Does a living member hold the chunk?
+bool is_held_by_group(World& world) {
+    PoolWorld& pool = *world.pool;
+    bool held = false;
+    collect_pins<Policy>(
+        PoolWorld::kMembers,
+        [&](std::uint32_t m) {
+            PoolWorld::Member& member = pool.members[m];
+            return std::pair(member.pins.data(), member.used.load(std::memory_order_relaxed));
+        },
+        [&](std::uint32_t m, std::uint64_t pin) {
+            if (pinned_entry(pin) != 0 || pinned_generation(pin) != 1) return true;
+            const bool lives = Explorer::the().is_locked(PoolWorld::kSeatLock + m, Site::current());
+            held = held || lives;
+            return lives;
+        });
+    return held;
+}
+
+void give_up_group(World& world) {
+    set(*world.pool, 0, EntryState::limbo);
+    if (is_held_by_group(world)) return;
+    reuse(world, 0, 2);
+    write(world, 1, content_of(3));
+}
+
+bool is_being_stored(const PoolWorld& pool) { return pool.index.word(0) == entry_word(1, EntryState::reserved); }
+
+}  // namespace
+
+void fill_part(World& world, std::uint32_t m) {
+    PoolWorld::Member& member = world.pool->members[m];
+    write(world, m, part_content(m));
+    Explorer::the().expect(read(world, m) == part_content(m), "somebody else writes to the same part");
+    ask<Policy>(member.mail, 1);
+    if (!is_answered<Policy>(member.mail, 1)) return;  // it keeps its pin, as long as it lives
+    take<Policy>(member.mail, 1);
+    member.row->clear(0);
+}
+
+void serve_group(World& world, bool aborts) {
+    PoolWorld& pool = *world.pool;
+    for (std::uint32_t round = 0; round < 2; ++round) {
+        for (std::uint32_t m = 0; m < PoolWorld::kMembers; ++m) {
+            PoolWorld::Member& member = pool.members[m];
+            if (mail_phase(read_mail<Policy>(member.mail)) != MailPhase::asked) continue;
+            if (is_being_stored(pool) && complete_with(pool.committed, PoolWorld::kMembers, m))
+                set(pool, 0, EntryState::present);
+            answer<Policy>(member.mail, 1);
+        }
+        if (aborts && round == 0 && is_being_stored(pool)) give_up_group(world);
+    }
+    for (std::uint32_t m = 0; m < PoolWorld::kMembers; ++m) {
+        if (!is_being_stored(pool) || Explorer::the().is_locked(PoolWorld::kSeatLock + m, Site::current())) continue;
+        if ((missing_parts(pool.committed, PoolWorld::kMembers) & part_bit(m)) != 0) give_up_group(world);
+    }
+}
+
+void read_group(World& world) {
+    PoolWorld& pool = *world.pool;
+    const auto found = pool.index.find(key(0));
+    if (found.entry == kNoEntry || found.word != entry_word(1, EntryState::present)) return;
+    for (std::uint32_t m = 0; m < PoolWorld::kMembers; ++m)
+        Explorer::the().expect(read(world, m) == part_content(m), "a chunk is there before all of its parts are");
+}
+
+void join_and_fill(World& world) {
+    PoolWorld& pool = *world.pool;
+    PoolWorld::Member& member = pool.members[0];
+    ask<Policy>(member.mail, 1);
+    Policy::fence_seq_cst();  // [signal]
+    ringcast::unpark<Policy>(pool.server_parked);
+    const auto answered = [&] { return is_answered<Policy>(member.mail, 1); };
+    while (!answered())
+        if (sleep(pool.client_parked, kToken, answered)) return;  // nobody will answer
+    const bool granted = member.status.load(std::memory_order_relaxed) != 0;
+    if (!granted) return take<Policy>(member.mail, 1);
+    const std::uint32_t place = member.row->put(0, 1, 0);
+    Policy::fence_seq_cst();  // [pin]
+    const bool ours = pool.index.is_unchanged({0, entry_word(1, EntryState::reserved)});
+    take<Policy>(member.mail, 1);
+    Explorer::the().expect(ours, "what was joined is not being stored");
+    write(world, 0, part_content(0));
+    Explorer::the().expect(read(world, 0) == part_content(0), "somebody else writes to the same part");
+    (void)place;  // until it commits, it holds it
+}
+
+namespace {
+
+void answer_join(World& world, bool grants) {
+    PoolWorld& pool = *world.pool;
+    PoolWorld::Member& member = pool.members[0];
+    const auto ready = [&] { return mail_phase(member.mail.load(std::memory_order_relaxed)) == MailPhase::asked; };
+    while (!ready())
+        if (sleep(pool.server_parked, kToken, ready)) return;
+    if (mail_phase(read_mail<Policy>(member.mail)) != MailPhase::asked) return;
+    member.status.store(grants ? 1 : 0, std::memory_order_relaxed);
+    if (!answer<Policy>(member.mail, 1)) return;
+    Policy::fence_seq_cst();  // [signal]
+    ringcast::unpark<Policy>(pool.client_parked);
+}
+
+}  // namespace
+
+void serve_join(World& world) { answer_join(world, true); }
+
+void adopt_group(World& world) {
+    PoolWorld& pool = *world.pool;
+    Explorer::the().lock(PoolWorld::kServerLock, Site::current());
+    pool.server_parked.word.store(0, std::memory_order_relaxed);  // the dead one may have slept
+    // The mailbox first: who takes an answer pins before.
+    const bool joined = is_offered<Policy>(pool.members[0].mail, 1) || is_held_by_group(world);
+    if (!joined) write(world, 0, part_content(1));  // by whom it is given to instead
+    answer_join(world, joined);
+}
 
 void note_events(World& world) {
     PoolWorld& pool = *world.pool;

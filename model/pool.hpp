@@ -10,6 +10,7 @@
 #include "pool/index.hpp"
 #include "pool/journal.hpp"
 #include "pool/mailbox.hpp"
+#include "pool/parts.hpp"
 #include "pool/pins.hpp"
 
 #include "ends.hpp"
@@ -26,6 +27,8 @@ public:
     PoolWorld();
     // Entry 1 is the child of entry 0, and both are there; else both are free.
     void fill();
+    // Entry 0 is reserved, of two parts, whose bytes are its block and the next one; and both members have joined, or nobody.
+    void reserve_for_group(bool joined);
     void start();
 
     // Small, and without memory of its own (see fiber.hpp).
@@ -47,6 +50,17 @@ public:
     Policy::atomic<std::uint32_t> request;  // what is asked
     Policy::atomic<std::uint32_t> status;   // answered: was there room?
     ringcast::pool::ServerWords<Policy> words;
+    // Of a group: who fills a part of entry 0.
+    static constexpr std::uint32_t kMembers = 2;
+    struct Member {
+        std::array<Policy::atomic<std::uint64_t>, 1> pins;
+        Policy::atomic<std::uint32_t> used;
+        Policy::atomic<std::uint64_t> mail;
+        Policy::atomic<std::uint32_t> status;
+        std::optional<ringcast::pool::PinRow<Policy>> row;
+    };
+    std::array<Member, kMembers> members;
+    Policy::atomic<std::uint64_t> committed;
     std::array<Policy::atomic<std::uint32_t>, 2> event;  // the one place of a journal: both say the event's number + 1
     ringcast::Parked<Policy> server_parked;
     ringcast::Parked<Policy> client_parked;
@@ -72,6 +86,18 @@ void look_for_the_next(World& world);
 void reserve_and_fill(World& world, bool withdraws);
 // The server of such a client; then looks whether what it reserved is still somebody's, and fills the block itself if not.
 void serve(World& world);
+// A member of a group fills its part and commits it.
+void fill_part(World& world, std::uint32_t member);
+// The server of a group: takes their commits; then looks who is dead, gives the chunk up whose part is missing, and its blocks
+// away once nobody holds them. With `aborts` it is given up in between by one of them.
+void serve_group(World& world, bool aborts);
+// Somebody reads all of it, once it is there.
+void read_group(World& world);
+// A client joins, and fills its part.
+void join_and_fill(World& world);
+// The server of such a client; and another one, which gives the part to somebody else if nobody has it.
+void serve_join(World& world);
+void adopt_group(World& world);
 // A server notes two events, in a journal that has room for one.
 void note_events(World& world);
 // Somebody reads the last one that there is.

@@ -505,6 +505,45 @@ const std::vector<Scenario>& scenarios() {
          },
          0,
          Scenario::Pool::empty},
+        {"a group",
+         "whose last part makes the chunk visible",
+         {.blocks = 2},
+         [](World& w) {
+             return std::vector{
+                 Thread{"server", [&w] { serve_group(w, false); }}, Thread{"member 0", [&w] { fill_part(w, 0); }},
+                 Thread{"member 1", [&w] { fill_part(w, 1); }}, Thread{"reader", [&w] { read_group(w); }}};
+         },
+         0,
+         Scenario::Pool::group},
+        {"a group that is given up",
+         "while its parts are filled and committed",
+         {.blocks = 2},
+         [](World& w) {
+             return std::vector{Thread{"server", [&w] { serve_group(w, true); }},
+                                Thread{"member 0", [&w] { fill_part(w, 0); }},
+                                Thread{"member 1", [&w] { fill_part(w, 1); }}};
+         },
+         0,
+         Scenario::Pool::group},
+        {"a group and a killed member",
+         "whose part is there, or never comes",
+         {.blocks = 2},
+         [](World& w) {
+             return std::vector{Thread{"server", [&w] { serve_group(w, false); }},
+                                Thread{"member 0", [&w] { fill_part(w, 0); }},
+                                Thread{"member 1", [&w] { fill_part(w, 1); }}, killer(1)};
+         },
+         0,
+         Scenario::Pool::group},
+        {"a part that is joined",
+         "while the server is killed, and the next one looks who has it",
+         {.blocks = 2},
+         [](World& w) {
+             return std::vector{Thread{"server", [&w] { serve_join(w); }}, Thread{"client", [&w] { join_and_fill(w); }},
+                                killer(0), Thread{"adopter", [&w] { adopt_group(w); }}};
+         },
+         0,
+         Scenario::Pool::joinable},
         {"events",
          "read while the next one takes their place",
          {.blocks = 2},

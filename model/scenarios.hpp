@@ -17,7 +17,7 @@ struct Scenario {
     Shape shape;
     std::vector<Thread> (*threads)(World&);
     std::uint64_t walks = 0;  // 0: explored exhaustively; else too large for that, and walked at random so many times
-    enum class Pool { none, filled, empty } pool = Pool::none;
+    enum class Pool { none, filled, empty, group, joinable } pool = Pool::none;
 };
 
 const std::vector<Scenario>& scenarios();
@@ -28,6 +28,8 @@ public:
     explicit Stage(const Scenario& scenario) : world_(scenario.shape) {
         if (scenario.pool != Scenario::Pool::none) world_.pool = &pool_.emplace();
         if (scenario.pool == Scenario::Pool::filled) pool_->fill();
+        if (scenario.pool == Scenario::Pool::group || scenario.pool == Scenario::Pool::joinable)
+            pool_->reserve_for_group(scenario.pool == Scenario::Pool::group);
         program_ = {.name = scenario.name, .threads = scenario.threads(world_), .at_start = {}, .at_end = {}};
         program_.at_start = [this] {
             world_.start();

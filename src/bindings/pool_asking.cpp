@@ -115,15 +115,35 @@ std::string PoolClient::context() const {
     return core->memory().label() + ", worker '" + worker_id + "', pid " + std::to_string(platform::process_id());
 }
 
-void check_chunk(const PoolClient& client, const pool::Client& core, std::uint32_t entry) {
+std::uint32_t PoolClient::parts_of(const Keys& keys) const {
+    const std::uint32_t parts = keys.space().shards;
+    if (parts == 1 && shards <= 1) return 1;
+    const auto refuse = [&](const std::string& what) {
+        raise("LayoutError",
+              context() + ": these keys are of a model in " + std::to_string(parts) + " shards, and " + what);
+    };
+    if (shards != 0 && shards != parts)
+        refuse("this client's layout is of " + std::to_string(shards) + ": say the same in both");
+    if (parts > pool::kMaxParts) refuse("a chunk has at most " + std::to_string(pool::kMaxParts) + " parts");
+    if (chunk_bytes % parts != 0)
+        refuse("this client's chunks have " + std::to_string(chunk_bytes) +
+               " bytes, which are not as many equal parts");
+    if (pool::block_bytes(chunk_bytes, parts) > UINT32_MAX)
+        refuse("a chunk of " + std::to_string(chunk_bytes) + " bytes has no room for their checksums");
+    return parts;
+}
+
+void check_chunk(const PoolClient& client, const PoolLease& lease, std::uint32_t entry) {
+    const pool::Client& core = *lease.core;
+    const std::uint64_t wanted = pool::block_bytes(client.chunk_bytes, lease.part.of);
     const std::uint64_t capacity = core.memory().header().capacity;
     const std::uint64_t block = core.block(entry);
-    if (core.length(entry) != client.chunk_bytes)
+    if (core.length(entry) != wanted)
         raise("PoolError", client.context() + ": a chunk of these keys has " + std::to_string(core.length(entry)) +
-                               " bytes, and this client's layout says " + std::to_string(client.chunk_bytes) +
+                               " bytes, and this client's layout says " + std::to_string(wanted) +
                                ": whoever stored it has another layout under the same fingerprint. Put what differs "
                                "into the Namespace");
-    if (block > capacity || client.chunk_bytes > capacity - block)
+    if (block > capacity || wanted > capacity - block)
         raise("PoolError", client.context() + ": the pool is damaged: a chunk begins at byte " + std::to_string(block) +
                                " of " + std::to_string(capacity) + "; end its server and start it anew");
 }

@@ -14,6 +14,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,7 +29,8 @@ namespace nb = nanobind;
 struct PoolClient {
     std::shared_ptr<pool::Client> core;  // null until connected
     std::string worker_id;
-    std::uint32_t chunk_bytes = 0;
+    std::uint32_t chunk_bytes = 0;  // of all parts together
+    std::uint32_t shards = 0;       // of its layout; 0: that says nothing of them
     std::int64_t timeout_ns = 0;
     std::int64_t regain_ns = 0;
     bool verify = true;
@@ -36,6 +38,8 @@ struct PoolClient {
     // The core, if calls may be made; else ForkedError or PoolClosedError.
     pool::Client& usable() const;
     std::string context() const;  // "pool 'kv0', worker 'w0', pid 7"
+    // How many parts the chunks of these keys have; LayoutError where this client's cannot have so many.
+    std::uint32_t parts_of(const Keys& keys) const;
 };
 
 // One request and its answer, from filling in the slot to taking what was answered. Raises PoolTimeoutError,
@@ -70,10 +74,13 @@ private:
 
 // What both kinds of lease are.
 struct PoolLease {
-    PoolLease(std::shared_ptr<pool::Client> of, nb::object its_keys, std::uint32_t bytes)
-        : core(std::move(of)),
+    // A lease of chunks of one part has that; of more it has none, until its token is joined.
+    PoolLease(nb::handle of, nb::object its_keys, std::uint32_t parts, std::uint32_t number = pool::kNoPart)
+        : core(nb::cast<const PoolClient&>(of).core),
           keys(std::move(its_keys)),
-          chunk_bytes(bytes),
+          client(nb::borrow(of)),
+          part{number == pool::kNoPart && parts == 1 ? 0 : number, parts},
+          chunk_bytes(nb::cast<const PoolClient&>(of).chunk_bytes / parts),
           held(std::make_shared<pool::Holding>(core)) {}
     ~PoolLease() { held->end(); }
     PoolLease(const PoolLease&) = delete;
@@ -93,7 +100,8 @@ struct PoolLease {
     std::shared_ptr<pool::Client> core;
     nb::object keys;
     nb::object client;
-    std::uint32_t chunk_bytes;
+    pool::Part part;
+    std::uint32_t chunk_bytes;      // of a part
     std::vector<pool::Look> looks;  // by key; of kNoEntry: not held
     std::vector<pool::Status> statuses;
     std::shared_ptr<pool::Holding> held;
@@ -125,7 +133,20 @@ struct StoreLease : PoolLease {
         return PoolLease::traverse(visit, arg);
     }
 
+    // Are its chunks filled by others, who join it?
+    bool exports() const noexcept { return exported || part.number == pool::kNoPart; }
+
+    void make_room(std::size_t n) {
+        looks.assign(n, pool::Look{pool::kNoEntry, 0});
+        statuses.assign(n, pool::Status::none);
+        gathers.states.assign(n, Gathers::State::none);
+        gathers.checksums.assign(n, 0);
+        gathers.shown.assign(n, false);
+    }
+
     Gathers gathers;
+    bool joined = false;  // by a token: one part is this lease's
+    bool exported = false;
     bool aborted = false;
     bool committed = false;
     std::vector<nb::object> arrays;  // weak references to what was handed out to be written
@@ -155,9 +176,23 @@ struct Collected {
     PyType_Slot slots[2] = {{Py_tp_traverse, reinterpret_cast<void*>(&traverse_pool_object<Type>)}, {0, nullptr}};
 };
 
+// Raises PoolError where a lease has no part of its own to show.
+void check_has_part(const PoolLease& lease);
+// Raises PoolError where a store's chunks are filled by others.
+void check_fills(const StoreLease& lease);
+// The parts that are missing, of one chunk or of any, as a tuple.
+nb::tuple missing_of(const StoreLease& lease, std::optional<std::uint32_t> key);
+template <class Lease>
+nb::object export_lease(nb::handle self);
+// Why and by whom a chunk that is held was given up while it was being stored: "worker 'w1', pid 7, has died".
+std::string why_given_up(const pool::Client& core, const pool::Look& look);
+// Waits until all parts are there, or some chunk has been given up. Raises as a request does.
+void await_parts(PoolClient& client, const StoreLease& lease);
+nb::object join(nb::handle self, nb::handle keys, nb::handle items, bool stores, bool leading, std::uint32_t part);
+
 nb::list status_list(const std::vector<pool::Status>& statuses);
 // Raises PoolError where a pinned chunk is not of the layout's size, or not within the pool.
-void check_chunk(const PoolClient& client, const pool::Client& core, std::uint32_t entry);
+void check_chunk(const PoolClient& client, const PoolLease& lease, std::uint32_t entry);
 
 nb::object prepare_retrieve(nb::handle self, nb::handle keys, nb::handle wait, nb::handle leading);
 void commit_retrieve(nb::handle self, nb::handle lease);

@@ -26,7 +26,7 @@ PyObject* status_members = nullptr;  // set when ringcast.pool is imported
 
 void connect(PoolClient& client, const std::string& name, const std::string& release, const std::string& worker_id,
              std::uint32_t chunk_bytes, StrategyFields waiting, std::int64_t timeout_ns, std::int64_t regain_ns,
-             bool verify) {
+             bool verify, std::uint32_t shards) {
     const auto [spin_ns, yield_ns, park_ns, adaptive] = waiting;
     const pool::Client::Options options{
         .name = name, .release = release, .worker_id = worker_id, .waiting = {spin_ns, yield_ns, park_ns, adaptive}};
@@ -45,6 +45,7 @@ void connect(PoolClient& client, const std::string& name, const std::string& rel
     client.timeout_ns = timeout_ns;
     client.regain_ns = regain_ns;
     client.verify = verify;
+    client.shards = shards;
 }
 
 nb::object look_up(PoolClient& client, nb::handle keys_object, bool touch) {
@@ -235,7 +236,13 @@ void bind_pool_client(nb::module_& module) {
     add_methods(type, methods, std::size(methods));
     type.def(nb::init<>())
         .def("_connect", &connect, "name"_a, "release"_a, "worker_id"_a, "chunk_bytes"_a, "waiting"_a, "timeout_ns"_a,
-             "regain_ns"_a, "verify"_a)
+             "regain_ns"_a, "verify"_a, "shards"_a)
+        .def("_join", &join, "keys"_a, "items"_a, "stores"_a, "leading"_a, "part"_a)
+        .def_prop_ro("_identity",
+                     [](const PoolClient& client) {
+                         const auto& memory = client.usable().memory();
+                         return nb::make_tuple(memory.name(), memory.header().epoch);
+                     })
         .def_prop_ro("closed", [](const PoolClient& client) { return !client.core || client.core->closed(); })
         .def_prop_ro("_health", &health)
         .def_prop_ro("_context", &PoolClient::context)

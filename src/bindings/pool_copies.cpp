@@ -120,7 +120,7 @@ private:
             if (!target.summed) continue;
             if (direction_ == Direction::gather) {
                 store_of(target).gathers.checksums[target.index] = sums[k];
-            } else if (!target.of->core->is_intact(target.look(), sums[k])) {
+            } else if (!target.of->core->is_intact(target.look(), target.of->part, sums[k])) {
                 damaged_.push_back(begin + k);
                 failed.append(target.index);
             }
@@ -163,7 +163,7 @@ private:
             gathers
                 ? core.memory().header().checksums != 0
                 : client.verify && core.memory().index().entries[entry].checked.load(std::memory_order_relaxed) != 0;
-        targets_.push_back({slot.lease, &lease, slot.index, memory + core.block(entry), summed});
+        targets_.push_back({slot.lease, &lease, slot.index, memory + core.offset(entry, lease.part), summed});
     }
 
     void check_ids(bool partial) {
@@ -244,6 +244,8 @@ nb::list unseen_slots(nb::handle lease) {
     PoolLease& of = writable ? static_cast<PoolLease&>(nb::cast<StoreLease&>(lease))
                              : static_cast<PoolLease&>(nb::cast<RetrieveLease&>(lease));
     if (of.ended) raise("LeaseExpiredError", "these chunks have been given back: copy before the commit");
+    check_has_part(of);
+    if (writable) check_fills(nb::cast<StoreLease&>(lease));
     for (std::uint32_t i = 0; i < of.looks.size(); ++i)
         if (of.looks[i].entry != pool::kNoEntry) slots.append(make_slot(nb::borrow(lease), of, i, writable));
     return slots;

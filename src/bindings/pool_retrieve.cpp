@@ -3,6 +3,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "arguments.hpp"
+#include "methods.hpp"
 #include "platform/clock.hpp"
 #include "pool_client.hpp"
 #include "py_errors.hpp"
@@ -17,9 +18,10 @@ using pool::Status;
 namespace {
 
 // Does another client store it just now, so that it is worth while to wait?
-bool is_anothers(const pool::Client& core, const pool::Digest& key) {
+bool is_anothers(pool::Client& core, const pool::Digest& key) {
     const auto found = core.memory().index().find(key);
     if (found.entry == pool::kNoEntry || pool::state_of(found.word) != pool::EntryState::reserved) return false;
+    if (core.holds({found.entry, found.word})) return false;  // it fills a part of it
     return core.memory().record(found.entry).owner_seat.load(std::memory_order_relaxed) != core.seat();
 }
 
@@ -35,7 +37,7 @@ void pin_leading_hits(PoolClient& client, RetrieveLease& lease, std::span<const 
     lease.hits = pinned.count;
     lease.statuses.clear();
     if (lease.hits < keys.size()) lease.statuses.push_back(stopped);
-    for (const Look& look : lease.looks) check_chunk(client, core, look.entry);
+    for (const Look& look : lease.looks) check_chunk(client, lease, look.entry);
     // Of a chain one word tells all.
     if (lease.hits != 0) core.touch(lease.looks.back().entry, lease.hits - 1);
 }
@@ -49,7 +51,7 @@ void pin_each_hit(PoolClient& client, RetrieveLease& lease, std::span<const pool
     for (std::size_t i = 0; i < pinned.size(); ++i) {
         if (pinned[i]) {
             ++lease.hits;
-            check_chunk(client, core, lease.looks[i].entry);
+            check_chunk(client, lease, lease.looks[i].entry);
             core.touch(lease.looks[i].entry, 0);
             continue;
         }
@@ -99,7 +101,7 @@ void verify(RetrieveLease& lease) {
     {
         const Unlocked unlocked;
         for (std::uint32_t i = 0; i < lease.looks.size(); ++i) {
-            if (lease.looks[i].entry == pool::kNoEntry || lease.core->is_intact(lease.looks[i])) continue;
+            if (lease.looks[i].entry == pool::kNoEntry || lease.core->is_intact(lease.looks[i], lease.part)) continue;
             damaged.push_back(i);
             if (!each) break;  // what comes behind it cannot be used
         }
@@ -122,6 +124,7 @@ nb::list slots_of(nb::handle self) {
     auto& lease = nb::cast<RetrieveLease&>(self);
     if (lease.ended)
         raise("LeaseExpiredError", "these chunks have been given back: take their slots before commit_retrieve");
+    check_has_part(lease);
     verify(lease);
     nb::list slots;
     for (std::uint32_t i = 0; i < lease.looks.size(); ++i)
@@ -129,16 +132,32 @@ nb::list slots_of(nb::handle self) {
     return slots;
 }
 
+PyObject* call_export(PyObject* self, PyObject*) {
+    return translated<PyObject*>(nullptr, [&] { return export_lease<RetrieveLease>(self).release().ptr(); });
+}
+PyMethodDef methods[] = {
+    {"export", &call_export, METH_NOARGS,
+     R"(export($self)
+--
+
+A token with which others join this lease, each in its own process: `PoolClient.join`.
+
+>>> with client.retrieve(keys) as found, client.join(found.export()) as joined:
+...     joined.hits
+2
+)"},
+};
+
 }  // namespace
 
 nb::object prepare_retrieve(nb::handle self, nb::handle keys_object, nb::handle wait, nb::handle leading) {
     auto& client = nb::cast<PoolClient&>(self);
     pool::Client& core = client.usable();
-    const auto keys = keys_of("keys", keys_object).digests();
+    const Keys& asked = keys_of("keys", keys_object);
+    const auto keys = asked.digests();
     const bool each = !leading.is_none() && !parse_flag("leading", leading.ptr());
-    auto made = std::make_unique<RetrieveLease>(client.core, nb::borrow(keys_object), client.chunk_bytes);
+    auto made = std::make_unique<RetrieveLease>(self, nb::borrow(keys_object), client.parts_of(asked));
     made->verify = client.verify;
-    made->client = nb::borrow(self);
     made->leading = !each;
     if (each) {
         pin_each_hit(client, *made, keys);
@@ -167,8 +186,9 @@ void commit_retrieve(nb::handle self, nb::handle lease_object) {
 
 void add_retrieve_types(nb::module_& module) {
     Collected<RetrieveLease> collected;
-    nb::class_<RetrieveLease>(module, "RetrieveLease", nb::type_slots(collected.slots),
-                              R"(Chunks that are pinned to be read, until it is committed and the last view is gone.
+    nb::class_<RetrieveLease> type(
+        module, "RetrieveLease", nb::type_slots(collected.slots),
+        R"(Chunks that are pinned to be read, until it is committed and the last view is gone.
 
 `hits` is how many; `statuses` says what became of each key, and `slots` are those that can be read. In a `with` block its
 end commits. Its chunks are compared with their checksums when the slots are first asked for; what differs is a miss.
@@ -176,8 +196,8 @@ end commits. Its chunks are compared with their checksums when the slots are fir
 >>> with client.retrieve(keys) as found:
 ...     found.hits, len(found.slots), found.statuses[0].name
 (2, 2, 'HIT')
-)")
-        .def_prop_ro("keys", [](const RetrieveLease& lease) { return lease.keys; })
+)");
+    type.def_prop_ro("keys", [](const RetrieveLease& lease) { return lease.keys; })
         .def_ro("hits", &RetrieveLease::hits)
         .def_prop_ro("statuses", &statuses_of)
         .def_prop_ro("slots", &slots_of)
@@ -187,6 +207,7 @@ end commits. Its chunks are compared with their checksums when the slots are fir
         .def(
             "__exit__", [](RetrieveLease& lease, nb::handle, nb::handle, nb::handle) { lease.end(); }, nb::arg().none(),
             nb::arg().none(), nb::arg().none());
+    add_methods(type, methods, std::size(methods));
 }
 
 }  // namespace ringcast::bindings

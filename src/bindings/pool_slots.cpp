@@ -77,7 +77,7 @@ nb::object array_of(const Slot& slot) {
     const nb::object numpy = nb::module_::import_("numpy");
     if (!slot.writable) {
         const pool::Look& look = lease.looks[slot.index];
-        auto* bytes = const_cast<std::byte*>(lease.core->memory().data() + lease.core->block(look.entry));
+        auto* bytes = const_cast<std::byte*>(lease.core->memory().data() + lease.core->offset(look.entry, lease.part));
         return numpy.attr("frombuffer")(make_buffer(slot, {}, bytes, false), numpy.attr("uint8"));
     }
     auto& store = nb::cast<StoreLease&>(slot.lease);
@@ -86,7 +86,8 @@ nb::object array_of(const Slot& slot) {
         const std::lock_guard guard(store.gathers.mutex);
         store.gathers.shown[slot.index] = true;
     }
-    std::byte* bytes = lease.core->memory().writable_data() + lease.core->block(lease.looks[slot.index].entry);
+    std::byte* bytes =
+        lease.core->memory().writable_data() + lease.core->offset(lease.looks[slot.index].entry, lease.part);
     const nb::object array = numpy.attr("frombuffer")(make_buffer(slot, {}, bytes, true), numpy.attr("uint8"));
     store.arrays.push_back(nb::module_::import_("weakref").attr("ref")(array));
     return array;
@@ -98,7 +99,8 @@ nb::object tensor_of(const Slot& slot) {
     if (slot.writable) return torch.attr("from_numpy")(array_of(slot));
     // torch knows no tensors that cannot be written to: what is written to this one stays in this process.
     const pool::Look& look = lease.looks[slot.index];
-    auto [mapping, bytes] = lease.core->memory().map_privately(lease.core->block(look.entry), lease.chunk_bytes);
+    auto [mapping, bytes] =
+        lease.core->memory().map_privately(lease.core->offset(look.entry, lease.part), lease.chunk_bytes);
     if (bytes == nullptr) return torch.attr("from_numpy")(array_of(slot).attr("copy")());
     return torch.attr("frombuffer")(make_buffer(slot, std::move(mapping), bytes, true),
                                     "dtype"_a = torch.attr("uint8"));
@@ -112,8 +114,9 @@ nb::object make_slot(nb::object lease, PoolLease& of, std::uint32_t index, bool 
 
 void add_slot_type(nb::module_& module) {
     Collected<Slot> collected;
-    nb::class_<Slot>(module, "Slot", nb::type_slots(collected.slots),
-                     R"(One chunk of a lease: its `index` among the lease's keys, its `key`, and its bytes.
+    nb::class_<Slot>(
+        module, "Slot", nb::type_slots(collected.slots),
+        R"(One chunk of a lease: its `index` among the lease's keys, its `key`, and its bytes; of a group, those of its part.
 
 `array` is a NumPy array of uint8 over the pool's memory, `tensor` one of torch. To be filled until the commit, of a
 store; read-only of a retrieve, whose tensors can be written to all the same, and keep that to themselves. Its chunk stays

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "arguments.hpp"
+#include "methods.hpp"
 #include "pool/checksum.hpp"
 #include "pool_client.hpp"
 #include "py_errors.hpp"
@@ -34,6 +35,7 @@ StoreLease& open_lease(nb::handle self, nb::handle object, const char* what) {
 void describe(Asking& asking, const Keys& keys, const pool::Digest* parent, std::uint32_t length) {
     auto& slot = asking.slot();
     slot.length.store(length, std::memory_order_relaxed);
+    slot.parts.store(keys.space().shards, std::memory_order_relaxed);
     slot.chained.store(keys.space().chained ? 1 : 0, std::memory_order_relaxed);
     slot.has_parent.store(parent != nullptr ? 1 : 0, std::memory_order_relaxed);
     if (parent != nullptr)
@@ -71,7 +73,7 @@ void reserve(PoolClient& client, StoreLease& lease, const Keys& keys, const std:
              std::size_t from, std::size_t count, const pool::Digest* parent) {
     const auto digests = keys.digests();
     Asking asking(client, "prepare_store", static_cast<std::uint32_t>(count), client.timeout_ns);
-    describe(asking, keys, parent, client.chunk_bytes);
+    describe(asking, keys, parent, static_cast<std::uint32_t>(pool::block_bytes(client.chunk_bytes, lease.part.of)));
     for (std::size_t i = 0; i < count; ++i)
         for (std::size_t k = 0; k < 4; ++k)
             asking.item(static_cast<std::uint32_t>(i))
@@ -98,7 +100,7 @@ void reserve(PoolClient& client, StoreLease& lease, const Keys& keys, const std:
     for (std::uint32_t i = 0; i < count; ++i) {
         const std::uint32_t key = which[from + i];
         if (pinned[i]) {
-            check_chunk(client, *lease.core, got[i].entry);
+            check_chunk(client, lease, got[i].entry);
             lease.looks[key] = got[i];
         } else if (lease.statuses[key] == Status::reserved)  // what is not pinned the server takes back
             // Whose parent has just been given up goes with it.
@@ -118,6 +120,8 @@ nb::list slots_of(nb::handle self) {
     auto& lease = nb::cast<StoreLease&>(self);
     if (lease.ended)
         raise("LeaseExpiredError", "these chunks have been given back: fill their slots before the commit");
+    check_has_part(lease);
+    check_fills(lease);
     nb::list slots;
     for (const std::uint32_t i : reserved_keys(lease)) slots.append(make_slot(nb::borrow(self), lease, i, true));
     return slots;
@@ -135,8 +139,19 @@ bool leave(nb::handle self, nb::handle error_type, nb::handle, nb::handle) {
     const auto& lease = nb::cast<StoreLease&>(self);
     if (lease.ended) return false;
     if (error_type.is_none()) {
-        commit_store(lease.client, self);
-        return false;
+        try {
+            commit_store(lease.client, self);
+            return false;
+        } catch (nb::python_error&) {
+            // The others of a group wait for nothing.
+            if (!lease.exports() || lease.ended) throw;
+            try {
+                abort_store(lease.client, self);
+            } catch (nb::python_error& error) {
+                error.discard_as_unraisable("abort_store");
+            }
+            throw;
+        }
     }
     // The exception that is on its way is what the caller is to see.
     try {
@@ -147,6 +162,43 @@ bool leave(nb::handle self, nb::handle error_type, nb::handle, nb::handle) {
     return false;
 }
 
+PyObject* call_export(PyObject* self, PyObject*) {
+    return translated<PyObject*>(nullptr, [&] { return export_lease<StoreLease>(self).release().ptr(); });
+}
+PyObject* call_missing_parts_of(PyObject* self, PyObject* index) {
+    return translated<PyObject*>(nullptr, [&] {
+        const auto& lease = nb::cast<const StoreLease&>(nb::handle(self));
+        const auto last = static_cast<std::int64_t>(lease.looks.size()) - 1;
+        return missing_of(lease, static_cast<std::uint32_t>(parse_int("index", index, 0, last))).release().ptr();
+    });
+}
+PyMethodDef methods[] = {
+    {"export", &call_export, METH_NOARGS,
+     R"(export($self)
+--
+
+A token with which others join this lease, to fill its chunks: `PoolClient.join`. This one fills none then.
+
+>>> client.clear()
+>>> with client.store(keys) as lease, client.join(lease.export()) as joined:
+...     lease.missing_parts, len(joined.slots)
+((0,), 2)
+)"},
+    {"missing_parts_of", &call_missing_parts_of, METH_O,
+     R"(missing_parts_of($self, index, /)
+--
+
+The parts of one chunk that are not committed. `missing_parts` are those of any chunk.
+
+Raises LeaseExpiredError, which says who has given the chunk up.
+
+>>> client.clear()
+>>> with client.store(keys) as lease, client.join(lease.export()) as joined:
+...     lease.missing_parts_of(1)
+(0,)
+)"},
+};
+
 }  // namespace
 
 nb::object prepare_store(nb::handle self, nb::handle keys_object, nb::handle parent_object) {
@@ -156,13 +208,8 @@ nb::object prepare_store(nb::handle self, nb::handle keys_object, nb::handle par
     const auto digests = keys.digests();
     const pool::Digest* parent = keys.parent();
     if (!parent_object.is_none()) parent = keys_of("parent", parent_object).last();
-    auto made = std::make_unique<StoreLease>(client.core, nb::borrow(keys_object), client.chunk_bytes);
-    made->client = nb::borrow(self);
-    made->looks.assign(digests.size(), Look{pool::kNoEntry, 0});
-    made->statuses.assign(digests.size(), Status::none);
-    made->gathers.states.assign(digests.size(), Gathers::State::none);
-    made->gathers.checksums.assign(digests.size(), 0);
-    made->gathers.shown.assign(digests.size(), false);
+    auto made = std::make_unique<StoreLease>(self, nb::borrow(keys_object), client.parts_of(keys));
+    made->make_room(digests.size());
     std::vector<std::uint32_t> missing;
     struct Held {  // what is there already, so that it stays while its children are reserved
         pool::Client& core;
@@ -216,7 +263,7 @@ nb::object commit_store(nb::handle self, nb::handle object) {
     const std::vector<std::uint32_t> keys = reserved_keys(lease);
     const bool checked = core.memory().header().checksums != 0;
     std::vector<std::uint32_t> checksums(keys.size());
-    if (checked) {
+    if (checked && !lease.exports()) {
         const Unlocked unlocked;
         for (std::size_t i = 0; i < keys.size(); ++i) {
             const std::uint32_t entry = lease.looks[keys[i]].entry;
@@ -224,15 +271,32 @@ nb::object commit_store(nb::handle self, nb::handle object) {
                 checksums[i] = lease.gathers.checksums[keys[i]];
                 continue;
             }
-            checksums[i] = pool::checksum_of({core.memory().data() + core.block(entry), core.length(entry)});
+            checksums[i] =
+                pool::checksum_of({core.memory().data() + core.offset(entry, lease.part), lease.chunk_bytes});
         }
     }
     platform::Native::reached(FaultPoint::pool_filled);
     std::size_t lost = 0;
-    for (std::size_t from = 0; from < keys.size(); from += pool::kBatch) {
+    if (lease.exports() && !keys.empty()) {
+        if (!lease.exported)
+            raise("PoolError",
+                  client.context() + ": commit_store: these chunks have " + std::to_string(lease.part.of) +
+                      " parts, and nobody can fill them before the lease is exported: join(lease.export(), "
+                      "part), or abort_store");
+        await_parts(client, lease);
+        for (const std::uint32_t key : keys) {
+            const bool there = core.memory().index().is_unchanged(
+                {lease.looks[key].entry,
+                 pool::entry_word(pool::generation_of(lease.looks[key].word), pool::EntryState::present)});
+            lease.statuses[key] = there ? Status::committed : Status::lost;
+            lost += there ? 0 : 1;
+        }
+    }
+    for (std::size_t from = 0; !lease.exports() && from < keys.size(); from += pool::kBatch) {
         const auto count = static_cast<std::uint32_t>(std::min<std::size_t>(pool::kBatch, keys.size() - from));
         Asking asking(client, "commit_store", count, client.timeout_ns);
         asking.slot().checked.store(checked ? 1 : 0, std::memory_order_relaxed);
+        asking.slot().parts.store(lease.joined ? lease.part.number : pool::kNoPart, std::memory_order_relaxed);
         for (std::uint32_t i = 0; i < count; ++i) {
             const Look& look = lease.looks[keys[from + i]];
             asking.item(i).entry.store(look.entry, std::memory_order_relaxed);
@@ -246,6 +310,9 @@ nb::object commit_store(nb::handle self, nb::handle object) {
         }
         asking.take();
     }
+    std::string why;
+    for (const std::uint32_t key : keys)
+        if (lease.statuses[key] == Status::lost && why.empty()) why = why_given_up(core, lease.looks[key]);
     lease.committed = true;
     lease.end();
     if (lost == 0) return status_list(lease.statuses);
@@ -257,9 +324,8 @@ nb::object commit_store(nb::handle self, nb::handle object) {
         if (hangs && lease.statuses[i] == Status::lost) lease.statuses[i] = Status::orphan;
     if (!hangs)
         raise("LeaseExpiredError", client.context() + ": commit_store: " + std::to_string(lost) + " of " +
-                                       std::to_string(keys.size()) +
-                                       " reservations were given up before (aborted, cleared, or this client was taken "
-                                       "for dead); these chunks are not stored");
+                                       std::to_string(keys.size()) + " reservations were given up before (" + why +
+                                       "); these chunks are not stored");
     return status_list(lease.statuses);
 }
 
@@ -270,9 +336,9 @@ void abort_store(nb::handle self, nb::handle object) {
     seal_arrays(lease);
     const std::vector<std::uint32_t> keys = reserved_keys(lease);
     lease.aborted = true;
-    struct End {
+    struct GivingBack {
         StoreLease& lease;
-        ~End() { lease.end(); }  // what is not pinned any more the server takes back by itself, too
+        ~GivingBack() { lease.end(); }  // what is not pinned any more the server takes back by itself, too
     } end{lease};
     for (std::size_t from = 0; from < keys.size(); from += pool::kBatch) {
         const auto count = static_cast<std::uint32_t>(std::min<std::size_t>(pool::kBatch, keys.size() - from));
@@ -289,8 +355,8 @@ void abort_store(nb::handle self, nb::handle object) {
 
 void add_store_types(nb::module_& module) {
     Collected<StoreLease> collected;
-    nb::class_<StoreLease>(module, "StoreLease", nb::type_slots(collected.slots),
-                           R"(Chunks that are reserved to be filled; committed or aborted, it is over.
+    nb::class_<StoreLease> type(module, "StoreLease", nb::type_slots(collected.slots),
+                                R"(Chunks that are reserved to be filled; committed or aborted, it is over.
 
 `statuses` says what became of each key; `slots` are those that are this lease's to fill. In a `with` block its end
 commits, or aborts if an exception leaves it.
@@ -299,13 +365,15 @@ commits, or aborts if an exception leaves it.
 >>> with client.store(keys) as lease:
 ...     [status.name for status in lease.statuses]
 ['RESERVED', 'RESERVED']
-)")
-        .def_prop_ro("keys", [](const StoreLease& lease) { return lease.keys; })
+)");
+    type.def_prop_ro("keys", [](const StoreLease& lease) { return lease.keys; })
         .def_prop_ro("statuses", [](const StoreLease& lease) { return status_list(lease.statuses); })
         .def_prop_ro("slots", &slots_of)
+        .def_prop_ro("missing_parts", [](const StoreLease& lease) { return missing_of(lease, std::nullopt); })
         .def_prop_ro("ended", [](const StoreLease& lease) { return lease.ended; })
         .def("__enter__", [](nb::handle self) { return nb::borrow(self); })
         .def("__exit__", &leave, nb::arg().none(), nb::arg().none(), nb::arg().none());
+    add_methods(type, methods, std::size(methods));
 }
 
 }  // namespace ringcast::bindings

@@ -64,11 +64,14 @@
     X(mark_begin)            /* a block's last use is over */                                      \
     X(mark_stored)                                                                                 \
     X(leave_begin)                                                                                 \
-    X(leave_swapped)  /* the seat is given back, the writer has not been woken */                  \
-    X(leave_released) /* the seat's lock is dropped, the rank's is not */                          \
-    X(pool_described) /* a pool's server: the entry says what is to come, and is free */           \
-    X(pool_inserted)  /* ... its cell is there */                                                  \
-    X(pool_reserved)  /* ... it is reserved, nobody has been told */                               \
+    X(leave_swapped)       /* the seat is given back, the writer has not been woken */             \
+    X(leave_released)      /* the seat's lock is dropped, the rank's is not */                     \
+    X(pool_described)      /* a pool's server: the entry says what is to come, and is free */      \
+    X(pool_inserted)       /* ... its cell is there */                                             \
+    X(pool_reserved)       /* ... it is reserved, nobody has been told */                          \
+    X(pool_joined)         /* a part is given to who asked, nobody has been told */                \
+    X(pool_part_begin)     /* a part's checksum is there, it does not count as committed */        \
+    X(pool_part_committed) /* ... it does, not answered, and others are missing */                 \
     X(pool_commit_begin)                                                                           \
     X(pool_committed)   /* present, not answered */                                                \
     X(pool_evict_begin) /* a batch is in limbo, pins are not collected */                          \

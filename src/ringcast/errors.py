@@ -43,6 +43,7 @@
     │   ├── ServerDiedError (ConnectionError)      it died, and no other took the pool over within `regain`
     │   ├── PoolClosedError (RuntimeError)         the server has closed the pool, or this end was closed
     │   ├── LeaseExpiredError (RuntimeError)       a lease that was aborted, given back, or is another client's
+    │   ├── TokenError (ValueError)                a token of other memory, or damaged, or whose part is taken
     │   ├── LayoutError (ValueError)               tensors, chunks and layout do not fit each other; nothing was copied
     │   └── TierError (OSError)                    a tier cannot be opened, or cannot promise that it is cleared
     └── SegmentError (OSError)
@@ -285,6 +286,10 @@ class PoolClosedError(PoolError, RuntimeError):
 
 class LeaseExpiredError(PoolError, RuntimeError):
     """The lease is over: committed, aborted, cleared, or never this client's. Nothing was changed."""
+
+
+class TokenError(PoolError, ValueError):
+    """These bytes join no lease: of other memory, damaged, none at all, or their part is taken. Nothing was joined."""
 
 
 class LayoutError(PoolError, ValueError):

@@ -144,6 +144,7 @@ private:
             take_slot(call);
             NativeMailSlot& slot = call.slot();
             slot.length.store(kChunk, std::memory_order_relaxed);
+            slot.parts.store(1, std::memory_order_relaxed);
             slot.chained.store(1, std::memory_order_relaxed);
             slot.has_parent.store(there != 0 ? 1 : 0, std::memory_order_relaxed);
             for (std::size_t k = 0; k < 4 && there != 0; ++k)
@@ -180,6 +181,7 @@ private:
             Call call(*client_);
             take_slot(call);
             call.slot().checked.store(0, std::memory_order_relaxed);
+            call.slot().parts.store(kNoPart, std::memory_order_relaxed);
             for (std::size_t i = 0; i < mine.size(); ++i) {
                 MailItem& item = call.slot().items[i];
                 item.entry.store(got[mine[i]].entry, std::memory_order_relaxed);

@@ -17,8 +17,8 @@ if sys.argv[1:2] == ["lane"]:
 elif sys.argv[1:2] == ["pool-actor"]:
     from tests.faults.pool import act
 
-    role, name, seed, point, nth = sys.argv[2:]
-    act(role, name, int(seed), point, int(nth))
+    role, name, seed, point, nth, token = sys.argv[2:]
+    act(role, name, int(seed), point, int(nth), bytes.fromhex(token))
 elif sys.argv[1:2] == ["tier-actor"]:
     from tests.faults import tier
 

@@ -35,9 +35,15 @@ def fill(lease: StoreLease) -> None:
 
 
 def store(client: PoolClient, keys: Keys) -> list[ChunkStatus]:
-    """Stores the chunks of these keys, and says what became of each."""
+    """Stores the chunks of these keys, all parts of each, and says what became of each."""
     lease = client.prepare_store(keys)
-    fill(lease)
+    if keys.space.shards == 1:
+        fill(lease)
+    else:
+        for part in range(keys.space.shards):
+            with client.join(lease.export(), part) as joined:
+                assert isinstance(joined, StoreLease)
+                fill(joined)
     return client.commit_store(lease)
 
 

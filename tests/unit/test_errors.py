@@ -53,6 +53,7 @@ BUILT_INS: dict[str, tuple[type[BaseException], ...]] = {
     "ServerDiedError": (ConnectionError,),
     "PoolClosedError": (RuntimeError,),
     "LeaseExpiredError": (RuntimeError,),
+    "TokenError": (ValueError,),
     "LayoutError": (ValueError,),
     "TierError": (OSError,),
     "SegmentError": (OSError,),

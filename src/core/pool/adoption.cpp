@@ -6,6 +6,8 @@
 #include <numeric>
 
 #include "pool/keeper.hpp"
+#include "pool/mailbox.hpp"
+#include "pool/pins.hpp"
 
 namespace ringcast::pool {
 
@@ -16,6 +18,7 @@ void Keeper::adopt() {
     Native::reached(FaultPoint::pool_adopt_bounds);
     check_parents();
     Native::reached(FaultPoint::pool_adopt_parents);
+    find_members();
     check_reservations();
     Native::reached(FaultPoint::pool_adopt_reservations);
     mend_cells();
@@ -36,7 +39,9 @@ void Keeper::check_bounds() {
         const bool known = its == EntryState::reserved || its == EntryState::present || its == EntryState::limbo ||
                            its == EntryState::quarantined;
         if (known && length(e) != 0 && block % BlockAllocator::kUnit == 0 && block < capacity &&
-            length(e) <= capacity - block)
+            length(e) <= capacity - block &&
+            (its != EntryState::reserved ||
+             has_parts(length(e), memory_.record(e).parts.load(std::memory_order_relaxed))))
             continue;
         set(e, EntryState::quarantined);
         entry(e).length.store(0, std::memory_order_relaxed);
@@ -110,6 +115,52 @@ void Keeper::check_parents() {
         if (!reached[e] && (stays(e) || state(e) == EntryState::limbo)) set(e, EntryState::quarantined);
 }
 
+// Who has joined which part. Asked of the mailboxes first: who takes an answer pins before.
+void Keeper::find_members() {
+    const auto note = [&](std::uint32_t e, std::uint32_t its_generation, std::uint32_t part, const Owner& owner) {
+        if (e >= index_.n_entries || state(e) != EntryState::reserved || generation(e) != its_generation) return;
+        if (part >= memory_.record(e).parts.load(std::memory_order_relaxed)) return;
+        if (groups_.member(e, part) == nullptr) groups_.join(e, part, owner);
+    };
+    const std::uint32_t n_seats = memory_.header().n_seats;
+    const auto incarnation = [&](std::uint32_t seat) {
+        return seat_incarnation(memory_.seat(seat).state.load(std::memory_order_relaxed));
+    };
+    for (std::uint32_t seat = 0; seat < n_seats; ++seat)
+        for (std::uint32_t i = 0; i < kMailSlots; ++i) {
+            const NativeMailSlot& slot = memory_.seat(seat).mail[i];
+            const std::uint64_t word = slot.word.load(std::memory_order_acquire);
+            if (mail_phase(word) != MailPhase::answered) continue;
+            if (slot.kind.load(std::memory_order_relaxed) != static_cast<std::uint32_t>(Ask::join)) continue;
+            struct Granted {
+                std::uint32_t entry, generation;
+            };
+            std::vector<Granted> granted;
+            const std::uint32_t count = std::min(slot.count.load(std::memory_order_relaxed), kBatch);
+            for (std::uint32_t k = 0; k < count; ++k)
+                if (slot.items[k].status.load(std::memory_order_relaxed) ==
+                    static_cast<std::uint32_t>(Status::reserved))
+                    granted.push_back({slot.items[k].entry.load(std::memory_order_relaxed),
+                                       slot.items[k].generation.load(std::memory_order_relaxed)});
+            const std::uint32_t part = slot.parts.load(std::memory_order_relaxed);
+            Native::fence_acquire();
+            if (slot.word.load(std::memory_order_relaxed) != word) continue;  // taken, so that it is pinned
+            const Owner owner{.seat = seat, .incarnation = incarnation(seat), .slot = i, .request = mail_number(word)};
+            for (const Granted& one : granted) note(one.entry, one.generation, part, owner);
+        }
+    const auto row = [&](std::uint32_t seat) {
+        const NativePoolSeat& its = memory_.seat(seat);
+        const bool counts = seat_state(its.state.load(std::memory_order_relaxed)) == PoolSeatState::taken;
+        const std::uint32_t used = std::min(its.pins_used.load(std::memory_order_relaxed), memory_.header().n_pins);
+        return std::pair(its.pins, counts ? used : 0);
+    };
+    collect_pins<Native>(n_seats, row, [&](std::uint32_t seat, std::uint64_t pin) {
+        const Owner owner{.seat = seat, .incarnation = incarnation(seat), .slot = kMailSlots, .request = 0};
+        note(pinned_entry(pin), pinned_generation(pin), pinned_part(pin), owner);
+        return true;
+    });
+}
+
 // A reservation stays if its owner lives and knows of it, or can still come to know.
 void Keeper::check_reservations() {
     std::vector<std::uint32_t> doubtful;
@@ -122,7 +173,7 @@ void Keeper::check_reservations() {
         if (state(e) != EntryState::reserved) continue;
         if (!owner_lives(e))
             gone.push_back(e);
-        else if (!offered(e))
+        else if (!offered(owner_of(e)))
             doubtful.push_back(e);
     }
     collect(doubtful, held_, false);
@@ -134,6 +185,7 @@ void Keeper::check_reservations() {
             const std::uint32_t one = stack_.back();
             stack_.pop_back();
             if (state(one) == EntryState::present || state(one) == EntryState::reserved) set(one, EntryState::limbo);
+            groups_.forget(one);
             for (std::uint32_t child = kin_[one].first_child; child != kNoEntry; child = kin_[child].next)
                 stack_.push_back(child);
         }

@@ -181,14 +181,14 @@ Pinned<Native> Client::pin(std::span<const Look> looks, Places& places) {
     return pinned;
 }
 
-bool Client::pin_each(std::span<const Look> looks, Places& places, std::vector<bool>& pinned) {
+bool Client::pin_each(std::span<const Look> looks, Places& places, std::vector<bool>& pinned, std::uint32_t part) {
     pinned.assign(looks.size(), false);
     const std::lock_guard guard(pinning_);
     std::vector<std::uint32_t> got(looks.size(), PinRow<Native>::kFull);
     bool room = true;
     for (std::size_t i = 0; i < looks.size(); ++i) {
         if (looks[i].entry == kNoEntry) continue;
-        got[i] = row_.put(looks[i].entry, generation_of(looks[i].word));
+        got[i] = row_.put(looks[i].entry, generation_of(looks[i].word), part);
         if (got[i] == PinRow<Native>::kFull) room = false;
     }
     Native::fence_seq_cst();  // [pin]
@@ -259,6 +259,11 @@ std::uint32_t Client::room() noexcept {
     return row_.room();
 }
 
+bool Client::holds(const Look& look) noexcept {
+    const std::lock_guard guard(pinning_);
+    return row_.holds(look.entry, generation_of(look.word));
+}
+
 std::uint32_t Client::held() noexcept {
     const std::lock_guard guard(pinning_);
     return row_.held();
@@ -272,24 +277,37 @@ void Client::touch(std::uint32_t entry, std::uint32_t ancestors, bool by_store) 
     own.touched.store(n + 1, std::memory_order_release);  // release [touch]
 }
 
-bool Client::is_intact(const Look& look) {
+namespace {
+
+// 0 is of nothing: what has never been looked at.
+std::uint64_t intact_mark(const Look& look, Part part) noexcept {
+    return std::uint64_t{part.number + 1} << 32 | generation_of(look.word);
+}
+
+}  // namespace
+
+std::uint32_t Client::sum_of(std::uint32_t entry, Part part) const noexcept {
+    if (part.of == 1) return memory_->index().entries[entry].checksum.load(std::memory_order_relaxed);
+    return part_sum(memory_->data() + block(entry), length(entry), part.of, part.number);
+}
+
+bool Client::is_intact(const Look& look, Part part) {
     const NativeEntry& entry = memory_->index().entries[look.entry];
     if (entry.checked.load(std::memory_order_relaxed) == 0) return true;
     auto& seen = intact_[look.entry];
-    const std::uint32_t mark = generation_of(look.word) + 1;
+    const std::uint64_t mark = intact_mark(look, part);
     if (seen.load(std::memory_order_relaxed) == mark) return true;
-    const std::uint32_t bytes = entry.length.load(std::memory_order_relaxed);
-    const std::uint32_t found = checksum_of({memory_->data() + entry.block.load(std::memory_order_relaxed), bytes});
-    if (found != entry.checksum.load(std::memory_order_relaxed)) return false;
+    const std::byte* const bytes = memory_->data() + offset(look.entry, part);
+    if (checksum_of({bytes, part_bytes(length(look.entry), part.of)}) != sum_of(look.entry, part)) return false;
     seen.store(mark, std::memory_order_relaxed);
     return true;
 }
 
-bool Client::is_intact(const Look& look, std::uint32_t found) noexcept {
+bool Client::is_intact(const Look& look, Part part, std::uint32_t found) noexcept {
     const NativeEntry& entry = memory_->index().entries[look.entry];
     if (entry.checked.load(std::memory_order_relaxed) == 0) return true;
-    const bool same = found == entry.checksum.load(std::memory_order_relaxed);
-    intact_[look.entry].store(same ? generation_of(look.word) + 1 : 0, std::memory_order_relaxed);
+    const bool same = found == sum_of(look.entry, part);
+    intact_[look.entry].store(same ? intact_mark(look, part) : 0, std::memory_order_relaxed);
     return same;
 }
 

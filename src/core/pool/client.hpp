@@ -16,6 +16,7 @@
 
 #include "heirs.hpp"
 #include "pool/memory.hpp"
+#include "pool/parts.hpp"
 #include "pool/pins.hpp"
 #include "turn.hpp"
 #include "waiting.hpp"
@@ -63,7 +64,8 @@ public:
     // See pin_leading.
     Pinned<Native> pin(std::span<const Look> looks, Places& places);
     // Each by itself, in states that `looks` says; false where it had changed, with no place then.
-    bool pin_each(std::span<const Look> looks, Places& places, std::vector<bool>& pinned);
+    bool pin_each(std::span<const Look> looks, Places& places, std::vector<bool>& pinned, std::uint32_t part = kNoPart);
+    bool holds(const Look& look) noexcept;
     void unpin(Places& places) noexcept;
     void unpin(const Place& place) noexcept;
     // Holds from here on, of a place that holds a run, only as much of it as ends with this look.
@@ -76,10 +78,14 @@ public:
     std::uint32_t length(std::uint32_t entry) const noexcept {
         return memory_->index().entries[entry].length.load(std::memory_order_relaxed);
     }
-    // Are the bytes of a pinned chunk what was stored? Looked at once for each chunk in this process.
-    bool is_intact(const Look& look);
+    // Where a part's bytes begin, in the data part.
+    std::uint64_t offset(std::uint32_t entry, Part part) const noexcept {
+        return block(entry) + part.number * part_bytes(length(entry), part.of);
+    }
+    // Are the bytes of a part of a pinned chunk what was stored? Looked at once for each in this process.
+    bool is_intact(const Look& look, Part part);
     // The same by whoever has just summed them.
-    bool is_intact(const Look& look, std::uint32_t found) noexcept;
+    bool is_intact(const Look& look, Part part, std::uint32_t found) noexcept;
 
     // The seat is given back when nothing is pinned any more: at once, or by the last `unpin`.
     void close() noexcept;
@@ -114,7 +120,9 @@ private:
     std::uint32_t slots_in_use_ = 0;  // a bit each
     std::array<std::uint32_t, kMailSlots> numbers_{};
     WaitCounters counters_;
-    std::vector<std::atomic<std::uint32_t>> intact_;  // by entry: the generation that was found right, + 1
+    std::uint32_t sum_of(std::uint32_t entry, Part part) const noexcept;
+
+    std::vector<std::atomic<std::uint64_t>> intact_;  // by entry: what was found right last, see client.cpp
     std::vector<Digest> known_spaces_;  // guarded by `slots_`; the one that was asked for last is the last
     std::atomic<bool> closed_{false};
     std::atomic<bool> left_{false};

@@ -76,6 +76,9 @@ Keeper::Reserved Keeper::reserve(const Storing& storing, const Digest& key, std:
     record.request.store(storing.owner.request, std::memory_order_relaxed);
     record.parent_generation.store(parent == kNoEntry ? 0 : generation(parent), std::memory_order_relaxed);
     record.uses.store(0, std::memory_order_relaxed);
+    record.parts.store(storing.parts, std::memory_order_relaxed);
+    record.committed.store(0, std::memory_order_relaxed);
+    record.ended.store(0, std::memory_order_relaxed);
     record.tenant.store(storing.tenant, std::memory_order_relaxed);
     record.space.store(storing.space, std::memory_order_relaxed);
     Native::reached(FaultPoint::pool_described);
@@ -122,16 +125,37 @@ bool Keeper::has_quota(const Storing& storing) {
     return true;
 }
 
-Status Keeper::commit(const Owner& owner, std::uint32_t e, std::uint32_t its_generation,
+Status Keeper::commit(const Owner& owner, std::uint32_t e, std::uint32_t its_generation, std::uint32_t part,
                       const std::uint32_t* checksum) {
     if (e >= index_.n_entries || generation(e) != its_generation) return Status::lost;
-    const EntryRecord& record = memory_.record(e);
-    if (record.owner_seat.load(std::memory_order_relaxed) != owner.seat ||
-        record.owner_incarnation.load(std::memory_order_relaxed) != owner.incarnation)
-        return Status::lost;
+    EntryRecord& record = memory_.record(e);
+    const bool whole = part == kNoPart;
+    if (whole && !owner_of(e).is_client_of(owner)) return Status::lost;
     if (state(e) == EntryState::present) return Status::committed;  // its answer was not heard
     if (state(e) != EntryState::reserved) return Status::lost;
-    memory_.record(e).stored_at_ns.store(now_ns_, std::memory_order_relaxed);
+    const std::uint32_t parts = record.parts.load(std::memory_order_relaxed);
+    const Groups::Member* const member = whole ? nullptr : groups_.member(e, part);
+    // Whose parts others fill commits nothing itself.
+    if (whole ? parts != 1 || groups_.members(e) != nullptr : member == nullptr || !member->owner.is_client_of(owner))
+        return Status::lost;
+    if (parts > 1) {
+        const bool there = (missing_parts(record.committed, parts) & part_bit(part)) == 0;
+        if (there) return Status::committed;
+        std::byte* const block = memory_.served_data() + entry(e).block.load(std::memory_order_relaxed);
+        if (checksum != nullptr) put_part_sum(block, length(e), parts, part, *checksum);
+        Native::reached(FaultPoint::pool_part_begin);
+        if (!complete_with(record.committed, parts, part)) {
+            Native::reached(FaultPoint::pool_part_committed);
+            changed_ = true;
+            return Status::committed;
+        }
+    }
+    std::uint32_t sum_of_parts = 0;
+    if (parts > 1 && checksum != nullptr) {
+        sum_of_parts = sum_of_block(e, parts);
+        checksum = &sum_of_parts;
+    }
+    record.stored_at_ns.store(now_ns_, std::memory_order_relaxed);
     if (checksum != nullptr) {
         entry(e).checksum.store(*checksum, std::memory_order_relaxed);
         entry(e).checked.store(1, std::memory_order_relaxed);
@@ -140,6 +164,7 @@ Status Keeper::commit(const Owner& owner, std::uint32_t e, std::uint32_t its_gen
     set(e, EntryState::present);
     Native::reached(FaultPoint::pool_committed);
     unlist_reserved(e);
+    groups_.forget(e);
     admit(e);
     memory_.words().stored.fetch_add(1, std::memory_order_relaxed);
     note(EventKind::stored, EventReason::none, e);
@@ -150,57 +175,127 @@ Status Keeper::commit(const Owner& owner, std::uint32_t e, std::uint32_t its_gen
 Status Keeper::abort(const Owner& owner, std::uint32_t e, std::uint32_t its_generation) {
     if (e >= index_.n_entries || generation(e) != its_generation || state(e) != EntryState::reserved)
         return Status::lost;
-    const EntryRecord& record = memory_.record(e);
-    if (record.owner_seat.load(std::memory_order_relaxed) != owner.seat ||
-        record.owner_incarnation.load(std::memory_order_relaxed) != owner.incarnation)
-        return Status::lost;
-    into_limbo_with_descendants(e);
+    if (!owner_of(e).is_client_of(owner) && !groups_.has_member(e, owner)) return Status::lost;
+    give_up(e, Ending::aborted, owner.seat);
     return Status::none;
 }
 
 void Keeper::undo(const Owner& owner) {
     for (std::size_t i = reserved_.size(); i-- > 0;) {
         if (i >= reserved_.size()) continue;  // a descendant went along
-        const EntryRecord& record = memory_.record(reserved_[i]);
-        if (record.owner_seat.load(std::memory_order_relaxed) == owner.seat &&
-            record.owner_incarnation.load(std::memory_order_relaxed) == owner.incarnation &&
-            record.slot.load(std::memory_order_relaxed) == owner.slot &&
-            record.request.load(std::memory_order_relaxed) == owner.request)
-            into_limbo_with_descendants(reserved_[i]);
+        if (owner_of(reserved_[i]) == owner) give_up(reserved_[i], Ending::let_go, owner.seat);
     }
+    groups_.undo(owner);
 }
 
 void Keeper::abort_all_of(std::uint32_t seat) {
+    const auto is_needed = [&](std::uint32_t e) {
+        const EntryRecord& record = memory_.record(e);
+        if (record.owner_seat.load(std::memory_order_relaxed) == seat) return true;
+        const auto* const members = groups_.members(e);
+        const PartSet missing = missing_parts(record.committed, record.parts.load(std::memory_order_relaxed));
+        return members != nullptr && std::ranges::any_of(*members, [&](const Groups::Member& member) {
+                   return member.owner.seat == seat && (missing & part_bit(member.part)) != 0;
+               });
+    };
     for (std::size_t i = reserved_.size(); i-- > 0;)
-        if (i < reserved_.size() && memory_.record(reserved_[i]).owner_seat.load(std::memory_order_relaxed) == seat)
-            into_limbo_with_descendants(reserved_[i]);
+        if (i < reserved_.size() && is_needed(reserved_[i])) give_up(reserved_[i], Ending::died, seat);
 }
 
-// Can its owner still come to know of it by the answer in its mailbox?
-bool Keeper::offered(std::uint32_t e) const noexcept {
+Owner Keeper::owner_of(std::uint32_t e) const noexcept {
     const EntryRecord& record = memory_.record(e);
-    const std::uint32_t seat = record.owner_seat.load(std::memory_order_relaxed);
-    const std::uint32_t slot = record.slot.load(std::memory_order_relaxed);
-    if (seat >= memory_.header().n_seats || slot >= kMailSlots) return false;
-    const NativePoolSeat& owner = memory_.seat(seat);
-    if (seat_incarnation(owner.state.load(std::memory_order_relaxed)) !=
-        record.owner_incarnation.load(std::memory_order_relaxed))
-        return false;
-    return is_offered<Native>(owner.mail[slot].word, record.request.load(std::memory_order_relaxed));
+    return {.seat = record.owner_seat.load(std::memory_order_relaxed),
+            .incarnation = record.owner_incarnation.load(std::memory_order_relaxed),
+            .slot = record.slot.load(std::memory_order_relaxed),
+            .request = record.request.load(std::memory_order_relaxed)};
+}
+
+// Can that client still come to know of it by the answer in its mailbox?
+bool Keeper::offered(const Owner& owner) const noexcept {
+    if (owner.seat >= memory_.header().n_seats || owner.slot >= kMailSlots) return false;
+    const NativePoolSeat& seat = memory_.seat(owner.seat);
+    if (seat_incarnation(seat.state.load(std::memory_order_relaxed)) != owner.incarnation) return false;
+    return is_offered<Native>(seat.mail[owner.slot].word, owner.request);
 }
 
 void Keeper::abort_abandoned() {
     if (reserved_.empty()) return;
     // The mailbox first: who takes an answer pins before it says that it has taken it.
-    std::vector<std::uint32_t> doubtful;
-    for (const std::uint32_t e : reserved_)
-        if (!offered(e)) doubtful.push_back(e);
-    collect(doubtful, held_, false);
-    for (std::size_t i = 0; i < doubtful.size(); ++i)
-        if (!held_[i] && state(doubtful[i]) == EntryState::reserved) into_limbo_with_descendants(doubtful[i]);
+    struct Doubt {
+        std::uint32_t entry;
+        std::uint32_t part;  // kNoPart: of its owner
+        std::uint32_t seat;
+    };
+    std::vector<Doubt> doubts;
+    for (const std::uint32_t e : reserved_) {
+        if (const Owner owner = owner_of(e); !offered(owner)) doubts.push_back({e, kNoPart, owner.seat});
+        const auto* const members = groups_.members(e);
+        if (members == nullptr) continue;
+        const EntryRecord& record = memory_.record(e);
+        const PartSet missing = missing_parts(record.committed, record.parts.load(std::memory_order_relaxed));
+        for (const Groups::Member& member : *members)
+            if ((missing & part_bit(member.part)) != 0 && !offered(member.owner))
+                doubts.push_back({e, member.part, member.owner.seat});
+    }
+    if (doubts.empty()) return;
+    std::vector<std::uint32_t>& first = mark_;  // doubt about an entry, + 1; those of one are in a row
+    for (std::size_t i = doubts.size(); i-- > 0;) first[doubts[i].entry] = static_cast<std::uint32_t>(i + 1);
+    for_each_pin_of_seats(
+        [&](std::uint32_t seat, std::uint64_t pin, bool lives) {
+            const std::uint32_t e = pinned_entry(pin);
+            if (first[e] == 0) return false;
+            for (std::size_t i = first[e] - 1; i < doubts.size() && doubts[i].entry == e; ++i) {
+                if (doubts[i].part != pinned_part(pin) || doubts[i].seat != seat) continue;
+                if (lives) doubts[i].seat = kNoEntry;  // held
+                return true;
+            }
+            return false;
+        },
+        false);
+    for (const Doubt& doubt : doubts) first[doubt.entry] = 0;
+    for (const Doubt& doubt : doubts)
+        if (doubt.seat != kNoEntry && state(doubt.entry) == EntryState::reserved)
+            give_up(doubt.entry, Ending::let_go, doubt.seat);
+}
+
+// --- Groups.
+
+Status Keeper::may_join(const Owner& owner, std::uint32_t e, std::uint32_t its_generation, std::uint32_t part) const {
+    if (e >= index_.n_entries || generation(e) != its_generation) return Status::lost;
+    const EntryRecord& record = memory_.record(e);
+    const std::uint32_t parts = record.parts.load(std::memory_order_relaxed);
+    if (part >= parts) return Status::lost;
+    if (state(e) == EntryState::present) return Status::committed;
+    if (state(e) != EntryState::reserved) return Status::lost;
+    if ((missing_parts(record.committed, parts) & part_bit(part)) == 0) return Status::committed;
+    const Groups::Member* const member = groups_.member(e, part);
+    if (member == nullptr || member->owner == owner) return Status::reserved;
+    return member->owner.is_client_of(owner) ? Status::own : Status::pending;
+}
+
+void Keeper::join(const Owner& owner, std::uint32_t e, std::uint32_t part) {
+    if (groups_.member(e, part) == nullptr) groups_.join(e, part, owner);
+    Native::reached(FaultPoint::pool_joined);
+}
+
+// Of the block as a whole, from those of its parts, which lie in it.
+std::uint32_t Keeper::sum_of_block(std::uint32_t e, std::uint32_t parts) const noexcept {
+    const std::byte* const block = memory_.data() + entry(e).block.load(std::memory_order_relaxed);
+    const std::uint64_t bytes = part_bytes(length(e), parts);
+    std::uint32_t sum = part_sum(block, length(e), parts, 0);
+    for (std::uint32_t part = 1; part < parts; ++part)
+        sum = joined_checksum(sum, part_sum(block, length(e), parts, part), bytes);
+    return checksum_of({block + bytes * parts, length(e) - bytes * parts}, sum);
+}
+
+void Keeper::give_up(std::uint32_t e, Ending why, std::uint32_t seat) {
+    const std::uint32_t incarnation = seat_incarnation(memory_.seat(seat).state.load(std::memory_order_relaxed));
+    ending_ = ending_word(why, seat, incarnation);
+    into_limbo_with_descendants(e);
 }
 
 void Keeper::clear(const std::uint64_t* space) {
+    ending_ = ending_word(Ending::cleared, 0, 0);
     for (std::uint32_t e = 0; e < index_.n_entries; ++e) {
         if (state(e) != EntryState::present && state(e) != EntryState::reserved) continue;
         if (space != nullptr && memory_.record(e).space.load(std::memory_order_relaxed) != *space) continue;
@@ -217,6 +312,7 @@ Status Keeper::suspect(std::uint32_t e, std::uint32_t its_generation) {
     if (entry(e).checked.load(std::memory_order_relaxed) == 0) return Status::hit;
     const std::byte* bytes = memory_.data() + entry(e).block.load(std::memory_order_relaxed);
     if (checksum_of({bytes, length(e)}) == entry(e).checksum.load(std::memory_order_relaxed)) return Status::hit;
+    ending_ = 0;
     for (std::uint32_t child = kin_[e].first_child; child != kNoEntry; child = kin_[child].next)
         into_limbo_with_descendants(child);
     set(e, EntryState::quarantined);
@@ -242,6 +338,12 @@ bool Keeper::seat_lives(std::uint32_t seat) const noexcept {
 
 template <class Visit>
 void Keeper::for_each_pin(Visit&& visit, bool heirs) {
+    for_each_pin_of_seats([&](std::uint32_t, std::uint64_t pin, bool lives) { return visit(pinned_entry(pin), lives); },
+                          heirs);
+}
+
+template <class Visit>
+void Keeper::for_each_pin_of_seats(Visit&& visit, bool heirs) {
     const PoolHeader& header = memory_.header();
     std::uint32_t asked_about = kNoEntry;  // the seat whose life is known
     bool lives = false;
@@ -253,11 +355,11 @@ void Keeper::for_each_pin(Visit&& visit, bool heirs) {
     };
     collect_pins<Native>(header.n_seats, row, [&](std::uint32_t seat, std::uint64_t pin) {
         const std::uint32_t e = pinned_entry(pin);
-        if (e >= header.n_entries || generation(e) != pinned_generation(pin) || !visit(e, false)) return true;
+        if (e >= header.n_entries || generation(e) != pinned_generation(pin) || !visit(seat, pin, false)) return true;
         // The kernel is asked only about who holds something that is wanted.
         if (asked_about != seat) lives = seat_lives(seat);
         asked_about = seat;
-        if (lives) visit(e, true);
+        if (lives) visit(seat, pin, true);
         return lives;
     });
 }
@@ -361,6 +463,8 @@ void Keeper::into_limbo(std::uint32_t e, bool noted) {
         if (noted) note(EventKind::removed, EventReason::orphaned, e);
     } else {
         unlist_reserved(e);
+        groups_.forget(e);
+        memory_.record(e).ended.store(ending_, std::memory_order_relaxed);
         memory_.words().aborted.fetch_add(1, std::memory_order_relaxed);
     }
     limbo_.push_back(e);

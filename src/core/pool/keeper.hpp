@@ -11,23 +11,17 @@
 #include <vector>
 
 #include "block_allocator.hpp"
+#include "pool/groups.hpp"
 #include "pool/memory.hpp"
 #include "pool/policy.hpp"
 
 namespace ringcast::pool {
 
-// Whose a reservation is: a seat's client, and which of its requests.
-struct Owner {
-    std::uint32_t seat;
-    std::uint32_t incarnation;
-    std::uint32_t slot;
-    std::uint32_t request;
-};
-
 // What is common to the keys of a store.
 struct Storing {
     Owner owner;
-    std::uint32_t length;  // bytes of each chunk
+    std::uint32_t length;     // bytes of each block
+    std::uint32_t parts = 1;  // of each chunk
     std::uint64_t tenant;
     std::uint64_t space;
     std::uint32_t expected;  // keys that will need room, this one among them
@@ -55,13 +49,23 @@ public:
     // Makes room, beyond what is needed now, for what is likely to come.
     void evict_ahead();
 
-    Status commit(const Owner& owner, std::uint32_t entry, std::uint32_t generation, const std::uint32_t* checksum);
+    // The whole chunk, by who reserved it (kNoPart), or the part that this client has joined.
+    Status commit(const Owner& owner, std::uint32_t entry, std::uint32_t generation, std::uint32_t part,
+                  const std::uint32_t* checksum);
+    // Can this part be given to that request? `reserved`: yes; `pending`, `own`: another client has it, or this one by
+    // another request; `committed`: it is there; `lost`: the chunk is not being stored any more.
+    Status may_join(const Owner& owner, std::uint32_t entry, std::uint32_t generation, std::uint32_t part) const;
+    void join(const Owner& owner, std::uint32_t entry, std::uint32_t part);
+    std::uint32_t who_joined(std::uint32_t entry, std::uint32_t part) const noexcept {
+        const Groups::Member* const member = groups_.member(entry, part);
+        return member == nullptr ? kNoEntry : member->owner.seat;
+    }
     Status abort(const Owner& owner, std::uint32_t entry, std::uint32_t generation);
-    // All that request reserved: nobody has heard of it.
+    // All that request reserved or joined: nobody has heard of it.
     void undo(const Owner& owner);
-    // Of a client that is gone.
+    // Of a client that is gone: what it reserved, and that of which it has not committed its part.
     void abort_all_of(std::uint32_t seat);
-    // Reservations that nobody holds or can still come to know of.
+    // Reservations that their owner, or who has joined a part and not committed it, does not hold and cannot come to know of.
     void abort_abandoned();
     void clear(const std::uint64_t* space);  // null: everything
     // Somebody found its bytes wrong. `hit`: they are right.
@@ -129,11 +133,16 @@ private:
     // Calls visit(entry, false) for what is pinned, and, if that is true and its client lives, visit(entry, true).
     template <class Visit>
     void for_each_pin(Visit&& visit, bool heirs = true);
+    // The same, with whose it is: visit(seat, pin, lives).
+    template <class Visit>
+    void for_each_pin_of_seats(Visit&& visit, bool heirs);
     void note_held();
     // Which of these entries a living client holds; or its forked children, who read and commit nothing.
     void collect(std::span<const std::uint32_t> entries, std::vector<bool>& held, bool heirs = true);
     void into_limbo(std::uint32_t e, bool noted = true);
     void into_limbo_with_descendants(std::uint32_t e);
+    // The same with what is reserved, and says why.
+    void give_up(std::uint32_t e, Ending why, std::uint32_t seat);
     void release(std::uint32_t e);
     void retire(std::uint32_t e);
     void adopt_child(std::uint32_t parent, std::uint32_t child) noexcept;
@@ -154,11 +163,14 @@ private:
     };
     void note(const Event& what);
     void note(EventKind kind, EventReason reason, std::uint32_t e);
-    bool offered(std::uint32_t e) const noexcept;
+    Owner owner_of(std::uint32_t e) const noexcept;
+    bool offered(const Owner& owner) const noexcept;
+    std::uint32_t sum_of_block(std::uint32_t e, std::uint32_t parts) const noexcept;
     // Parts of `adopt`.
     void check_bounds();
     void check_overlaps();
     void check_parents();
+    void find_members();
     void check_reservations();
     void mend_cells();
     void recount();
@@ -166,6 +178,8 @@ private:
     PoolMemory& memory_;
     Index<Native>& index_;
     BlockAllocator blocks_;
+    Groups groups_;
+    std::uint32_t ending_ = 0;         // of what goes into limbo now
     std::vector<std::uint32_t> node_;  // of an entry's block
     std::vector<Kin> kin_;
     std::vector<std::uint32_t> free_;

@@ -121,6 +121,8 @@ public:
     }
     EventRecord* events() const noexcept { return at<EventRecord>(header_.events_offset); }
     const std::byte* data() const noexcept { return bytes_ + header_.data_offset; }
+    // A server's, which has mapped all of it writable.
+    std::byte* served_data() const noexcept { return bytes_ + header_.data_offset; }
 
     // A client's: takes the first vacant seat whose lock it gets, and maps it writable; nothing if there is none now.
     std::optional<std::uint32_t> take_seat();

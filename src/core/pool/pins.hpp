@@ -32,7 +32,7 @@ public:
     }
 
     // Takes a place and says in it what is held. Nothing is held yet: see [pin]. kFull: there is no place left.
-    std::uint32_t put(std::uint32_t entry, std::uint32_t generation) {
+    std::uint32_t put(std::uint32_t entry, std::uint32_t generation, std::uint32_t part = kNoPart) {
         std::uint32_t at = kFull;
         if (!free_.empty()) {
             at = free_.back();
@@ -44,7 +44,7 @@ public:
         } else {
             return kFull;
         }
-        pins_[at].store(pin_word(entry, generation), std::memory_order_relaxed);  // [pin]
+        pins_[at].store(pin_word(entry, generation, part), std::memory_order_relaxed);  // [pin]
         ++puts_;
         return at;
     }
@@ -65,6 +65,14 @@ public:
         kept_.resize(next_);
         for (std::uint32_t at = 0; at < next_; ++at)
             if (pins_[at].load(std::memory_order_relaxed) != 0) kept_[at] = true;
+    }
+    // Is this chunk held by any place?
+    bool holds(std::uint32_t entry, std::uint32_t generation) const noexcept {
+        for (std::uint32_t at = 0; at < next_; ++at) {
+            const std::uint64_t pin = pins_[at].load(std::memory_order_relaxed);
+            if (pin != 0 && pinned_entry(pin) == entry && pinned_generation(pin) == generation) return true;
+        }
+        return false;
     }
     bool keeps_any() const noexcept { return !kept_.empty(); }
     std::uint64_t puts() const noexcept { return puts_; }  // how many there have been

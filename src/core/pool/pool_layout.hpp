@@ -33,7 +33,9 @@ inline constexpr std::uint64_t kPoolMagic = 0x314c'4f4f'5047'4e52;  // "RNGPOOL1
 inline constexpr std::uint32_t kPoolLayoutVersion = 3;
 inline constexpr std::uint32_t kMaxSeats = 1024;
 inline constexpr std::uint32_t kMaxPins = 1u << 20;
-inline constexpr std::uint32_t kMaxEntries = 1u << 28;
+inline constexpr std::uint32_t kMaxEntries = (1u << 25) - 1;  // so that a pin has room for a part
+inline constexpr std::uint32_t kMaxParts = 64;                // of a chunk
+inline constexpr std::uint32_t kNoPart = UINT32_MAX;
 inline constexpr std::uint64_t kBytesAnEntry = 16 * 1024;  // of capacity, unless told otherwise
 inline constexpr std::uint32_t kCellsInBucket = 8;
 // With two, both buckets of a key are full once in a thousand million stores into a full pool; with three, never in practice.
@@ -97,12 +99,17 @@ inline constexpr std::uint32_t generation_of(std::uint64_t word) noexcept {
 }
 inline constexpr EntryState state_of(std::uint64_t word) noexcept { return static_cast<EntryState>(word & 0xff); }
 
-// What a pin says: this entry, as it was in this generation. 0: nothing.
-inline constexpr std::uint64_t pin_word(std::uint32_t entry, std::uint32_t generation) noexcept {
-    return (std::uint64_t{entry} + 1) << 32 | generation;
+// What a pin says: this entry, as it was in this generation, and which part of it its client has come to fill (parts.hpp).
+// 0: nothing.
+inline constexpr std::uint64_t pin_word(std::uint32_t entry, std::uint32_t generation,
+                                        std::uint32_t part = kNoPart) noexcept {
+    return std::uint64_t{part + 1} << 57 | (std::uint64_t{entry} + 1) << 32 | generation;
 }
 inline constexpr std::uint32_t pinned_entry(std::uint64_t pin) noexcept {
-    return static_cast<std::uint32_t>(pin >> 32) - 1;
+    return (static_cast<std::uint32_t>(pin >> 32) & ((1u << 25) - 1)) - 1;
+}
+inline constexpr std::uint32_t pinned_part(std::uint64_t pin) noexcept {
+    return static_cast<std::uint32_t>(pin >> 57) - 1;  // 0 becomes kNoPart
 }
 inline constexpr std::uint32_t pinned_generation(std::uint64_t pin) noexcept { return static_cast<std::uint32_t>(pin); }
 
@@ -130,7 +137,20 @@ struct alignas(64) EntryRecord {
     std::atomic<std::uint64_t> tenant;
     std::atomic<std::uint64_t> space;
     std::atomic<std::int64_t> stored_at_ns;  // wall clock
+    std::atomic<std::uint64_t> committed;    // while it is reserved: a bit for each part that is there
+    Word parts;
+    Word ended;  // why it was given up, see `ending_word`
 };
+
+// Why a reservation was given up, and by whom: for messages. `incarnation` has room for its lower bits.
+enum class Ending : std::uint32_t { none = 0, aborted, died, let_go, cleared };
+inline constexpr std::uint32_t kEndingIncarnations = 1u << 18;
+inline constexpr std::uint32_t ending_word(Ending why, std::uint32_t seat, std::uint32_t incarnation) noexcept {
+    return static_cast<std::uint32_t>(why) << 28 | (seat % kMaxSeats) << 18 | incarnation % kEndingIncarnations;
+}
+inline constexpr Ending ending_of(std::uint32_t word) noexcept { return static_cast<Ending>(word >> 28); }
+inline constexpr std::uint32_t ending_seat(std::uint32_t word) noexcept { return (word >> 18) % kMaxSeats; }
+inline constexpr std::uint32_t ending_incarnation(std::uint32_t word) noexcept { return word % kEndingIncarnations; }
 
 template <class P>
 using Cell = typename P::template atomic<std::uint64_t>;  // tag << 32 | entry + 1; 0: empty
@@ -154,7 +174,7 @@ inline constexpr std::uint32_t mail_number(std::uint64_t word) noexcept {
 }
 inline constexpr MailPhase mail_phase(std::uint64_t word) noexcept { return static_cast<MailPhase>(word & 0xff); }
 
-enum class Ask : std::uint32_t { reserve = 1, commit = 2, abort = 3, clear = 4, suspect = 5, describe = 6 };
+enum class Ask : std::uint32_t { reserve = 1, commit = 2, abort = 3, clear = 4, suspect = 5, describe = 6, join = 7 };
 
 // What became of a key: what both `store` and `retrieve` say of it.
 enum class Status : std::uint32_t {
@@ -194,6 +214,7 @@ struct alignas(kLinePair) MailSlot {
     std::atomic<std::uint32_t> chained;  // each key is the parent of the next
     std::atomic<std::uint32_t> has_parent;
     std::atomic<std::uint32_t> checked;  // commit: items have checksums
+    std::atomic<std::uint32_t> parts;    // reserve: how many a chunk has; join, commit: which one, or kNoPart
     std::atomic<std::uint64_t> parent[4];
     std::atomic<std::uint64_t> tenant;
     std::atomic<std::uint64_t> space;

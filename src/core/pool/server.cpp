@@ -211,6 +211,7 @@ bool Server::copy(NativeMailSlot& slot, std::uint64_t word) {
     r.chained = slot.chained.load(std::memory_order_relaxed) != 0;
     r.has_parent = slot.has_parent.load(std::memory_order_relaxed) != 0;
     r.checked = slot.checked.load(std::memory_order_relaxed) != 0;
+    r.parts = slot.parts.load(std::memory_order_relaxed);
     r.tenant = slot.tenant.load(std::memory_order_relaxed);
     r.space = slot.space.load(std::memory_order_relaxed);
     for (std::size_t k = 0; k < 4; ++k) r.parent.words[k] = slot.parent[k].load(std::memory_order_relaxed);
@@ -234,12 +235,12 @@ bool Server::perform(NativeMailSlot& slot) {
     };
     switch (r.kind) {
         case Ask::reserve:
-            if (r.length == 0 || r.count == 0) return false;
+            if (r.count == 0 || !has_parts(r.length, r.parts)) return false;
             perform_reserve(slot);
             return true;
         case Ask::commit:
             for (std::uint32_t i = 0; i < r.count; ++i)
-                say(i, keeper_.commit(r.owner, r.items[i].entry, r.items[i].generation,
+                say(i, keeper_.commit(r.owner, r.items[i].entry, r.items[i].generation, r.parts,
                                       r.checked ? &r.items[i].checksum : nullptr));
             return true;
         case Ask::abort:
@@ -255,13 +256,20 @@ bool Server::perform(NativeMailSlot& slot) {
             return true;
         case Ask::describe:
             return perform_describe();
+        case Ask::join:
+            return perform_join(slot);
     }
     return false;
 }
 
 void Server::perform_reserve(NativeMailSlot& slot) {
     const Request& r = request_;
-    Storing storing{.owner = r.owner, .length = r.length, .tenant = r.tenant, .space = r.space, .expected = r.count};
+    Storing storing{.owner = r.owner,
+                    .length = r.length,
+                    .parts = r.parts,
+                    .tenant = r.tenant,
+                    .space = r.space,
+                    .expected = r.count};
     std::uint32_t parent = kNoEntry;
     bool orphaned = false;
     missed_.clear();
@@ -283,6 +291,28 @@ void Server::perform_reserve(NativeMailSlot& slot) {
         item.generation.store(got.entry == kNoEntry ? 0 : keeper_.generation_of_entry(got.entry),
                               std::memory_order_relaxed);
     }
+}
+
+// One part of all of the chunks, or of none: `cached` is said of those that alone could have been had. Of a `pending` one
+// the answer's entry is the seat of who has it.
+bool Server::perform_join(NativeMailSlot& slot) {
+    const Request& r = request_;
+    if (r.parts >= kMaxParts) return false;
+    std::array<Status, kBatch> may;
+    bool all = true;
+    for (std::uint32_t i = 0; i < r.count; ++i) {
+        const Request::Item& item = r.items[i];
+        may[i] = keeper_.may_join(r.owner, item.entry, item.generation, r.parts);
+        all = all && may[i] == Status::reserved;
+        if (may[i] == Status::pending)
+            slot.items[i].entry.store(keeper_.who_joined(item.entry, r.parts), std::memory_order_relaxed);
+    }
+    for (std::uint32_t i = 0; i < r.count; ++i) {
+        if (all) keeper_.join(r.owner, r.items[i].entry, r.parts);
+        if (!all && may[i] == Status::reserved) may[i] = Status::cached;
+        slot.items[i].status.store(static_cast<std::uint32_t>(may[i]), std::memory_order_relaxed);
+    }
+    return true;
 }
 
 // A namespace: its digest is `parent`, the salt's the first key, and the keys behind that are the bytes. Who stores says what

@@ -53,6 +53,7 @@ private:
         bool chained = false;
         bool has_parent = false;
         bool checked = false;
+        std::uint32_t parts = 0;
         Digest parent{};
         std::uint64_t tenant = 0;
         std::uint64_t space = 0;
@@ -71,6 +72,7 @@ private:
     bool copy(NativeMailSlot& slot, std::uint64_t word);
     bool perform(NativeMailSlot& slot);
     void perform_reserve(NativeMailSlot& slot);
+    bool perform_join(NativeMailSlot& slot);
     bool perform_describe();
     void look_after_seats();
     void look_after(std::uint32_t seat);

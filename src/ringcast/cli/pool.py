@@ -120,7 +120,9 @@ def _quotas(context: click.Context, parameter: click.Parameter, given: tuple[str
     "--pins", type=common.Whole(16, 1 << 20), default=4096, show_default=True,
     help="Chunks, or runs of chunks, that a client may hold.",
 )  # fmt: skip
-@click.option("--entries", type=common.Whole(1, 1 << 28), show_default="one for each 16 KiB", help="Chunks at most.")
+@click.option(
+    "--entries", type=common.Whole(1, (1 << 25) - 1), show_default="one for each 16 KiB", help="Chunks at most."
+)
 @click.option(
     "--wait", type=click.Choice(tuple(_core.STRATEGIES)), show_default=f"RINGCAST_WAIT, or {DEFAULT_WAIT}",
     help="How the server waits for requests.",

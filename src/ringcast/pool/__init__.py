@@ -9,6 +9,7 @@ _accelerators the same for tensors of a device
 _trial        are the copies of a layout right?
 _server       owns the memory and hands it out
 _client       looks up, reads and stores
+_tokens       leases that others join
 _status       what became of a key
 _looking      pools seen from outside
 _events       what happens to chunks, told in order

@@ -11,6 +11,7 @@ from ringcast._arguments import checked, flag, refuse
 from ringcast._names import pool_segment_name
 from ringcast._version import __version__
 from ringcast.errors import PoolConnectError, SegmentError
+from ringcast.pool import _tokens
 from ringcast.pool._layouts import KVLayout
 from ringcast.pool._trial import try_layout
 from ringcast.waiting import Wait, WaitSettings
@@ -175,6 +176,36 @@ class PoolClient(_core.PoolClient):
         """
         super().abort_store(lease)
 
+    def join(self, token: bytes, part: int = 0) -> _core.StoreLease | _core.RetrieveLease:
+        """A lease of the chunks of another client's, whose `export()` the token is; of one part of each.
+
+        The chunks of a namespace with `shards=N` have N parts of one size, and each rank fills or reads its own:
+        `slots` show its bytes alone. A store asks the server, which gives each part to one client; when the last part
+        is committed the chunks are there, for everybody and at once. If any of the group aborts, or dies before its
+        part is committed, or the exporter before the last one is, nothing is stored, and the others' calls raise
+        LeaseExpiredError, which says who it was. A retrieve costs no message; what has gone meanwhile is a MISS.
+
+        Args:
+            token: from any process and by any channel.
+            part: from 0 to N - 1: the rank.
+
+        Raises ArgumentError; TokenError if the token is of other memory, damaged or none, or its part is taken;
+        LayoutError if this client's chunks are others; LeaseExpiredError if what it names is not being stored any more;
+        and what `prepare_store` does. Nothing is joined then.
+
+        >>> space = Namespace("m", dtype="uint8", layout="bytes", shards=2)
+        >>> keys = keys_from_hashes([b"hash 0"], space)
+        >>> with PoolServer("docs-join", "1MiB"), PoolClient.connect("docs-join", layout=8192) as client:
+        ...     with client.store(keys) as store:
+        ...         for rank in range(2):  # elsewhere
+        ...             with client.join(store.export(), part=rank) as joined:
+        ...                 joined.slots[0].array[:] = rank
+        ...     with client.retrieve(keys) as found, client.join(found.export(), part=1) as mine:
+        ...         mine.slots[0].array.nbytes, int(mine.slots[0].array[0])
+        (4096, 1)
+        """
+        return _tokens.join(self, token, part)
+
     @_native
     def clear(self, space: Namespace | None = None) -> None:
         """Takes all chunks out of the pool, or all of a namespace. What somebody holds stays as it is until he lets go.
@@ -209,7 +240,8 @@ class PoolClient(_core.PoolClient):
 
         Args:
             worker_id: what messages and `ringcast pool stat` call this client; None: its pid.
-            layout: of this worker's chunks, or just their size in bytes. All chunks of a client have one size. One made
+            layout: of this worker's chunks, or just their size in bytes, of all parts together. All chunks of a client
+                have one size. One made
                 from tensors is tried on their first block and their last, which are as before afterwards.
             timeout: seconds that calls which ask the server wait at most, and this one for a seat.
             regain: seconds that they wait for another server, if this one has died.
@@ -226,7 +258,7 @@ class PoolClient(_core.PoolClient):
         client = cls()
         if isinstance(layout, KVLayout) and layout.tensors:
             try_layout(layout)
-        chunk_bytes = layout.chunk_bytes if isinstance(layout, KVLayout) else layout
+        chunk_bytes, shards = (layout.chunk_bytes, layout.shards) if isinstance(layout, KVLayout) else (layout, 0)
         client._wanted = {
             "name": pool_segment_name(name),
             "release": __version__,
@@ -236,6 +268,7 @@ class PoolClient(_core.PoolClient):
             "timeout_ns": _core.checked_ns("timeout", timeout),
             "regain_ns": _core.checked_ns("regain", regain),
             "verify": flag("verify", verify),
+            "shards": shards,
         }
         client.name = name
         client.layout = layout

@@ -95,7 +95,7 @@ class PoolServer:
             "capacity": self.capacity,
             "seats": checked("seats", seats, most=_core.MAX_POOL_SEATS),
             "pins": checked("pins", pins, 16, 1 << 20),
-            "entries": 0 if entries is None else checked("entries", entries, most=1 << 28),
+            "entries": 0 if entries is None else checked("entries", entries, most=(1 << 25) - 1),
             "kept": flag("keep", keep),
             "checksums": flag("checksums", checksums),
             "policy": POLICIES.index(choice("policy", policy, POLICIES)),
