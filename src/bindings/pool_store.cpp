@@ -31,17 +31,6 @@ StoreLease& open_lease(nb::handle self, nb::handle object, const char* what) {
     return lease;
 }
 
-void describe(Asking& asking, const Keys& keys, const pool::Digest* parent, std::uint32_t length) {
-    auto& slot = asking.slot();
-    slot.length.store(length, std::memory_order_relaxed);
-    slot.chained.store(keys.space().chained ? 1 : 0, std::memory_order_relaxed);
-    slot.has_parent.store(parent != nullptr ? 1 : 0, std::memory_order_relaxed);
-    if (parent != nullptr)
-        for (std::size_t k = 0; k < 4; ++k) slot.parent[k].store(parent->words[k], std::memory_order_relaxed);
-    slot.tenant.store(keys.space().tenant.words[0], std::memory_order_relaxed);
-    slot.space.store(keys.space().digest.words[0], std::memory_order_relaxed);
-}
-
 // Tells the pool what the namespace is, once.
 void describe_space(PoolClient& client, const KeySpace& space) {
     if (client.core->knows_space(space.digest)) return;
@@ -71,7 +60,7 @@ void reserve(PoolClient& client, StoreLease& lease, const Keys& keys, const std:
              std::size_t from, std::size_t count, const pool::Digest* parent) {
     const auto digests = keys.digests();
     Asking asking(client, "prepare_store", static_cast<std::uint32_t>(count), client.timeout_ns);
-    describe(asking, keys, parent, client.chunk_bytes);
+    describe_request(asking, keys, parent, client.chunk_bytes);
     for (std::size_t i = 0; i < count; ++i)
         for (std::size_t k = 0; k < 4; ++k)
             asking.item(static_cast<std::uint32_t>(i))
@@ -148,6 +137,17 @@ bool leave(nb::handle self, nb::handle error_type, nb::handle, nb::handle) {
 }
 
 }  // namespace
+
+void describe_request(Asking& asking, const Keys& keys, const pool::Digest* parent, std::uint32_t length) {
+    auto& slot = asking.slot();
+    slot.length.store(length, std::memory_order_relaxed);
+    slot.chained.store(keys.space().chained ? 1 : 0, std::memory_order_relaxed);
+    slot.has_parent.store(parent != nullptr ? 1 : 0, std::memory_order_relaxed);
+    if (parent != nullptr)
+        for (std::size_t k = 0; k < 4; ++k) slot.parent[k].store(parent->words[k], std::memory_order_relaxed);
+    slot.tenant.store(keys.space().tenant.words[0], std::memory_order_relaxed);
+    slot.space.store(keys.space().digest.words[0], std::memory_order_relaxed);
+}
 
 nb::object prepare_store(nb::handle self, nb::handle keys_object, nb::handle parent_object) {
     auto& client = nb::cast<PoolClient&>(self);

@@ -120,7 +120,7 @@ void bind_pool_tiers(nb::module_& module) {
             [](FileTier& tier, nb::handle key, nb::handle chunk) {
                 const pool::Digest digest = digest_of(key);
                 const Bytes bytes(chunk, false);
-                return outcome_of([&, &it = usable(tier)] { return it.store(digest, bytes.span()); });
+                return outcome_of([&, &it = usable(tier)] { return it.store(digest, bytes.span(), {}); });
             },
             "key"_a, "chunk"_a)
         .def(

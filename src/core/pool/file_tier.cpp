@@ -23,7 +23,7 @@ namespace ringcast::pool {
 
 namespace {
 
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kVersion = 2;
 constexpr std::uint32_t kByteOrder = 0x0102'0304;
 constexpr std::array<char, 16> kFileMagic{'r', 'i', 'n', 'g', 'c', 'a', 's', 't', ' ', 't', 'i', 'e', 'r', '\n'};
 constexpr std::uint64_t kSlotMagic = 0x746f'6c73'7265'6974;  // "tierslot"
@@ -47,10 +47,11 @@ struct SlotHeader {
     std::uint64_t length;
     std::uint64_t era;
     std::uint64_t sequence;  // of two with one key the higher is the later
+    TierNote note;
     std::uint32_t bytes_crc;
     std::uint32_t crc;  // of all before
 };
-static_assert(sizeof(FileHeader) == 56 && sizeof(SlotHeader) == 72);
+static_assert(sizeof(FileHeader) == 56 && sizeof(SlotHeader) == 120);
 static_assert(std::is_trivially_copyable_v<FileHeader> && std::is_trivially_copyable_v<SlotHeader>);
 
 template <class Header>
@@ -129,12 +130,13 @@ int transfer_slot(Direction direction, int file, std::byte* header, std::span<st
 }
 
 SlotHeader slot_header(const Digest& key, std::uint64_t length, std::uint64_t era, std::uint64_t sequence,
-                       std::uint32_t bytes_crc) noexcept {
+                       const TierNote& note, std::uint32_t bytes_crc) noexcept {
     SlotHeader header{.magic = kSlotMagic,
                       .key = key,
                       .length = length,
                       .era = era,
                       .sequence = sequence,
+                      .note = note,
                       .bytes_crc = bytes_crc,
                       .crc = 0};
     header.crc = crc_of(header);
@@ -342,6 +344,7 @@ void FileTier::read_slots() {
             slots_[i] = {.key = header.key,
                          .sequence = header.sequence,
                          .length = header.length,
+                         .note = header.note,
                          .crc = header.bytes_crc,
                          .state = State::present};
         }
@@ -432,7 +435,7 @@ std::size_t FileTier::claim() {
     return slots_.size();
 }
 
-TierOutcome FileTier::store(const Digest& key, std::span<const std::byte> bytes) noexcept {
+TierOutcome FileTier::store(const Digest& key, std::span<const std::byte> bytes, const TierNote& note) noexcept {
     count(stores_);
     if (bytes.empty() || bytes.size() > chunk_bytes_) {
         count(refused_);
@@ -466,7 +469,7 @@ TierOutcome FileTier::store(const Digest& key, std::span<const std::byte> bytes)
             return TierOutcome::refused;
         }
         Slot& slot = slots_[at];
-        slot = {.key = key, .sequence = ++sequence_, .length = bytes.size(), .state = State::writing};
+        slot = {.key = key, .sequence = ++sequence_, .length = bytes.size(), .note = note, .state = State::writing};
         try {
             index_.emplace(key, at);
         } catch (const std::bad_alloc&) {
@@ -484,7 +487,7 @@ TierOutcome FileTier::store(const Digest& key, std::span<const std::byte> bytes)
         error = ENOMEM;
         if (block != nullptr) {
             std::memset(block.get(), 0, kTierBlock);
-            const SlotHeader header = slot_header(key, bytes.size(), era_then, sequence, crc);
+            const SlotHeader header = slot_header(key, bytes.size(), era_then, sequence, note, crc);
             std::memcpy(block.get(), &header, sizeof header);
             // A system call takes memory that it only reads as if it might write to it.
             const std::span<std::byte> memory(const_cast<std::byte*>(bytes.data()), bytes.size());
@@ -533,7 +536,7 @@ TierOutcome FileTier::load(const Digest& key, std::span<std::byte> into) noexcep
         if (slot.state != State::present || slot.length != into.size()) return TierOutcome::absent;
         ++slot.readers;
         const std::uint64_t era_then = era();
-        const SlotHeader expected = slot_header(key, slot.length, era_then, slot.sequence, slot.crc);
+        const SlotHeader expected = slot_header(key, slot.length, era_then, slot.sequence, slot.note, slot.crc);
         call.lock.unlock();
 
         const Blocks block = new_blocks(kTierBlock);
@@ -672,6 +675,20 @@ FileTier::Counts FileTier::counts() const noexcept {
             .corrupt = of(corrupt_),
             .evicted = of(evicted_),
             .copied = of(copied_)};
+}
+
+std::vector<FileTier::Content> FileTier::contents() const {
+    std::vector<Content> all;
+    {
+        const std::lock_guard guard(mutex_);
+        all.reserve(index_.size());
+        for (const auto& [key, at] : index_) {
+            const Slot& slot = slots_[at];
+            if (slot.state == State::present) all.push_back({key, slot.note, slot.length, slot.sequence, slot.crc});
+        }
+    }
+    std::ranges::sort(all, {}, &Content::sequence);
+    return all;
 }
 
 std::size_t FileTier::used() const {

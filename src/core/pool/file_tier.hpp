@@ -49,7 +49,7 @@ public:
     FileTier(const FileTier&) = delete;
     FileTier& operator=(const FileTier&) = delete;
 
-    TierOutcome store(const Digest& key, std::span<const std::byte> bytes) noexcept override;
+    TierOutcome store(const Digest& key, std::span<const std::byte> bytes, const TierNote& note) noexcept override;
     TierOutcome load(const Digest& key, std::span<std::byte> into) noexcept override;
     bool exists(const Digest& key) noexcept override;
     TierOutcome remove(const Digest& key) noexcept override;
@@ -59,14 +59,24 @@ public:
     // Synced, unlocked, closed; calls fail from then on. Waits for those that run.
     void close() noexcept;
 
+    struct Content {
+        Digest key;
+        TierNote note;
+        std::uint64_t length;
+        std::uint64_t sequence;
+        std::uint32_t crc;  // of its bytes
+    };
+    std::vector<Content> contents() const;  // in the order in which they were stored
+
     Counts counts() const noexcept;
+    const std::string& path() const noexcept { return path_; }
     std::size_t slots() const noexcept { return slots_.size(); }
     std::size_t used() const;
     bool direct() const noexcept { return direct_; }
     bool preallocated() const noexcept { return preallocated_; }
     std::uint64_t chunk_bytes() const noexcept { return chunk_bytes_; }
     std::uint64_t indexed_in_ns() const noexcept { return indexed_in_ns_; }
-    std::string last_error() const;
+    std::string last_error() const override;
     bool in_forked_child() const noexcept { return made_in_ != platform::fork_generation(); }
 
 private:
@@ -75,6 +85,7 @@ private:
         Digest key{};
         std::uint64_t sequence = 0;
         std::uint64_t length = 0;
+        TierNote note{};
         std::uint32_t crc = 0;
         std::uint32_t readers = 0;  // nobody writes to it while there are some
         State state = State::free;

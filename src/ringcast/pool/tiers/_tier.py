@@ -97,6 +97,7 @@ class Tier(ABC):
 
     def __init__(self, *, threads: int = 4, in_flight: int | str = "64MiB") -> None:
         count = checked("threads", threads, most=_MOST_THREADS)
+        self._thread_count = count
         self._most_in_flight = byte_size("in_flight", in_flight)
         self._in_flight = 0
         self._figures: Counter[str] = Counter()
@@ -388,10 +389,15 @@ class Tier(ABC):
             job.answer(index, False)
 
     def _store(self, key: bytes, slot: memoryview) -> bool:
+        stored = self._store_now(key, slot)
+        with self._lock:
+            self._in_flight -= slot.nbytes
+        return stored
+
+    def _store_now(self, key: bytes, slot: memoryview) -> bool:
         began = time.perf_counter_ns()
         stored = self._tried("store", partial(self.store_chunk, key, slot))
         with self._lock:
-            self._in_flight -= slot.nbytes
             self._figures["stores"] += 1
             self._figures["store_ns"] += time.perf_counter_ns() - began
             if stored:
