@@ -141,6 +141,13 @@ EDITS = [
         "for (column = ring.n_seats + 1; column-- > 0;) if (holds(column)) return column; column = ring.n_seats + 1;",
         "seats are asked by falling numbers",
     ),
+    Edit(
+        "pool/index.hpp",
+        "void take_back(",
+        "set(entry,",
+        "set(entry, generation_of(word(entry)), EntryState::reserved);",
+        "an entry that comes back from a tier is in the same generation",
+    ),
 ]
 
 

@@ -14,6 +14,7 @@ Digest key(std::uint32_t number) { return {{number + 1, 0, number % 2 + 1, 0}}; 
 std::uint64_t content_of(std::uint32_t number) { return number < 2 ? 0 : 500 + number; }
 constexpr std::uint64_t kFilled = 600;
 std::uint64_t part_content(std::uint32_t part) { return 700 + part; }
+constexpr std::uint64_t kOthers = 800;  // what others do with a block meanwhile
 
 void write(World& world, std::uint64_t block, std::uint64_t bytes) {
     Policy::copy(world.block(block), &bytes, sizeof bytes);
@@ -154,6 +155,49 @@ void pin_and_read(World& world) {
         }
         pool.row->clear(place.at);
     }
+}
+
+void evict_to_a_tier_and_take_back(World& world) {
+    PoolWorld& pool = *world.pool;
+    for (const std::uint32_t e : {1u, 0u}) set(pool, e, EntryState::limbo);
+    const auto held = collect(world);
+    set(pool, 1, held[1] ? EntryState::present : EntryState::tiered);
+    set(pool, 0, held[0] || held[1] ? EntryState::present : EntryState::tiered);
+    if (held[0] || held[1]) return;
+    write(world, 0, kOthers);
+    write(world, 1, kOthers);
+    pool.index.take_back(0, 1);
+    write(world, 1, content_of(0));
+    set(pool, 0, EntryState::present);
+    pool.index.forget(1, generation_of(pool.index.word(1)));
+    const std::uint32_t generation = generation_of(pool.index.word(1));
+    pool.index.describe(1, key(3), 0, 8, kNoEntry);
+    pool.index.set(1, generation + 1, EntryState::reserved);
+    pool.stored[3] = true;
+    pool.index.set(1, generation + 1, EntryState::present);
+}
+
+void pin_and_read_where_it_lies(World& world) {
+    PoolWorld& pool = *world.pool;
+    const auto found = pool.index.find(key(0));
+    if (found.entry == kNoEntry || state_of(found.word) != EntryState::present) return;
+    pool.looks[0] = {found.entry, found.word};
+    const auto pinned = pin_leading(pool.index, *pool.row, std::span<const Look>(pool.looks.data(), 1), pool.places);
+    if (pinned.count == 1) {
+        const std::uint64_t block = pool.entries[found.entry].block.load(std::memory_order_relaxed);
+        Explorer::the().expect(read(world, block) == content_of(0), "the bytes of another chunk");
+    }
+    for (const ringcast::pool::Place& place : pool.places) pool.row->clear(place.at);
+}
+
+void look_for_the_next_in_tiers(World& world) {
+    PoolWorld& pool = *world.pool;
+    const auto found = pool.index.find(key(3));
+    if (found.entry == kNoEntry) return;
+    pool.looks[0] = {found.entry, found.word};
+    const bool there = state_of(found.word) == EntryState::present || state_of(found.word) == EntryState::tiered;
+    if (there && pool.index.confirmed(std::span<const Look>(pool.looks.data(), 1)) == 1)
+        Explorer::the().expect(pool.stored[3] && generation_of(found.word) == 2, "a chunk is seen that is not there");
 }
 
 void look_for_the_next(World& world) {

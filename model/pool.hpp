@@ -77,6 +77,13 @@ public:
 void evict_and_reuse(World& world);
 // The server aborts the child, whoever holds it, and gives its block away once nobody does.
 void abort_and_reuse(World& world);
+// The server evicts both entries, as far as they are not held, and a tier keeps their chunks. The first one's comes back in
+// the second one's block, its own is overwritten, and the second entry becomes another key's.
+void evict_to_a_tier_and_take_back(World& world);
+// A client pins what it finds of the chain, and reads it in the blocks that it is in.
+void pin_and_read_where_it_lies(World& world);
+// A client looks whether the key that comes later is there, in memory or in a tier.
+void look_for_the_next_in_tiers(World& world);
 // A client finds the chain, pins as much of it as is there, reads it and lets go.
 void pin_and_read(World& world);
 // A client looks whether the key that comes later is there.

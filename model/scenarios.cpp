@@ -468,6 +468,24 @@ const std::vector<Scenario>& scenarios() {
          },
          0,
          Scenario::Pool::filled},
+        {"a chunk that comes back from a tier",
+         "in another block, while it is pinned and read",
+         {.blocks = 2},
+         [](World& w) {
+             return std::vector{Thread{"server", [&w] { evict_to_a_tier_and_take_back(w); }},
+                                Thread{"client", [&w] { pin_and_read_where_it_lies(w); }}};
+         },
+         0,
+         Scenario::Pool::filled},
+        {"a chunk that a tier has dropped",
+         "whose entry is another's then, looked for without a pin",
+         {.blocks = 2},
+         [](World& w) {
+             return std::vector{Thread{"server", [&w] { evict_to_a_tier_and_take_back(w); }},
+                                Thread{"client", [&w] { look_for_the_next_in_tiers(w); }}};
+         },
+         0,
+         Scenario::Pool::filled},
         {"a reservation",
          "asked for, pinned, filled",
          {.blocks = 2},

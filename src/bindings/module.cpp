@@ -37,6 +37,7 @@ NB_MODULE(_core, module) {
     ringcast::bindings::bind_pool_client(module);
     ringcast::bindings::bind_pool_server(module);
     ringcast::bindings::bind_pool_memory(module);
+    ringcast::bindings::bind_pool_tier_jobs(module);
     ringcast::bindings::bind_pool_tiers(module);
 #ifdef RINGCAST_FAULT_POINTS
     ringcast::bindings::bind_faults(module);

@@ -24,6 +24,7 @@ void bind_pool_policies(nanobind::module_& module);
 void bind_pool_client(nanobind::module_& module);
 void bind_pool_server(nanobind::module_& module);
 void bind_pool_memory(nanobind::module_& module);
+void bind_pool_tier_jobs(nanobind::module_& module);
 void bind_pool_tiers(nanobind::module_& module);
 void bind_faults(nanobind::module_& module);  // only with RINGCAST_FAULT_POINTS
 

@@ -57,6 +57,9 @@ public:
     }
     // Until it is answered.
     void ask(pool::Ask kind);
+    pool::Refusal refusal() const noexcept {
+        return static_cast<pool::Refusal>(slot().refused.load(std::memory_order_relaxed));
+    }
     // What is to be held of the answer is pinned.
     void take() noexcept { call_.take(); }
 
@@ -113,6 +116,7 @@ struct RetrieveLease : PoolLease {
     std::uint32_t hits = 0;
     bool leading = true;  // what comes behind the first miss is none, and `statuses` has that one's alone
     bool verify = true;   // not done yet
+    bool is_use = true;   // of the chunks, to the policy
 };
 
 // The gathers that fill a store's chunks, by key. A commit waits until none is running, and takes their checksums.
@@ -194,7 +198,11 @@ nb::list status_list(const std::vector<pool::Status>& statuses);
 // Raises PoolError where a pinned chunk is not of the layout's size, or not within the pool.
 void check_chunk(const PoolClient& client, const PoolLease& lease, std::uint32_t entry);
 
+// What of a request says whose its keys are.
+void describe_request(Asking& asking, const Keys& keys, const pool::Digest* parent, std::uint64_t chunk_bytes);
 nb::object prepare_retrieve(nb::handle self, nb::handle keys, nb::handle wait, nb::handle leading);
+// How many leading keys are in memory, once what tiers have of them is there; it waits so many seconds at most.
+nb::object prefetch(nb::handle self, nb::handle keys, nb::handle wait);
 void commit_retrieve(nb::handle self, nb::handle lease);
 nb::object prepare_store(nb::handle self, nb::handle keys, nb::handle parent);
 nb::object commit_store(nb::handle self, nb::handle lease);

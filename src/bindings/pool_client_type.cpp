@@ -51,7 +51,7 @@ void connect(PoolClient& client, const std::string& name, const std::string& rel
 nb::object look_up(PoolClient& client, nb::handle keys_object, bool touch) {
     pool::Client& core = client.usable();
     const auto keys = keys_of("keys", keys_object).digests();
-    const std::uint32_t n = core.lookup(keys);
+    const auto [n, total] = core.lookup(keys);
     auto& counters = core.memory().own_seat().counters;
     const auto add = [](std::atomic<std::uint64_t>& count, std::uint64_t by) {
         count.store(count.load(std::memory_order_relaxed) + by, std::memory_order_relaxed);
@@ -64,7 +64,7 @@ nb::object look_up(PoolClient& client, nb::handle keys_object, bool touch) {
             core.touch(found.entry, n - 1);
     const nb::object result = owned(PyStructSequence_New(found_type));
     PyStructSequence_SetItem(result.ptr(), 0, PyLong_FromUnsignedLong(n));
-    PyStructSequence_SetItem(result.ptr(), 1, PyLong_FromUnsignedLong(n));
+    PyStructSequence_SetItem(result.ptr(), 1, PyLong_FromUnsignedLong(total));
     return result;
 }
 
@@ -79,7 +79,7 @@ void touch(PoolClient& client, nb::handle keys_object) {
                 core.touch(found.entry, 0);
         return;
     }
-    const std::uint32_t n = core.lookup(digests);
+    const std::uint32_t n = core.lookup(digests).memory;
     if (n == 0) return;
     if (const auto found = core.memory().index().find(digests[n - 1]); found.entry != pool::kNoEntry)
         core.touch(found.entry, n - 1);
@@ -91,7 +91,13 @@ void clear(PoolClient& client, nb::handle space) {
     asking.slot().has_parent.store(space.is_none() ? 0 : 1, std::memory_order_relaxed);
     if (!space.is_none()) asking.slot().space.store(read_space(space)->digest.words[0], std::memory_order_relaxed);
     asking.ask(pool::Ask::clear);
+    const bool certain = asking.refusal() == pool::Refusal::none;
     asking.take();
+    if (!certain)
+        raise("PoolError", client.context() +
+                               ": clear: memory is cleared and nothing old is found any more, but a tier could not "
+                               "promise it: its chunks may be there again after a restart of the server. See "
+                               "`ringcast pool stat`, and try again");
 }
 
 // (state of the server, its pid, how many servers there have been).
@@ -184,6 +190,12 @@ PyObject* call_clear(PyObject* self, Arguments arguments, Py_ssize_t n, PyObject
         return nb::none();
     });
 }
+PyObject* call_prefetch(PyObject* self, Arguments arguments, Py_ssize_t n, PyObject* keywords) {
+    return called(self, [&](PoolClient&) {
+        const auto [keys, wait] = parse<2>("_prefetch", {"keys", "wait"}, 2, arguments, n, keywords);
+        return prefetch(self, keys, wait);
+    });
+}
 PyObject* call_close(PyObject* self, PyObject*) {
     return called(self, [&](PoolClient& client) -> nb::object {
         if (client.core) client.core->close();
@@ -204,6 +216,7 @@ PyMethodDef methods[] = {
     {"commit_store", as_c_function(&call_commit_store), kFastCall, "commit_store($self, lease)\n--\n\n"},
     {"abort_store", as_c_function(&call_abort_store), kFastCall, "abort_store($self, lease)\n--\n\n"},
     {"clear", as_c_function(&call_clear), kFastCall, "clear($self, space=None)\n--\n\n"},
+    {"_prefetch", as_c_function(&call_prefetch), kFastCall, "_prefetch($self, keys, wait)\n--\n\n"},
     {"close", &call_close, METH_NOARGS, "close($self)\n--\n\n"},
 };
 

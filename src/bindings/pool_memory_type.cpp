@@ -81,10 +81,18 @@ void for_each_present(const PoolMemory& memory, Visit&& visit) {
     }
 }
 
-// (number, kind, key, parent, length, space, tenant, at_ns, reason), as ringcast.pool.PoolEvent has them.
-nb::tuple event(std::uint64_t number, pool::EventKind kind, pool::EventReason reason, const Chunk& chunk) {
+std::string name_of_medium(const PoolMemory& memory, pool::EventMedium medium) {
+    const auto& words = memory.words();
+    if (medium == pool::kInMemory || medium > std::min(of(words.n_tiers), pool::kMostTiers)) return "memory";
+    const pool::TierWords& tier = words.tiers[medium - 1];
+    return ringcast::text_of(tier.name, sizeof tier.name);
+}
+
+// (number, kind, key, parent, length, space, tenant, at_ns, reason, medium), as ringcast.pool.PoolEvent has them.
+nb::tuple event(const PoolMemory& memory, std::uint64_t number, pool::EventKind kind, pool::EventReason reason,
+                pool::EventMedium medium, const Chunk& chunk) {
     static constexpr const char* kKinds[] = {"", "stored", "removed", "cleared", "resync"};
-    static constexpr const char* kReasons[] = {"", "evicted", "orphaned", "damaged"};
+    static constexpr const char* kReasons[] = {"", "evicted", "orphaned", "damaged", "failed"};
     const auto what = static_cast<std::size_t>(kind);
     const auto why = static_cast<std::size_t>(reason);
     const bool of_chunk = kind == pool::EventKind::stored || kind == pool::EventKind::removed;
@@ -96,7 +104,7 @@ nb::tuple event(std::uint64_t number, pool::EventKind kind, pool::EventReason re
                           digest(chunk.parent, of_chunk && chunk.parent != pool::Digest{}), chunk.length,
                           of_space ? nb::object(as_bytes(chunk.space)) : nb::none(),
                           of_chunk ? nb::object(as_bytes(chunk.tenant)) : nb::none(), chunk.at_ns,
-                          why < std::size(kReasons) ? kReasons[why] : "");
+                          why < std::size(kReasons) ? kReasons[why] : "", name_of_medium(memory, medium));
 }
 
 // ([event, ...], the number after them, were some lost before them?).
@@ -128,8 +136,8 @@ nb::tuple events(const PoolMemory& memory, std::uint64_t after, std::uint32_t mo
     nb::list list;
     for (std::uint64_t i = intact; i < last; ++i) {
         const Copied& one = copied[i - first];
-        list.append(event(i, static_cast<pool::EventKind>(one.what >> 16),
-                          static_cast<pool::EventReason>(one.what & 0xffff), one.chunk));
+        list.append(event(memory, i, pool::kind_of_event(one.what), pool::reason_of_event(one.what),
+                          pool::medium_of_event(one.what), one.chunk));
     }
     // Numbers that are still to come were another pool's.
     const bool lost = intact != after || after > end;
@@ -145,11 +153,12 @@ nb::tuple present(const PoolMemory& memory) {
         for_each_present(memory, [&](const Chunk& chunk) { chunks.push_back(chunk); });
     }
     nb::list list;
-    for (const Chunk& chunk : chunks) list.append(event(number, pool::EventKind::stored, {}, chunk));
+    for (const Chunk& chunk : chunks)
+        list.append(event(memory, number, pool::EventKind::stored, {}, pool::kInMemory, chunk));
     return nb::make_tuple(list, number);
 }
 
-// Of each key "present", "pending" or "missing": at this moment.
+// Of each key "present", "pending", "tiered" or "missing": at this moment.
 nb::list states(const PoolMemory& memory, nb::handle keys) {
     nb::list list;
     for (const pool::Digest& key : digests_of(keys)) {
@@ -159,6 +168,7 @@ nb::list states(const PoolMemory& memory, nb::handle keys) {
         const auto state = pool::state_of(found.word);
         list.append(there && state == pool::EntryState::present    ? "present"
                     : there && state == pool::EntryState::reserved ? "pending"
+                    : there && state == pool::EntryState::tiered   ? "tiered"
                                                                    : "missing");
     }
     return list;
@@ -243,6 +253,34 @@ nb::dict curve_of(const PoolMemory& memory) {
         curve[pool::name_of(pool::HitRateCurve::kPolicies[policy])] = row;
     }
     return curve;
+}
+
+nb::list tiers_of(const PoolMemory& memory) {
+    const auto& words = memory.words();
+    nb::list list;
+    for (std::uint32_t i = 0; i < std::min(of(words.n_tiers), pool::kMostTiers); ++i) {
+        const pool::TierWords& tier = words.tiers[i];
+        nb::dict row;
+        row["name"] = ringcast::text_of(tier.name, sizeof tier.name);
+        row["local"] = of(tier.local) != 0;
+        row["slots"] = of(tier.slots);
+        row["chunks"] = of(tier.copies);
+        row["stored"] = of(tier.stored);
+        row["stored_bytes"] = of(tier.stored_bytes);
+        row["store_ns"] = of(tier.store_ns);
+        row["wanted"] = of(tier.wanted);
+        row["hits"] = of(tier.loaded);
+        row["loaded_bytes"] = of(tier.loaded_bytes);
+        row["load_ns"] = of(tier.load_ns);
+        row["dropped"] = of(tier.dropped);
+        row["failed"] = of(tier.failed);
+        row["corrupt"] = of(tier.corrupt);
+        row["late"] = of(tier.late);
+        row["waiting"] = of(tier.waiting);
+        row["running"] = of(tier.running);
+        list.append(row);
+    }
+    return list;
 }
 
 struct Held {
@@ -352,6 +390,7 @@ nb::dict described(const PoolMemory& memory) {
     }
     all["oldest_pins"] = oldest_pins;
     all["tenants"] = tenants_of(memory, used);
+    all["tiers"] = tiers_of(memory);
     all["curve"] = curve_of(memory);
     all["curve_accesses"] = of(words.curve_accesses);
     all["curve_lost"] = of(words.curve_lost);

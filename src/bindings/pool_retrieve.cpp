@@ -38,8 +38,11 @@ void pin_leading_hits(PoolClient& client, RetrieveLease& lease, std::span<const 
     lease.statuses.clear();
     if (lease.hits < keys.size()) lease.statuses.push_back(stopped);
     for (const Look& look : lease.looks) check_chunk(client, lease, look.entry);
-    // Of a chain one word tells all.
-    if (lease.hits != 0) core.touch(lease.looks.back().entry, lease.hits - 1);
+    // Of a run one word tells all.
+    for (std::size_t i = 0; lease.is_use && i < lease.held->places.size(); ++i) {
+        const pool::Place& run = lease.held->places[i];
+        core.touch(lease.looks[run.last].entry, run.last - run.first);
+    }
 }
 
 void pin_each_hit(PoolClient& client, RetrieveLease& lease, std::span<const pool::Digest> keys) {
@@ -60,11 +63,49 @@ void pin_each_hit(PoolClient& client, RetrieveLease& lease, std::span<const pool
     }
 }
 
-// Waits until no other client stores the key that ended the hits, or `until`.
-void wait_for_pending(PoolClient& client, RetrieveLease& lease, std::span<const pool::Digest> keys,
-                      std::int64_t until) {
+// Has the server bring what of the keys from this one on is in tiers into memory; the index shows what comes of it. False:
+// there is nothing to wait for.
+bool promote(PoolClient& client, const Keys& keys, std::uint32_t from, std::int64_t within_ns) {
+    pool::Client& core = client.usable();
+    const auto digests = keys.digests();
+    for (std::size_t begin = from; begin < digests.size(); begin += pool::kBatch) {
+        const auto count = static_cast<std::uint32_t>(std::min<std::size_t>(pool::kBatch, digests.size() - begin));
+        Asking asking(client, "bringing chunks from tiers", count, std::min(client.timeout_ns, within_ns));
+        const pool::Digest* parent = begin == 0 ? keys.parent() : &digests[begin - 1];
+        describe_request(asking, keys, keys.space().chained ? parent : nullptr, client.chunk_bytes);
+        for (std::uint32_t i = 0; i < count; ++i)
+            for (std::size_t k = 0; k < 4; ++k)
+                asking.item(i).digest[k].store(digests[begin + i].words[k], std::memory_order_relaxed);
+        asking.ask(pool::Ask::promote);
+        asking.take();
+    }
+    const auto found = core.memory().index().find(digests[from]);
+    return found.entry != pool::kNoEntry && pool::state_of(found.word) != pool::EntryState::tiered;
+}
+
+// Waits until what ended the hits is there: another client stores it, or a tier has it. At most `until`.
+void wait_for_pending(PoolClient& client, RetrieveLease& lease, const Keys& all, std::int64_t until) {
     pool::Client& core = *lease.core;
-    while (lease.hits < keys.size() && lease.statuses.front() == Status::pending) {
+    const auto keys = all.digests();
+    // Of tiers that have to be asked only once: what they do not have is a miss.
+    bool asks = core.memory().words().asks_tiers.load(std::memory_order_relaxed) != 0;
+    const auto is_tiered = [&] {
+        return lease.statuses.front() == Status::tiered || (asks && lease.statuses.front() == Status::miss);
+    };
+    while (lease.hits < keys.size() && (lease.statuses.front() == Status::pending || is_tiered())) {
+        if (is_tiered()) {
+            if (lease.statuses.front() == Status::miss) asks = false;
+            const std::int64_t left = until - platform::monotonic_ns();
+            try {
+                if (left <= 0 || !promote(client, all, lease.hits, left)) return;
+            } catch (nb::python_error& error) {
+                if (interrupts(error)) throw;  // else what is in memory is there, whatever the server does
+                return;
+            }
+            core.unpin(lease.held->places);
+            pin_leading_hits(client, lease, keys);
+            continue;
+        }
         const std::uint32_t seen = core.memory().changes();
         if (!is_anothers(core, keys[lease.hits])) {
             // It is there by now, or given up; or it is this client's own, for which it does not wait.
@@ -163,10 +204,11 @@ nb::object prepare_retrieve(nb::handle self, nb::handle keys_object, nb::handle 
         pin_each_hit(client, *made, keys);
     } else {
         pin_leading_hits(client, *made, keys);
-        if (!wait.is_none() && made->hits < keys.size() && made->statuses.front() == Status::pending) {
+        if (!wait.is_none() && made->hits < keys.size()) {
             const std::int64_t most = parse_seconds("wait", wait.ptr());
             const std::int64_t now = platform::monotonic_ns();
-            wait_for_pending(client, *made, keys, most > kForever - now ? kForever : now + most);
+            wait_for_pending(client, *made, keys_of("keys", keys_object),
+                             most > kForever - now ? kForever : now + most);
         }
     }
     auto& counters = core.memory().own_seat().counters;
@@ -177,6 +219,20 @@ nb::object prepare_retrieve(nb::handle self, nb::handle keys_object, nb::handle 
     add(counters.keys_retrieved, keys.size());
     add(counters.hits, made->hits);
     return nb::cast(made.release(), nb::rv_policy::take_ownership);
+}
+
+nb::object prefetch(nb::handle self, nb::handle keys_object, nb::handle wait) {
+    auto& client = nb::cast<PoolClient&>(self);
+    client.usable();
+    const Keys& keys = keys_of("keys", keys_object);
+    RetrieveLease lease(client.core, nb::borrow(keys_object), client.chunk_bytes);
+    lease.is_use = false;
+    pin_leading_hits(client, lease, keys.digests());
+    const std::int64_t most = parse_seconds("wait", wait.ptr());
+    const std::int64_t now = platform::monotonic_ns();
+    if (lease.hits < keys.digests().size())
+        wait_for_pending(client, lease, keys, most > kForever - now ? kForever : now + most);
+    return nb::int_(lease.hits);
 }
 
 void commit_retrieve(nb::handle self, nb::handle lease_object) {

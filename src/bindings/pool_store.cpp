@@ -32,18 +32,6 @@ StoreLease& open_lease(nb::handle self, nb::handle object, const char* what) {
     return lease;
 }
 
-void describe(Asking& asking, const Keys& keys, const pool::Digest* parent, std::uint32_t length) {
-    auto& slot = asking.slot();
-    slot.length.store(length, std::memory_order_relaxed);
-    slot.parts.store(keys.space().shards, std::memory_order_relaxed);
-    slot.chained.store(keys.space().chained ? 1 : 0, std::memory_order_relaxed);
-    slot.has_parent.store(parent != nullptr ? 1 : 0, std::memory_order_relaxed);
-    if (parent != nullptr)
-        for (std::size_t k = 0; k < 4; ++k) slot.parent[k].store(parent->words[k], std::memory_order_relaxed);
-    slot.tenant.store(keys.space().tenant.words[0], std::memory_order_relaxed);
-    slot.space.store(keys.space().digest.words[0], std::memory_order_relaxed);
-}
-
 // Tells the pool what the namespace is, once.
 void describe_space(PoolClient& client, const KeySpace& space) {
     if (client.core->knows_space(space.digest)) return;
@@ -73,7 +61,7 @@ void reserve(PoolClient& client, StoreLease& lease, const Keys& keys, const std:
              std::size_t from, std::size_t count, const pool::Digest* parent) {
     const auto digests = keys.digests();
     Asking asking(client, "prepare_store", static_cast<std::uint32_t>(count), client.timeout_ns);
-    describe(asking, keys, parent, static_cast<std::uint32_t>(pool::block_bytes(client.chunk_bytes, lease.part.of)));
+    describe_request(asking, keys, parent, client.chunk_bytes);
     for (std::size_t i = 0; i < count; ++i)
         for (std::size_t k = 0; k < 4; ++k)
             asking.item(static_cast<std::uint32_t>(i))
@@ -200,6 +188,19 @@ Raises LeaseExpiredError, which says who has given the chunk up.
 };
 
 }  // namespace
+
+void describe_request(Asking& asking, const Keys& keys, const pool::Digest* parent, std::uint64_t chunk_bytes) {
+    auto& slot = asking.slot();
+    const std::uint32_t parts = keys.space().shards;
+    slot.length.store(static_cast<std::uint32_t>(pool::block_bytes(chunk_bytes, parts)), std::memory_order_relaxed);
+    slot.parts.store(parts, std::memory_order_relaxed);
+    slot.chained.store(keys.space().chained ? 1 : 0, std::memory_order_relaxed);
+    slot.has_parent.store(parent != nullptr ? 1 : 0, std::memory_order_relaxed);
+    if (parent != nullptr)
+        for (std::size_t k = 0; k < 4; ++k) slot.parent[k].store(parent->words[k], std::memory_order_relaxed);
+    slot.tenant.store(keys.space().tenant.words[0], std::memory_order_relaxed);
+    slot.space.store(keys.space().digest.words[0], std::memory_order_relaxed);
+}
 
 nb::object prepare_store(nb::handle self, nb::handle keys_object, nb::handle parent_object) {
     auto& client = nb::cast<PoolClient&>(self);

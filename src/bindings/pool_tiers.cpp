@@ -141,7 +141,7 @@ void bind_pool_tiers(nb::module_& module) {
             "store",
             [](FileTier& tier, nb::list keys, nb::list chunks) {
                 return outcomes_of(usable(tier), keys, chunks, false,
-                                   [](auto& it, const auto& key, auto bytes) { return it.store(key, bytes); });
+                                   [](auto& it, const auto& key, auto bytes) { return it.store(key, bytes, {}); });
             },
             "keys"_a, "chunks"_a)
         .def(

@@ -78,6 +78,8 @@
     X(pool_in_limbo)    /* aborted or cleared, its cell is there */                                \
     X(pool_release_begin)                                                                          \
     X(pool_released)                                                                               \
+    X(pool_tiered)        /* evicted, a tier has it; its block is not given back */                \
+    X(pool_taken_back)    /* ... it is reserved again, and has a block */                          \
     X(pool_event_begun)   /* an event's place is being overwritten */                              \
     X(pool_event_written) /* ... it is written, and not counted */                                 \
     X(pool_space_written) /* a namespace's record is written, nobody can see it */                 \

@@ -221,7 +221,7 @@ def test_another_size_version_or_byte_order_is_refused(tmp_path: Path) -> None:
         with pytest.raises(TierError, match=f"was made with {SIZE} bytes for chunks of {CHUNK}"):
             opened(path, **options)
     whole = path.read_bytes()
-    for at, word, why in ((16, 0x04030201, "byte order"), (20, 2, "version 2")):
+    for at, word, why in ((16, 0x04030201, "byte order"), (20, 77, "version 77")):
         with path.open("r+b") as file:
             file.seek(at)
             file.write(struct.pack("=I", word))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -348,3 +349,22 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 )  # fmt: skip
 def test_sizes_are_shown_in_three_digits(count: int, text: str) -> None:
     assert human_bytes(count) == text
+
+
+def test_a_pool_is_served_with_a_tier_which_stat_shows(serve: Serve, tmp_path: Path) -> None:
+    name = unique_name("c")
+    server = serve(name, "--policy", "lru", "--tier", f"file:{tmp_path}/a:b:1MiB:4KiB")
+    assert "serving" in said(server)
+    with PoolClient.connect(name, layout=CHUNK) as client:
+        keys = some_keys(3)
+        store(client, keys)
+        assert retrieved(client, keys) == 3
+        eventually(lambda: json.loads(run("stat", name, "--json"))["tiers"][0]["stored"] == 3)
+        [row] = [line for line in run("stat", name).splitlines() if line.startswith("FileTier")]
+        assert row.split()[1:5] == ["3", "of", "127", "3,"]
+    assert (tmp_path / "a:b").stat().st_size == 1 << 20
+
+
+@pytest.mark.parametrize("tier", ["file:/x:1MiB", "disk:/x:1MiB:4KiB", "file:/x:much:4KiB", "x"])
+def test_a_tier_that_makes_no_sense_is_a_usage_error(tier: str) -> None:
+    assert "--tier" in complaint("serve", "p", "--size", "1MiB", "--tier", tier, code=2)

@@ -11,7 +11,7 @@
 
 namespace ringcast::pool {
 
-void Keeper::adopt() {
+void Keeper::adopt(std::span<const Content> contents) {
     Native::reached(FaultPoint::pool_adopt_begin);
     check_bounds();
     check_overlaps();
@@ -24,6 +24,7 @@ void Keeper::adopt() {
     mend_cells();
     Native::reached(FaultPoint::pool_adopt_cells);
     recount();
+    match(contents);
     settle();
     note({.kind = EventKind::resync});
     publish_totals();
@@ -34,7 +35,11 @@ void Keeper::check_bounds() {
     const std::uint64_t capacity = memory_.header().capacity;
     for (std::uint32_t e = 0; e < index_.n_entries; ++e) {
         const EntryState its = state(e);
-        if (its == EntryState::free) continue;
+        if (its == EntryState::free || (its == EntryState::tiered && length(e) != 0)) continue;
+        if (its == EntryState::tiered) {
+            set(e, EntryState::free);
+            continue;
+        }
         const std::uint64_t block = entry(e).block.load(std::memory_order_relaxed);
         const bool known = its == EntryState::reserved || its == EntryState::present || its == EntryState::limbo ||
                            its == EntryState::quarantined;
@@ -52,7 +57,7 @@ void Keeper::check_bounds() {
 void Keeper::check_overlaps() {
     std::vector<std::uint32_t> owners;
     for (std::uint32_t e = 0; e < index_.n_entries; ++e)
-        if (state(e) != EntryState::free && length(e) != 0) owners.push_back(e);
+        if (state(e) != EntryState::free && state(e) != EntryState::tiered && length(e) != 0) owners.push_back(e);
     const auto block = [&](std::uint32_t e) { return entry(e).block.load(std::memory_order_relaxed); };
     std::ranges::sort(owners, {}, block);
     std::uint64_t end = 0;
@@ -81,6 +86,7 @@ void Keeper::check_parents() {
     const auto stays = [&](std::uint32_t e) {
         return state(e) == EntryState::present || state(e) == EntryState::reserved;
     };
+    const auto is_tiered = [&](std::uint32_t e) { return state(e) == EntryState::tiered; };
     std::vector<std::uint32_t> roots;
     for (std::uint32_t e = 0; e < index_.n_entries; ++e) {
         if (state(e) == EntryState::free || state(e) == EntryState::quarantined) continue;
@@ -89,13 +95,17 @@ void Keeper::check_parents() {
             roots.push_back(e);
             continue;
         }
-        const bool there = p < index_.n_entries && p != e && (stays(p) || state(p) == EntryState::limbo) &&
-                           memory_.record(e).parent_generation.load(std::memory_order_relaxed) == generation(p);
+        const std::uint32_t its = memory_.record(e).parent_generation.load(std::memory_order_relaxed);
+        const bool there = p < index_.n_entries && p != e &&
+                           (stays(p) || state(p) == EntryState::limbo || (is_tiered(p) && is_tiered(e))) &&
+                           // Its parent may have been about to be taken back from a tier.
+                           (its == generation(p) || (is_tiered(p) && its == generation(p) + 1));
         if (there) {
             adopt_child(p, e);
             continue;
         }
         entry(e).parent.store(0, std::memory_order_relaxed);
+        unreachable_.push_back(e);
         if (stays(e)) set(e, EntryState::limbo);
         roots.push_back(e);
     }
@@ -111,8 +121,14 @@ void Keeper::check_parents() {
         }
     }
     // Entries that are each other's ancestors no server has made.
-    for (std::uint32_t e = 0; e < index_.n_entries; ++e)
-        if (!reached[e] && (stays(e) || state(e) == EntryState::limbo)) set(e, EntryState::quarantined);
+    for (std::uint32_t e = 0; e < index_.n_entries; ++e) {
+        if (reached[e]) continue;
+        if (stays(e) || state(e) == EntryState::limbo) set(e, EntryState::quarantined);
+        if (is_tiered(e)) {
+            entry(e).parent.store(0, std::memory_order_relaxed);
+            set(e, EntryState::free);
+        }
+    }
 }
 
 // Who has joined which part. Asked of the mailboxes first: who takes an answer pins before.
@@ -195,12 +211,17 @@ void Keeper::check_reservations() {
 // First what is missing, then what is wrong: nothing that is there is unfindable at any time.
 void Keeper::mend_cells() {
     const auto findable = [&](std::uint32_t e) {
-        return e < index_.n_entries && (state(e) == EntryState::present || state(e) == EntryState::reserved);
+        return e < index_.n_entries &&
+               (state(e) == EntryState::present || state(e) == EntryState::reserved || state(e) == EntryState::tiered);
     };
     for (std::uint32_t e = 0; e < index_.n_entries; ++e) {
         if (!findable(e)) continue;
         const Digest key = index_.digest_of(e);
-        if (index_.cell_of(key, e) == nullptr && !index_.insert(key, e)) set(e, EntryState::limbo);
+        if (index_.cell_of(key, e) != nullptr || index_.insert(key, e)) continue;
+        if (state(e) == EntryState::tiered)
+            unreachable_.push_back(e);
+        else
+            set(e, EntryState::limbo);
     }
     const std::uint64_t n_cells = std::uint64_t{index_.n_buckets} * kCellsInBucket;
     for (std::uint64_t i = 0; i < n_cells; ++i) {
@@ -231,6 +252,8 @@ void Keeper::recount() {
                 break;
             case EntryState::quarantined:
                 ++quarantined_;
+                continue;
+            case EntryState::tiered:
                 continue;
         }
         count(memory_.record(e).tenant.load(std::memory_order_relaxed), length(e));

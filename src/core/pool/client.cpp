@@ -143,6 +143,7 @@ std::uint32_t Client::find_leading(std::span<const Digest> keys, std::vector<Loo
             const auto found = index.find(keys[from + i], where[i]);
             if (found.entry == kNoEntry || state_of(found.word) != EntryState::present) {
                 if (found.entry != kNoEntry && state_of(found.word) == EntryState::reserved) stopped = Status::pending;
+                if (found.entry != kNoEntry && state_of(found.word) == EntryState::tiered) stopped = Status::tiered;
                 return static_cast<std::uint32_t>(looks.size());
             }
             looks.push_back({found.entry, found.word});
@@ -161,15 +162,25 @@ void Client::find_each(std::span<const Digest> keys, std::vector<Look>& looks, s
         looks.push_back({state == EntryState::present ? found.entry : kNoEntry, found.word});
         statuses.push_back(state == EntryState::present    ? Status::hit
                            : state == EntryState::reserved ? Status::pending
+                           : state == EntryState::tiered   ? Status::tiered
                                                            : Status::miss);
     }
 }
 
-std::uint32_t Client::lookup(std::span<const Digest> keys) const {
+Client::Counted Client::lookup(std::span<const Digest> keys) const {
+    const Index<Native>& index = memory_->index();
     thread_local std::vector<Look> looks;
     Status stopped{};
     find_leading(keys, looks, stopped);
-    return memory_->index().confirmed(looks);
+    const auto memory = static_cast<std::uint32_t>(looks.size());
+    for (std::size_t i = memory; stopped == Status::tiered && i < keys.size(); ++i) {
+        const auto found = index.find(keys[i]);
+        if (found.entry == kNoEntry) break;
+        if (state_of(found.word) != EntryState::tiered && state_of(found.word) != EntryState::present) break;
+        looks.push_back({found.entry, found.word});
+    }
+    const std::uint32_t total = index.confirmed(looks);
+    return {std::min(memory, total), total};
 }
 
 Pinned<Native> Client::pin(std::span<const Look> looks, Places& places) {

@@ -54,11 +54,17 @@ public:
     std::uint32_t held() noexcept;
     std::uint32_t room() noexcept;  // for pins
 
-    // The leading keys that are there; `looks` says where. What ends them is told by `stopped`: miss, or pending.
+    // The leading keys that are there; `looks` says where. What ends them is told by `stopped`: miss, pending, or
+    // tiered.
     std::uint32_t find_leading(std::span<const Digest> keys, std::vector<Look>& looks, Status& stopped) const;
     // Each key by itself: an entry of kNoEntry is not there.
     void find_each(std::span<const Digest> keys, std::vector<Look>& looks, std::vector<Status>& statuses) const;
-    std::uint32_t lookup(std::span<const Digest> keys) const;
+    // How many leading keys are in memory, and how many in memory or in a tier of this machine.
+    struct Counted {
+        std::uint32_t memory = 0;
+        std::uint32_t total = 0;
+    };
+    Counted lookup(std::span<const Digest> keys) const;
 
     using Places = std::vector<Place>;
     // See pin_leading.
@@ -148,7 +154,9 @@ public:
     Progress slice(std::int64_t until_ns);
     // What was got is pinned. The slot is free again.
     void take() noexcept;
-    bool refused() const noexcept { return slot().refused.load(std::memory_order_relaxed) != 0; }
+    bool refused() const noexcept {
+        return slot().refused.load(std::memory_order_relaxed) == static_cast<std::uint32_t>(Refusal::senseless);
+    }
     // False: it has just been answered.
     bool withdraw() noexcept;
 

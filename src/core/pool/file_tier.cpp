@@ -139,7 +139,7 @@ void FileTier::drop(Call& call, std::size_t at) noexcept {
     give_back(at);
 }
 
-TierOutcome FileTier::store(const Digest& key, std::span<const std::byte> bytes) noexcept {
+TierOutcome FileTier::store(const Digest& key, std::span<const std::byte> bytes, const TierNote& note) noexcept {
     count(stores_);
     if (bytes.empty() || bytes.size() > file_.chunk_bytes()) {
         count(refused_);
@@ -172,7 +172,7 @@ TierOutcome FileTier::store(const Digest& key, std::span<const std::byte> bytes)
             return TierOutcome::refused;
         }
         Slot& slot = slots_[at];
-        slot = {.record = {.key = key, .length = bytes.size(), .era = era(), .sequence = ++sequence_},
+        slot = {.record = {.key = key, .length = bytes.size(), .era = era(), .sequence = ++sequence_, .note = note},
                 .state = State::writing};
         try {
             index_.emplace(key, at);
@@ -321,6 +321,18 @@ FileTier::Counts FileTier::counts() const noexcept {
             .corrupt = of(corrupt_),
             .evicted = of(evicted_),
             .copied = file_.copied()};
+}
+
+std::vector<FileTier::Content> FileTier::contents() const {
+    std::vector<Content> all;
+    {
+        const std::lock_guard guard(mutex_);
+        all.reserve(index_.size());
+        for (const auto& [key, at] : index_)
+            if (slots_[at].state == State::present) all.push_back(slots_[at].record);
+    }
+    std::ranges::sort(all, {}, &Content::sequence);
+    return all;
 }
 
 std::size_t FileTier::used() const {

@@ -36,7 +36,7 @@ public:
     FileTier(const FileTier&) = delete;
     FileTier& operator=(const FileTier&) = delete;
 
-    TierOutcome store(const Digest& key, std::span<const std::byte> bytes) noexcept override;
+    TierOutcome store(const Digest& key, std::span<const std::byte> bytes, const TierNote& note) noexcept override;
     TierOutcome load(const Digest& key, std::span<std::byte> into) noexcept override;
     bool exists(const Digest& key) noexcept override;
     TierOutcome remove(const Digest& key) noexcept override;
@@ -46,6 +46,9 @@ public:
     // Synced, unlocked, closed; calls fail from then on. Waits for those that run.
     void close() noexcept;
 
+    using Content = SlotFile::Record;
+    std::vector<Content> contents() const;  // in the order in which they were stored
+
     Counts counts() const noexcept;
     std::size_t slots() const noexcept { return slots_.size(); }
     std::size_t used() const;
@@ -53,7 +56,7 @@ public:
     bool preallocated() const noexcept { return file_.preallocated(); }
     std::uint64_t chunk_bytes() const noexcept { return file_.chunk_bytes(); }
     std::uint64_t indexed_in_ns() const noexcept { return indexed_in_ns_; }
-    std::string last_error() const;
+    std::string last_error() const override;
     bool in_forked_child() const noexcept { return file_.in_forked_child(); }
 
 private:

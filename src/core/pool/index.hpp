@@ -92,7 +92,7 @@ struct Index {
     }
     // How many of the leading looks are what they were: so many chunks are there, though nothing holds them.
     std::uint32_t confirmed(std::span<const Look> looks) const noexcept {
-        P::fence_acquire();  // [entry-look]: pairs with [collect]; the digests were read before
+        P::fence_acquire();  // [entry-look]: pairs with [collect] and [forget]; the digests were read before
         std::uint32_t n = 0;
         while (n < looks.size() && is_unchanged(looks[n])) ++n;
         return n;
@@ -145,6 +145,20 @@ struct Index {
         at.parent.store(parent == kNoEntry ? 0 : parent + 1, std::memory_order_relaxed);
         at.checksum.store(0, std::memory_order_relaxed);
         at.checked.store(0, std::memory_order_relaxed);
+    }
+    // A tiered entry gets a block again, to be filled. Counted up, so that who has found it as it was before, and only now
+    // looks again, does not take what is written there for what he found.
+    void take_back(std::uint32_t entry, std::uint64_t block) noexcept {
+        Entry<P>& at = entries[entry];
+        at.block.store(block, std::memory_order_relaxed);
+        at.checksum.store(0, std::memory_order_relaxed);
+        at.checked.store(0, std::memory_order_relaxed);
+        set(entry, generation_of(word(entry)) + 1, EntryState::reserved);
+    }
+    // A tiered entry, which nobody can hold, is nobody's any more and may be described anew at once.
+    void forget(std::uint32_t entry, std::uint32_t generation) noexcept {
+        set(entry, generation, EntryState::free);
+        P::fence_release();  // [forget]: pairs with [entry-look]
     }
     void set(std::uint32_t entry, std::uint32_t generation, EntryState state) noexcept {
         // release [entry]: what describes the entry, and with `present` its bytes, comes before.

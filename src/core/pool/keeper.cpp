@@ -24,7 +24,7 @@ void store(std::atomic<std::uint64_t> (&words)[4], const Digest& digest) {
 
 }  // namespace
 
-Keeper::Keeper(PoolMemory& memory, PolicyKind policy, Quotas quotas)
+Keeper::Keeper(PoolMemory& memory, PolicyKind policy, Quotas quotas, std::span<const TierTable::Place> tiers)
     : memory_(memory),
       index_(memory.index()),
       blocks_(memory.header().capacity, platform::page_bytes()),
@@ -34,7 +34,9 @@ Keeper::Keeper(PoolMemory& memory, PolicyKind policy, Quotas quotas)
       mark_(index_.n_entries),
       held_at_(index_.n_entries),
       tenants_(1 + quotas.size()),
-      policy_(make_policy(policy, index_.n_entries, static_cast<std::uint32_t>(tenants_.size()))) {
+      policy_(make_policy(policy, index_.n_entries, static_cast<std::uint32_t>(tenants_.size()))),
+      tiers_(index_.n_entries, tiers),
+      held_by_tiers_(index_.n_entries) {
     for (std::uint32_t tenant = 0; const auto& [salt, quota] : quotas) {
         tenants_[++tenant].quota = quota;
         tenant_numbers_[salt] = tenant;
@@ -48,10 +50,17 @@ void Keeper::read_clock() noexcept { now_ns_ = platform::coarse_wall_clock_ns();
 
 // --- Reservations.
 
-std::uint32_t Keeper::parent_of_chain(const Digest& key) const noexcept { return index_.find(key).entry; }
+std::uint32_t Keeper::parent_of_chain(const Digest& key) const noexcept {
+    const auto found = index_.find(key);
+    return found.entry != kNoEntry && state_of(found.word) == EntryState::tiered ? kNoEntry : found.entry;
+}
 
 Keeper::Reserved Keeper::reserve(const Storing& storing, const Digest& key, std::uint32_t parent) {
-    if (const auto found = index_.find(key); found.entry != kNoEntry) {
+    const auto found = index_.find(key);
+    if (found.entry != kNoEntry && state_of(found.word) == EntryState::tiered) {
+        if (length(found.entry) == storing.length) return take_back(storing, found.entry);
+        drop_tiered(found.entry);
+    } else if (found.entry != kNoEntry) {
         if (state_of(found.word) == EntryState::present) return {Status::cached, found.entry};
         const EntryRecord& record = memory_.record(found.entry);
         const bool own = record.owner_seat.load(std::memory_order_relaxed) == storing.owner.seat &&
@@ -60,7 +69,7 @@ Keeper::Reserved Keeper::reserve(const Storing& storing, const Digest& key, std:
     }
     if (parent != kNoEntry) ++kin_[parent].children;  // it must not go for its own child
     std::uint32_t node = 0;
-    const bool placed = place(storing, node);
+    const bool placed = place(storing, node, true);
     if (parent != kNoEntry) --kin_[parent].children;
     if (!placed) {
         memory_.words().no_memory.fetch_add(1, std::memory_order_relaxed);
@@ -69,18 +78,8 @@ Keeper::Reserved Keeper::reserve(const Storing& storing, const Digest& key, std:
     const std::uint32_t e = free_.back();
     const std::uint32_t next_generation = generation(e) + 1;
     index_.describe(e, key, blocks_.offset(node), storing.length, parent);
-    EntryRecord& record = memory_.record(e);
-    record.owner_seat.store(storing.owner.seat, std::memory_order_relaxed);
-    record.owner_incarnation.store(storing.owner.incarnation, std::memory_order_relaxed);
-    record.slot.store(storing.owner.slot, std::memory_order_relaxed);
-    record.request.store(storing.owner.request, std::memory_order_relaxed);
-    record.parent_generation.store(parent == kNoEntry ? 0 : generation(parent), std::memory_order_relaxed);
-    record.uses.store(0, std::memory_order_relaxed);
-    record.parts.store(storing.parts, std::memory_order_relaxed);
-    record.committed.store(0, std::memory_order_relaxed);
-    record.ended.store(0, std::memory_order_relaxed);
-    record.tenant.store(storing.tenant, std::memory_order_relaxed);
-    record.space.store(storing.space, std::memory_order_relaxed);
+    note_owner(e, storing);
+    memory_.record(e).parent_generation.store(parent == kNoEntry ? 0 : generation(parent), std::memory_order_relaxed);
     Native::reached(FaultPoint::pool_described);
     if (!index_.insert(key, e)) {
         blocks_.free(node);
@@ -99,18 +98,34 @@ Keeper::Reserved Keeper::reserve(const Storing& storing, const Digest& key, std:
     return {Status::reserved, e};
 }
 
-// A free entry and a block for it.
-bool Keeper::place(const Storing& storing, std::uint32_t& node) {
+void Keeper::note_owner(std::uint32_t e, const Storing& storing) noexcept {
+    EntryRecord& record = memory_.record(e);
+    record.owner_seat.store(storing.owner.seat, std::memory_order_relaxed);
+    record.owner_incarnation.store(storing.owner.incarnation, std::memory_order_relaxed);
+    record.slot.store(storing.owner.slot, std::memory_order_relaxed);
+    record.request.store(storing.owner.request, std::memory_order_relaxed);
+    record.uses.store(0, std::memory_order_relaxed);
+    record.parts.store(storing.parts, std::memory_order_relaxed);
+    record.committed.store(0, std::memory_order_relaxed);
+    record.ended.store(0, std::memory_order_relaxed);
+    record.tenant.store(storing.tenant, std::memory_order_relaxed);
+    record.space.store(storing.space, std::memory_order_relaxed);
+}
+
+// A block, and a free entry for it if that is wanted.
+bool Keeper::place(const Storing& storing, std::uint32_t& node, bool with_entry) {
     last_length_ = storing.length;
     if (!has_quota(storing)) return false;
     for (;;) {
-        if (!free_.empty()) {
+        if (!with_entry || !free_.empty()) {
             if (const auto block = blocks_.allocate_exactly(storing.length)) {
                 node = block->node;
                 return true;
             }
             if (storing.length > blocks_.capacity()) return false;
         }
+        // What is in memory and has a copy gives no entry back.
+        if (with_entry && free_.empty() && free_an_entry()) continue;
         if (!evict(std::clamp(storing.expected, 1u, kVictims), kAnyTenant)) return false;
     }
 }
@@ -228,6 +243,7 @@ void Keeper::abort_abandoned() {
     };
     std::vector<Doubt> doubts;
     for (const std::uint32_t e : reserved_) {
+        if (is_servers_own(e)) continue;
         if (const Owner owner = owner_of(e); !offered(owner)) doubts.push_back({e, kNoPart, owner.seat});
         const auto* const members = groups_.members(e);
         if (members == nullptr) continue;
@@ -296,6 +312,8 @@ void Keeper::give_up(std::uint32_t e, Ending why, std::uint32_t seat) {
 
 void Keeper::clear(const std::uint64_t* space) {
     ending_ = ending_word(Ending::cleared, 0, 0);
+    // Tiers know no namespaces.
+    forget_copies(space);
     for (std::uint32_t e = 0; e < index_.n_entries; ++e) {
         if (state(e) != EntryState::present && state(e) != EntryState::reserved) continue;
         if (space != nullptr && memory_.record(e).space.load(std::memory_order_relaxed) != *space) continue;
@@ -313,8 +331,10 @@ Status Keeper::suspect(std::uint32_t e, std::uint32_t its_generation) {
     const std::byte* bytes = memory_.data() + entry(e).block.load(std::memory_order_relaxed);
     if (checksum_of({bytes, length(e)}) == entry(e).checksum.load(std::memory_order_relaxed)) return Status::hit;
     ending_ = 0;
+    drop_tiered_children(e);
     for (std::uint32_t child = kin_[e].first_child; child != kNoEntry; child = kin_[child].next)
         into_limbo_with_descendants(child);
+    drop_copies(e);
     set(e, EntryState::quarantined);
     index_.remove(index_.digest_of(e), e);
     note(EventKind::removed, EventReason::damaged, e);
@@ -383,6 +403,8 @@ void Keeper::collect(std::span<const std::uint32_t> entries, std::vector<bool>& 
         },
         heirs);
     for (const std::uint32_t e : entries) mark_[e] = 0;
+    for (std::size_t i = 0; i < entries.size(); ++i)
+        if (held_by_tiers_[entries[i]] != 0) held[i] = true;
 }
 
 // --- What goes.
@@ -406,7 +428,7 @@ Keeper::Evicted Keeper::evict_once(std::uint32_t most, std::uint32_t tenant) {
         [&](std::uint32_t e) {
             // Of what it does not know, reserved children among it, the policy asks.
             if (state(e) != EntryState::present || kin_[e].children != kin_[e].leaving) return false;
-            if (held_at_[e] == looks_) return false;
+            if (held_at_[e] == looks_ || held_by_tiers_[e] != 0) return false;
             if (const std::uint32_t p = parent(e); p != kNoEntry) ++kin_[p].leaving;
             return true;
         },
@@ -427,7 +449,7 @@ Keeper::Evicted Keeper::evict_once(std::uint32_t most, std::uint32_t tenant) {
             policy_->keep(e);
             continue;
         }
-        index_.remove(index_.digest_of(e), e);
+        if (!tiers_.has_local(e)) index_.remove(index_.digest_of(e), e);
         policy_->forget(e, Gone::evicted);
         --chunks_;
         note(EventKind::removed, EventReason::evicted, e);
@@ -445,6 +467,7 @@ void Keeper::evict_ahead() {
     const auto lacking = [&]() -> std::uint64_t {
         const std::uint64_t free = blocks_.free_bytes();
         if (free < reserve) return (reserve - free + last_length_ - 1) / last_length_;
+        if (tiers_.count() != 0) return 0;  // entries are those of the tiers, too
         const std::uint64_t entries = index_.n_entries / kReserveParts;
         return entries - std::min<std::uint64_t>(entries, free_.size());
     };
@@ -465,7 +488,8 @@ void Keeper::into_limbo(std::uint32_t e, bool noted) {
         unlist_reserved(e);
         groups_.forget(e);
         memory_.record(e).ended.store(ending_, std::memory_order_relaxed);
-        memory_.words().aborted.fetch_add(1, std::memory_order_relaxed);
+        if (memory_.record(e).owner_seat.load(std::memory_order_relaxed) != kServersOwn)
+            memory_.words().aborted.fetch_add(1, std::memory_order_relaxed);
     }
     limbo_.push_back(e);
     new_limbo_ = changed_ = true;
@@ -511,20 +535,28 @@ void Keeper::settle() {
     publish_totals();
 }
 
-// Nobody holds it, and it has no child.
+// Nobody holds it, and it has no child in memory. If a tier of this machine has a copy it stays as that one's.
 void Keeper::release(std::uint32_t e) {
     policy_->forget(e, Gone::removed);  // unless it is known to be evicted
+    if (tiers_.has_local(e) && return_to_tier(e)) return;
+    drop_tiered_children(e);
+    drop_copies(e);
     disown_child(e);
     Native::reached(FaultPoint::pool_release_begin);
     set(e, EntryState::free);  // behind [collect], which found nobody
     Native::reached(FaultPoint::pool_released);
+    give_block_back(e);
+    free_.push_back(e);
+}
+
+void Keeper::give_block_back(std::uint32_t e) noexcept {
     blocks_.free(node_[e]);
     count(memory_.record(e).tenant.load(std::memory_order_relaxed), -std::int64_t{length(e)});
-    free_.push_back(e);
 }
 
 // A quarantined entry that nobody holds, and that has no child, holds its parent no more. Its block stays its own.
 void Keeper::retire(std::uint32_t e) {
+    drop_tiered_children(e);
     policy_->forget(e, Gone::removed);
     disown_child(e);
 }
@@ -533,7 +565,7 @@ void Keeper::retire(std::uint32_t e) {
 
 void Keeper::adopt_child(std::uint32_t parent, std::uint32_t child) noexcept {
     Kin& its = kin_[parent];
-    ++its.children;
+    if (state(child) != EntryState::tiered) ++its.children;
     kin_[child].next = its.first_child;
     kin_[child].previous = kNoEntry;
     if (its.first_child != kNoEntry) kin_[its.first_child].previous = child;
@@ -549,7 +581,7 @@ void Keeper::disown_child(std::uint32_t child) noexcept {
     if (its.next != kNoEntry) kin_[its.next].previous = its.previous;
     if (kin_[p].first_child == child) kin_[p].first_child = its.next;
     its.next = its.previous = kNoEntry;
-    --kin_[p].children;
+    if (state(child) != EntryState::tiered) --kin_[p].children;
 }
 
 void Keeper::list_reserved(std::uint32_t e) {
@@ -580,16 +612,18 @@ void Keeper::admit(std::uint32_t e) {
 void Keeper::touch(std::uint32_t e, std::uint32_t ancestors) {
     for_each_of_chain(e, ancestors, [&](std::uint32_t one) {
         policy_->touch(one);
+        tiers_.touch(one);
         auto& uses = memory_.record(one).uses;
         uses.store(uses.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
     });
 }
 
-void Keeper::note(EventKind kind, EventReason reason, std::uint32_t e) {
+void Keeper::note(EventKind kind, EventReason reason, std::uint32_t e, EventMedium medium) {
     const EntryRecord& record = memory_.record(e);
     const std::uint32_t p = parent(e);
     note({.kind = kind,
           .reason = reason,
+          .medium = medium,
           .digest = index_.digest_of(e),
           .parent = p == kNoEntry ? Digest{} : index_.digest_of(p),
           .tenant = record.tenant.load(std::memory_order_relaxed),
@@ -605,8 +639,7 @@ void Keeper::note(const Event& what) {
     event.space.store(what.space, std::memory_order_relaxed);
     event.length.store(what.length, std::memory_order_relaxed);
     event.at_ns.store(now_ns_, std::memory_order_relaxed);
-    event.what.store(static_cast<std::uint32_t>(what.kind) << 16 | static_cast<std::uint32_t>(what.reason),
-                     std::memory_order_relaxed);
+    event.what.store(event_word(what.kind, what.reason, what.medium), std::memory_order_relaxed);
     end_event(memory_.words());
     changed_ = true;
 }

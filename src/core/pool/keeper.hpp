@@ -6,14 +6,17 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <unordered_map>
 #include <vector>
 
 #include "block_allocator.hpp"
+#include "pool/file_tier.hpp"
 #include "pool/groups.hpp"
 #include "pool/memory.hpp"
 #include "pool/policy.hpp"
+#include "pool/tier_table.hpp"
 
 namespace ringcast::pool {
 
@@ -31,13 +34,21 @@ class Keeper {
 public:
     using Quotas = std::unordered_map<std::uint64_t, std::uint64_t>;  // bytes by tenant
 
-    Keeper(PoolMemory& memory, PolicyKind policy, Quotas quotas);
+    Keeper(PoolMemory& memory, PolicyKind policy, Quotas quotas, std::span<const TierTable::Place> tiers);
 
     // What happens from now on happened now, by the wall clock. Called for each request and each look.
     void read_clock() noexcept;
 
-    // Of a pool that a server left: everything as its entries say, and mended where that one was killed.
-    void adopt();
+    // What a tier of this machine has.
+    struct Content {
+        std::uint32_t tier;
+        std::vector<FileTier::Content> chunks;
+    };
+    // Of a pool that a server left: everything as its entries say, and mended where that one was killed. What the tiers have
+    // and no entry knows of is removed from them.
+    void adopt(std::span<const Content> contents);
+    // Of a new pool: what the tiers have can be found, but for what continues something that nobody has.
+    void enter(std::span<const Content> contents);
 
     struct Reserved {
         Status status;
@@ -71,6 +82,43 @@ public:
     // Somebody found its bytes wrong. `hit`: they are right.
     Status suspect(std::uint32_t entry, std::uint32_t generation);
 
+    // --- Tiers: keeper_tiers.cpp.
+    TierTable& tiers() noexcept { return tiers_; }
+    std::uint32_t entries() const noexcept { return index_.n_entries; }
+    // A chunk that is only in a tier gets a block and is reserved, for who is to fill it. Its parent, if it has one, is in
+    // memory. `no_memory`: it stays as it is.
+    Reserved take_back(const Storing& storing, std::uint32_t entry);
+    // The server's own reservation has been filled; or will not be, and goes, to the tiers if these have copies.
+    void filled(std::uint32_t entry, std::uint32_t crc);
+    void not_filled(std::uint32_t entry) { into_limbo_with_descendants(entry); }
+    bool is_servers_own(std::uint32_t e) const noexcept {
+        return state(e) == EntryState::reserved &&
+               memory_.record(e).owner_seat.load(std::memory_order_relaxed) == kServersOwn;
+    }
+    // A tier's thread reads or fills its block: it goes to nobody meanwhile.
+    void hold(std::uint32_t entry) noexcept { ++held_by_tiers_[entry]; }
+    void let_go(std::uint32_t entry) noexcept {
+        if (--held_by_tiers_[entry] == 0 && state(entry) == EntryState::limbo) new_limbo_ = true;
+    }
+    void copied(std::uint32_t entry, std::uint32_t tier, std::uint32_t crc);
+    // What that tier has of a chunk cannot be used: it goes, and what continues it there; so do entries that are nowhere else.
+    void lose_copy(std::uint32_t entry, std::uint32_t tier, EventReason reason);
+    // A copy to make room in a tier of this machine; false: there is none that may go.
+    bool make_room(std::uint32_t tier);
+    std::uint32_t parent_of(std::uint32_t e) const noexcept { return parent(e); }
+    EntryState state_of_entry(std::uint32_t e) const noexcept { return state(e); }
+    std::uint32_t entry_of(const Digest& key) const noexcept { return index_.find(key).entry; }
+    std::uint32_t length_of(std::uint32_t e) const noexcept { return length(e); }
+    TierNote note_for(std::uint32_t e) const noexcept;
+    // To be read only, but by who fills it.
+    std::span<std::byte> bytes_of(std::uint32_t e) const noexcept {
+        return {const_cast<std::byte*>(memory_.data()) + entry(e).block.load(std::memory_order_relaxed), length(e)};
+    }
+    std::optional<std::uint32_t> checksum_of_entry(std::uint32_t e) const noexcept {
+        if (entry(e).checked.load(std::memory_order_relaxed) == 0) return std::nullopt;
+        return entry(e).checksum.load(std::memory_order_relaxed);
+    }
+
     // Was used, with `ancestors` of its ancestors.
     void touch(std::uint32_t entry, std::uint32_t ancestors);
     Digest key_of(std::uint32_t e) const noexcept { return index_.digest_of(e); }
@@ -99,9 +147,9 @@ public:
     bool seat_lives(std::uint32_t seat) const noexcept;
 
 private:
-    struct Kin {  // intrusive lists of children
-        std::uint32_t children = 0;
-        std::uint32_t leaving = 0;  // of these, in the batch that is being chosen
+    struct Kin {                     // intrusive lists of children
+        std::uint32_t children = 0;  // in memory
+        std::uint32_t leaving = 0;   // of these, in the batch that is being chosen
         std::uint32_t first_child = kNoEntry;
         std::uint32_t next = kNoEntry;
         std::uint32_t previous = kNoEntry;
@@ -125,7 +173,7 @@ private:
     void set(std::uint32_t e, EntryState state) noexcept { index_.set(e, generation(e), state); }
     std::uint32_t length(std::uint32_t e) const noexcept { return entry(e).length.load(std::memory_order_relaxed); }
 
-    bool place(const Storing& storing, std::uint32_t& node);
+    bool place(const Storing& storing, std::uint32_t& node, bool with_entry);
     bool has_quota(const Storing& storing);
     enum class Evicted { some, none_of_them, no_victims };
     bool evict(std::uint32_t most, std::uint32_t tenant);
@@ -139,6 +187,19 @@ private:
     void note_held();
     // Which of these entries a living client holds; or its forked children, who read and commit nothing.
     void collect(std::span<const std::uint32_t> entries, std::vector<bool>& held, bool heirs = true);
+    // It owns no block from here on: in a tier, or not at all.
+    void give_block_back(std::uint32_t e) noexcept;
+    void demote(std::uint32_t e);
+    bool return_to_tier(std::uint32_t e);
+    void drop_copy(std::uint32_t e, std::uint32_t tier, EventReason reason);
+    void drop_copies(std::uint32_t e);
+    void drop_tiered(std::uint32_t e);
+    void drop_tiered_children(std::uint32_t e);
+    void free_tiered(std::uint32_t e);
+    bool free_an_entry();
+    // Of all chunks: the tiers are being cleared. What was there only is gone, whatever its namespace.
+    void forget_copies(const std::uint64_t* space);
+    void note_owner(std::uint32_t e, const Storing& storing) noexcept;
     void into_limbo(std::uint32_t e, bool noted = true);
     void into_limbo_with_descendants(std::uint32_t e);
     // The same with what is reserved, and says why.
@@ -155,6 +216,7 @@ private:
     struct Event {
         EventKind kind;
         EventReason reason = EventReason::none;
+        EventMedium medium = kInMemory;
         Digest digest{};
         Digest parent{};
         std::uint64_t tenant = 0;
@@ -162,7 +224,7 @@ private:
         std::uint32_t length = 0;
     };
     void note(const Event& what);
-    void note(EventKind kind, EventReason reason, std::uint32_t e);
+    void note(EventKind kind, EventReason reason, std::uint32_t e, EventMedium medium = kInMemory);
     Owner owner_of(std::uint32_t e) const noexcept;
     bool offered(const Owner& owner) const noexcept;
     std::uint32_t sum_of_block(std::uint32_t e, std::uint32_t parts) const noexcept;
@@ -174,6 +236,8 @@ private:
     void check_reservations();
     void mend_cells();
     void recount();
+    void match(std::span<const Content> contents);
+    void drop_unreachable();
 
     PoolMemory& memory_;
     Index<Native>& index_;
@@ -195,6 +259,10 @@ private:
     std::vector<Tenant> tenants_;  // number 0: all that have no quota
     std::unordered_map<std::uint64_t, std::uint32_t> tenant_numbers_;
     std::unique_ptr<Policy> policy_;
+    TierTable tiers_;
+    std::vector<std::uint32_t> held_by_tiers_;  // by how many threads
+    std::uint32_t taken_back_ = kNoEntry;       // which is in a tier, and stays there while room is made for it
+    std::vector<std::uint32_t> unreachable_;    // of `adopt` and `enter`: in tiers, to be dropped
     std::int64_t now_ns_ = 0;
     std::uint32_t last_length_ = 0;
     std::uint64_t chunks_ = 0;

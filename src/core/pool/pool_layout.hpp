@@ -45,6 +45,7 @@ inline constexpr std::uint32_t kMailSlots = 8;
 inline constexpr std::uint32_t kBatch = 256;  // keys in one request
 inline constexpr std::uint32_t kTouches = 64;
 inline constexpr std::uint32_t kQuotasShown = 64;
+inline constexpr std::uint32_t kMostTiers = 4;
 inline constexpr std::uint32_t kSpaceBytes = 1528;  // model, revision, dtype, layout at their longest, and numbers
 inline constexpr std::uint32_t kMostSpaces = 4096;
 inline constexpr std::uint32_t kPolicies = 3;
@@ -82,15 +83,20 @@ struct PoolHeader {
     char user_name[kUserNameBytes];
 };
 
-// What becomes of an entry. It owns its block in every state but `free`; presence is decided by its word alone.
+// What becomes of an entry. It owns its block in every state but `free` and `tiered`; presence is decided by its word alone.
 //
 //     free -> reserved -> present -> (limbo) -> free
 //     reserved -> limbo -> free          aborted, or its owner died
 //     present -> limbo -> present        it was to be evicted, and somebody held it
+//     present -> limbo -> tiered         evicted, and a tier of this machine has a copy
+//     free -> tiered                     such a copy was there when the server came
+//     tiered -> reserved                 a block of its own again, to be filled from the tier, or by a client
+//     tiered -> free                     its copy is dropped
 //     present -> quarantined             its bytes are not what was stored, or two entries claim them: never used again
-enum class EntryState : std::uint8_t { free = 0, reserved = 1, present = 2, limbo = 3, quarantined = 4 };
+enum class EntryState : std::uint8_t { free = 0, reserved = 1, present = 2, limbo = 3, quarantined = 4, tiered = 5 };
 
-// An entry's word: how often it has become reserved, and its state. So a word that is the same again is of the same chunk.
+// An entry's word: how often it has become reserved, and its state. So a word that is the same again is of the same chunk in
+// the same block.
 inline constexpr std::uint64_t entry_word(std::uint32_t generation, EntryState state) noexcept {
     return std::uint64_t{generation} << 8 | static_cast<std::uint8_t>(state);
 }
@@ -126,6 +132,7 @@ struct alignas(64) Entry {
 };
 
 // All written by the server, relaxed: the entry's word passes them on.
+inline constexpr std::uint32_t kServersOwn = 0xffff'ffff;  // the owner of what the server itself fills, from a tier
 struct alignas(64) EntryRecord {
     using Word = std::atomic<std::uint32_t>;
     Word owner_seat;
@@ -174,7 +181,23 @@ inline constexpr std::uint32_t mail_number(std::uint64_t word) noexcept {
 }
 inline constexpr MailPhase mail_phase(std::uint64_t word) noexcept { return static_cast<MailPhase>(word & 0xff); }
 
-enum class Ask : std::uint32_t { reserve = 1, commit = 2, abort = 3, clear = 4, suspect = 5, describe = 6, join = 7 };
+// Why a request was not done.
+enum class Refusal : std::uint32_t {
+    none = 0,
+    senseless,   // it makes no sense
+    not_cleared  // clear: a tier cannot promise that what was there does not come back
+};
+
+enum class Ask : std::uint32_t {
+    reserve = 1,
+    commit = 2,
+    abort = 3,
+    clear = 4,
+    suspect = 5,
+    describe = 6,
+    promote = 7,
+    join = 8
+};
 
 // What became of a key: what both `store` and `retrieve` say of it.
 enum class Status : std::uint32_t {
@@ -190,6 +213,7 @@ enum class Status : std::uint32_t {
     miss,       // retrieve
     committed,  // store: it is there now
     lost,       // store: the reservation was given up before
+    tiered,     // retrieve: it is in a tier, and not in memory
     damaged,    // to who suspected a chunk: its bytes are not what was stored. No caller sees it
 };
 
@@ -218,7 +242,7 @@ struct alignas(kLinePair) MailSlot {
     std::atomic<std::uint64_t> parent[4];
     std::atomic<std::uint64_t> tenant;
     std::atomic<std::uint64_t> space;
-    std::atomic<std::uint32_t> refused;  // answer: 1, the request makes no sense
+    std::atomic<std::uint32_t> refused;  // answer: a Refusal
     MailItem items[kBatch];
 };
 
@@ -301,7 +325,24 @@ enum class EventReason : std::uint32_t {
     evicted,   // for what was to be stored
     orphaned,  // what it continued is gone
     damaged,   // its bytes were not what was stored
+    failed,    // it could not be read
 };
+
+// Where that was: in memory, or in the tier of this number - 1.
+using EventMedium = std::uint32_t;
+inline constexpr EventMedium kInMemory = 0;
+inline constexpr EventMedium in_tier(std::size_t tier) noexcept { return static_cast<EventMedium>(tier + 1); }
+
+inline constexpr std::uint32_t event_word(EventKind kind, EventReason reason, EventMedium medium) noexcept {
+    return medium << 24 | static_cast<std::uint32_t>(kind) << 16 | static_cast<std::uint32_t>(reason);
+}
+inline constexpr EventKind kind_of_event(std::uint32_t word) noexcept {
+    return static_cast<EventKind>(word >> 16 & 0xff);
+}
+inline constexpr EventReason reason_of_event(std::uint32_t word) noexcept {
+    return static_cast<EventReason>(word & 0xffff);
+}
+inline constexpr EventMedium medium_of_event(std::uint32_t word) noexcept { return word >> 24; }
 
 // One place of the journal (journal.hpp). Written by the server alone, relaxed.
 struct alignas(32) EventRecord {
@@ -311,7 +352,20 @@ struct alignas(32) EventRecord {
     std::atomic<std::uint64_t> space;  // of `cleared`: 0 is all of the pool
     std::atomic<std::int64_t> at_ns;   // wall clock
     std::atomic<std::uint32_t> length;
-    std::atomic<std::uint32_t> what;  // kind << 16 | reason
+    std::atomic<std::uint32_t> what;  // event_word
+};
+
+// A tier as its server drives it, for people. Times are those that its threads spent.
+struct TierWords {
+    char name[kWorkerIdBytes];
+    std::atomic<std::uint32_t> local;   // 1: on this machine, its chunks are in the index
+    std::atomic<std::uint64_t> slots;   // 0: nobody knows
+    std::atomic<std::uint64_t> copies;  // chunks of the index that it has
+    std::atomic<std::uint64_t> stored, stored_bytes, store_ns;
+    std::atomic<std::uint64_t> wanted, loaded, loaded_bytes, load_ns;
+    std::atomic<std::uint64_t> dropped;  // not copied: too many waited, or they went before it was their turn
+    std::atomic<std::uint64_t> failed, corrupt, late;
+    std::atomic<std::uint64_t> waiting, running;
 };
 
 template <class P>
@@ -339,6 +393,9 @@ struct ServerWords {
     struct {
         std::atomic<std::uint64_t> tenant, bytes;
     } quotas[kQuotasShown];
+    std::atomic<std::uint32_t> n_tiers;
+    std::atomic<std::uint32_t> asks_tiers;  // 1: what is not in the index may be in one of them all the same
+    TierWords tiers[kMostTiers];
 };
 
 // What a namespace is, for people: docs/keys.md has its bytes. Written once, by the server.

@@ -20,6 +20,8 @@ namespace {
 constexpr std::uint32_t kToken = 1;
 // How often it looks after seats and reservations while there are any. A dead client's memory is back within a second.
 constexpr std::int64_t kLookNs = 250'000'000;
+// How long a server that ends waits for what its tiers are doing.
+constexpr std::int64_t kTiersEndNs = 5'000'000'000;
 
 // Four texts with their lengths, two numbers, and a byte: docs/keys.md.
 bool is_space(std::span<const std::byte> bytes) {
@@ -46,12 +48,15 @@ Server::~Server() {
     close();
     // A forked child has the object and not the thread.
     if (thread_.joinable()) new std::thread(std::move(thread_));
-    if (in_forked_child()) static_cast<void>(meter_.release());
+    if (in_forked_child()) {
+        static_cast<void>(meter_.release());
+        static_cast<void>(tiers_.release());
+    }
 }
 
 Server::Server(const Options& options)
     : memory_(opened(options.memory, adopted_)),
-      keeper_(*memory_, options.policy, options.quotas),
+      keeper_(*memory_, options.policy, options.quotas, TierDriver::places(options.tiers)),
       touches_seen_(memory_->header().n_seats),
       waiter_(options.waiting, counters_) {
     auto& words = memory_->words();
@@ -74,9 +79,17 @@ Server::Server(const Options& options)
     words.curve_lost.store(0, std::memory_order_relaxed);
     memory_->bell().server_parked.word.store(0, std::memory_order_relaxed);  // a dead one may have slept
     meter_ = std::make_unique<HitRateMeter>(words);
-    if (adopted_) {
-        keeper_.read_clock();
-        keeper_.adopt();
+    tiers_ = std::make_unique<TierDriver>(keeper_, words, memory_->header().capacity, options.tiers,
+                                          options.tier_patience_ns, [this] {
+                                              Native::fence_seq_cst();  // [signal]
+                                              unpark<Native>(memory_->bell().server_parked);
+                                          });
+    keeper_.read_clock();
+    const auto contents = TierDriver::contents(options.tiers);
+    if (!adopted_) {
+        keeper_.enter(contents);
+    } else {
+        keeper_.adopt(contents);
         for (std::uint32_t seat = 0; seat < memory_->header().n_seats; ++seat) {
             touches_seen_[seat] = memory_->seat(seat).touched.load(std::memory_order_relaxed);
             serve_seat(seat);
@@ -89,6 +102,10 @@ void Server::close() noexcept {
     if (in_forked_child() || closed_.exchange(true, std::memory_order_relaxed)) return;
     rouse<Native>(stopping_, memory_->bell().server_parked);
     if (thread_.joinable()) thread_.join();
+    if (!tiers_->end(kTiersEndNs)) {
+        abandoned_.store(true, std::memory_order_relaxed);
+        static_cast<void>(new std::shared_ptr<PoolMemory>(memory_));  // mapped until the process ends
+    }
     if (memory_->header().kept != 0) {
         memory_->disown();
     } else {
@@ -112,16 +129,19 @@ bool Server::rung() const noexcept {
 
 void Server::run() noexcept {
     std::int64_t look_at = 0;
-    const auto ready = [this] { return stopping_.load(std::memory_order_relaxed) || rung(); };
+    const auto ready = [this] { return stopping_.load(std::memory_order_relaxed) || rung() || tiers_->any_finished(); };
     while (!stopping_.load(std::memory_order_relaxed)) {
-        const bool worked = take_requests();
-        if (platform::monotonic_ns() >= look_at) {
+        const bool worked = take_requests() || tiers_->any_finished();
+        const bool looks = platform::monotonic_ns() >= look_at;
+        if (looks) {
             take_touches();
             look_after_seats();
             meter_->rouse();
             look_at = platform::monotonic_ns() + kLookNs;
         }
-        if (worked) {
+        if (worked || looks) {
+            keeper_.read_clock();
+            tiers_->work();
             keeper_.evict_ahead();
             if (keeper_.has_new_limbo()) keeper_.settle();
         }
@@ -182,10 +202,13 @@ void Server::serve_slot(std::uint32_t seat, std::uint32_t i) {
     bool answered = false;
     keeper_.read_clock();
     if (mail_phase(word) == MailPhase::asked) {
+        if (is_deferred(request_.owner)) return;
         if (copy(slot, word)) {
-            const bool done = perform(slot);
-            slot.refused.store(done ? 0 : 1, std::memory_order_relaxed);
-            if (!done) memory_->words().refused.fetch_add(1, std::memory_order_relaxed);
+            const Done done = perform(slot);
+            if (done == Done::later) return;
+            slot.refused.store(static_cast<std::uint32_t>(done == Done::yes ? Refusal::none : Refusal::senseless),
+                               std::memory_order_relaxed);
+            if (done == Done::no) memory_->words().refused.fetch_add(1, std::memory_order_relaxed);
             Native::reached(FaultPoint::pool_answer_begin);
             answered = answer<Native>(slot.word, number);
         }
@@ -198,6 +221,11 @@ void Server::serve_slot(std::uint32_t seat, std::uint32_t i) {
         return;
     }
     if (slot.word.load(std::memory_order_relaxed) != mail_word(number, MailPhase::withdrawn)) return;
+    std::erase_if(deferred_, [&](const DeferredRequest& one) {
+        if (one->owner.seat != seat || one->owner.slot != i) return false;
+        one->over = true;
+        return true;
+    });
     keeper_.undo(request_.owner);
     forget<Native>(slot.word, number);
 }
@@ -226,40 +254,138 @@ bool Server::copy(NativeMailSlot& slot, std::uint64_t word) {
     return slot.word.load(std::memory_order_relaxed) == word;
 }
 
-// False: the request makes no sense.
-bool Server::perform(NativeMailSlot& slot) {
+bool Server::is_deferred(const Owner& owner) const noexcept {
+    return std::ranges::any_of(deferred_, [&](const DeferredRequest& one) {
+        return one->owner.seat == owner.seat && one->owner.slot == owner.slot &&
+               one->owner.incarnation == owner.incarnation && one->owner.request == owner.request;
+    });
+}
+
+Server::DeferredRequest Server::defer() {
+    deferred_.push_back(std::make_shared<Deferred>(Deferred{request_.owner}));
+    return deferred_.back();
+}
+
+// A server that dies before leaves it asked, and the next one does it again.
+void Server::answer_deferred(const DeferredRequest& request, Refusal refusal) noexcept {
+    if (request->over) return;
+    std::erase(deferred_, request);
+    const Owner& owner = request->owner;
+    NativeMailSlot& slot = memory_->seat(owner.seat).mail[owner.slot];
+    slot.refused.store(static_cast<std::uint32_t>(refusal), std::memory_order_relaxed);
+    Native::reached(FaultPoint::pool_answer_begin);
+    if (!answer<Native>(slot.word, owner.request)) return;  // it is forgotten when it is found withdrawn
+    Native::reached(FaultPoint::pool_answered);
+    Native::fence_seq_cst();  // [signal]
+    unpark<Native>(slot.parked);
+}
+
+// `no`: the request makes no sense.
+Server::Done Server::perform(NativeMailSlot& slot) {
     const Request& r = request_;
-    if (r.count > kBatch) return false;
+    if (r.count > kBatch) return Done::no;
     const auto say = [&](std::uint32_t i, Status status) {
         slot.items[i].status.store(static_cast<std::uint32_t>(status), std::memory_order_relaxed);
     };
     switch (r.kind) {
         case Ask::reserve:
-            if (r.count == 0 || !has_parts(r.length, r.parts)) return false;
+            if (r.count == 0 || !has_parts(r.length, r.parts)) return Done::no;
             perform_reserve(slot);
-            return true;
+            return Done::yes;
         case Ask::commit:
             for (std::uint32_t i = 0; i < r.count; ++i)
                 say(i, keeper_.commit(r.owner, r.items[i].entry, r.items[i].generation, r.parts,
                                       r.checked ? &r.items[i].checksum : nullptr));
-            return true;
+            return Done::yes;
         case Ask::abort:
             for (std::uint32_t i = 0; i < r.count; ++i)
                 say(i, keeper_.abort(r.owner, r.items[i].entry, r.items[i].generation));
-            return true;
+            return Done::yes;
         case Ask::clear:
-            keeper_.clear(r.has_parent ? &r.space : nullptr);
-            return true;
+            return perform_clear();
         case Ask::suspect:
             for (std::uint32_t i = 0; i < r.count; ++i)
                 say(i, keeper_.suspect(r.items[i].entry, r.items[i].generation));
-            return true;
+            return Done::yes;
         case Ask::describe:
-            return perform_describe();
+            return perform_describe() ? Done::yes : Done::no;
+        case Ask::promote:
+            if (r.length == 0 || r.count == 0) return Done::no;
+            return perform_promote();
         case Ask::join:
-            return perform_join(slot);
+            return perform_join(slot) ? Done::yes : Done::no;
     }
-    return false;
+    return Done::no;
+}
+
+Server::Done Server::perform_clear() {
+    keeper_.clear(request_.has_parent ? &request_.space : nullptr);
+    if (!tiers_->any()) return Done::yes;
+    tiers_->clear([this, request = defer()](bool certain) {
+        answer_deferred(request, certain ? Refusal::none : Refusal::not_cleared);
+    });
+    return Done::later;
+}
+
+// What of it is in tiers comes into memory, or will: its client sees that in the index, and is answered when all of it can be
+// seen there.
+Server::Done Server::perform_promote() {
+    const Request& r = request_;
+    struct Wanted {
+        Storing storing;
+        bool chained;
+        std::vector<Digest> keys;
+        std::uint32_t parent;
+        DeferredRequest request;
+    };
+    Storing storing{.owner = {.seat = kServersOwn, .incarnation = 0, .slot = 0, .request = 0},
+                    .length = r.length,
+                    .tenant = r.tenant,
+                    .space = r.space,
+                    .expected = r.count};
+    std::uint32_t parent = kNoEntry;
+    if (r.has_parent && r.chained) {
+        parent = keeper_.entry_of(r.parent);
+        if (parent == kNoEntry) return Done::yes;
+    }
+    std::vector<Digest> unknown;
+    for (std::uint32_t i = 0; i < r.count; ++i, --storing.expected) {
+        const Digest& key = r.items[i].key;
+        const std::uint32_t e = keeper_.entry_of(key);
+        if (e == kNoEntry) {
+            if (r.chained) {  // so is what comes behind it
+                for (std::uint32_t k = i; k < r.count; ++k) unknown.push_back(r.items[k].key);
+                break;
+            }
+            unknown.push_back(key);
+            continue;
+        }
+        if (keeper_.state_of_entry(e) == EntryState::tiered && tiers_->bring(storing, e) != Status::pending &&
+            r.chained)
+            return Done::yes;
+        parent = e;
+    }
+    if (unknown.empty() || !tiers_->asks()) return Done::yes;
+    auto wanted = std::make_shared<Wanted>(Wanted{storing, r.chained, unknown, r.chained ? parent : kNoEntry, defer()});
+    const std::uint32_t generation = parent == kNoEntry ? 0 : keeper_.generation_of_entry(parent);
+    tiers_->find(std::move(unknown), r.chained, [this, wanted, generation](std::span<const std::uint32_t> found) {
+        std::uint32_t before = wanted->parent;
+        const bool is_there = before == kNoEntry || (keeper_.generation_of_entry(before) == generation &&
+                                                     (keeper_.state_of_entry(before) == EntryState::present ||
+                                                      keeper_.state_of_entry(before) == EntryState::reserved));
+        for (std::size_t i = 0; i < found.size() && is_there; ++i) {
+            if (found[i] == 0) {
+                if (wanted->chained) break;
+                continue;
+            }
+            const auto got = tiers_->bring_from(found[i] - 1, wanted->storing, wanted->keys[i], before);
+            if (!wanted->chained) continue;
+            if (got.entry == kNoEntry) break;
+            before = got.entry;
+        }
+        answer_deferred(wanted->request, Refusal::none);
+    });
+    return Done::later;
 }
 
 void Server::perform_reserve(NativeMailSlot& slot) {
@@ -409,6 +535,11 @@ void Server::look_after(std::uint32_t seat) {
 void Server::give_back(std::uint32_t i) {
     NativePoolSeat& seat = memory_->seat(i);
     keeper_.abort_all_of(i);
+    std::erase_if(deferred_, [&](const DeferredRequest& one) {
+        if (one->owner.seat != i) return false;
+        one->over = true;
+        return true;
+    });
     memory_->words().past.add(seat.counters);
     for (auto& slot : seat.mail) slot.word.store(mail_word(0, MailPhase::idle), std::memory_order_relaxed);
     const std::uint32_t used = std::min(seat.pins_used.load(std::memory_order_relaxed), memory_->header().n_pins);
@@ -427,6 +558,8 @@ void Server::take_touches() {
         for (; seen < touched; ++seen) {
             const std::uint64_t touch = seat.touches[seen % kTouches].load(std::memory_order_relaxed);
             keeper_.touch(touched_entry(touch), touched_ancestors(touch));
+            // Who stores behind a chunk has used it before, or has stored it himself.
+            if (!touched_by_store(touch)) tiers_->used(touched_entry(touch), touched_ancestors(touch));
             if (meter_->begun() && !touched_by_store(touch))
                 note_access(touched_entry(touch), touched_ancestors(touch));
         }

@@ -12,6 +12,7 @@
 #include "pool/hit_rate_meter.hpp"
 #include "pool/keeper.hpp"
 #include "pool/memory.hpp"
+#include "pool/tier_driver.hpp"
 #include "waiting.hpp"
 
 namespace ringcast::pool {
@@ -23,6 +24,8 @@ public:
         PolicyKind policy = PolicyKind::arc;
         Keeper::Quotas quotas;
         Strategy waiting = Strategy::adaptive_default();
+        std::vector<TierDriver::Options> tiers;  // the fastest first; the native ones outlive the server
+        std::int64_t tier_patience_ns = 0;       // see TierDriver
     };
 
     // Makes the pool, or adopts what a dead server left, and serves it. Throws what PoolMemory::serve throws, and
@@ -32,8 +35,12 @@ public:
     Server(const Server&) = delete;
     Server& operator=(const Server&) = delete;
 
-    // Ends it in order, once: waits for its thread, and removes the pool, unless it is to be kept.
+    // Ends it in order, once: waits for its thread, and removes the pool, unless it is to be kept. Threads of tiers are
+    // waited for only so long: `abandoned` says that some go on, with what they use.
     void close() noexcept;
+    bool abandoned() const noexcept { return abandoned_.load(std::memory_order_relaxed); }
+    // For the threads that do a tier's work, if it is not native; until it has ended.
+    TierDriver& tiers() noexcept { return *tiers_; }
     bool closed() const noexcept { return closed_.load(std::memory_order_relaxed); }
     bool adopted() const noexcept { return adopted_; }
     // Null once it is closed.
@@ -64,13 +71,25 @@ private:
             std::uint32_t checksum;
         } items[kBatch];
     };
+    // A request that is answered later, when tiers have done what it asks for.
+    struct Deferred {
+        Owner owner;
+        bool over = false;  // withdrawn, or its client is gone
+    };
+    using DeferredRequest = std::shared_ptr<Deferred>;
 
     void run() noexcept;
     bool take_requests();
     bool serve_seat(std::uint32_t seat);
     void serve_slot(std::uint32_t seat, std::uint32_t slot);
     bool copy(NativeMailSlot& slot, std::uint64_t word);
-    bool perform(NativeMailSlot& slot);
+    bool is_deferred(const Owner& owner) const noexcept;
+    DeferredRequest defer();
+    void answer_deferred(const DeferredRequest& request, Refusal refusal) noexcept;
+    enum class Done : std::uint8_t { yes, no, later };
+    Done perform(NativeMailSlot& slot);
+    Done perform_clear();
+    Done perform_promote();
     void perform_reserve(NativeMailSlot& slot);
     bool perform_join(NativeMailSlot& slot);
     bool perform_describe();
@@ -88,6 +107,8 @@ private:
     bool adopted_ = false;  // set while `memory_` is made
     std::shared_ptr<PoolMemory> memory_;
     Keeper keeper_;
+    std::unique_ptr<TierDriver> tiers_;
+    std::vector<DeferredRequest> deferred_;
     std::vector<std::uint64_t> touches_seen_;
     Request request_;
     std::unique_ptr<HitRateMeter> meter_;
@@ -95,6 +116,7 @@ private:
     std::vector<std::uint32_t> missed_;  // of a request: what was reserved
     std::atomic<bool> stopping_{false};  // relaxed: `rouse` of parking.hpp orders it
     std::atomic<bool> closed_{false};
+    std::atomic<bool> abandoned_{false};
     WaitCounters counters_;
     Waiter<Native> waiter_;
     std::thread thread_;

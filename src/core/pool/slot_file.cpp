@@ -24,7 +24,7 @@ namespace ringcast::pool {
 
 namespace {
 
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kVersion = 2;
 constexpr std::uint32_t kByteOrder = 0x0102'0304;
 constexpr std::array<char, 16> kFileMagic{'r', 'i', 'n', 'g', 'c', 'a', 's', 't', ' ', 't', 'i', 'e', 'r', '\n'};
 constexpr std::uint64_t kSlotMagic = 0x746f'6c73'7265'6974;  // "tierslot"
@@ -48,10 +48,11 @@ struct SlotHeader {
     std::uint64_t length;
     std::uint64_t era;
     std::uint64_t sequence;
+    TierNote note;
     std::uint32_t bytes_crc;
     std::uint32_t crc;  // of all before
 };
-static_assert(sizeof(FileHeader) == 56 && sizeof(SlotHeader) == 72);
+static_assert(sizeof(FileHeader) == 56 && sizeof(SlotHeader) == 120);
 static_assert(std::is_trivially_copyable_v<FileHeader> && std::is_trivially_copyable_v<SlotHeader>);
 
 template <class Header>
@@ -169,6 +170,7 @@ SlotHeader header_of(const SlotFile::Record& record) noexcept {
                       .length = record.length,
                       .era = record.era,
                       .sequence = record.sequence,
+                      .note = record.note,
                       .bytes_crc = record.crc,
                       .crc = 0};
     header.crc = crc_of(header);
@@ -324,7 +326,8 @@ std::vector<SlotFile::Record> SlotFile::records() const {
             std::memcpy(&header, block.get(), sizeof header);
             const bool right = header.magic == kSlotMagic && header.crc == crc_of(header) && header.era == era_ &&
                                header.length != 0 && header.length <= chunk_bytes_;
-            if (right) found[i] = {header.key, header.length, header.era, header.sequence, header.bytes_crc};
+            if (right)
+                found[i] = {header.key, header.length, header.era, header.sequence, header.note, header.bytes_crc};
         }
     };
     const std::size_t share = (slots_ + kIndexThreads - 1) / kIndexThreads;

@@ -20,6 +20,7 @@
 
 #include "platform/lock_file.hpp"
 #include "pool/digest.hpp"
+#include "pool/tier.hpp"
 
 namespace ringcast::pool {
 
@@ -39,7 +40,8 @@ public:
         std::uint64_t length = 0;  // 0: there is no chunk
         std::uint64_t era = 0;
         std::uint64_t sequence = 0;  // of two with one key the higher is the later
-        std::uint32_t crc = 0;       // of its bytes
+        TierNote note{};
+        std::uint32_t crc = 0;  // of its bytes
     };
     struct Found {
         int error = 0;       // an errno

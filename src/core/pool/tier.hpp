@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include "pool/digest.hpp"
 
@@ -22,12 +23,19 @@ enum class TierOutcome : std::uint8_t {
     corrupt,  // the bytes are not those that were stored; the copy has been dropped
 };
 
+// What a tier keeps with a chunk, for a server that finds it there and knows nothing else of it. Zeros: nothing.
+struct TierNote {
+    Digest parent{};
+    std::uint64_t tenant = 0;
+    std::uint64_t space = 0;
+};
+
 class Tier {
 public:
     virtual ~Tier() = default;
 
     // Done: the chunk is there, and is found again after the death of this process.
-    virtual TierOutcome store(const Digest& key, std::span<const std::byte> bytes) noexcept = 0;
+    virtual TierOutcome store(const Digest& key, std::span<const std::byte> bytes, const TierNote& note) noexcept = 0;
     // Done: `into`, as long as the chunk, holds its bytes.
     virtual TierOutcome load(const Digest& key, std::span<std::byte> into) noexcept = 0;
     virtual bool exists(const Digest& key) noexcept = 0;
@@ -38,6 +46,8 @@ public:
     virtual std::uint64_t era() const noexcept = 0;
     // What was stored before survives a loss of power.
     virtual TierOutcome sync() noexcept = 0;
+    // Of the last call that failed.
+    virtual std::string last_error() const = 0;
 };
 
 }  // namespace ringcast::pool

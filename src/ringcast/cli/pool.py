@@ -16,11 +16,14 @@ from click.shell_completion import CompletionItem
 from ringcast import _core
 from ringcast.cli import common, pool_explain
 from ringcast.pool import (
+    FileTier,
     FoundPools,
+    ObjectTier,
     PoolClient,
     PoolEvent,
     PoolServer,
     PoolStats,
+    Tier,
     _huge_pages,
     describe,
     list_pools,
@@ -79,6 +82,9 @@ taken at the start; how far that is, is shown on the standard error.
 """
 
 SERVE_EPILOG = f"""\b
+Example: what memory has no room for stays in a file of 64 GiB, for chunks of 2 MiB
+  ringcast pool serve kv0 --size 8GiB --tier file:/var/cache/kv0:64GiB:2MiB
+\b
 Example: at most 64 MiB for the tenant whose salt is "tenant 7"
   digest=$(python -c 'from ringcast.pool import *; print(salt_digest(b"tenant 7").hex())')
   ringcast pool serve kv0 --size 2GiB --quota $digest=64MiB
@@ -99,6 +105,24 @@ def _quotas(context: click.Context, parameter: click.Parameter, given: tuple[str
     return quotas
 
 
+def _tiers(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> list[Tier]:
+    try:
+        return [_tier(one) for one in given]
+    except (ValueError, click.BadParameter) as error:
+        raise click.BadParameter(str(error), context, parameter) from error
+
+
+def _tier(text: str) -> Tier:
+    if "://" in text:
+        return ObjectTier(text)
+    kind, _, rest = text.partition(":")
+    parts = rest.rsplit(":", 2)
+    if kind != "file" or len(parts) != 3:
+        raise click.BadParameter(f"{text!r} is no tier; write file:PATH:SIZE:CHUNK, or the URL of an object store.")
+    path, size, chunk = parts
+    return FileTier(path, common.byte_size(size), common.byte_size(chunk))
+
+
 @command.command("serve", help=SERVE, epilog=SERVE_EPILOG, short_help="Serve a pool until Ctrl-C.")
 @click.argument("name")
 @click.option("--size", type=common.byte_size, required=True, metavar="SIZE", help="Of all chunks together: 2GiB.")
@@ -106,6 +130,11 @@ def _quotas(context: click.Context, parameter: click.Parameter, given: tuple[str
 @click.option(
     "--quota", "quotas", multiple=True, callback=_quotas, metavar="SALTDIGEST=SIZE",
     help="The most that chunks with a salt of this digest (64 hexadecimal digits) may take; once for each.",
+)  # fmt: skip
+@click.option(
+    "--tier", "tiers", multiple=True, callback=_tiers, metavar="TIER",
+    help="Where chunks are kept, too, the fastest first: file:PATH:SIZE:CHUNK, with the size of the file and of the "
+    "longest chunk, or the URL of an object store, like s3://bucket.",
 )  # fmt: skip
 @click.option("--checksums/--no-checksums", default=True, show_default=True, help="Is each chunk given a CRC-32C?")
 @click.option(
@@ -133,6 +162,7 @@ def serve(
     size: int,
     policy: str,
     quotas: dict[bytes | str, int | str],
+    tiers: list[Tier],
     checksums: bool,
     prefault: bool,
     keep: bool,
@@ -143,8 +173,8 @@ def serve(
 ) -> None:
     with ExitStack() as bars:
         server = PoolServer(
-            name, size, policy=policy, quota=quotas, checksums=checksums, prefault=prefault, keep=keep, seats=seats,
-            pins=pins, entries=entries, wait=wait, on_progress=_progress(name, bars),
+            name, size, policy=policy, quota=quotas, tiers=tiers, checksums=checksums, prefault=prefault, keep=keep,
+            seats=seats, pins=pins, entries=entries, wait=wait, on_progress=_progress(name, bars),
         ).start()  # fmt: skip
     with server:
         pool = server.stats()
@@ -180,8 +210,9 @@ STAT = """Show what is in the pool NAME, how often it is hit, and who uses it. T
 
 LIMBO are chunks that are gone but for somebody who still holds them; QUARANTINED those whose bytes were not what was
 stored. Hit rates are of all keys that clients have asked for, those that are gone too. OLDEST is how long a client has
-held what it has held longest. What other sizes would hit is told from a sample of what this server was asked for. The
-exit code is 1 if there is no such pool.
+held what it has held longest. Of a tier, WAITING are chunks to be moved, DROPPED copies that were not made, FAILED
+what it refused, got wrong or did not do in time. What other sizes would hit is told from a sample of what this server
+was asked for. The exit code is 1 if there is no such pool.
 """
 
 STAT_EPILOG = f"""\b
@@ -270,6 +301,23 @@ def _shown(pool: PoolStats, before: PoolStats | None, seconds: float) -> Iterato
             ],
             words=("CLIENT",),
         )
+    if tiers := pool["tiers"]:
+        yield common.plain("")
+        yield _table(
+            [
+                ("TIER", [tier["name"] for tier in tiers]),
+                (
+                    "CHUNKS",
+                    [f"{tier['chunks']}{' of ' + str(tier['slots']) if tier['slots'] else ''}" for tier in tiers],
+                ),
+                ("STORED", [f"{tier['stored']}, {_speed(tier['store_rate'])}" for tier in tiers]),
+                ("HITS", [f"{_hit_rate(tier['hits'], tier['wanted'])}, {_speed(tier['load_rate'])}" for tier in tiers]),
+                ("WAITING", [str(tier["waiting"] + tier["running"]) for tier in tiers]),
+                ("DROPPED", [str(tier["dropped"]) for tier in tiers]),
+                ("FAILED", [str(tier["failed"] + tier["corrupt"] + tier["late"]) for tier in tiers]),
+            ],
+            words=("TIER",),
+        )
     tenants = pool["tenants"]
     if len(tenants) > 1 or any(tenant["quota"] is not None for tenant in tenants):
         yield common.plain("")
@@ -308,6 +356,10 @@ def _huge(pool: PoolStats) -> str:
 
 def _quota(quota: int | None) -> str:
     return "none" if quota is None else common.human_bytes(quota)
+
+
+def _speed(rate: float) -> str:
+    return f"{common.human_bytes(round(rate))}/s"
 
 
 def _age(seconds: float) -> str:
@@ -372,6 +424,8 @@ def _line(event: PoolEvent) -> str:
         words += [event.key.hex(), common.human_bytes(event.length)]
     if event.space is not None:
         words.append(f"namespace {event.space.hex()}")
+    if event.medium != "memory":
+        words.append(f"in {event.medium}")
     return " ".join([*words, event.reason] if event.reason else words)
 
 

@@ -15,6 +15,7 @@ _looking      pools seen from outside
 _events       what happens to chunks, told in order
 _explaining   why a lookup misses
 tiers         where chunks lie that are not in memory
+_tending      the threads that do tiers' work for a server
 _progress     how far a server has come with taking its memory
 _huge_pages   how much of it is mapped with them
 """
@@ -32,6 +33,7 @@ from ringcast.pool._looking import (
     PoolPin,
     PoolStats,
     PoolTenant,
+    PoolTierStats,
     UnreadablePool,
     describe,
     list_pools,
@@ -65,6 +67,7 @@ __all__ = [
     "PoolServer",
     "PoolStats",
     "PoolTenant",
+    "PoolTierStats",
     "RetrieveLease",
     "Slot",
     "StoreLease",

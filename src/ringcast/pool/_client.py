@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from ringcast import _core
@@ -81,7 +83,8 @@ class PoolClient(_core.PoolClient):
     def lookup(self, keys: Keys, touch: bool = False) -> _core.Found:
         """How many of the leading keys are there: `Found(memory, total)`. Costs no message.
 
-        It is an answer about a moment; `retrieve` holds what it finds. With `touch` it counts as use.
+        `total` counts what a tier on the server's machine has, too. It is an answer about a moment; `retrieve` holds
+        what it finds. With `touch` it counts as use.
 
         >>> client.lookup(keys)
         ringcast.pool.Found(memory=2, total=2)
@@ -104,7 +107,8 @@ class PoolClient(_core.PoolClient):
         """Pins what is there, to be read in place until `commit_retrieve`. Costs no message.
 
         It stops at the first key that is not there, unless `leading` is False. `wait` is how many seconds to wait for a
-        chunk that another client stores just now. Raises PoolError if chunks are not of this client's size.
+        chunk that another client stores just now, or that a tier has, for which the server is asked; whatever becomes
+        of that, the chunks in memory are there. Raises PoolError if chunks are not of this client's size.
 
         >>> lease = client.prepare_retrieve(keys)
         >>> [int(slot.array[0]) for slot in lease.slots]
@@ -210,6 +214,9 @@ class PoolClient(_core.PoolClient):
     def clear(self, space: Namespace | None = None) -> None:
         """Takes all chunks out of the pool, or all of a namespace. What somebody holds stays as it is until he lets go.
 
+        Tiers know no namespaces: they are emptied in any case, before it returns, for good. PoolError if one of them
+        cannot promise that.
+
         >>> client.clear()
         >>> client.lookup(keys).memory
         0
@@ -309,8 +316,35 @@ class PoolClient(_core.PoolClient):
         self.close()
         self._take_seat()
 
+    def prefetch(self, keys: Keys) -> Future[int]:
+        """Has the server bring what tiers have of these keys into memory; the future says how many leading are there.
+
+        It waits for nothing here. Once nothing more comes, or after `timeout` seconds, the future is done; it has a
+        PoolError if this client was closed meanwhile. A hint: what was brought may be evicted before it is retrieved.
+
+        >>> with PoolServer("docs-prefetch", "1MiB"), PoolClient.connect("docs-prefetch", layout=4096) as client:
+        ...     _ = client.commit_store(client.prepare_store(keys))
+        ...     client.prefetch(keys).result()
+        1
+        """
+        future: Future[int] = Future()
+        future.set_running_or_notify_cancel()
+
+        def bring() -> None:
+            try:
+                future.set_result(self._prefetch(keys, self._wanted["timeout_ns"] / 1e9))
+            except BaseException as error:
+                future.set_exception(error)
+
+        found = self.lookup(keys)
+        if found.memory == len(keys):
+            future.set_result(found.memory)
+        else:
+            threading.Thread(target=bring, name="ringcast prefetch", daemon=True).start()
+        return future
+
     async def aretrieve(self, keys: Keys, wait: float | None = None) -> _core.RetrieveLease:
-        """`retrieve`, whose waiting for another client's store goes beside the event loop.
+        """`retrieve`, whose waiting for another client's store, or for a tier, goes beside the event loop.
 
         >>> import asyncio
         >>> keys = keys_from_hashes([b"hash 0"], Namespace("m", dtype="uint8", layout="bytes"))

@@ -54,8 +54,11 @@ class PoolEvent(NamedTuple):
     """The first 8 bytes of `Namespace.salt_digest`."""
     at_ns: int = 0
     """When it happened, by the wall clock; of what follows a "resync", when it was stored."""
-    reason: Literal["", "evicted", "orphaned", "damaged"] = ""
-    """Why it was removed: for what was to be stored, with what it continued, or because its bytes had changed."""
+    reason: Literal["", "evicted", "orphaned", "damaged", "failed"] = ""
+    """Why it was removed: for what was to be stored, with what it continued, because its bytes had changed, or because
+    a tier could not give it back."""
+    medium: str = "memory"
+    """Where it was stored or removed: "memory", or what `stats()["tiers"]` calls the tier. "cleared" is of all."""
 
 
 EventSink = Callable[[list[PoolEvent]], object] | MessageQueue[Any]

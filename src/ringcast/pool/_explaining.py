@@ -13,14 +13,18 @@ from ringcast.pool._events import PoolEvent, attached
 from ringcast.pool._keys import TOKENS_OF_A_CHUNK, Keys, chunk_keys, keys_from_hashes
 from ringcast.pool._namespace import Namespace
 
-Verdict = Literal["present", "pending", "evicted", "orphaned", "damaged", "cleared", "gone", "not stored"]
+Verdict = Literal[
+    "present", "pending", "tiered", "evicted", "orphaned", "damaged", "failed", "cleared", "gone", "not stored"
+]
 
 _TOLD: dict[Verdict, str] = {
     "present": "is in the pool",
     "pending": "is being stored",
+    "tiered": "is in a tier, and not in memory",
     "evicted": "was evicted for what was stored later",
     "orphaned": "went with the chunk that it continued",
     "damaged": "was removed, since its bytes were not what was stored",
+    "failed": "could not be brought back from its tier",
     "cleared": "was cleared",
     "gone": "was stored, and has gone",
     "not stored": "has not been stored",
@@ -140,6 +144,8 @@ class _Journal:
             return "present", last.at_ns if last is not None and last.kind == "stored" else 0
         if state == "pending":
             return "pending", 0
+        if state == "tiered":
+            return "tiered", last.at_ns if last is not None else 0
         if last is None:
             return "not stored", 0
         if last.kind == "removed":
@@ -164,7 +170,7 @@ def _elsewhere(memory: _core.PoolMemory, space: Namespace, keys_in: Any, count: 
         except (ArgumentError, ArgumentTypeError):
             continue
         for index, state in enumerate(memory.states(keys)):
-            if state == "present":
+            if state in {"present", "tiered"}:
                 found[index].append(Elsewhere(digest.hex(), differs))
     return found
 

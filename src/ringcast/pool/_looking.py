@@ -61,6 +61,40 @@ class PoolTenant(TypedDict):
     quota: int | None
 
 
+class PoolTierStats(TypedDict):
+    """A tier, as the pool's server drives it; since that server was started."""
+
+    name: str
+    local: bool
+    """Is it on this machine, and what it has in the index, where lookups see it?"""
+    slots: int
+    """How many chunks it has room for; 0: not known."""
+    chunks: int
+    """How many chunks of the index have a copy there."""
+    stored: int
+    stored_bytes: int
+    store_rate: float
+    """Bytes for each second that a thread spent on them, as the other rate."""
+    wanted: int
+    """How often a chunk was to come from there into memory."""
+    hits: int
+    """How often it did."""
+    loaded_bytes: int
+    load_rate: float
+    dropped: int
+    """Copies that were not made: too many waited, or the chunk had gone when it was its turn."""
+    failed: int
+    """Calls that the system, or a service, refused."""
+    corrupt: int
+    """Chunks whose bytes were not those that had been stored; such a copy is dropped."""
+    late: int
+    """Chunks that nobody waits for any more, since nothing came from the tier for too long."""
+    waiting: int
+    """Chunks that are to be moved, either way."""
+    running: int
+    """Jobs that its threads have."""
+
+
 class PoolStats(TypedDict):
     """What a pool is, what is in it, who uses it. Bytes are those of chunks; counts are since the pool was made."""
 
@@ -107,6 +141,8 @@ class PoolStats(TypedDict):
     keys_retrieved: int
     hits: int
     """Of all clients that there have been, as the fields of each above; of a killed one as far as it came."""
+    tiers: list[PoolTierStats]
+    """The fastest first."""
     tenants: list[PoolTenant]
     """Those with chunks, the largest first, and those with a quota (of more than 64 quotas 64)."""
     curve: dict[str, dict[str, float]]
@@ -144,7 +180,15 @@ class FoundPools(NamedTuple):
 def as_stats(described: dict[str, Any], look_closely: bool) -> PoolStats:
     """What the core says of a pool, and what else there is to know; `look_closely`: also what may take seconds."""
     huge = _huge_pages.mapped_bytes(described["segment"], described["server_pid"]) if look_closely else None
-    return cast(PoolStats, {"schema": SCHEMA, **described, "huge_page_bytes": huge})
+    tiers = [_with_rates(tier) for tier in described["tiers"]]
+    return cast(PoolStats, {"schema": SCHEMA, **described, "tiers": tiers, "huge_page_bytes": huge})
+
+
+def _with_rates(tier: dict[str, Any]) -> dict[str, Any]:
+    for what, done in (("store", "stored"), ("load", "loaded")):
+        nanoseconds = tier.pop(f"{what}_ns")
+        tier[f"{what}_rate"] = tier[f"{done}_bytes"] * 1e9 / nanoseconds if nanoseconds else 0.0
+    return tier
 
 
 def describe(name: str) -> PoolStats:

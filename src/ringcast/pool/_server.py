@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ from ringcast.pool._events import EventSink, Teller, checked_sink
 from ringcast.pool._looking import PoolStats, as_stats
 from ringcast.pool._namespace import salt_digest
 from ringcast.pool._progress import Lines, OnProgress
+from ringcast.pool._tending import Tending, as_core, checked_tiers
+from ringcast.pool.tiers import Tier
 from ringcast.waiting import Wait, WaitSettings
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+_TIER_PATIENCE_S = 10.0
+"""For how long a tier may do nothing that was asked of it, until nothing more is."""
 POLICIES = ("lru", "arc", "s3fifo")
 """In the order of the core's own."""
 
@@ -46,12 +50,15 @@ class PoolServer:
         capacity: bytes of chunks, or text like "2GiB". All of it is taken at the start.
         policy: what is evicted first: "arc" (default), "lru" or "s3fifo".
         quota: by salt (bytes), or by a salt's digest (64 hexadecimal digits), the bytes that its chunks may take.
+        tiers: where chunks are kept, too, the fastest first; see `Tier`. A chunk is copied there after its second use,
+            while it is in memory. What a FileTier has is found again by the next server. They are the server's from
+            here on, which closes them at its end, or if it cannot start.
         checksums: does `commit_store` make a CRC-32C of each chunk, which retrievers compare?
         prefault: does `start` touch all of the memory, as huge pages where the kernel makes them, so that
             nobody's first use of a page waits? The pool is served meanwhile.
         keep: does the pool stay when its server ends, and when nobody has it? `ringcast pool rm` removes it then.
         seats: how many clients there may be. pins: how many chunks, or runs of chunks, each may hold.
-        entries: how many chunks there may be; None: one for each 16 KiB.
+        entries: how many chunks there may be; None: one for each 16 KiB, and for each slot of a FileTier.
         wait: how the server waits for requests, as in MessageQueue.
         on_event: a function that a thread of this process calls with a list of `PoolEvent`s at a time, in order; or a
             MessageQueue to whose readers they are sent. Neither holds the server up: who falls behind gets a "resync".
@@ -75,6 +82,7 @@ class PoolServer:
         *,
         policy: str = "arc",
         quota: Mapping[bytes | str, int | str] | None = None,
+        tiers: Iterable[Tier] = (),
         checksums: bool = True,
         prefault: bool = False,
         keep: bool = False,
@@ -101,7 +109,10 @@ class PoolServer:
             "policy": POLICIES.index(choice("policy", policy, POLICIES)),
             "quotas": _quotas(quota),
             "waiting": WaitSettings.of(wait).strategy,
+            "tier_patience_ns": int(_TIER_PATIENCE_S * 1e9),
         }
+        self._tiers = checked_tiers(tiers)
+        self._tending: Tending | None = None
         self._prefault = flag("prefault", prefault)
         if on_progress is not None and not callable(on_progress):
             raise refuse("on_progress", "a function or None", on_progress)
@@ -124,8 +135,17 @@ class PoolServer:
             raise PoolClosedError(f"pool '{self.name}': this server was started before; make another one")
         with suppress(RingcastError):  # what cannot be removed now is not in the way
             _core.sweep(PREFIX, suffix(), dry_run=False)
-        self._core = _core.PoolServer(**self._request, progress=partial(self._on_progress, "reserving"))
+        try:
+            self._core = _core.PoolServer(
+                **self._request, tiers=as_core(self._tiers), progress=partial(self._on_progress, "reserving")
+            )
+        except BaseException:
+            for tier in self._tiers:
+                tier.close()
+            raise
         self._pid = os.getpid()
+        if self._tiers:
+            self._tending = Tending(self.name, self._core, self._tiers)
         _hold(self)
         if self._sink is not None:
             self._teller = Teller(self.name, self._sink, self._core.adopted)
@@ -188,6 +208,8 @@ class PoolServer:
         if core is None or self._pid != os.getpid():
             return
         core.close()
+        if self._tending is not None:
+            self._tending.end()
         if self._teller is not None:
             self._teller.end()
         self._ended.set()

@@ -40,6 +40,8 @@ class ChunkStatus(Enum):
     """Store: it is in the pool now."""
     LOST = "lost"
     """Store: the reservation was given up before the commit."""
+    TIERED = "tiered"
+    """Retrieve: it is in a tier, and not in memory. `prefetch` or `wait=` bring it there."""
 
 
 _core.set_pool_statuses(tuple(ChunkStatus))  # in the order of the core's own, from RESERVED on

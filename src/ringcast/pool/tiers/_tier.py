@@ -103,7 +103,7 @@ class Tier(ABC):
 
     def __init__(self, *, threads: int = 4, in_flight: int | str = "64MiB") -> None:
         count = checked("threads", threads, most=_MOST_THREADS)
-        self._count_of_threads = count
+        self._thread_count = count
         self._most_in_flight = byte_size("in_flight", in_flight)
         self._in_flight = 0
         self._figures: Counter[str] = Counter()
@@ -416,7 +416,7 @@ class Tier(ABC):
         move: Callable[[list[bytes], list[memoryview]], list[bool]],
     ) -> None:
         """Each chunk by itself, or as many as go together while every thread has its share."""
-        share = -(-len(indices) // self._count_of_threads)
+        share = -(-len(indices) // self._thread_count)
         group: list[int] = []
         nbytes = 0
         for index in indices:
@@ -435,10 +435,15 @@ class Tier(ABC):
             job.answer(indices, [False] * len(indices))
 
     def _store(self, keys: list[bytes], chunks: list[memoryview]) -> list[bool]:
+        stored = self._store_now(keys, chunks)
+        with self._lock:
+            self._in_flight -= sum(chunk.nbytes for chunk in chunks)
+        return stored
+
+    def _store_now(self, keys: list[bytes], chunks: list[memoryview]) -> list[bool]:
         began = time.perf_counter_ns()
         stored = self._tried_all("store", len(keys), partial(self.store_chunks, keys, chunks))
         with self._lock:
-            self._in_flight -= sum(chunk.nbytes for chunk in chunks)
             self._figures["stores"] += len(chunks)
             self._figures["store_ns"] += time.perf_counter_ns() - began
             self._figures["stored"] += sum(stored)

@@ -1,0 +1,133 @@
+"""The threads that do tiers' work for a pool's server, if it is not native, and one that logs what fails.
+
+A native tier's work is done by native threads (src/core/pool/tier_work.hpp); which of it is done when is the server's
+to say, for both (src/core/pool/tier_driver.hpp).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from ringcast import _core
+from ringcast._arguments import refuse
+from ringcast.errors import ArgumentError, CorruptError
+from ringcast.pool.tiers import FileTier, Tier
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+log = logging.getLogger("ringcast.pool")
+
+MOST_TIERS = 4
+_LOOK_S = 1.0
+"""How often it looks whether something has failed."""
+_abandoned: list[object] = []
+"""Tiers, and servers of them, whose threads have not come back: what these use stays."""
+
+
+def checked_tiers(tiers: Iterable[Tier]) -> list[Tier]:
+    """Open tiers, each once."""
+    if isinstance(tiers, Tier) or not isinstance(tiers, Iterable):
+        raise refuse("tiers", "a list of tiers, the fastest first", tiers)
+    found = list(tiers)
+    for tier in found:
+        if not isinstance(tier, Tier):
+            raise refuse("a tier", "a Tier, such as FileTier or ObjectTier", tier)
+        tier._check_open()
+    if len(found) > MOST_TIERS:
+        raise ArgumentError(f"tiers must be at most {MOST_TIERS}, not {len(found)}")
+    if len({id(tier) for tier in found}) != len(found):
+        raise ArgumentError("tiers must be different ones")
+    return found
+
+
+def as_core(tiers: Sequence[Tier]) -> list[tuple[str, _core.FileTier | None, int]]:
+    """What the core is told of them: what to call each, the native one, how many threads it has."""
+    names = [type(tier).__name__ for tier in tiers]
+    return [
+        (
+            name if names.count(name) == 1 else f"{name} {names[: number + 1].count(name)}",
+            tier._core if isinstance(tier, FileTier) else None,
+            tier._thread_count,
+        )
+        for number, (name, tier) in enumerate(zip(names, tiers, strict=True))
+    ]
+
+
+class Tending:
+    """The threads of one server, from its start to its end; they are nobody's to wait for."""
+
+    def __init__(self, pool: str, core: _core.PoolServer, tiers: Sequence[Tier]) -> None:
+        self._pool = pool
+        self._core = core
+        self._tiers = tiers
+        self._ended = threading.Event()
+        for number, tier in enumerate(tiers):
+            for _ in range(0 if isinstance(tier, FileTier) else tier._thread_count):
+                self._start(_work, core, number, tier)
+        self._start(self._tell)
+
+    def end(self) -> None:
+        """After the core has been closed: closes the tiers, but for those from which a thread has not come back."""
+        self._ended.set()
+        if self._core.abandoned:
+            _abandoned.append((self._core, self._tiers))
+            log.warning(
+                "pool '%s': a tier has not come back; its threads and its file are left as they are", self._pool
+            )
+            return
+        for tier in self._tiers:
+            tier.close()
+
+    def _start(self, body: object, *arguments: object) -> None:
+        name = f"ringcast tiers of {self._pool}"
+        threading.Thread(target=body, args=arguments, name=name, daemon=True).start()  # type: ignore[arg-type]
+
+    def _tell(self) -> None:
+        """Logs what fails, ever less often: at the first, second, fourth, eighth time."""
+        told = [0] * len(self._tiers)
+        while not self._ended.wait(_LOOK_S):
+            for number, (times, error) in enumerate(self._core.tier_errors()):
+                if times.bit_length() > told[number]:
+                    told[number] = times.bit_length()
+                    tier = self._tiers[number]
+                    log.warning("pool '%s': %r has failed %d times; the last: %s", self._pool, tier, times, error)
+
+
+def _work(core: _core.PoolServer, number: int, tier: Tier) -> None:
+    while True:
+        job = _core.take_tier_job(core, number)
+        if job is None:
+            return
+        outcome, error = "failed", ""
+        found: list[bool] = []
+        try:
+            outcome, found = _done(tier, job)
+        except CorruptError as raised:
+            outcome, error = "corrupt", str(raised)
+        except BaseException as raised:
+            error = f"{type(raised).__name__}: {raised}"
+        job.finish(outcome, found, error)
+        del job
+
+
+def _done(tier: Tier, job: _core.PoolTierJob) -> tuple[str, list[bool]]:
+    if job.task == "find":
+        return "done", tier.exists(job.keys).result()
+    if job.task == "clear":
+        tier.clear()
+        return "done", []
+    if job.task == "remove":
+        return "done" if tier.remove_chunk(job.key) else "absent", []
+    memory = job.memory
+    try:
+        if job.task == "store":
+            return "done" if tier.store_chunk(job.key, memory) else "refused", []
+        return "done" if tier.load_chunk(job.key, memory) else "absent", []
+    finally:
+        with suppress(BufferError):  # the tier keeps a view: the server has the chunk back once that is gone
+            memory.release()

@@ -1,0 +1,351 @@
+"""A server that drives tiers: what is used again is copied, what was evicted comes back, and no byte is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ringcast.errors import ArgumentError, ArgumentTypeError, PoolClosedError
+from ringcast.pool import ChunkStatus, ObjectTier, PoolServer, describe, watch
+from tests.pool.pools import (
+    CACHED,
+    CHUNK,
+    COMMITTED,
+    LOOSE,
+    MISS,
+    PENDING,
+    RESERVED,
+    fill,
+    retrieved,
+    some_keys,
+    store,
+)
+from tests.pool.test_pool_scribbles import scribbled
+from tests.pool.tiered import evict, file_tier, is_gone, is_tiered, keep, tier_figure, tiered
+from tests.pool.tiers import BLOCK, DictTier, flip
+from tests.support import eventually, unique_name
+
+TIERED = ChunkStatus.TIERED
+
+
+def test_what_was_used_again_is_found_when_it_was_evicted_and_comes_back(tmp_path: Path) -> None:
+    with tiered(file_tier(tmp_path)) as (server, [client]):
+        keys = some_keys(4)
+        store(client, keys)
+        assert tier_figure(server, "stored")() == 0
+        assert retrieved(client, keys) == 4
+        eventually(lambda: tier_figure(server, "chunks")() == 4)
+        evict(client)
+        assert is_tiered(client, keys)
+        with client.retrieve(keys) as found:
+            assert (found.hits, found.statuses[0]) == (0, TIERED)
+        assert retrieved(client, keys, wait=10) == 4
+        assert client.lookup(keys) == (4, 4)
+        assert (tier_figure(server, "wanted")(), tier_figure(server, "hits")()) == (4, 4)
+
+
+def test_what_was_used_once_is_not_copied(tmp_path: Path) -> None:
+    with tiered(file_tier(tmp_path)) as (server, [client]):
+        store(client, some_keys(4))
+        assert store(client, some_keys(4)) == [CACHED] * 4, "which is no use of it"
+        evict(client)
+        assert is_gone(client, some_keys(4))
+        assert tier_figure(server, "stored")() == 0
+
+
+@pytest.mark.parametrize("policy", ["lru", "arc", "s3fifo"])
+def test_a_chain_longer_than_memory_comes_back_as_far_as_there_is_room(tmp_path: Path, policy: str) -> None:
+    with tiered(file_tier(tmp_path), policy=policy) as (server, [client]):
+        keys = some_keys(24)
+        for end in range(4, 25, 4):
+            store(client, keys[:end])
+            client.prefetch(keys[:end]).result()
+            retrieved(client, keys[:end], wait=1)
+            eventually(lambda: tier_figure(server, "waiting")() + tier_figure(server, "running")() == 0)
+        evict(client)
+        found = retrieved(client, keys, wait=5)
+        assert 8 <= found <= 16
+        assert client.lookup(keys).total >= found
+
+
+def test_prefetch_brings_chunks_without_anybody_waiting(tmp_path: Path) -> None:
+    with tiered(file_tier(tmp_path)) as (server, [client]):
+        keys = some_keys(4)
+        keep(server, client, keys)
+        evict(client)
+        assert client.prefetch(keys).result() == 4
+        assert client.lookup(keys).memory == 4
+        assert client.prefetch(keys[:2]).result() == 2
+        assert client.prefetch(some_keys(3, 5)).result() == 0
+        retrieves = server.stats()["retrieves"]
+        assert client.prefetch(keys).result() == 4
+        assert server.stats()["retrieves"] == retrieves
+        with pytest.raises(ArgumentTypeError):
+            client.prefetch([b"key"])  # type: ignore[arg-type]
+        client.close()
+        with pytest.raises(PoolClosedError):
+            client.prefetch(keys)
+
+
+def test_a_coroutine_waits_for_a_tier_beside_its_loop(tmp_path: Path) -> None:
+    with tiered(file_tier(tmp_path)) as (server, [client]):
+        keys = some_keys(4)
+        keep(server, client, keys)
+        evict(client)
+        lease = asyncio.run(client.aretrieve(keys, wait=10))
+        assert lease.hits == 4
+        client.commit_retrieve(lease)
+
+
+def test_loose_chunks_come_back_each_by_itself(tmp_path: Path) -> None:
+    with tiered(file_tier(tmp_path)) as (server, [client]):
+        keys = some_keys(4, space=LOOSE)
+        keep(server, client, keys)
+        evict(client)
+        with client.retrieve(keys, leading=False) as found:
+            assert found.statuses == [TIERED] * 4
+        assert client.prefetch(keys[2:]).result() == 2
+        with client.retrieve(keys, leading=False) as found:
+            assert found.hits == 2
+
+
+def test_the_middle_of_a_chain_brings_its_beginning_along(tmp_path: Path) -> None:
+    with tiered(file_tier(tmp_path)) as (server, [client]):
+        keys = some_keys(6)
+        keep(server, client, keys)
+        evict(client)
+        assert retrieved(client, keys[4:], wait=10) == 2
+        assert client.lookup(keys).memory == 6
+
+
+def test_what_a_client_stores_anew_is_its_own_again(tmp_path: Path) -> None:
+    with tiered(file_tier(tmp_path), clients=2) as (server, [client, other]):
+        keys = some_keys(4)
+        keep(server, client, keys)
+        evict(client)
+        lease = client.prepare_store(keys)
+        assert lease.statuses == [RESERVED] * 4
+        assert other.prepare_store(keys).statuses == [PENDING] * 4
+        fill(lease)
+        assert client.commit_store(lease) == [COMMITTED] * 4
+        assert retrieved(other, keys) == 4
+        evict(client)
+        assert is_tiered(client, keys)
+
+
+def test_a_store_that_is_given_up_leaves_what_the_tier_has(tmp_path: Path) -> None:
+    with tiered(file_tier(tmp_path)) as (server, [client]):
+        keys = some_keys(4)
+        keep(server, client, keys)
+        evict(client)
+        client.abort_store(client.prepare_store(keys[:2]))
+        eventually(lambda: is_tiered(client, keys))
+        assert retrieved(client, keys, wait=10) == 4
+
+
+def test_a_chunk_whose_parent_is_only_in_a_tier_is_not_stored(tmp_path: Path) -> None:
+    with tiered(file_tier(tmp_path)) as (server, [client]):
+        keys = some_keys(6)
+        keep(server, client, keys[:4])
+        evict(client)
+        assert client.prepare_store(keys[4:]).statuses == [ChunkStatus.ORPHAN] * 2
+        assert store(client, keys)[4:] == [COMMITTED] * 2
+
+
+# --- Room in the tier.
+
+
+def test_a_full_file_gives_up_what_was_not_used_for_the_longest_and_leaves_first(tmp_path: Path) -> None:
+    with tiered(tier := file_tier(tmp_path, slots=12)) as (server, [client]):
+        for i in range(8):
+            keep(server, client, some_keys(4, i))
+            assert tier_figure(server, "chunks")() <= 12
+        evict(client)
+        there = [client.lookup(some_keys(4, i)).total for i in range(8)]
+        assert there[:4] == [0] * 4
+        assert there[-2:] == [4, 4]
+        stats = tier.stats()
+        assert (stats["evicted"], stats["used"]) == (0, sum(there)), "the server says what goes"
+
+
+def test_few_entries_are_shared_by_memory_and_tier(tmp_path: Path) -> None:
+    with tiered(tier := file_tier(tmp_path), entries=20) as (server, [client]):
+        for i in range(20):
+            store(client, some_keys(2, i))
+            assert retrieved(client, some_keys(2, i)) == 2
+            eventually(lambda: tier_figure(server, "waiting")() + tier_figure(server, "running")() == 0)
+        total = sum(client.lookup(some_keys(2, i)).total for i in range(20))
+        assert 16 <= total <= 20
+        eventually(lambda: tier.stats()["used"] == tier_figure(server, "chunks")())
+
+
+# --- Wrong bytes.
+
+
+def test_a_bit_that_changed_in_the_file_is_a_miss_and_an_event(tmp_path: Path) -> None:
+    with tiered(tier := file_tier(tmp_path)) as (server, [client]):
+        keys = some_keys(4)
+        keep(server, client, keys)
+        evict(client)
+        at = (tmp_path / "tier").read_bytes().index(keys[1]) // BLOCK * BLOCK
+        flip(tmp_path / "tier", at + BLOCK + 17)
+        events = watch(server.name)
+        next(events)
+        assert retrieved(client, keys, wait=10) == 1
+        assert client.lookup(keys) == (1, 1), "what continued it went along"
+        told = [event for batch in (next(events),) for event in batch if event.reason == "damaged"]
+        assert [(event.kind, event.key, event.medium) for event in told] == [("removed", keys[1], "FileTier")]
+        assert tier_figure(server, "corrupt")() == 1
+        eventually(lambda: tier.stats()["used"] == 1, "no copy stays that nobody can find")
+        assert store(client, keys) == [CACHED] + [COMMITTED] * 3
+
+
+def test_a_bit_that_changed_in_memory_is_not_copied(tmp_path: Path) -> None:
+    with tiered(file_tier(tmp_path)) as (server, [client]):
+        keys = some_keys(1)
+        store(client, keys)
+        with scribbled(server) as (memory, *_):
+            begin = memory.rfind(keys[0] * 3)
+            memory[begin + 5] ^= 1
+        client.touch(keys)
+        eventually(lambda: server.stats()["quarantined"] == 1)
+        assert is_gone(client, keys)
+        assert tier_figure(server, "stored")() == 0
+
+
+def test_a_bit_that_changed_among_the_objects_is_a_miss_and_an_event(tmp_path: Path) -> None:
+    stores: Any = pytest.importorskip("obstore.store")
+    objects = stores.LocalStore(tmp_path)
+    with tiered(ObjectTier(objects, "some/prefix")) as (server, [client]):
+        keys = some_keys(3)
+        keep(server, client, keys)
+        evict(client)
+        assert is_gone(client, keys), "it is not in the index"
+        [path] = tmp_path.rglob(keys[1].hex())
+        flip(path, path.stat().st_size - 7)
+        events = watch(server.name)
+        next(events)
+        assert retrieved(client, keys, wait=10) == 1
+        told = [event for event in next(events) if event.reason == "damaged"]
+        assert [(event.key, event.medium) for event in told] == [(keys[1], "ObjectTier")]
+        assert not path.exists()
+
+
+# --- Tiers that are asked.
+
+
+def test_what_only_another_machine_has_is_asked_for_when_it_is_wanted() -> None:
+    kept: dict[Any, Any] = {}
+    keys, loose = some_keys(5), some_keys(3, 2, LOOSE)
+    with tiered(DictTier(kept)) as (server, [client]):
+        keep(server, client, keys)
+        keep(server, client, loose)
+        evict(client)
+        assert is_gone(client, keys)
+        with client.retrieve(keys) as found:
+            assert found.statuses[0] == MISS
+        assert retrieved(client, keys, wait=10) == 5
+        assert client.prefetch(loose).result() == 3
+        assert retrieved(client, some_keys(2, 3), wait=10) == 0
+    with tiered(DictTier(kept)) as (server, [client]):
+        del kept[keys[3]]
+        assert retrieved(client, keys, wait=10) == 3
+        assert tier_figure(server, "hits")() == 3
+
+
+def test_two_tiers_each_have_a_copy_and_the_second_helps_out(tmp_path: Path) -> None:
+    kept: dict[Any, Any] = {}
+    with tiered(file_tier(tmp_path), DictTier(kept)) as (server, [client]):
+        keys = some_keys(4)
+        keep(server, client, keys)
+        eventually(lambda: tier_figure(server, "stored", 1)() == 4)
+        evict(client)
+        flip(tmp_path / "tier", header_of_key(tmp_path, keys[1]) + BLOCK + 17)
+        assert retrieved(client, keys[:2], wait=10) == 2
+        assert (tier_figure(server, "corrupt")(), tier_figure(server, "hits", 1)()) == (1, 1)
+        assert retrieved(client, keys, wait=10) == 4
+
+
+def header_of_key(folder: Path, key: bytes) -> int:
+    return (folder / "tier").read_bytes().index(key) // BLOCK * BLOCK
+
+
+# --- Clearing.
+
+
+@pytest.mark.parametrize("space", [None, LOOSE])
+def test_what_is_cleared_is_gone_from_the_tier_when_it_answers(tmp_path: Path, space: Any) -> None:
+    with tiered(tier := file_tier(tmp_path)) as (server, [client]):
+        keys = some_keys(4)
+        keep(server, client, keys)
+        keep(server, client, some_keys(3, 1))
+        evict(client)
+        era = tier.era
+        client.clear(space)
+        assert (tier.era, tier.stats()["used"]) == (era + 1, 0)
+        assert is_gone(client, keys)
+        keep(server, client, keys)
+        evict(client)
+        assert is_tiered(client, keys)
+
+
+# --- What is shown.
+
+
+def test_a_tier_is_shown_with_what_it_did(tmp_path: Path) -> None:
+    with tiered(file_tier(tmp_path)) as (server, [client]):
+        keys = some_keys(4)
+        keep(server, client, keys)
+        evict(client)
+        retrieved(client, keys, wait=10)
+        [tier] = describe(server.name)["tiers"]
+        assert (tier["name"], tier["local"], tier["slots"], tier["chunks"]) == ("FileTier", True, 64, 4)
+        assert (tier["stored"], tier["stored_bytes"], tier["wanted"], tier["hits"]) == (4, 4 * CHUNK, 4, 4)
+        assert tier["loaded_bytes"] == 4 * CHUNK
+        assert tier["store_rate"] > 0
+        assert tier["load_rate"] > 0
+        assert (tier["failed"], tier["corrupt"], tier["late"], tier["waiting"], tier["running"]) == (0, 0, 0, 0, 0)
+
+
+def test_events_say_where_it_happened(tmp_path: Path) -> None:
+    with tiered(file_tier(tmp_path)) as (server, [client]):
+        events = watch(server.name)
+        next(events)
+        keys = some_keys(1)
+        keep(server, client, keys)
+        evict(client)
+        retrieved(client, keys, wait=10)
+        told: list[tuple[str, str]] = []
+        while len(told) < 4:
+            told += [(event.kind, event.medium) for event in next(events) if event.key == keys[0]]
+        assert told == [("stored", "memory"), ("stored", "FileTier"), ("removed", "memory"), ("stored", "memory")]
+
+
+def test_tiers_must_be_tiers(tmp_path: Path) -> None:
+    tier = file_tier(tmp_path)
+    for wrong in (tier, 3, "file:x"):
+        with pytest.raises(ArgumentTypeError):
+            PoolServer("wrong", "1MiB", tiers=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentTypeError):
+        PoolServer("wrong", "1MiB", tiers=["file"])  # type: ignore[list-item]
+    with pytest.raises(ArgumentError, match="different"):
+        PoolServer("wrong", "1MiB", tiers=[tier, tier])
+    tier.close()
+    with pytest.raises(PoolClosedError):
+        PoolServer("wrong", "1MiB", tiers=[tier])
+
+
+def test_a_server_closes_its_tiers(tmp_path: Path) -> None:
+    with tiered(tier := file_tier(tmp_path)):
+        assert not tier.closed
+    assert tier.closed
+    name = unique_name("t")
+    with PoolServer(name, "1MiB"):
+        tier = file_tier(tmp_path)
+        with suppress(Exception):
+            PoolServer(name, "1MiB", tiers=[tier]).start()
+        assert tier.closed
