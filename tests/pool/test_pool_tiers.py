@@ -119,7 +119,7 @@ def test_the_middle_of_a_chain_brings_its_beginning_along(tmp_path: Path) -> Non
         keep(server, client, keys)
         evict(client)
         assert retrieved(client, keys[4:], wait=10) == 2
-        assert client.lookup(keys).memory == 6
+        assert retrieved(client, keys, wait=10) == 6
 
 
 def test_what_a_client_stores_anew_is_its_own_again(tmp_path: Path) -> None:
