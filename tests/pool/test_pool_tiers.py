@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ringcast.errors import ArgumentError, ArgumentTypeError, PoolClosedError
+from ringcast.errors import ArgumentError, ArgumentTypeError, PoolClosedError, SegmentExistsError
 from ringcast.pool import ChunkStatus, ObjectTier, PoolServer, describe, watch
 from tests.pool.pools import (
     CACHED,
@@ -346,6 +345,6 @@ def test_a_server_closes_its_tiers(tmp_path: Path) -> None:
     name = unique_name("t")
     with PoolServer(name, "1MiB"):
         tier = file_tier(tmp_path)
-        with suppress(Exception):
+        with pytest.raises(SegmentExistsError):
             PoolServer(name, "1MiB", tiers=[tier]).start()
         assert tier.closed
