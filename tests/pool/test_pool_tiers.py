@@ -340,8 +340,8 @@ def test_tiers_must_be_tiers(tmp_path: Path) -> None:
 
 def test_a_server_closes_its_tiers(tmp_path: Path) -> None:
     with tiered(tier := file_tier(tmp_path)):
-        assert not tier.closed
-    assert tier.closed
+        before = tier.closed
+    assert (before, tier.closed) == (False, True)
     name = unique_name("t")
     with PoolServer(name, "1MiB"):
         tier = file_tier(tmp_path)
