@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ringcast.errors import ArgumentError, ArgumentTypeError, PoolClosedError
+from ringcast.errors import ArgumentError, ArgumentTypeError, PoolClosedError, SegmentExistsError
 from ringcast.pool import ChunkStatus, ObjectTier, PoolServer, describe, watch
 from tests.pool.pools import (
     CACHED,
@@ -119,7 +118,7 @@ def test_the_middle_of_a_chain_brings_its_beginning_along(tmp_path: Path) -> Non
         keep(server, client, keys)
         evict(client)
         assert retrieved(client, keys[4:], wait=10) == 2
-        assert client.lookup(keys).memory == 6
+        assert retrieved(client, keys, wait=10) == 6
 
 
 def test_what_a_client_stores_anew_is_its_own_again(tmp_path: Path) -> None:
@@ -341,11 +340,11 @@ def test_tiers_must_be_tiers(tmp_path: Path) -> None:
 
 def test_a_server_closes_its_tiers(tmp_path: Path) -> None:
     with tiered(tier := file_tier(tmp_path)):
-        assert not tier.closed
-    assert tier.closed
+        before = tier.closed
+    assert (before, tier.closed) == (False, True)
     name = unique_name("t")
     with PoolServer(name, "1MiB"):
         tier = file_tier(tmp_path)
-        with suppress(Exception):
+        with pytest.raises(SegmentExistsError):
             PoolServer(name, "1MiB", tiers=[tier]).start()
         assert tier.closed

@@ -54,7 +54,7 @@ class Serving:
 
         def is_idle() -> bool:
             stats, used = self.stats()
-            return stats["waiting"] == stats["running"] == 0 and used == stats["chunks"]
+            return bool(stats["waiting"] == stats["running"] == 0 and used == stats["chunks"])
 
         eventually(is_idle, "an idle tier")
 
