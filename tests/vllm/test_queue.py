@@ -91,6 +91,14 @@ def test_a_time_out_between_two_pieces_loses_nothing() -> None:
         assert reader.dequeue(timeout=0) == "whole"
 
 
+def test_a_time_out_that_is_over_already_is_none_left() -> None:
+    with pair() as (writer, reader):
+        writer.enqueue("there", timeout=-0.1)
+        assert reader.dequeue(timeout=-0.1) == "there"
+        with pytest.raises(TimeoutError):
+            reader.dequeue(timeout=-0.1)
+
+
 def test_calls_in_flight_end_as_vllm_s_do_when_it_shuts_down() -> None:
     with pair() as (writer, reader):
         raised: list[BaseException] = []

@@ -110,6 +110,7 @@ class MessageQueue(queue.MessageQueue[Any]):
 
         One thread at a time, as vLLM does.
         """
+        timeout = _left(timeout)
         try:
             try:
                 super().enqueue(obj, timeout)
@@ -122,6 +123,7 @@ class MessageQueue(queue.MessageQueue[Any]):
 
     def dequeue(self, timeout: float | None = None, indefinite: bool = False) -> Any:  # type: ignore[override]
         """Receive the next message. One thread at a time, as vLLM does."""
+        timeout = _left(timeout)
         if self._begun is None:
             message = super().dequeue(timeout, None, indefinite)
             if type(message) is not Pieces:
@@ -181,6 +183,11 @@ class MessageQueue(queue.MessageQueue[Any]):
         if blocking and rank != reader:  # who has to have the handles first
             end.wait_until_ready()
         return end, handles or []
+
+
+def _left(timeout: float | None) -> float | None:
+    """A time-out as ours takes it: some releases of vLLM pass what is left of a deadline that is over."""
+    return timeout if timeout is None else max(0.0, timeout)
 
 
 def _place_in(pg: Any) -> tuple[int, int]:
