@@ -12,7 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
@@ -26,6 +26,7 @@ KINDS = ("stock", "ringcast")
 _LIGHT_S, _SOON_S, _IDLE_S = 10.0, 1.5, 10.0
 _BEFORE_KILL_S = 2.0
 _WORKERS = ("w0", "w1")
+_LITTLE = "64M"
 
 
 class Row(NamedTuple):
@@ -45,24 +46,25 @@ class Trials:
         self.rounds = rounds
         self.rows: list[Row] = []
         self.figures: dict[str, Any] = {}
+        self.made: list[list[int]] = []
         self.work = Path(tempfile.mkdtemp(prefix="ringcast-engine-"))
         self.model = model.make(self.work / "model")
 
     @contextmanager
-    def engines(self, *, probed: bool = False) -> Iterator[dict[str, Engine]]:
-        """One of each kind."""
+    def engines(self, kinds: Sequence[str] = KINDS, *, probed: bool = False) -> Iterator[dict[str, Engine]]:
+        """One of each of these kinds."""
         with ExitStack() as stack:
             found = {}
-            for kind in KINDS:
+            for kind in kinds:
                 say(f"starting an engine with {'vLLM' if kind == 'stock' else 'ringcast'}'s queue")
-                found[kind] = Engine(kind, self.work, self.model, probed=probed, settings={})
+                found[kind] = Engine(kind, self.work, self.model, probed=probed)
                 stack.callback(found[kind].discard)
             yield found
 
     def row(self, what: str, values: dict[str, Any], form: str, goal: str = "", met: bool | None = None) -> None:
         """Keep a line, and show it."""
         self.figures[what] = values
-        stock, ours = (_formatted(values[kind], form) for kind in KINDS)
+        stock, ours = (_formatted(values[kind], form) if kind in values else "-" for kind in KINDS)
         self.rows.append(Row(what, stock, ours, goal, met))
         say(f"{what}: stock {self.rows[-1].stock}, ringcast {self.rows[-1].ringcast}")
 
@@ -71,6 +73,7 @@ class Trials:
         self.row("start, s", {kind: engine.up_s for kind, engine in engines.items()}, "{:.0f}")
         made = {kind: engine.tell("tokens") for kind, engine in engines.items()}
         stock, ours = (made[kind] for kind in KINDS)
+        self.made = stock["tokens"]
         same = stock["tokens"] == ours["tokens"]
         chains = [chain.from_iterable(each["logprobs"]) for each in (stock, ours)]
         apart = max(abs(one - other) for one, other in zip(*chains, strict=True))
@@ -80,6 +83,12 @@ class Trials:
             {"stock": count, "ringcast": f"{count if same else 'others'}, logprobs within {apart:.0e}"},
             "{}", "the same", same and apart < 1e-5,
         )  # fmt: skip
+
+    def little_room(self, engines: dict[str, Engine]) -> None:
+        """Does it start and work where /dev/shm is small?"""
+        same = engines["ringcast"].tell("tokens")["tokens"] == self.made
+        said = {"stock": "does not start", "ringcast": "the same tokens" if same else "others"}
+        self.row(f"with {_LITTLE} of /dev/shm", said, "{}", "the same tokens", same)
 
     def steps(self, engines: dict[str, Engine], *, beside: bool) -> None:
         """Milliseconds a step, and what of it the queues take of the CPUs, in turns."""
@@ -146,9 +155,9 @@ class Trials:
             self.figures[f"error after kill of {victim}, {kind}"] = answer["error"]
             left[kind] = engine.stop()
         name = {"w1": "a worker", "core": "the engine core"}[victim]
-        stock, ours = error_s["stock"], error_s["ringcast"]
+        stock, ours = error_s.get("stock"), error_s["ringcast"]
         in_time = ours is not None and (stock is None or ours <= stock + 0.1)
-        goal = "no later" if victim == "w1" else ""
+        goal = "no later" if "stock" in engines else ""
         self.row(f"kill -9 of {name}: its user's error after, s", error_s, "{:.2f}", goal, in_time if goal else None)
         self.row(f"kill -9 of {name}: all others gone after, s", end_s, "{:.1f}", "gone", end_s["ringcast"] is not None)
         ours_left = left["ringcast"]
@@ -192,7 +201,8 @@ def main() -> int:
     options = parser.parse_args()
     from tests import own_shm
 
-    if because := own_shm.enter():
+    because = own_shm.enter()
+    if because:
         say(f"/dev/shm is not our own ({because}): what other programs put there counts as left behind")
     trials = Trials(options.rounds)
     with trials.engines(probed=not options.short) as engines:
@@ -204,9 +214,13 @@ def main() -> int:
             trials.steps(engines, beside=True)
             trials.light(engines)
             trials.stops(engines)
-    for victim in () if options.short else ("w1", "core"):
+    if not options.short:
         with trials.engines() as engines:
-            trials.kills(engines, victim)
+            trials.kills(engines, "w1")
+        with nullcontext() if because else own_shm.of_size(_LITTLE), trials.engines(["ringcast"]) as engines:
+            if not because:
+                trials.little_room(engines)
+            trials.kills(engines, "core")
     print(table(trials.rows))
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -52,7 +52,7 @@ class Engine:
     processes: dict[str, int]
     up_s: float
 
-    def __init__(self, kind: str, work: Path, model: Path, *, probed: bool = False, settings: dict[str, str]) -> None:
+    def __init__(self, kind: str, work: Path, model: Path, *, probed: bool = False) -> None:
         self.kind = kind
         self.folder = work / f"{kind}-{time.monotonic_ns()}"
         self._sockets, self._temporary, self.probes = (self.folder / name for name in ("rpc", "tmp", "probes"))
@@ -64,8 +64,9 @@ class Engine:
         environment = {
             **os.environ, **_ENVIRONMENT, "RINGCAST_VLLM": "1" if kind == "ringcast" else "0",
             "VLLM_RPC_BASE_PATH": str(self._sockets), "TMPDIR": str(self._temporary),
-            "PYTHONPATH": os.pathsep.join(path), **settings,
+            "PYTHONPATH": os.pathsep.join(path),
         }  # fmt: skip
+        environment.pop("VLLM_PLUGINS", None)  # which would name some of the two plugins
         if probed:
             environment[probe.FOLDER] = str(self.probes)
         answers, theirs = os.pipe()

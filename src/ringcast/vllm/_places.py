@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from ringcast._version import __version__
@@ -55,8 +56,8 @@ def give_back(why: str) -> Any:
 def _replace(old: Any, new: Any) -> list[str]:
     changed = []
     for name, module in sorted(sys.modules.copy().items()):
-        # Not by getattr: modules that load lazily would load whatever has this name.
-        if vars(module).get(_NAME) is old if hasattr(module, "__dict__") else False:
+        # Past the modules' own ways to find attributes, which may import what nobody has asked for.
+        if isinstance(module, ModuleType) and object.__getattribute__(module, "__dict__").get(_NAME) is old:
             setattr(module, _NAME, new)
             changed.append(name)
     return changed

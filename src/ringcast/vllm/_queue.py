@@ -6,7 +6,8 @@ What it does otherwise than a MessageQueue made by hand, and why:
   time-out that would end a wait for a reader that keeps views.
 - Rings are deeper than asked for: with several stages and asynchronous transfers a worker may have more replies under
   way than the 10 that vLLM makes room for. Messages that nobody sends take no memory.
-- A message may be as large as memory allows: pixel values have hundreds of MB.
+- A message may be as large as memory allows: pixel values have hundreds of MB. What shared memory has no room for comes
+  in pieces.
 - Whether readers share memory is found by vLLM's own collective, so that in a group in which a process has no plugin
   all are at the same step, and it is told what is wrong.
 """
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 VLLM_CHUNK_BYTES = 24 << 20
 VLLM_CHUNKS = 10
 LEAST_DEPTH = 128
-BUDGET_BYTES = 16 << 30
-"""Address space, not memory: taken as messages need it, given back after a burst."""
+BUDGET_BYTES = 4 << 30
+"""Taken as messages need it, given back after a burst. What needs more comes in pieces."""
 
 _log = logging.getLogger("vllm.ringcast")
 
