@@ -122,15 +122,19 @@ class Trials:
     def light(self, engines: dict[str, Engine]) -> None:
         """What the workers take of a CPU while little is asked of them, and while nothing is."""
         shares: dict[str, dict[str, float]] = {"light": {}, "soon": {}, "idle": {}}
+        queues: dict[str, float] = {}
         for kind, engine in engines.items():
+            before = engine.queue()
             with worker_share(engine, shares["light"]):
                 self.figures[f"light latency {kind}, s"] = engine.tell("light", _LIGHT_S)["latency_s"]
+            queues[kind] = 100 * engine.queue().since(before).cpu_s / _LIGHT_S
             for name, seconds in (("soon", _SOON_S), ("idle", _IDLE_S)):
                 with worker_share(engine, shares[name]):
                     time.sleep(seconds)
         light, idle = shares["light"]["ringcast"], shares["idle"]["ringcast"]
         name = "CPU of a worker"
         self.row(f"{name}, a 1-token request each 0.5 s, %", shares["light"], "{:.1f}", "at most 3", light <= 3)
+        self.row("of it in queues' calls, all processes together, %", queues, "{:.1f}")
         self.row(f"{name}, first {_SOON_S:g} s of idleness, %", shares["soon"], "{:.1f}")
         self.row(f"{name}, idle, %", shares["idle"], "{:.1f}", "at most 1", idle <= 1)
 
