@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ringcast.errors import QueueClosedError, QueueTimeoutError
+from ringcast.errors import QueueClosedError, QueueTimeoutError, WriterDiedError
 from ringcast.vllm import _pieces
 from ringcast.vllm._queue import LEAST_DEPTH, MessageQueue
 from tests import own_shm
-from tests.support import Child, Link, eventually, run_python
+from tests.support import Child, Link, eventually, run_python, segments
 from tests.vllm.layout import lay, run
 
 KEPT = 200
@@ -134,6 +135,43 @@ def test_vllm_sets_attributes_on_an_end_and_they_stay_there() -> None:
     with pair() as (writer, _):
         vars(writer)["mine"] = 1
         assert writer.export_handle().attributes == ()
+
+
+def _write_until_killed(link: Link) -> None:
+    with MessageQueue(1, 1) as writer:
+        link.send(writer.export_handle())
+        writer.wait_until_ready()
+        writer.enqueue(np.ones(1 << 20))
+        link.recv()
+
+
+def _read_until_killed(link: Link, handle: Any) -> None:
+    with MessageQueue.create_from_handle(handle, 0) as reader:
+        reader.wait_until_ready()
+        link.send(float(reader.dequeue(timeout=60.0).sum()))
+        reader.dequeue(indefinite=True)
+
+
+def test_processes_that_are_all_killed_at_once_leave_nothing(start: Callable[..., Child]) -> None:
+    before = segments()
+    writer = start(_write_until_killed)
+    reader = start(_read_until_killed, writer.receive())
+    assert reader.receive() == 1 << 20
+    for child in (writer, reader):
+        child.signal(signal.SIGSTOP)  # so that neither can tidy up after the other
+    for child in (writer, reader):
+        child.discard()
+    assert segments() == before
+
+
+def test_the_death_of_a_writer_whose_memory_has_no_name_is_noticed(start: Callable[..., Child]) -> None:
+    writer = start(_write_until_killed)
+    with MessageQueue.create_from_handle(writer.receive(), 0) as reader:
+        reader.wait_until_ready()
+        assert reader.dequeue(timeout=60.0).size == 1 << 20
+        writer.kill()
+        with pytest.raises(WriterDiedError):
+            reader.dequeue(indefinite=True)
 
 
 def _read_remotely(link: Link, handle: Any) -> None:

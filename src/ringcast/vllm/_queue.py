@@ -8,6 +8,8 @@ What it does otherwise than a MessageQueue made by hand, and why:
   way than the 10 that vLLM makes room for. Messages that nobody sends take no memory.
 - A message may be as large as memory allows: pixel values have hundreds of MB. What shared memory has no room for comes
   in pieces.
+- Once all are there the memory gives up its name: vLLM replaces no reader, and often kills its processes all at once,
+  which then leaves nothing. So `ringcast ls` shows only queues that somebody is still awaited for.
 - Whether readers share memory is found by vLLM's own collective, so that in a group in which a process has no plugin
   all are at the same step, and it is told what is wrong.
 """
@@ -105,6 +107,13 @@ class MessageQueue(queue.MessageQueue[Any]):
             ).create_from_handle(handle, rank)
             return stock
         return super().create_from_handle(handle, rank, copy=True, wait=_switch.wait())
+
+    def wait_until_ready(self, timeout: float | None = None) -> None:
+        """Collective: returns on every side once all readers are there. Then the memory needs no name any more, unless
+        a link brings its messages to other machines."""
+        super().wait_until_ready(timeout)
+        if self.role == "writer" and self._linking is None and self._segment is not None:
+            self._segment.unlink()
 
     def enqueue(self, obj: Any, timeout: float | None = None) -> None:
         """Send `obj`; after this end was shut down, do nothing: a thread may still have results that nobody wants.
