@@ -192,15 +192,22 @@ def test_rank_minus_one_reads_through_the_link(start: Callable[..., Child]) -> N
         assert child.receive() is True
 
 
-GROUP = """
+IN_A_GROUP = """
 import sys
 import torch.distributed as dist
 from ringcast.vllm import register
 assert register()
 rank, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=3)
+import vllm.distributed.parallel_state as parallel_state
 from vllm.v1.executor.multiproc_executor import MessageQueue
 group = dist.new_group([0, 1, 2], backend="gloo")
+"""
+END = """
+dist.barrier()
+dist.destroy_process_group()
+"""
+LOCAL = """
 queue = MessageQueue.create_from_process_group(group, 1 << 22, 6, writer_rank=1)
 print(queue.broadcast_object("from 1" if rank == 1 else None))
 own, handles = MessageQueue.create_from_process_group_single_reader(group, 1 << 22, 6, reader_rank=0)
@@ -232,29 +239,50 @@ class Stateless:
         return box[0]
 
 
-import vllm.distributed.parallel_state as parallel_state
 parallel_state.in_the_same_node_as = lambda pg, source_rank: [True] * pg.world_size
 stateless = MessageQueue.create_from_process_group(Stateless(), 1 << 22, 6, 2)
 print(stateless.broadcast_object("stateless" if rank == 2 else None))
+"""
+APART = """
+parallel_state.in_the_same_node_as = lambda pg, source_rank: [one == source_rank for one in range(3)]
+queue = MessageQueue.create_from_process_group(group, 1 << 22, 6)
+print(queue.broadcast_object("from 0" if rank == 0 else None))
+own, handles = MessageQueue.create_from_process_group_single_reader(group, 1 << 22, 6)
+ends = [MessageQueue.create_from_handle(one, -1 if one.remote_subscribe_addr else 0) for one in handles]
+own.wait_until_ready()
+own.enqueue(rank)
+print([end.dequeue() for end in ends])
 dist.barrier()
-dist.destroy_process_group()
+for end in (*ends, own, queue):
+    end.close()
 """
 
 
-def test_groups_make_queues_as_vllm_s_coordinator_does(tmp_path: Path) -> None:
+def in_a_group(folder: Path, script: str) -> list[list[str]]:
+    """What each of three processes prints, which are a group of torch.distributed."""
     pytest.importorskip("torch")
-    lay(tmp_path)
+    lay(folder)
     said: list[list[str]] = [[], [], []]
 
     def work(rank: int) -> None:
-        said[rank] = run(tmp_path, GROUP, str(rank), str(tmp_path), RINGCAST_VLLM="1")[0]
+        said[rank] = run(folder, IN_A_GROUP + script + END, str(rank), str(folder), RINGCAST_VLLM="1")[0]
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    return said
+
+
+def test_groups_make_queues_as_vllm_s_coordinator_does(tmp_path: Path) -> None:
+    said = in_a_group(tmp_path, LOCAL)
     assert said == [["from 1", "[0, 1, 2]" if rank == 0 else "[]", "from outside", "stateless"] for rank in range(3)]
+
+
+def test_a_group_over_several_machines_reads_and_answers_through_links(tmp_path: Path) -> None:
+    pytest.importorskip("cryptography")
+    assert in_a_group(tmp_path, APART) == [["from 0", "[0, 1, 2]" if rank == 0 else "[]"] for rank in range(3)]
 
 
 def test_importing_the_plugin_imports_no_third_party_package() -> None:
