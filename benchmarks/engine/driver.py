@@ -96,9 +96,9 @@ class Engine:
         self._process.stdin.write(json.dumps([command, *arguments]).encode() + b"\n")
         self._process.stdin.flush()
 
-    def hear(self) -> dict[str, Any]:
-        """The answer to what was said."""
-        return self._answer(_COMMAND_S)
+    def hear(self, within_s: float = _COMMAND_S) -> dict[str, Any] | None:
+        """The answer to what was said; None if there is none in time."""
+        return self._answer(within_s) if select.select([self._answers], [], [], within_s)[0] else None
 
     def _answer(self, within_s: float) -> dict[str, Any]:
         if not select.select([self._answers], [], [], within_s)[0]:
@@ -151,12 +151,12 @@ class Engine:
         return left
 
     def left(self) -> Left:
-        """What it has left by now."""
+        """What it has left by now, but for its user's own process."""
         return Left(
             tuple(sorted(set(os.listdir(SHM)) - self._shm_before)),
             tuple(sorted(os.listdir(self._temporary))),
             len(os.listdir(self._sockets)),
-            tuple(pid for pid in self.processes.values() if alive(pid)),
+            tuple(pid for name, pid in self.processes.items() if name != "main" and alive(pid)),
         )
 
     def discard(self) -> None:
