@@ -154,14 +154,14 @@ register()
 import vllm.distributed.device_communicators.shm_broadcast as shm_broadcast
 import vllm.v1.executor.multiproc_executor as executor
 print(executor.MessageQueue.create_from_handle(shm_broadcast.Handle(), 0))
-print(executor.MessageQueue.__module__, shm_broadcast.MessageQueue.__module__)
+print(register(), executor.MessageQueue.__module__, shm_broadcast.MessageQueue.__module__)
 """
 
 
 def test_a_handle_of_vllm_s_own_queue_brings_vllm_s_own_back_and_that_is_said(tmp_path: Path) -> None:
     said, log = run(lay(tmp_path), BOTH_SIDES, RINGCAST_VLLM="1")
     stock = "vllm.distributed.device_communicators.shm_broadcast"
-    assert said == ["('vLLM', 'create_from_handle')", f"{stock} {stock}"]
+    assert said == ["('vLLM', 'create_from_handle')", f"False {stock} {stock}"]
     assert "vLLM's own queue is in place again: the handle of a queue came from a process" in log
 
 

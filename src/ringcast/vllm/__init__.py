@@ -38,8 +38,11 @@ def register() -> bool:
         from ringcast.vllm import _places
         from ringcast.vllm._queue import MessageQueue
 
-        _switch.check()
-        return _places.put_in_place(MessageQueue)
+        _switch.wait()  # raises if it makes no sense
+        if not _places.put_in_place(MessageQueue):
+            return False
+        _switch.log_as_vllm_does()
+        return True
     except Exception:  # vLLM would not start
         _log.exception("ringcast: not in use here, vLLM's own queue stays in place")
         return False

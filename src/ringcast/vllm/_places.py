@@ -20,13 +20,14 @@ _NAME = "MessageQueue"
 _log = logging.getLogger("vllm.ringcast")
 _stock: Any = None
 """vLLM's own class, while ours is in its place."""
+_given_back = False
 
 
 def put_in_place(ours: type) -> bool:
     """Put `ours` wherever vLLM's class is, if it fits; True if it is there now. Raises ImportError."""
     global _stock
-    if _stock is not None:
-        return True
+    if _stock is not None or _given_back:
+        return _stock is not None
     stock = getattr(import_module(_MODULE), _NAME)
     if found := misfits(stock, ours):
         _log.error(
@@ -43,8 +44,9 @@ def put_in_place(ours: type) -> bool:
 
 def give_back(why: str) -> Any:
     """vLLM's own class, which is in its place again for all that this process makes from now on."""
-    global _stock
+    global _stock, _given_back
     stock, _stock = _stock, None
+    _given_back = True
     module = import_module(_MODULE)
     if stock is None:
         return getattr(module, _NAME)

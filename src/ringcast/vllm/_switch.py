@@ -37,13 +37,15 @@ def wait() -> Wait:
         ) from error
 
 
-def check() -> None:
-    """Raises ArgumentError; from now on long waits are told as often as vLLM is asked to tell its own."""
-    wait()
+def log_as_vllm_does() -> None:
+    """From now on this process's queues tell what they have to tell where vLLM does, and long waits as often."""
     interval = os.environ.get(_VLLM_INTERVAL, "")
     if interval.isdecimal() and int(interval) > 0:
         os.environ.setdefault(_INTERVAL, interval)
-    _log_as_vllm_does()
+    ours = logging.getLogger("ringcast")
+    if not ours.handlers:  # else somebody has said where they go
+        ours.addHandler(_ToVllm())
+        ours.propagate = False
 
 
 class _ToVllm(logging.Handler):
@@ -53,10 +55,3 @@ class _ToVllm(logging.Handler):
         logger = logging.getLogger("vllm.ringcast")
         if logger.isEnabledFor(record.levelno):
             logger.handle(record)
-
-
-def _log_as_vllm_does() -> None:
-    ours = logging.getLogger("ringcast")
-    if not ours.handlers:  # else somebody has said where they go
-        ours.addHandler(_ToVllm())
-        ours.propagate = False
