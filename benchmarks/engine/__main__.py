@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -236,7 +237,11 @@ def main() -> int:
         load = os.getloadavg()
         kept = {"figures": trials.figures, "rows": [row._asdict() for row in trials.rows], "load": load}
         options.out.write_text(json.dumps(kept, indent=1, default=str))
-    return 0 if all(row.met is not False for row in trials.rows) else 1
+    if any(row.met is False for row in trials.rows):
+        say(f"not all of it holds; the engines' logs are in {trials.work}")
+        return 1
+    shutil.rmtree(trials.work)
+    return 0
 
 
 if __name__ == "__main__":
