@@ -167,7 +167,7 @@ class Trials:
         name = {"w1": "a worker", "core": "the engine core"}[victim]
         stock, ours = error_s.get("stock"), error_s["ringcast"]
         in_time = ours is not None and (stock is None or ours <= stock + 0.1)
-        goal = "no later" if "stock" in engines else ""
+        goal = "no later, within 0.1 s" if "stock" in engines else ""
         self.row(f"kill -9 of {name}: its user's error after, s", error_s, "{:.2f}", goal, in_time if goal else None)
         self.row(f"kill -9 of {name}: all others gone after, s", end_s, "{:.1f}", "gone", end_s["ringcast"] is not None)
         ours_left = left["ringcast"]
