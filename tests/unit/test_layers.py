@@ -25,6 +25,7 @@ LAYERS = [
     {"net"},
     {"workers"},
     {"pool"},
+    {"vllm"},
     {"ringcast"},
     {"instruments"},
     {"cli"},
@@ -129,6 +130,7 @@ def test_only_public_modules_have_public_names() -> None:
         "net",
         "workers",
         "pool",
+        "vllm",
         "instruments",
         "cli",
     }

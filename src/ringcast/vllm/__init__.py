@@ -1,0 +1,48 @@
+"""ringcast inside vLLM: its queue between scheduler and workers, put in the place of vLLM's own. Nothing of vLLM is
+changed on disk.
+
+vLLM finds `register` as a plugin (entry point `vllm.general_plugins`) and calls it in each of its processes. It does
+nothing unless it is switched on, by `VLLM_PLUGINS=ringcast` or `RINGCAST_VLLM=1`; and on any doubt it leaves vLLM's own
+queue in place, and says why. docs/vllm.md is the guide.
+
+    _switch    what the environment says: whether, and how
+    _fit       does this vLLM call what we offer?
+    _places    where vLLM's class is, and putting ours there
+    _queue     the queue, with vLLM's signatures
+    _pieces    messages for which shared memory has no room at once
+"""
+
+from __future__ import annotations
+
+import logging
+
+from ringcast.vllm import _switch
+
+__all__ = ["register"]
+
+_log = logging.getLogger("vllm.ringcast")
+
+
+def register() -> bool:
+    """Put ringcast's queue in the place of vLLM's, if that is switched on; True if it is there now.
+
+    Called by vLLM, in each process; any number of times. It raises nothing: what stands in the way is logged, and vLLM
+    goes on with its own queue.
+
+    >>> register()
+    False
+    """
+    try:
+        if not _switch.is_on():
+            return False
+        from ringcast.vllm import _places
+        from ringcast.vllm._queue import MessageQueue
+
+        _switch.wait()  # raises if it makes no sense
+        if not _places.put_in_place(MessageQueue):
+            return False
+        _switch.log_as_vllm_does()
+        return True
+    except Exception:  # vLLM would not start
+        _log.exception("ringcast: not in use here, vLLM's own queue stays in place")
+        return False

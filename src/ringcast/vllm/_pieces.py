@@ -1,0 +1,75 @@
+"""Messages for which shared memory has no room at once: sent in pieces, which readers put together.
+
+A queue takes a message whole or not at all. vLLM's own sends what is too large for its ring through a socket, and so
+needs no memory but that of its processes; this needs no more of /dev/shm than a few pieces.
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from ringcast.errors import CapacityError
+
+PIECE_BYTES = 1 << 20
+_NAP_S = 0.001
+
+
+class Pieces(NamedTuple):
+    """Comes before the pieces: of how many bytes the frames are, which they are cut from, one after the other."""
+
+    sizes: tuple[int, ...]
+
+
+class _Queue(Protocol):
+    def qsize(self) -> int: ...
+
+
+def send_in_pieces(
+    writer: _Queue, enqueue: Callable[[Any, float | None], None], frames: bytes | Sequence[Any], timeout: float | None
+) -> None:
+    """Send an encoded object. `timeout` is for its beginning: what has begun is sent to its end, without limit.
+
+    Raises what `enqueue` does: CapacityError if there is no room for one piece, either.
+    """
+    parts: Sequence[Any] = [frames] if isinstance(frames, bytes) else frames
+    views = [memoryview(part).cast("B") for part in parts]
+    enqueue(Pieces(tuple(view.nbytes for view in views)), timeout)
+    for view in views:
+        for start in range(0, view.nbytes, PIECE_BYTES):
+            _send(writer, enqueue, bytes(view[start : start + PIECE_BYTES]))
+
+
+def _send(writer: _Queue, enqueue: Callable[[Any, float | None], None], piece: bytes) -> None:
+    while True:
+        try:
+            return enqueue(piece, None)
+        except CapacityError:
+            if writer.qsize() == 0:  # no reader will make room
+                raise
+        time.sleep(_NAP_S)  # nothing tells when a block is given back
+
+
+class Assembly:
+    """A message of which pieces are coming."""
+
+    def __init__(self, told: Pieces) -> None:
+        self._frames = [bytearray(size) for size in told.sizes]
+        self._free = [view for frame in self._frames if len(view := memoryview(frame))]
+
+    def receive(self, dequeue: Callable[[float | None], Any], timeout: float | None) -> None:
+        """Receive what is missing. Raises what `dequeue` does, and can be called again after a time-out."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while self._free:
+            piece = dequeue(None if until is None else max(0.0, until - time.monotonic()))
+            self._free[0][: len(piece)] = piece
+            self._free[0] = self._free[0][len(piece) :]
+            if not len(self._free[0]):
+                del self._free[0]
+
+    def message(self) -> Any:
+        """The object, whose buffers are its own."""
+        stream, *buffers = self._frames
+        return pickle.loads(stream, buffers=buffers)
