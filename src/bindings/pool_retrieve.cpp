@@ -225,7 +225,7 @@ nb::object prefetch(nb::handle self, nb::handle keys_object, nb::handle wait) {
     auto& client = nb::cast<PoolClient&>(self);
     client.usable();
     const Keys& keys = keys_of("keys", keys_object);
-    RetrieveLease lease(client.core, nb::borrow(keys_object), client.chunk_bytes);
+    RetrieveLease lease(self, nb::borrow(keys_object), keys.space().shards);
     lease.is_use = false;
     pin_leading_hits(client, lease, keys.digests());
     const std::int64_t most = parse_seconds("wait", wait.ptr());

@@ -155,7 +155,8 @@ PyObject* call_export(PyObject* self, PyObject*) {
 }
 PyObject* call_missing_parts_of(PyObject* self, PyObject* index) {
     return translated<PyObject*>(nullptr, [&] {
-        const auto& lease = nb::cast<const StoreLease&>(nb::handle(self));
+        const nb::handle handle(self);
+        const auto& lease = nb::cast<const StoreLease&>(handle);
         const auto last = static_cast<std::int64_t>(lease.looks.size()) - 1;
         return missing_of(lease, static_cast<std::uint32_t>(parse_int("index", index, 0, last))).release().ptr();
     });
