@@ -24,7 +24,7 @@ from tests.pool.pools import (
     store,
 )
 from tests.pool.test_pool_scribbles import scribbled
-from tests.pool.tiered import evict, file_tier, is_gone, is_tiered, keep, tier_figure, tiered
+from tests.pool.tiered import SLOT, evict, file_tier, is_gone, is_tiered, keep, tier_figure, tiered
 from tests.pool.tiers import BLOCK, DictTier, flip
 from tests.support import eventually, unique_name
 
@@ -190,8 +190,7 @@ def test_a_bit_that_changed_in_the_file_is_a_miss_and_an_event(tmp_path: Path) -
         keys = some_keys(4)
         keep(server, client, keys)
         evict(client)
-        at = (tmp_path / "tier").read_bytes().index(keys[1]) // BLOCK * BLOCK
-        flip(tmp_path / "tier", at + BLOCK + 17)
+        flip(tmp_path / "tier", header_of_key(tmp_path, keys[1]) + BLOCK + 17)
         events = watch(server.name)
         next(events)
         assert retrieved(client, keys, wait=10) == 1
@@ -270,7 +269,9 @@ def test_two_tiers_each_have_a_copy_and_the_second_helps_out(tmp_path: Path) -> 
 
 
 def header_of_key(folder: Path, key: bytes) -> int:
-    return (folder / "tier").read_bytes().index(key) // BLOCK * BLOCK
+    """Where the header of the chunk's slot begins. Its child's header has the key, too, further behind."""
+    file = (folder / "tier").read_bytes()
+    return next(at for at in range(BLOCK, len(file), SLOT) if file.startswith(key, at + 8))
 
 
 # --- Clearing.
