@@ -205,7 +205,7 @@ private:
 };
 
 void run_with(PolicyKind policy, const std::string& name) {
-    const Server::Options options{.memory = request(name), .policy = policy, .quotas = {}};
+    const Server::Options options{.memory = request(name), .policy = policy};
     auto server = std::make_unique<Server>(options);
     CHECK(!server->adopted());
     std::atomic<bool> over{false};
@@ -278,7 +278,7 @@ TEST(a_victim_that_is_pinned_while_it_goes_makes_no_store_fail) {
     PoolMemory::Request made = request(name);
     made.geometry = plan_pool(std::uint64_t{kFew} * kChunk, 8, 64, kFew);
     made.kept = false;
-    const Server server({.memory = made, .policy = PolicyKind::lru, .quotas = {}});
+    const Server server({.memory = made, .policy = PolicyKind::lru});
     const auto connect = [&] {
         return Client::connect({.name = name, .release = "test", .worker_id = "w"}, 10'000'000'000);
     };

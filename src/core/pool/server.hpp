@@ -22,9 +22,9 @@ public:
     struct Options {
         PoolMemory::Request memory;
         PolicyKind policy = PolicyKind::arc;
-        Keeper::Quotas quotas;
+        Keeper::Quotas quotas{};
         Strategy waiting = Strategy::adaptive_default();
-        std::vector<TierDriver::Options> tiers;  // the fastest first; the native ones outlive the server
+        std::vector<TierDriver::Options> tiers{};  // the fastest first; the native ones outlive the server
         std::int64_t tier_patience_ns = 0;       // see TierDriver
     };
 
