@@ -24,11 +24,16 @@ elif sys.argv[1:2] == ["tier-actor"]:
 
     path, slots, direct, seed, point, nth = sys.argv[2:]
     tier.act(path, int(slots), direct == "1", int(seed), point, int(nth))
+elif sys.argv[1:2] == ["tiered-actor"]:
+    from tests.faults import tiered
+
+    role, name, path, seed, point, nth = sys.argv[2:]
+    tiered.act(role, name, path, int(seed), point, int(nth))
 elif sys.argv[1:2] == ["pool"]:
-    from tests.faults import pool, tier
+    from tests.faults import pool, tier, tiered
 
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    failed = [each.main(rounds) for each in (tier, pool)]
+    failed = [each.main(rounds) for each in (tier, pool, tiered)]
     sys.exit(max(failed))
 else:
     from tests.faults.driver import main

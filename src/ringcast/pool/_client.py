@@ -325,7 +325,7 @@ class PoolClient(_core.PoolClient):
         >>> with PoolServer("docs-prefetch", "1MiB"), PoolClient.connect("docs-prefetch", layout=4096) as client:
         ...     _ = client.commit_store(client.prepare_store(keys))
         ...     client.prefetch(keys).result()
-        1
+        2
         """
         future: Future[int] = Future()
         future.set_running_or_notify_cancel()

@@ -1,0 +1,154 @@
+"""A pool with a FileTier whose server is killed while a chunk leaves memory for the tier, or comes back from it.
+
+`python -m tests.faults pool` runs these, too. A worker stores chains, uses them again, and brings them back, more of
+them than memory has room for, and checks every byte that it gets; whenever the server is dead, the next one comes, with
+the same file. Afterwards every chunk that the index knows can be read, and once all is cleared nothing is left, neither
+in memory nor in the file.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ringcast import _core, errors
+from ringcast.pool import FileTier, PoolClient, PoolServer
+from tests.faults.pool import PATIENCE_S, ROOT, Failed, first_line, until
+from tests.pool.pools import CHUNK, retrieved, some_keys, store
+
+POINTS = ("pool_taken_back", "pool_tiered")
+CHUNKS = 16
+SLOTS = 64
+CHAINS, LENGTH = 12, 3
+OPERATIONS = 80
+TIMES = (1, 2, 5, 17)
+
+
+def opened(path: str) -> FileTier:
+    return FileTier(path, 4096 + SLOTS * (4096 + CHUNK), CHUNK, threads=2)
+
+
+# --- The processes.
+
+
+def act(role: str, name: str, path: str, seed: int, point: str, nth: int) -> None:
+    if point:
+        _core._arm_fault(point, "kill", nth)  # type: ignore[attr-defined]
+    if role == "serve":
+        server = PoolServer(name, CHUNKS * CHUNK, tiers=[opened(path)]).start()
+        print("serves", flush=True)
+        server.serve_forever()
+        return
+    chosen = random.Random(seed)
+    with PoolClient.connect(name, "worker", layout=CHUNK, timeout=30.0, regain=30.0) as client:
+        print("works", flush=True)
+        for _ in range(OPERATIONS):
+            keys = some_keys(LENGTH, first=LENGTH * chosen.randrange(CHAINS))
+            with suppress(errors.LeaseExpiredError):  # a reservation of which a killed server had not told
+                store(client, keys)
+            retrieved(client, keys, wait=10)
+    print("done", flush=True)
+
+
+# --- The scenarios.
+
+
+class Scenario:
+    def __init__(self, point: str, nth: int, path: str) -> None:
+        self.point, self.nth, self.path = point, nth, path
+        self.name = f"f{os.getpid()}-{point.replace('_', '-')}-{nth}"
+        self.processes: list[subprocess.Popen[str]] = []
+        self.hit = False
+
+    def start(self, role: str, point: str = "") -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "tests.faults", "tiered-actor", role, self.name, self.path]
+        command += [str(self.nth), point, str(self.nth)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        self.processes.append(process)
+        if not first_line(process):
+            raise Failed(f"{role} ended with {process.wait()} before it had begun")
+        return process
+
+    def run(self) -> None:
+        server = self.start("serve", self.point)
+        worker = self.start("work")
+        started = time.monotonic()
+        while worker.poll() is None:
+            if time.monotonic() - started > 3 * PATIENCE_S:
+                raise Failed("the worker does not come to an end")
+            if server.poll() is not None:
+                if server.returncode != -signal.SIGKILL:
+                    raise Failed(f"the server ended with {server.returncode}")
+                self.hit = True
+                server = self.start("serve")
+            time.sleep(0.005)
+        if worker.returncode != 0:
+            raise Failed(f"the worker ended with {worker.returncode}")
+        with PoolClient.connect(self.name, "witness", layout=CHUNK, timeout=30.0) as witness:
+            self.check(witness)
+
+    def check(self, witness: PoolClient) -> None:
+        def figures() -> dict[str, Any]:
+            from ringcast import __version__
+
+            return _core.PoolMemory(witness.info.segment, __version__).described()
+
+        for chain in range(CHAINS):
+            keys = some_keys(LENGTH, first=LENGTH * chain)
+            known = witness.lookup(keys).total
+            got = retrieved(witness, keys, wait=10)
+            # A write that the kill cut off may have left its header: that is found out when the chunk is read, once.
+            if got < known and not figures()["tiers"][0]["corrupt"]:
+                raise Failed(f"of {known} chunks that the index knows {got} could be read: {figures()}")
+            if witness.lookup(keys).total != got:
+                raise Failed("the index knows chunks that cannot be read")
+        witness.clear()
+
+        def left() -> tuple[int, ...]:
+            found = figures()
+            names = ("used_bytes", "reserved", "limbo", "quarantined", "refused")
+            return (*(found[name] for name in names), found["tiers"][0]["chunks"])
+
+        until(lambda: not any(left()), "nothing is left once all is cleared")
+
+    def end(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+def main(rounds: int) -> int:
+    hits = failures = 0
+    started = time.monotonic()
+    times = TIMES * rounds
+    for point in POINTS:
+        killed = 0
+        for nth in times:
+            with tempfile.TemporaryDirectory() as folder:
+                scenario = Scenario(point, nth, str(Path(folder) / "tier"))
+                try:
+                    scenario.run()
+                except (Failed, AssertionError, errors.RingcastError, subprocess.TimeoutExpired) as error:
+                    failures += 1
+                    print(f"FAILED: {point}, time {nth}: {type(error).__name__}: {error}")
+                finally:
+                    scenario.end()
+                    _core.sweep("ringcast_", "", dry_run=False)
+            killed += scenario.hit
+        hits += killed
+        print(f"  {point:<24} killed {killed} of {len(times)} times", flush=True)
+    total = len(POINTS) * len(times)
+    print(
+        f"{total} scenarios of a pool's tier in {time.monotonic() - started:.0f} s: {hits} kills, {failures} failures"
+    )
+    return 1 if failures else 0
