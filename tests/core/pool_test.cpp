@@ -243,6 +243,7 @@ Status store_one(Client& client, const Digest& key) {
     NativeMailSlot& slot = reserving.slot();
     slot.length.store(kChunk, std::memory_order_relaxed);
     for (auto* word : {&slot.chained, &slot.has_parent, &slot.checked}) word->store(0, std::memory_order_relaxed);
+    slot.parts.store(1, std::memory_order_relaxed);
     for (std::size_t k = 0; k < 4; ++k) slot.items[0].digest[k].store(key.words[k], std::memory_order_relaxed);
     reserving.begin(Ask::reserve, 1);
     answered(reserving);
@@ -260,6 +261,7 @@ Status store_one(Client& client, const Digest& key) {
     Call committing(client);
     CHECK(committing.take_slot());
     committing.slot().checked.store(0, std::memory_order_relaxed);
+    committing.slot().parts.store(kNoPart, std::memory_order_relaxed);
     committing.slot().items[0].entry.store(entry, std::memory_order_relaxed);
     committing.slot().items[0].generation.store(generation, std::memory_order_relaxed);
     committing.begin(Ask::commit, 1);
