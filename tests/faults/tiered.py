@@ -25,7 +25,7 @@ from ringcast.pool import FileTier, Keys, PoolClient, PoolServer
 from tests.faults.pool import PATIENCE_S, ROOT, Failed, first_line, until
 from tests.pool.pools import CHUNK, retrieved, some_keys, store
 
-POINTS = ("pool_taken_back", "pool_tiered")
+POINTS = frozenset(("pool_taken_back", "pool_tiered"))
 CHUNKS = 16
 SLOTS = 64
 CHAINS, LENGTH = 12, 3
@@ -131,7 +131,7 @@ def main(rounds: int) -> int:
     hits = failures = 0
     started = time.monotonic()
     times = TIMES * rounds
-    for point in POINTS:
+    for point in sorted(POINTS):
         killed = 0
         for nth in times:
             with tempfile.TemporaryDirectory() as folder:
