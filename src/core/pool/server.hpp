@@ -25,7 +25,7 @@ public:
         Keeper::Quotas quotas{};
         Strategy waiting = Strategy::adaptive_default();
         std::vector<TierDriver::Options> tiers{};  // the fastest first; the native ones outlive the server
-        std::int64_t tier_patience_ns = 0;       // see TierDriver
+        std::int64_t tier_patience_ns = 0;         // see TierDriver
     };
 
     // Makes the pool, or adopts what a dead server left, and serves it. Throws what PoolMemory::serve throws, and
