@@ -15,10 +15,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ringcast import _core, errors
 from ringcast.pool import ChunkStatus, Keys, Namespace, PoolClient, PoolServer, StoreLease, watch
@@ -299,11 +299,7 @@ class Scenario:
             raise Failed(f"something is left: {found}")
 
     def end(self) -> None:
-        for process in self.processes:
-            process.kill()
-            process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+        end_all(self.processes)
 
 
 def _stored(client: PoolClient, keys: Keys) -> bool:
@@ -313,25 +309,48 @@ def _stored(client: PoolClient, keys: Keys) -> bool:
         return False
 
 
-def main(rounds: int) -> int:
-    own_shm.enter()
-    failures = hits = 0
+class Runs(Protocol):
+    """A scenario: one fault, and whether it has come."""
+
+    hit: bool
+
+    def run(self) -> None: ...
+
+    def end(self) -> None: ...
+
+
+def run_all(what: str, points: Iterable[str], times: Sequence[int], scenario_of: Callable[[str, int], Runs]) -> int:
+    """Each point at each of these times; 1 if anything was wrong."""
+    failures = hits = total = 0
     started = time.monotonic()
-    for point in sorted(POINTS):
-        times = 0
-        for nth in range(1, rounds + 1):
-            scenario = Scenario(point, nth if nth < 4 else nth * nth, nth * 1000 + len(point))
+    for point in sorted(points):
+        killed = 0
+        for nth in times:
+            scenario = scenario_of(point, nth)
             try:
                 scenario.run()
             except (Failed, AssertionError, errors.RingcastError, subprocess.TimeoutExpired) as error:
                 failures += 1
-                print(f"FAILED: {point}, time {scenario.nth}, seed {scenario.seed}: {type(error).__name__}: {error}")
+                print(f"FAILED: {point}, time {nth}: {type(error).__name__}: {error}")
             finally:
                 scenario.end()
                 _core.sweep("ringcast_", "", dry_run=False)
-            times += scenario.hit
-        hits += times
-        print(f"  {point:<24} killed {times} of {rounds} times", flush=True)
-    total = len(POINTS) * rounds
-    print(f"{total} scenarios of a pool in {time.monotonic() - started:.0f} s: {hits} kills, {failures} failures")
+            killed += scenario.hit
+        hits, total = hits + killed, total + len(times)
+        print(f"  {point:<24} killed {killed} of {len(times)} times", flush=True)
+    print(f"{total} scenarios of {what} in {time.monotonic() - started:.0f} s: {hits} kills, {failures} failures")
     return 1 if failures else 0
+
+
+def end_all(processes: list[subprocess.Popen[str]]) -> None:
+    for process in processes:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def main(rounds: int) -> int:
+    own_shm.enter()
+    times = [nth if nth < 4 else nth * nth for nth in range(1, rounds + 1)]
+    return run_all("a pool", POINTS, times, lambda point, nth: Scenario(point, nth, nth * 1000 + len(point)))

@@ -22,7 +22,7 @@ from typing import Any
 
 from ringcast import _core, errors
 from ringcast.pool import FileTier, Keys, PoolClient, PoolServer
-from tests.faults.pool import PATIENCE_S, ROOT, Failed, first_line, until
+from tests.faults.pool import PATIENCE_S, ROOT, Failed, end_all, first_line, run_all, until
 from tests.pool.pools import CHUNK, retrieved, some_keys, store
 
 POINTS = frozenset(("pool_taken_back", "pool_tiered"))
@@ -63,8 +63,10 @@ def act(role: str, name: str, path: str, seed: int, point: str, nth: int) -> Non
 
 
 class Scenario:
-    def __init__(self, point: str, nth: int, path: str) -> None:
-        self.point, self.nth, self.path = point, nth, path
+    def __init__(self, point: str, nth: int) -> None:
+        self.point, self.nth = point, nth
+        self.folder = tempfile.TemporaryDirectory()
+        self.path = str(Path(self.folder.name) / "tier")
         self.name = f"f{os.getpid()}-{point.replace('_', '-')}-{nth}"
         self.processes: list[subprocess.Popen[str]] = []
         self.hit = False
@@ -120,35 +122,9 @@ class Scenario:
         until(lambda: not any(left()), "nothing is left once all is cleared")
 
     def end(self) -> None:
-        for process in self.processes:
-            process.kill()
-            process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+        end_all(self.processes)
+        self.folder.cleanup()
 
 
 def main(rounds: int) -> int:
-    hits = failures = 0
-    started = time.monotonic()
-    times = TIMES * rounds
-    for point in sorted(POINTS):
-        killed = 0
-        for nth in times:
-            with tempfile.TemporaryDirectory() as folder:
-                scenario = Scenario(point, nth, str(Path(folder) / "tier"))
-                try:
-                    scenario.run()
-                except (Failed, AssertionError, errors.RingcastError, subprocess.TimeoutExpired) as error:
-                    failures += 1
-                    print(f"FAILED: {point}, time {nth}: {type(error).__name__}: {error}")
-                finally:
-                    scenario.end()
-                    _core.sweep("ringcast_", "", dry_run=False)
-            killed += scenario.hit
-        hits += killed
-        print(f"  {point:<24} killed {killed} of {len(times)} times", flush=True)
-    total = len(POINTS) * len(times)
-    print(
-        f"{total} scenarios of a pool's tier in {time.monotonic() - started:.0f} s: {hits} kills, {failures} failures"
-    )
-    return 1 if failures else 0
+    return run_all("a pool's tier", POINTS, TIMES * rounds, Scenario)

@@ -9,8 +9,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -47,22 +49,31 @@ std::vector<std::filesystem::path> group_directories(const std::filesystem::path
     return directories;
 }
 
+// A number, or nothing: text that is none, such as "max". Not by the stream's own numbers, which fail where a program has two
+// standard libraries.
+std::optional<double> read_number(std::ifstream& file) {
+    std::string text;
+    if (!(file >> text)) return std::nullopt;
+    char* end = nullptr;
+    const double number = std::strtod(text.c_str(), &end);
+    return end == text.c_str() + text.size() ? std::optional(number) : std::nullopt;
+}
+
 // The smallest quota of the group and its ancestors, in CPUs; a very large number if there is none.
 double smallest_quota() {
     double least = 1e9;
+    const auto take = [&least](std::optional<double> quota, std::optional<double> period) {
+        if (quota && period && *quota > 0 && *period > 0) least = std::min(least, *quota / *period);
+    };
     for (const auto& directory : group_directories("/sys/fs/cgroup", group_path(""))) {
         std::ifstream file(directory / "cpu.max");
-        std::string quota;
-        double period = 0;
-        if (file >> quota >> period && quota != "max" && period > 0) least = std::min(least, std::stod(quota) / period);
+        const auto quota = read_number(file);
+        take(quota, read_number(file));
     }
     for (const auto& directory : group_directories("/sys/fs/cgroup/cpu", group_path("cpu"))) {
-        std::ifstream quota_file(directory / "cpu.cfs_quota_us");
-        std::ifstream period_file(directory / "cpu.cfs_period_us");
-        double quota = 0;
-        double period = 0;
-        if (quota_file >> quota && period_file >> period && quota > 0 && period > 0)
-            least = std::min(least, quota / period);
+        std::ifstream quota(directory / "cpu.cfs_quota_us");
+        std::ifstream period(directory / "cpu.cfs_period_us");
+        take(read_number(quota), read_number(period));
     }
     return least;
 }

@@ -90,7 +90,10 @@ public:
     Reserved take_back(const Storing& storing, std::uint32_t entry);
     // The server's own reservation has been filled; or will not be, and goes, to the tiers if these have copies.
     void filled(std::uint32_t entry, std::uint32_t crc);
-    void not_filled(std::uint32_t entry) { into_limbo_with_descendants(entry); }
+    void not_filled(std::uint32_t entry) {
+        ending_ = 0;  // nobody's doing
+        into_limbo_with_descendants(entry);
+    }
     bool is_servers_own(std::uint32_t e) const noexcept {
         return state(e) == EntryState::reserved &&
                memory_.record(e).owner_seat.load(std::memory_order_relaxed) == kServersOwn;
@@ -176,6 +179,7 @@ private:
     bool place(const Storing& storing, std::uint32_t& node, bool with_entry);
     bool has_quota(const Storing& storing);
     enum class Evicted { some, none_of_them, no_victims };
+    static constexpr std::uint32_t kVictims = 64;  // in one batch: pins are collected once for all
     bool evict(std::uint32_t most, std::uint32_t tenant);
     Evicted evict_once(std::uint32_t most, std::uint32_t tenant);
     // Calls visit(entry, false) for what is pinned, and, if that is true and its client lives, visit(entry, true).

@@ -48,14 +48,13 @@ TierDriver::TierDriver(Keeper& keeper, ServerWords<Native>& server_words, std::u
         const Options& one = options[i];
         Tier& tier = tiers_.emplace_back();
         tier.native = one.native;
-        tier.local = one.native != nullptr;
         tier.depth = one.threads * kJobsAThread;
         tier.work = std::make_shared<TierWork>(finished_);
-        if (!tier.local) asks_ = true;
+        if (!tier.local()) asks_ = true;
         TierWords& its = words(i);
         copy_text(its.name, sizeof its.name, one.name);
-        its.local.store(tier.local ? 1 : 0, std::memory_order_relaxed);
-        its.slots.store(tier.local ? one.native->slots() : 0, std::memory_order_relaxed);
+        its.local.store(tier.local() ? 1 : 0, std::memory_order_relaxed);
+        its.slots.store(tier.local() ? one.native->slots() : 0, std::memory_order_relaxed);
         for (auto* figure :
              {&its.copies, &its.stored, &its.stored_bytes, &its.store_ns, &its.wanted, &its.loaded, &its.loaded_bytes,
               &its.load_ns, &its.dropped, &its.failed, &its.corrupt, &its.late, &its.waiting, &its.running})
@@ -66,7 +65,7 @@ TierDriver::TierDriver(Keeper& keeper, ServerWords<Native>& server_words, std::u
     words_.n_tiers.store(static_cast<std::uint32_t>(tiers_.size()), std::memory_order_relaxed);
     try {
         for (std::uint32_t i = 0; i < options.size(); ++i)
-            for (std::uint32_t k = 0; tiers_[i].local && k < options[i].threads; ++k)
+            for (std::uint32_t k = 0; tiers_[i].local() && k < options[i].threads; ++k)
                 tiers_[i].threads.push_back(start_without_signals(
                     [work = tiers_[i].work, native = tiers_[i].native] { run_tier(*work, *native); }));
     } catch (const std::system_error&) {
@@ -178,7 +177,7 @@ void TierDriver::ask_next(std::uint64_t number, std::uint32_t from) {
     for (std::uint32_t i = 0; i < question.keys.size(); ++i)
         if (question.tiers[i] == 0) question.which.push_back(i);
     for (std::uint32_t t = from; t < tiers_.size() && !question.which.empty(); ++t) {
-        if (tiers_[t].local || !is_usable(t)) continue;
+        if (tiers_[t].local() || !is_usable(t)) continue;
         question.asked = t;
         tiers_[t].questions.push_back(number);
         return;
@@ -229,7 +228,7 @@ void TierDriver::work() {
 void TierDriver::take_removals() {
     for (const auto& [tier, key] : keeper_.tiers().take_removals()) {
         if (leaves(tiers_[tier], key)) continue;
-        tiers_[tier].leaving[key.words[0]] = 1;
+        tiers_[tier].leaving.insert(key.words[0]);
         tiers_[tier].removals.push_back(key);
     }
 }
@@ -267,8 +266,7 @@ void TierDriver::finished_store(Tier& tier, TierJob& job) {
     const std::uint32_t e = job.entry;
     --tier.storing;
     keeper_.let_go(e);
-    const bool same =
-        keeper_.generation_of_entry(e) == job.generation && keeper_.state_of_entry(e) == EntryState::present;
+    const bool same = is_there(e, job.generation);
     TierWords& its = words(job.tier);
     add(its.store_ns, static_cast<std::uint64_t>(job.took_ns));
     if (job.memory_is_damaged) {
@@ -278,10 +276,10 @@ void TierDriver::finished_store(Tier& tier, TierJob& job) {
     } else {
         add(its.stored);
         add(its.stored_bytes, job.bytes.size());
-        if (!tier.local) note_given(job.key, *job.crc);
+        if (!tier.local()) note_given(job.key, *job.crc);
         if (same)
             keeper_.copied(e, job.tier, *job.crc);
-        else if (tier.local)
+        else if (tier.local())
             keeper_.tiers().remove_later(job.tier, job.key);
     }
 }
@@ -298,7 +296,7 @@ void TierDriver::finished_load(Tier& tier, TierJob& job) {
     const std::uint32_t e = job.entry;
     std::erase_if(tier.loading, [&](const Wanted& one) { return one.entry == e && one.generation == job.generation; });
     keeper_.let_go(e);
-    const bool ours = keeper_.generation_of_entry(e) == job.generation && keeper_.is_servers_own(e);
+    const bool ours = is_ours(e, job.generation);
     TierWords& its = words(job.tier);
     add(its.load_ns, static_cast<std::uint64_t>(job.took_ns));
     if (job.outcome == TierOutcome::done) {
@@ -320,6 +318,17 @@ void TierDriver::give(std::uint32_t t, std::unique_ptr<TierJob> job) {
     if (tier.running++ == 0) tier.heard_at = platform::monotonic_ns();
     job->tier = t;
     tier.work->give(std::move(job));
+}
+
+std::unique_ptr<TierJob> TierDriver::job_with(TierTask task, const Wanted& wanted) {
+    auto job = std::make_unique<TierJob>();
+    job->task = task;
+    job->entry = wanted.entry;
+    job->generation = wanted.generation;
+    job->key = keeper_.key_of(wanted.entry);
+    job->bytes = keeper_.bytes_of(wanted.entry);
+    keeper_.hold(wanted.entry);
+    return job;
 }
 
 void TierDriver::dispatch(std::uint32_t t) {
@@ -344,18 +353,12 @@ bool TierDriver::give_load(std::uint32_t t) {
         const Wanted wanted = tier.loads.front();
         tier.loads.pop_front();
         const std::uint32_t e = wanted.entry;
-        if (keeper_.generation_of_entry(e) != wanted.generation || !keeper_.is_servers_own(e)) continue;
-        auto job = std::make_unique<TierJob>();
-        job->task = TierTask::load;
-        job->entry = e;
-        job->generation = wanted.generation;
-        job->key = keeper_.key_of(e);
-        job->bytes = keeper_.bytes_of(e);
+        if (!is_ours(e, wanted.generation)) continue;
+        auto job = job_with(TierTask::load, wanted);
         if (keeper_.tiers().has(e, t))
             job->crc = keeper_.tiers().crc(e);
         else if (const auto given = given_.find(job->key); given != given_.end())
             job->crc = given->second;
-        keeper_.hold(e);
         tier.loading.push_back(wanted);
         give(t, std::move(job));
         return true;
@@ -397,13 +400,12 @@ bool TierDriver::give_store(std::uint32_t t) {
     while (!tier.stores.empty()) {
         const Wanted wanted = tier.stores.front();
         const std::uint32_t e = wanted.entry;
-        const bool there =
-            keeper_.generation_of_entry(e) == wanted.generation && keeper_.state_of_entry(e) == EntryState::present;
+        const bool there = is_there(e, wanted.generation);
         if (there && tier.storing != 0 &&
             (tier.storing + 1) * std::uint64_t{keeper_.length_of(e)} > capacity_ / kHeldParts)
             return false;
         bool fits = !leaves(tier, keeper_.key_of(e));
-        if (there && fits && tier.local &&
+        if (there && fits && tier.local() &&
             keeper_.tiers().copies(t) + tier.storing + tier.leaving.size() >= keeper_.tiers().slots(t)) {
             // One goes for it: this one waits until it has gone.
             fits = tier.leaving.size() >= tier.depth || keeper_.make_room(t) || !tier.leaving.empty();
@@ -413,20 +415,14 @@ bool TierDriver::give_store(std::uint32_t t) {
             }
         }
         tier.stores.pop_front();
-        wanted_[e] = static_cast<std::uint8_t>(wanted_[e] & ~(1 << t));
+        is_wanted_no_more(e, t);
         if (!there || !fits) {
             add(words(t).dropped);
             continue;
         }
-        auto job = std::make_unique<TierJob>();
-        job->task = TierTask::store;
-        job->entry = e;
-        job->generation = wanted.generation;
-        job->key = keeper_.key_of(e);
+        auto job = job_with(TierTask::store, wanted);
         job->note = keeper_.note_for(e);
-        job->bytes = keeper_.bytes_of(e);
         job->crc = keeper_.checksum_of_entry(e);
-        keeper_.hold(e);
         ++tier.storing;
         give(t, std::move(job));
         return true;
@@ -451,17 +447,17 @@ void TierDriver::look_for_hanging() {
 void TierDriver::give_up(std::uint32_t t) {
     Tier& tier = tiers_[t];
     for (const Wanted& one : std::exchange(tier.loading, {})) {
-        if (keeper_.generation_of_entry(one.entry) != one.generation || !keeper_.is_servers_own(one.entry)) continue;
+        if (!is_ours(one.entry, one.generation)) continue;
         add(words(t).late);
         keeper_.not_filled(one.entry);
     }
     for (const Wanted& one : std::exchange(tier.loads, {})) {
-        if (keeper_.generation_of_entry(one.entry) != one.generation || !keeper_.is_servers_own(one.entry)) continue;
+        if (!is_ours(one.entry, one.generation)) continue;
         add(words(t).late);
         load_elsewhere(one.entry);
     }
     for (const Wanted& one : std::exchange(tier.stores, {})) {
-        wanted_[one.entry] = static_cast<std::uint8_t>(wanted_[one.entry] & ~(1 << t));
+        is_wanted_no_more(one.entry, t);
         add(words(t).dropped);
     }
     std::vector<std::uint64_t> asked;

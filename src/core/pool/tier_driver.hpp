@@ -15,6 +15,7 @@
 #include <string>
 #include <thread>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "pool/keeper.hpp"
@@ -73,8 +74,7 @@ private:
         std::uint32_t generation;
     };
     struct Tier {
-        FileTier* native;
-        bool local;
+        FileTier* native;     // null: not of this machine
         std::uint32_t depth;  // jobs that its threads have at most
         std::shared_ptr<TierWork> work;
         std::vector<std::thread> threads;
@@ -85,11 +85,12 @@ private:
         std::deque<std::uint64_t> questions;            // their numbers
         std::vector<std::function<void(bool)>> clears;  // all answered by the next one
         std::vector<std::function<void(bool)>> clearing;
-        std::unordered_map<std::uint64_t, std::uint32_t> leaving;  // keys that are being removed, by their first word
+        std::unordered_set<std::uint64_t> leaving;  // keys that are being removed: their first words
         std::uint32_t running = 0;
         std::uint32_t storing = 0;
         std::int64_t heard_at = 0;  // when something came from it, or it was idle
         bool hangs = false;
+        bool local() const noexcept { return native != nullptr; }
     };
     struct Question {
         std::vector<Digest> keys;
@@ -109,6 +110,18 @@ private:
     bool give_question(std::uint32_t tier);
     bool give_store(std::uint32_t tier);
     void give(std::uint32_t tier, std::unique_ptr<TierJob> job);
+    // With the bytes of an entry, which are held until it is finished.
+    std::unique_ptr<TierJob> job_with(TierTask task, const Wanted& wanted);
+    // What it is wanted for, it is still: to be filled by the server; to be copied.
+    bool is_ours(std::uint32_t entry, std::uint32_t generation) const noexcept {
+        return keeper_.generation_of_entry(entry) == generation && keeper_.is_servers_own(entry);
+    }
+    bool is_there(std::uint32_t entry, std::uint32_t generation) const noexcept {
+        return keeper_.generation_of_entry(entry) == generation && keeper_.state_of_entry(entry) == EntryState::present;
+    }
+    void is_wanted_no_more(std::uint32_t entry, std::uint32_t tier) noexcept {
+        wanted_[entry] = static_cast<std::uint8_t>(wanted_[entry] & ~(1 << tier));
+    }
     void ask_next(std::uint64_t number, std::uint32_t from);
     void look_for_hanging();
     void load(std::uint32_t entry, std::uint32_t tier);

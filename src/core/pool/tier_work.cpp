@@ -87,12 +87,7 @@ void run_tier(TierWork& work, Tier& tier) noexcept {
             case TierTask::remove:
                 job->outcome = tier.remove(job->key);
                 break;
-            case TierTask::find:
-                for (const Digest& key : job->keys) {
-                    job->found.push_back(tier.exists(key));
-                    if (job->leading && !job->found.back()) break;
-                }
-                job->outcome = TierOutcome::done;
+            case TierTask::find:  // never asked: the server's index says what a native one has
                 break;
             case TierTask::clear:
                 try {

@@ -435,15 +435,10 @@ class Tier(ABC):
             job.answer(indices, [False] * len(indices))
 
     def _store(self, keys: list[bytes], chunks: list[memoryview]) -> list[bool]:
-        stored = self._store_now(keys, chunks)
-        with self._lock:
-            self._in_flight -= sum(chunk.nbytes for chunk in chunks)
-        return stored
-
-    def _store_now(self, keys: list[bytes], chunks: list[memoryview]) -> list[bool]:
         began = time.perf_counter_ns()
         stored = self._tried_all("store", len(keys), partial(self.store_chunks, keys, chunks))
         with self._lock:
+            self._in_flight -= sum(chunk.nbytes for chunk in chunks)
             self._figures["stores"] += len(chunks)
             self._figures["store_ns"] += time.perf_counter_ns() - began
             self._figures["stored"] += sum(stored)
