@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 CORE   := $(shell find src/core src/bindings -type f) CMakeLists.txt pyproject.toml
 CXX_SOURCES := $(shell find src tests benchmarks model -name '*.hpp' -o -name '*.cpp' 2>/dev/null)
 
-.PHONY: demo demo-pool test test-link test-faults sanitize model cross freeze soak check bench engine engine-short engine-releases format wheel clean help
+.PHONY: demo demo-pool test test-link test-faults sanitize model cross freeze soak check check-format check-types check-stubs bench engine engine-short engine-releases format wheel clean help
 .DELETE_ON_ERROR:
 
 help:
@@ -57,7 +57,7 @@ demo-pool: $(if $(wildcard $(VENV)/dev),$(VENV)/dev,$(VENV)/demo-pool)
 TEST_PROCESSES ?= 2
 SEVERAL := -n $(TEST_PROCESSES) --dist worksteal
 test: $(VENV)/dev
-	$(BIN)/python -m pytest $(SEVERAL) -m "not long_link and not alone"
+	$(BIN)/python -m pytest $(SEVERAL) -m "not long_link and not sanitized and not alone"
 	$(BIN)/python -m pytest -m alone
 
 # Needs root, and iproute2. With RINGCAST_LINK_LONG=1 pauses are up to 30 s, and messages up to 256 MiB.
@@ -68,7 +68,8 @@ test-link: $(VENV)/dev
 FAULTS := build/faults
 $(FAULTS)/built: $(VENV)/dev
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(FAULTS)/installed . \
-		--config-settings=build-dir=$(FAULTS)/cmake --config-settings=cmake.define.RINGCAST_FAULT_POINTS=ON
+		--config-settings=build-dir=$(FAULTS)/cmake --config-settings=cmake.define.RINGCAST_FAULT_POINTS=ON \
+		--config-settings=cmake.build-type=None --config-settings=cmake.define.CMAKE_CXX_FLAGS=-O1
 	@touch $@
 
 # FAULT_SEED chooses the first scenario, the next has the next seed.
@@ -79,8 +80,8 @@ test-faults: $(FAULTS)/built
 
 # STRESS_SECONDS is how long everything happens at once, under each sanitizer.
 sanitize: $(VENV)/dev
-	RINGCAST_STRESS_SECONDS=$${STRESS_SECONDS:-15} $(BIN)/python -m pytest tests/core/test_core.py -k "thread or address" \
-		--capture=no --timeout 3600
+	RINGCAST_STRESS_SECONDS=$${STRESS_SECONDS:-15} $(BIN)/python -m pytest tests/core/test_core.py -m sanitized \
+		--capture=no --timeout 3600 -o faulthandler_timeout=3600
 
 $(VENV)/cross: $(VENV)/dev
 	$(BIN)/python -m pip install --quiet ziglang==0.17.0
@@ -99,14 +100,23 @@ model:
 
 # 1.44 million messages to 1, 3 and 8 readers, checksummed; 100 million to 2 and 20 million to 8, compared.
 soak: $(VENV)/dev
-	RINGCAST_SOAK_BATCH=1000 RINGCAST_MARATHON=1000 $(BIN)/python -m pytest tests/processes/test_soak.py -s --timeout 3600
+	RINGCAST_SOAK_BATCH=1000 RINGCAST_MARATHON=1000 $(BIN)/python -m pytest tests/processes/test_soak.py -s --timeout 3600 \
+		-o faulthandler_timeout=0
 
 check: $(VENV)/dev
+	@$(MAKE) --no-print-directory --jobs 2 check-format check-types check-stubs
+
+check-format:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@echo clang-format --dry-run of $(words $(CXX_SOURCES)) files
+	@$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
+
+check-types:
 	$(BIN)/mypy
+
+check-stubs:
 	$(BIN)/python -m mypy.stubtest ringcast._core --allowlist tests/stubtest-allowlist.txt
-	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .

@@ -58,9 +58,9 @@ nb::list take_requests(Desk& desk) {
     return result;
 }
 
-struct Asking {
+struct Request {
     Place& place;
-    ~Asking() { place.end(); }
+    ~Request() { place.end(); }
 };
 
 // `seconds` is what the time-out was at first, for messages.
@@ -80,7 +80,7 @@ nb::bytes ask(Place& place, const nb::bytes& request, std::int64_t timeout_ns, d
         case Place::Begun::closed:
             raise("QueueClosedError", "the place at the desk of " + place.link() + " was closed");
     }
-    const Asking asking{place};
+    const Request asked{place};
     for (;;) {
         const std::int64_t left = timeout_ns - (platform::monotonic_ns() - begin);
         Place::Progress progress{};

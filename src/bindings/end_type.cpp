@@ -5,7 +5,6 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 #include <chrono>
-#include <ctime>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -14,6 +13,7 @@
 #include "end.hpp"
 #include "methods.hpp"
 #include "modules.hpp"
+#include "platform/clock.hpp"
 #include "py_errors.hpp"
 #include "threads.hpp"
 
@@ -152,7 +152,6 @@ std::uint64_t close(nb::handle self, nb::handle linger_timeout) {
 // Promises the ranks every message from now on, if a handle has not done so before.
 void promise(End& end) {
     constexpr std::int64_t kPatienceNs = 1'000'000'000;  // with readers that are just attaching or leaving
-    constexpr timespec kNap{.tv_sec = 0, .tv_nsec = 1'000'000};
     Sender& sender = end.writer("export_handle");
     // In a forked child a handle is as good as in its parent, if the parent has exported one before.
     if (end.endpoint().in_forked_child() && end.endpoint().segment().is_promised()) return;
@@ -162,7 +161,7 @@ void promise(End& end) {
     while (end.endpoint().look([&] { done = sender.readers().promise(); }) && !done &&
            platform::monotonic_ns() < deadline) {
         const Unlocked unlocked;
-        nanosleep(&kNap, nullptr);
+        platform::nap();
     }
 }
 

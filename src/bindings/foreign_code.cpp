@@ -1,20 +1,18 @@
 #include "foreign_code.hpp"
 
 #include <pthread.h>
-#include <chrono>
-#include <thread>
 
 #include "modules.hpp"
+#include "platform/clock.hpp"
 #include "unlocked.hpp"
 
 namespace ringcast::bindings {
 
 void ForeignCode::await_none(double seconds) {
-    using Clock = std::chrono::steady_clock;
-    const auto until = Clock::now() + std::chrono::duration<double>(seconds);
-    while (running_.load(std::memory_order_relaxed) > 0 && Clock::now() < until) {
+    const std::int64_t until = platform::monotonic_ns() + static_cast<std::int64_t>(seconds * 1e9);
+    while (running_.load(std::memory_order_relaxed) > 0 && platform::monotonic_ns() < until) {
         const Unlocked unlocked;
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        platform::nap();
     }
 }
 

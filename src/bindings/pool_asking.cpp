@@ -34,8 +34,7 @@ Asking::Asking(PoolClient& client, const char* what, std::uint32_t count, std::i
             raise_timeout("a free slot of this client's mailbox, all of which have requests that were not answered");
         {
             const Unlocked unlocked;
-            const timespec millisecond{.tv_sec = 0, .tv_nsec = 1'000'000};
-            nanosleep(&millisecond, nullptr);
+            platform::nap();
         }
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
         client_.usable();

@@ -5,7 +5,6 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <ctime>
 #include <optional>
 #include <utility>
 
@@ -28,11 +27,6 @@ constexpr std::int64_t kClosingPatienceNs = 20'000'000;
 
 // What one system call reserves: some tenths of a second, so that signals are heard and progress can be told in between.
 constexpr std::uint64_t kReserveStep = std::uint64_t{256} << 20;
-
-void nap() {
-    const timespec millisecond{.tv_sec = 0, .tv_nsec = 1'000'000};
-    nanosleep(&millisecond, nullptr);
-}
 
 // Who has a name that another area is to get, and what to do about it.
 std::string holder_of(const AreaKind& kind, const std::optional<Remains>& holder) {
@@ -169,7 +163,7 @@ std::unique_ptr<Area> Area::create(const AreaKind& kind, const std::string& name
         const bool free = !holder || holder->fate == Fate::removed;
         const auto patience = free || holder->fate == Fate::removing ? kRemovalPatienceNs : kClosingPatienceNs;
         if (platform::monotonic_ns() - begin < patience) {
-            if (!free) nap();
+            if (!free) platform::nap();
             continue;
         }
         std::optional<Peer> peer;
@@ -218,7 +212,7 @@ Area::Joined Area::join(std::uint64_t lock) {
     const std::int64_t begin = platform::monotonic_ns();
     while (!locks_.try_share(kRemovalLock)) {
         if (platform::monotonic_ns() - begin >= kRemovalPatienceNs) return Joined::gone;
-        nap();
+        platform::nap();
     }
     const bool taken = !locks_.try_lock(lock);
     const bool here = platform::name_refers_to(name_, facts_);

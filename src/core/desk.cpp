@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <ctime>
 #include <new>
 
 #include "errors.hpp"
@@ -17,16 +16,10 @@ namespace {
 
 using platform::Native;
 
-constexpr std::uint32_t kToken = 1;
 // How often an end looks again at a desk whose link is just looking whether anybody is there, 1 ms apart.
 constexpr int kLooksAtClosing = 200;
 
-void nap() {
-    const timespec millisecond{.tv_sec = 0, .tv_nsec = 1'000'000};
-    nanosleep(&millisecond, nullptr);
-}
-
-Origin origin_of(const std::byte* bytes) {
+Origin desk_origin(const std::byte* bytes) {
     DeskHeader header;
     std::memcpy(&header, bytes, sizeof header);
     return origin_in(header, text_of(header.job, sizeof header.job));
@@ -44,7 +37,7 @@ const AreaKind kDeskArea{.noun = "link",
                          .header_bytes = sizeof(DeskHeader),
                          .head_bytes = kDeskPlacesOffset,
                          .finished_word = kDeskControlOffset + offsetof(DeskControl, initialised),
-                         .origin = &origin_of};
+                         .origin = &desk_origin};
 
 MappedDesk::~MappedDesk() {
     // In a forked child the memory is its ancestor's: nothing is unmapped there.
@@ -130,7 +123,7 @@ bool Desk::wait(std::int64_t timeout_ns) noexcept {
         }
         return false;
     };
-    if (!ready()) park<Native>(desk_->control().link_parked, kToken, std::min(timeout_ns, kDeskSliceNs), ready);
+    if (!ready()) park<Native>(desk_->control().link_parked, kParkedToken, std::min(timeout_ns, kDeskSliceNs), ready);
     const bool found = ready();
     roused_.store(false, std::memory_order_relaxed);
     return found;
@@ -229,7 +222,7 @@ std::unique_ptr<Place> Place::take(const std::string& name, const std::string& r
         }
         if (const auto index = try_take(*desk)) return std::unique_ptr<Place>(new Place(std::move(desk), *index));
         if (desk->control().life.load(std::memory_order_relaxed) == DeskLife::closed) break;
-        nap();
+        platform::nap();
     }
     throw_not_found(name, "has ended");
 }
@@ -268,7 +261,7 @@ Place::Progress Place::wait(std::int64_t timeout_ns) {
     };
     const auto ready = [&] { return answered() || closed_or_roused(); };
     if (closed()) return Progress::closed;
-    if (!ready()) park<Native>(place().parked, kToken, std::min(timeout_ns, kDeskSliceNs), ready);
+    if (!ready()) park<Native>(place().parked, kParkedToken, std::min(timeout_ns, kDeskSliceNs), ready);
     if (answered()) return Progress::answered;
     if (closed()) return Progress::closed;
     const bool died =

@@ -13,4 +13,7 @@ struct Parked {
     typename P::template atomic<std::int64_t> woken_at;
 };
 
+// What the word says where its owner waits for one thing only.
+inline constexpr std::uint32_t kParkedToken = 1;
+
 }  // namespace ringcast

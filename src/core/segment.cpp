@@ -13,7 +13,7 @@ namespace {
 
 using platform::SharedFile;
 
-Origin origin_of(const std::byte* bytes) {
+Origin queue_origin(const std::byte* bytes) {
     Header header;
     std::memcpy(&header, bytes, sizeof header);
     return origin_in(header, header.named == 1 ? text_of(header.user_name, sizeof header.user_name) : std::string());
@@ -54,7 +54,7 @@ const AreaKind kQueueArea{.noun = "queue",
                           .header_bytes = sizeof(Header),
                           .head_bytes = kSeatsOffset,
                           .finished_word = kControlOffset + offsetof(NativeControl, initialised),
-                          .origin = &origin_of};
+                          .origin = &queue_origin};
 
 std::string queue_label(const std::string& user_name, const std::string& segment_name) {
     return user_name.empty() ? "queue segment '" + segment_name + "'" : "queue '" + user_name + "'";

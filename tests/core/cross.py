@@ -77,6 +77,7 @@ def with_clang(target: str, system: str, processor: str, build_target: str) -> P
         script.chmod(0o755)
     return build(
         f"clang-{target}",
+        "-DRINGCAST_UNITY=OFF",  # so that each file is seen to include what it needs
         f"-DCMAKE_SYSTEM_NAME={system}",
         f"-DCMAKE_SYSTEM_PROCESSOR={processor}",
         f"-DCMAKE_CXX_COMPILER={tools / 'c++'}",

@@ -11,9 +11,10 @@ from tests.core.building import PROGRAMS, build, run, tool
 
 pytestmark = pytest.mark.timeout(1800)  # the first one builds all
 FLAVOURS = {"plain": "", "thread": "thread", "address": "address,undefined"}
+PARAMETERS = [pytest.param(name, marks=[pytest.mark.sanitized] if value else []) for name, value in FLAVOURS.items()]
 
 
-@pytest.fixture(scope="session", params=FLAVOURS)
+@pytest.fixture(scope="session", params=PARAMETERS)
 def programs(request: pytest.FixtureRequest) -> Path:
     """The folder of the built programs, which has the flavour's name."""
     if tool("cmake") is None or tool("c++") is None:

@@ -133,9 +133,10 @@ def _of_life(story: Story, actor: Actor, life: Life, is_first: bool) -> Iterator
     if life.end == "writer died":
         fault = story.writer.fault
         if fault is not None and fault.action == "exit":
-            # Others that make queues may have come to the fault's point long before the writer did.
-            at_once = fault.point in CREATE_POINTS or "create" in fault.beside or "large" in fault.beside
-            if at_once and board.attempted == 0:
+            # Others that make queues may have come to the fault's point long before the writer did; whoever comes there
+            # while a queue is made goes on, and may send, until the process has ended.
+            at_once = "create" in fault.beside or "large" in fault.beside
+            if fault.point in CREATE_POINTS or (at_once and board.attempted == 0):
                 return  # the queue was there only after the exit's handler had run
         if not story.writer_was_killed:
             yield "the writer was not killed"

@@ -80,7 +80,6 @@ def _churn(link: Link, handle: Handle, rank: int) -> None:
             link.send(reader.stats()["rescued_wakes"])
 
 
-@pytest.mark.timeout(3600)
 def test_messages_held_for_random_times_stay_whole_and_leave_the_arena_empty(start: Callable[..., Child]) -> None:
     chance = random.Random(1)
     with MessageQueue(2, name=unique_name()) as writer:

@@ -60,7 +60,6 @@ def _receive(link: Link, handle: Handle, rank: int, batches: bool) -> None:
     link.send((number, reader.stats()["rescued_wakes"]))
 
 
-@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("n_reader", [1, 3, 8])
 def test_sustained_load_of_mixed_sizes_arrives_whole_and_in_order(n_reader: int, start: Callable[..., Child]) -> None:
     with MessageQueue(n_reader) as writer:
@@ -82,7 +81,6 @@ def test_sustained_load_of_mixed_sizes_arrives_whole_and_in_order(n_reader: int,
             assert reader.join() == 0
 
 
-@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("wait", ["park", "yield"])
 def test_sustained_load_on_a_short_ring_parks_on_both_ends_and_loses_no_wake_up(
     wait: str, start: Callable[..., Child]
@@ -125,7 +123,6 @@ def _run(link: Link, handle: Handle, rank: int) -> None:
     link.send((total, reader.stats()["rescued_wakes"]))
 
 
-@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("n_reader", "thousands"), [(2, 100), (8, 20)])
 def test_a_marathon_without_a_pause(n_reader: int, thousands: int, start: Callable[..., Child]) -> None:
     total = 1000 * thousands * MARATHON

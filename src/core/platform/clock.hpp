@@ -32,4 +32,10 @@ inline std::int64_t coarse_wall_clock_ns() noexcept {
 }
 inline std::int64_t wall_clock_ns() noexcept { return read_clock_ns(CLOCK_REALTIME); }
 
+// Between two looks at something that wakes nobody when it changes: a millisecond.
+inline void nap() noexcept {
+    const timespec millisecond{.tv_sec = 0, .tv_nsec = 1'000'000};
+    nanosleep(&millisecond, nullptr);
+}
+
 }  // namespace ringcast::platform

@@ -15,7 +15,6 @@ namespace ringcast::pool {
 
 namespace {
 
-constexpr std::uint32_t kToken = 1;
 constexpr std::uint32_t kWindow = 16;  // keys whose memory is fetched at a time
 // While it waits: how often a client asks whether the server lives.
 constexpr std::int64_t kLifeNs = 250'000'000;
@@ -23,11 +22,6 @@ constexpr std::int64_t kLifeNs = 250'000'000;
 [[noreturn]] void throw_no_server(const PoolMemory& memory, const char* why) {
     throw Error(ErrorCode::segment_not_found,
                 memory.label() + " has no living server: " + why + "; start one (ringcast pool serve)", ENOENT);
-}
-
-void nap() {
-    const timespec millisecond{.tv_sec = 0, .tv_nsec = 1'000'000};
-    nanosleep(&millisecond, nullptr);
 }
 
 // Whoever has the seat's lock says who it is.
@@ -69,7 +63,7 @@ std::shared_ptr<Client> Client::connect(const Options& options, std::int64_t pat
             bell.rung[i / 64].fetch_or(~std::uint64_t{0}, std::memory_order_release);
         Native::fence_seq_cst();  // [signal]
         unpark<Native>(bell.server_parked);
-        nap();
+        platform::nap();
     }
 }
 
@@ -405,7 +399,7 @@ Call::Progress Call::slice(std::int64_t until_ns) {
     PoolMemory& memory = *client_.memory_;
     const auto closed = [&] { return memory.words().life.load(std::memory_order_relaxed) == PoolLife::closed; };
     const auto ready = [&] { return answered() || closed(); };
-    waiter_.slice(slot().parked, kToken, std::min(until_ns, platform::monotonic_ns() + kLifeNs), ready);
+    waiter_.slice(slot().parked, kParkedToken, std::min(until_ns, platform::monotonic_ns() + kLifeNs), ready);
     if (answered()) {
         waiter_.finish(true);
         Native::reached(FaultPoint::pool_answer_found);

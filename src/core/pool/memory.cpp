@@ -250,8 +250,7 @@ PoolMemory::Served PoolMemory::serve(const Request& request) {
         } catch (const Error& error) {
             if (error.code() != ErrorCode::segment_exists) throw;
         }
-        const timespec millisecond{.tv_sec = 0, .tv_nsec = 1'000'000};
-        nanosleep(&millisecond, nullptr);
+        platform::nap();
     }
     throw Error(
         ErrorCode::segment_exists,

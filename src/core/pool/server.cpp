@@ -17,7 +17,6 @@ namespace ringcast::pool {
 
 namespace {
 
-constexpr std::uint32_t kToken = 1;
 // How often it looks after seats and reservations while there are any. A dead client's memory is back within a second.
 constexpr std::int64_t kLookNs = 250'000'000;
 // How long a server that ends waits for what its tiers are doing.
@@ -150,7 +149,7 @@ void Server::run() noexcept {
         waiter_.begin();
         bool is_ready = waiter_.briefly(ready);
         while (!is_ready && platform::monotonic_ns() < look_at)
-            is_ready = waiter_.slice(memory_->bell().server_parked, kToken, look_at, ready);
+            is_ready = waiter_.slice(memory_->bell().server_parked, kParkedToken, look_at, ready);
         waiter_.finish(is_ready);
     }
 }
