@@ -32,6 +32,7 @@ PROGRAMS = [
 BUILDS = ROOT / "build" / "core-tests"
 STRESS_SECONDS = float(os.environ.get("RINGCAST_STRESS_SECONDS", "1"))
 BUILD_SECONDS = 900.0
+RUN_SECONDS = 400.0 + STRESS_SECONDS
 
 
 def tool(name: str) -> str | None:
@@ -39,16 +40,14 @@ def tool(name: str) -> str | None:
     return str(beside_python) if beside_python.exists() else shutil.which(name)
 
 
-def run(command: list[str], **environment: str) -> str:
+def run(command: list[str], *, seconds: float = RUN_SECONDS, **environment: str) -> str:
     """Its standard output. What went wrong otherwise is in the error, with all that it printed."""
-    result = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **environment},
-        timeout=BUILD_SECONDS + STRESS_SECONDS,
-    )
+    env = {**os.environ, **environment}
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=seconds)
+    except subprocess.TimeoutExpired as error:
+        printed = (error.stdout or b"").decode(errors="replace")
+        raise AssertionError(f"{command[0]} has not ended in {seconds:.0f} s, after it printed:\n{printed}") from None
     assert result.returncode == 0, f"{command[0]} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}"
     return result.stdout
 
@@ -66,5 +65,5 @@ def build(name: str, *options: str, target: str = "all") -> Path:
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         run([cmake, "-S", str(Path(__file__).parent), "-B", str(folder), *generator, *options])
-        run([cmake, "--build", str(folder), "--parallel", "--target", target])
+        run([cmake, "--build", str(folder), "--parallel", "--target", target], seconds=BUILD_SECONDS)
     return folder

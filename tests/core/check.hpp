@@ -1,6 +1,8 @@
 // The smallest test harness that does: CHECK, and TEST functions that run in order and say their names.
 #pragma once
 
+#include <chrono>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
@@ -48,6 +50,25 @@ inline constexpr unsigned kForgivenRescues = 2;
 inline constexpr int kScale = 10;
 inline constexpr unsigned kForgivenRescues = 0;
 #endif
+
+// Of threads that take turns, which last milliseconds each where others have the CPUs: so many, or a hundredth of them and
+// what more there is time for.
+class Rounds {
+public:
+    explicit Rounds(std::uint64_t most) : most_(most) {}
+
+    bool next() {
+        if (done_ == most_ || (done_ > most_ / 100 && std::chrono::steady_clock::now() > end_)) return false;
+        ++done_;
+        return true;
+    }
+    std::uint64_t done() const { return done_; }
+
+private:
+    std::chrono::steady_clock::time_point end_ = std::chrono::steady_clock::now() + std::chrono::seconds(4);
+    std::uint64_t most_;
+    std::uint64_t done_ = 0;
+};
 
 }  // namespace check
 

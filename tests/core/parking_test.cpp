@@ -47,7 +47,7 @@ void linger(std::mt19937& random) {
 TEST(two_ends_that_wake_each_other_lose_no_wake_up) {
     Side a;
     Side b;
-    const std::uint64_t rounds = 10'000ull * check::kScale;
+    const std::uint64_t rounds = 4'000ull * check::kScale;
     std::uint64_t rescued_a = 0;
     std::uint64_t rescued_b = 0;
     std::thread other([&] {
@@ -72,7 +72,7 @@ TEST(two_ends_that_wake_each_other_lose_no_wake_up) {
 TEST(one_word_covers_conditions_that_different_threads_make_true) {
     Side sleeper;
     std::atomic<std::uint64_t> seen{0};
-    const std::uint64_t rounds = 5000ull * check::kScale;
+    const std::uint64_t rounds = 2'000ull * check::kScale;
     std::uint64_t rescued = 0;
     const auto waker = [&](std::atomic<std::uint64_t>& condition, unsigned seed) {
         std::mt19937 random(seed);
@@ -100,7 +100,7 @@ TEST(one_word_covers_conditions_that_different_threads_make_true) {
 TEST(a_waker_that_comes_just_when_the_sleeper_parks_is_noticed) {
     Side side;
     std::atomic<std::uint64_t> seen{0};
-    const std::uint64_t rounds = 10'000ull * check::kScale;
+    const std::uint64_t rounds = 4'000ull * check::kScale;
     std::uint64_t rescued = 0;
     std::thread waker([&] {
         std::mt19937 random(5);

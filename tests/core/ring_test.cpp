@@ -159,11 +159,12 @@ void run_steady(std::uint32_t n_readers, std::uint32_t depth, std::uint64_t mess
         threads.emplace_back(
             [&, i] { CHECK(read(world, i, UINT64_MAX, counts[i], counters[i], strategy) == Ended::closed); });
     Writer writer(world, strategy);
-    for (std::uint64_t n = 0; n < messages; ++n) writer.send();
+    check::Rounds rounds(messages);
+    while (rounds.next()) writer.send();
     writer.close();
     for (auto& thread : threads) thread.join();
     for (std::uint32_t i = 0; i < n_readers; ++i) {
-        CHECK(counts[i] == messages);
+        CHECK(counts[i] == rounds.done());
         CHECK(counters[i].rescued_wakes.load() <= check::kForgivenRescues);
     }
     CHECK(writer.counters.rescued_wakes.load() <= check::kForgivenRescues);
@@ -182,9 +183,10 @@ void run_joining(std::uint32_t depth) {
             }
         });
     Writer writer(world);
-    for (int n = 0; n < 20'000 * check::kScale; ++n) {
+    check::Rounds rounds(20'000ull * check::kScale);
+    while (rounds.next()) {
         writer.send();
-        if (n % 16 == 0) std::this_thread::yield();
+        if (rounds.done() % 16 == 1) std::this_thread::yield();
     }
     writer.close();
     for (auto& thread : threads) thread.join();
@@ -227,7 +229,8 @@ TEST(a_message_that_an_evicted_reader_accepts_was_never_torn) {
         });
     Writer writer(world, Strategy::yield());
     std::mt19937 random(9);
-    for (int n = 0; n < 20'000 * check::kScale || evictions.load() < 100; ++n) {
+    check::Rounds rounds(20'000ull * check::kScale);
+    while (rounds.next() || evictions.load() < 100) {
         if (random() % 8 == 0) writer.evict(static_cast<std::uint32_t>(random() % kReaders));
         writer.send();
     }

@@ -309,7 +309,8 @@ def test_under_a_secret_nothing_that_ranks_say_can_be_read_in_the_store(monkeypa
         for key, value in values.items():
             assert value.startswith(b"ws"), f"{key} is {value!r}"
             for word in (socket.gethostname(), str(os.getpid()), "barrier", "myself", "src"):
-                assert word.encode() not in value
+                if len(word) > 2:  # two bytes of a cipher may say anything
+                    assert word.encode() not in value
 
 
 def test_what_a_rank_with_another_secret_says_is_told_apart_from_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -409,9 +409,9 @@ class LyingWriter:
             channel.close()
 
     def close(self) -> None:
+        self._listener.close()  # first, so that no more come
         for channel in self._channels:
             channel.close()
-        self._listener.close()
 
 
 WELCOMES: list[dict[str, Any]] = [

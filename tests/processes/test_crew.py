@@ -28,13 +28,13 @@ MESSAGES = [f"message {number}".encode() for number in range(8)]
 
 @dataclass(frozen=True)
 class Forgetful(Ringcast):
-    """Does not send every 5,003rd message."""
+    """Does not send every 53rd message."""
 
     def send_with(self, queue: MessageQueue) -> Callable[[Any], object]:
         numbers = itertools.count(1)
 
         def send(message: Any) -> None:
-            if next(numbers) % 5_003:
+            if next(numbers) % 53:
                 queue.enqueue(message)
 
         return send
