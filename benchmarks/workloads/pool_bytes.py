@@ -37,6 +37,7 @@ _CHUNK = 2 * _MIB
 _CHUNKS = 16
 _BYTES = _CHUNKS * _CHUNK
 _TIMES = 8
+_BEFORE = 2  # times that are not counted: the pool's memory has been used by then
 _SPACE = Namespace("benchmark", dtype="uint8", layout="bytes")
 
 
@@ -67,7 +68,7 @@ class PoolBytes(Workload):
 
         def server(member: Member) -> None:
             with PoolServer(name, 2 * workers * _BYTES):
-                for _ in range(2 + 2 * (times + 1)):
+                for _ in range(2 + 2 * (_BEFORE + times)):
                     member.meet()
 
         def worker(member: Member) -> list[tuple[int, int, int, int]]:
@@ -78,7 +79,7 @@ class PoolBytes(Workload):
             member.meet()
             with PoolClient.connect(name, layout=layout) as client:
                 spans = []
-                for turn in range(times + 1):
+                for turn in range(_BEFORE + times):
                     hashes = [b"%d %d %d" % (member.rank, turn, i) for i in range(_CHUNKS)]
                     keys = keys_from_hashes(hashes, _SPACE)
                     member.meet()
@@ -100,7 +101,7 @@ class PoolBytes(Workload):
             return spans
 
         placement = bench.placement if workers == 1 else bench.placement.free()
-        spans = np.array(bench.run(server, [worker] * workers, placement)[1:])[:, 1:]  # the first time is not counted
+        spans = np.array(bench.run(server, [worker] * workers, placement)[1:])[:, _BEFORE:]
         took = [spans[:, :, end].max(0) - spans[:, :, end - 1].min(0) for end in (1, 3)]
         store, retrieve = (workers * _BYTES / statistics.median(each.tolist()) for each in took)
         return Outcome({"store": store, "retrieve": retrieve})
