@@ -7,6 +7,7 @@ from ringcast.cli.lab.subject import Subject
 
 from . import (
     callers,
+    copying,
     faster_fifo_queue,
     gloo,
     iceoryx,
@@ -33,6 +34,7 @@ SUBJECTS: tuple[Subject, ...] = (
     *callers.SUBJECTS,
     *waiters.SUBJECTS,
     *pool_servers.SUBJECTS,
+    *copying.SUBJECTS,
     *tier_kinds.SUBJECTS,
     *ringcast_link.SUBJECTS,
     *pyzmq_tcp.SUBJECTS,

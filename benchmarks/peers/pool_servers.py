@@ -1,4 +1,4 @@
-"""A pool's server, by what goes on where it runs: for the workload of pools alone."""
+"""A pool's server, by what goes on where it runs: for the workloads of pools alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ class PoolServing(NoQueue):
 
 
 SUBJECTS = (
-    PoolServing("server", "server in a process of its own", "ringcast", "ringcast", "ringcast", only=("pool", "paged")),
+    PoolServing(
+        "server", "server in a process of its own", "ringcast", "ringcast", "ringcast", only=("pool", "pool_bytes")
+    ),
     PoolServing("server-yield", 'the same, wait="yield" on both sides', "ringcast", "ringcast", "extra", wait="yield"),
     PoolServing("server-busy", "beside a busy Python thread", "ringcast", "ringcast", "extra", busy=True),
     PoolServing("server-stopped", "stopped (SIGSTOP)", "ringcast", "ringcast", "extra", stopped=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -69,6 +70,7 @@ def _of_mooncake(folder: Path, count: int, nbytes: int) -> Iterator[Tier]:
     options = {"rpc_address": "127.0.0.1", "rpc_port": ports[0], "metrics_host": "127.0.0.1", "metrics_port": ports[1]}
     started: list[subprocess.Popen[bytes]] = []
     with (folder / "mooncake.log").open("ab") as log:
+        os.dup2(log.fileno(), sys.stderr.fileno())  # of a process of its own; the client says there what it does
         try:
             words = [str(program), *(f"-{name}={value}" for name, value in options.items())]
             started.append(subprocess.Popen(words, stdout=log, stderr=log))

@@ -16,6 +16,7 @@ from .loan import Loan
 from .objects import Objects
 from .paged import Paged
 from .pool import Pool
+from .pool_bytes import PoolBytes
 from .select import Select
 from .startup import Startup
 from .step import Step
@@ -47,6 +48,7 @@ WORKLOADS: tuple[Workload, ...] = (
     CallsRate((1, 2, 4)),
     CallsArray(),
     Pool((1, 2, 4)),
+    PoolBytes((1, 2, 4)),
     Tiers(),
     Paged(),
     LinkLatency(),

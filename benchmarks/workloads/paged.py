@@ -2,8 +2,9 @@
 
 64 MiB in chunks of 2 or 32 MiB, blocks in random order: pages of 64 KiB; tokens before heads, in rows of a block; heads
 before tokens, in rows of 256 bytes. Each call is timed as a whole, from the call until its future is done, and all that
-was copied is compared once. The memcpy is the C library's, between the same memories, in the same process, in turn.
-The bytes are more than the caches hold. With several threads nobody is pinned.
+was copied is compared once. The memcpy is the C library's, by one thread between memory of the process and the same
+chunks, in turn with the calls; beside each rate is its ratio to that. The bytes are more than the caches hold. With
+several threads nobody is pinned.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.pool_servers import PoolServing
+from benchmarks.peers.copying import Copying
 from ringcast.cli.lab.bench import Bench, Settings
 from ringcast.cli.lab.crew import Member
 from ringcast.cli.lab.measure import Metric, Outcome
@@ -38,8 +39,9 @@ class Paged(Workload):
     explain = f"{_BYTES // _MIB} MiB a call, blocks in random order"
     metrics = (
         Metric("gather", "gather", "GB/s", better="higher"),
+        Metric("gather_ratio", "x memcpy", "x", better="higher"),
         Metric("scatter", "scatter", "GB/s", better="higher"),
-        Metric("memcpy", "memcpy", "GB/s", better="higher"),
+        Metric("scatter_ratio", "x memcpy", "x", better="higher"),
     )
 
     def takes(self, subject: Subject) -> bool:
@@ -47,60 +49,54 @@ class Paged(Workload):
         return self.key in subject.only
 
     def cases(self, settings: Settings) -> tuple[Case, ...]:
-        """Forms of blocks, sizes of chunks, threads, with and without checksums."""
+        """Forms of blocks, and sizes of chunks."""
+        sizes = (2,) if settings.brief else (2, 32)
         return tuple(
-            Case(
-                f"{form}/{chunk}/{threads}/{checks}",
-                f"chunks of {chunk} MiB, {'1 thread' if threads == 1 else f'{threads} threads'}, "
-                f"{'checksums' if checks else 'none'}",
-                group=group,
-            )
+            Case(f"{form}/{size}", f"{size} MiB", group=group, nbytes=size * _MIB)
             for form, group in _GROUPS.items()
-            for chunk in ((2,) if settings.brief else (2, 32))
-            for threads in (1, 2)
-            for checks in (1, 0)
+            for size in sizes
         )
 
     def measure(self, subject: Subject, case: Case, bench: Bench) -> Outcome:
         """A server, and one worker."""
-        assert isinstance(subject, PoolServing)
+        assert isinstance(subject, Copying)
         name = bench.spec(1, 1, 1).name.replace("_", "-")
-        form, chunk, threads, checks = case.key.split("/")
+        made = _MADE[case.key.split("/")[0]]
         times = bench.settings.count(_TIMES)
 
         def server(member: Member) -> None:
-            with PoolServer(name, _BYTES + _MIB, entries=64, checksums=checks == "1"):
+            with PoolServer(name, 2 * _BYTES, entries=128, checksums=subject.checksums):
                 member.meet()
                 member.meet()
 
         def worker(member: Member) -> dict[str, float]:
             member.meet()
-            kv, layout, ids = _MADE[form](int(chunk) * _MIB)
+            kv, layout, ids = made(case.nbytes)
             with PoolClient.connect(name, layout=layout) as client:
-                rates = _rates(client, kv, layout, ids, int(threads), times)
+                rates = _rates(client, kv, layout, ids, subject.threads, times)
             member.meet()
             return rates
 
-        placement = bench.placement if threads == "1" else bench.placement.free()
+        placement = bench.placement if subject.threads == 1 else bench.placement.free()
         return Outcome(bench.run(server, [worker], placement)[1])
 
 
 def _rates(client: PoolClient, kv: Any, layout: KVLayout, ids: list[int], threads: int, times: int) -> dict[str, float]:
     keys = keys_from_hashes([i.to_bytes(8, "little") for i in range(_BYTES // layout.chunk_bytes)], _SPACE)
-    source = np.ones(_BYTES, np.uint8)
+    plain = np.ones(_BYTES, np.uint8)
     memcpy = ctypes.CDLL(None).memcpy
     memcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
     lease = client.prepare_store(keys)
     places = [slot.array.ctypes.data for slot in lease.slots]
 
-    def plainly() -> None:
-        for i, place in enumerate(places):
-            memcpy(place, source.ctypes.data + i * layout.chunk_bytes, layout.chunk_bytes)
-
     def gather() -> None:
         gather_paged(kv, ids, lease, layout, threads=threads).result()
 
-    copies, gathers = _in_turn(plainly, gather, times)
+    def plainly_in() -> None:
+        for i, place in enumerate(places):
+            memcpy(place, plain.ctypes.data + i * layout.chunk_bytes, layout.chunk_bytes)
+
+    gathers = _in_turn("gather", gather, plainly_in, times)
     client.commit_store(lease)
     first = [kv] if isinstance(kv, np.ndarray) else kv
     targets = [np.zeros_like(tensor) for tensor in first]
@@ -110,21 +106,28 @@ def _rates(client: PoolClient, kv: Any, layout: KVLayout, ids: list[int], thread
         def scatter() -> None:
             wrong.extend(scatter_paged(found, targets, ids, layout, threads=threads).result())
 
-        _, scatters = _in_turn(lambda: None, scatter, times)
+        def plainly_out() -> None:
+            for i, place in enumerate(places):
+                memcpy(plain.ctypes.data + i * layout.chunk_bytes, place, layout.chunk_bytes)
+
+        scatters = _in_turn("scatter", scatter, plainly_out, times)
     check(not wrong, f"chunks {wrong} are not what was stored")
     check(all(map(np.array_equal, targets, first)), "the blocks are not what was gathered")
-    return {"gather": _BYTES / gathers, "scatter": _BYTES / scatters, "memcpy": _BYTES / copies}
+    return gathers | scatters
 
 
-def _in_turn(first: Callable[[], None], second: Callable[[], None], times: int) -> tuple[float, float]:
-    """Medians in ns of each, after one call that is not counted."""
-    samples: tuple[list[int], list[int]] = ([], [])
+def _in_turn(name: str, call: Callable[[], None], plainly: Callable[[], None], times: int) -> dict[str, float]:
+    """The call's rate, and its ratio to plain copies: medians, after one turn that is not counted."""
+    samples: list[tuple[int, float]] = []
     for _ in range(times + 1):
-        for call, mine in zip((first, second), samples, strict=True):
-            begin = time.perf_counter_ns()
-            call()
-            mine.append(time.perf_counter_ns() - begin)
-    return statistics.median(samples[0][1:]) or 1.0, statistics.median(samples[1][1:])
+        begin = time.perf_counter_ns()
+        plainly()
+        between = time.perf_counter_ns()
+        call()
+        took = time.perf_counter_ns() - between
+        samples.append((took, (between - begin) / took))
+    took_ns, ratios = zip(*samples[1:], strict=True)
+    return {name: _BYTES / statistics.median(took_ns), f"{name}_ratio": statistics.median(ratios)}
 
 
 def _shuffled(count: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import random
 import shutil
@@ -18,13 +19,16 @@ import pytest
 
 from ringcast.errors import ArgumentError, ArgumentTypeError, TierError
 from ringcast.pool import FileTier
-from tests.pool.tiers import BLOCK, CHUNK, flip, header_of, key, loaded, store
+from tests.pool.tiers import BLOCK, CHUNK, chunk, flip, header_of, key, loaded, store
 from tests.support import ROOT
 
 SIZE = 1 << 20
 STRIDE = BLOCK + 4 * BLOCK  # a slot's header, and room for CHUNK in whole blocks
 SLOTS = (SIZE - BLOCK) // STRIDE
 THREADS = 4  # that a tier has; each may be in a write when it is killed
+PIECE = 4 << 20  # of a large chunk, which moves in several
+LARGE = 2 * PIECE + CHUNK
+LARGE_STRIDE = BLOCK + 2 * PIECE + 4 * BLOCK
 DIRECT = pytest.mark.parametrize("direct", [True, False])
 
 
@@ -32,8 +36,16 @@ def opened(path: Path, **options: Any) -> FileTier:
     return FileTier(path, options.pop("size", SIZE), options.pop("chunk_bytes", CHUNK), **options)
 
 
-def writer(path: Path, first: int, count: int, direct: bool, limit: int | None = None, size: int = SIZE) -> Any:
-    arguments: list[Any] = [path, size, CHUNK, first, count, direct] + ([] if limit is None else [limit])
+def writer(
+    path: Path,
+    first: int,
+    count: int,
+    direct: bool,
+    limit: int | None = None,
+    size: int = SIZE,
+    chunk_bytes: int = CHUNK,
+) -> Any:
+    arguments: list[Any] = [path, size, chunk_bytes, first, count, direct] + ([] if limit is None else [limit])
     return subprocess.Popen(
         [sys.executable, "-m", "tests.pool.tier_writer", *map(str, arguments)], stdout=subprocess.PIPE, cwd=ROOT
     )
@@ -106,6 +118,38 @@ def test_a_chunk_that_is_half_written_over_is_neither(tmp_path: Path, direct: bo
         assert found == ([False, True] if complete else [blocks == 0, False])
         assert store(tier, 3) == [True]
         assert loaded(tier, 3)
+
+
+@DIRECT
+@pytest.mark.parametrize("bytes_written", [0, BLOCK, PIECE, PIECE + BLOCK, PIECE + 3 * BLOCK])
+def test_a_large_chunk_that_is_half_written_over_is_neither(tmp_path: Path, direct: bool, bytes_written: int) -> None:
+    path, options = tmp_path / "tier", {"size": BLOCK + LARGE_STRIDE, "chunk_bytes": LARGE}
+    with opened(path, direct=direct, **options) as tier:
+        store(tier, 1, size=LARGE)
+    # Its first piece, with the header, goes last.
+    process = writer(path, 2, 1, direct, limit=2 * BLOCK + PIECE + bytes_written, **options)
+    assert said(process) == set()
+    assert process.returncode == -signal.SIGXFSZ
+    with opened(path, direct=direct, **options) as tier:
+        assert [loaded(tier, n, LARGE) for n in (1, 2)] == [bytes_written == 0, False]
+        assert store(tier, 3, size=LARGE) == [True]
+        assert loaded(tier, 3, LARGE)
+
+
+@DIRECT
+@pytest.mark.parametrize("at", [0, PIECE - 1, PIECE, 2 * PIECE - 1, 2 * PIECE, LARGE - 1])
+def test_a_changed_bit_in_any_piece_of_a_large_chunk_is_a_miss(tmp_path: Path, direct: bool, at: int) -> None:
+    path = tmp_path / "tier"
+    with opened(path, size=BLOCK + LARGE_STRIDE, chunk_bytes=LARGE, direct=direct) as tier:
+        with mmap.mmap(-1, LARGE) as aligned:
+            aligned[:] = chunk(1, LARGE)
+            assert tier.store([key(1)], [aligned]).result() == [True]
+            aligned[:] = bytes(LARGE)
+            assert tier.load([key(1)], [aligned]).result() == [True]
+            assert aligned[:] == chunk(1, LARGE)
+        flip(path, 2 * BLOCK + at)
+        assert not loaded(tier, 1, LARGE)
+        assert (tier.stats()["corrupt"], tier.stats()["copied"]) == (1, int(direct))  # what `loaded` took
 
 
 @DIRECT

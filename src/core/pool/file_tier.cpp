@@ -8,7 +8,6 @@
 
 #include "fault_points.hpp"
 #include "platform/clock.hpp"
-#include "pool/checksum.hpp"
 
 namespace ringcast::pool {
 
@@ -185,7 +184,6 @@ TierOutcome FileTier::store(const Digest& key, std::span<const std::byte> bytes,
         call.lock.unlock();
         reached(FaultPoint::tier_claimed);
 
-        record.crc = checksum_of(bytes);
         error = file_.write(at, record, bytes);
         reached(FaultPoint::tier_written);
         if (error != 0) erase(at);  // or who lay there before is found again one day, after it was removed elsewhere

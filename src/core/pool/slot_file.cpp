@@ -30,6 +30,13 @@ constexpr std::array<char, 16> kFileMagic{'r', 'i', 'n', 'g', 'c', 'a', 's', 't'
 constexpr std::uint64_t kSlotMagic = 0x746f'6c73'7265'6974;  // "tierslot"
 constexpr std::uint64_t kServerByte = 0;
 constexpr std::size_t kIndexThreads = 8;  // headers lie far apart, so the disk is asked for several at once
+// A chunk moves in pieces, each summed by itself: meanwhile the disk has the pieces of other threads, and is never idle
+// for as long as it takes to sum a whole chunk. Each is as large as makes no difference to the disk.
+#ifdef RINGCAST_FAULT_POINTS
+constexpr std::size_t kPiece = 2 * kTierBlock;  // so that a kill can come between the pieces of a small chunk
+#else
+constexpr std::size_t kPiece = 4 << 20;
+#endif
 
 // Less than a sector, which a loss of power leaves old or new.
 struct FileHeader {
@@ -108,11 +115,12 @@ int transfer(bool out, int file, void* memory, std::size_t bytes, std::uint64_t 
     return transfer(out, file, std::span(&part, 1), offset);
 }
 
-// A header's block and a chunk, in one call where it can be. Of the chunk only the first `straight` bytes go from and to its
-// own memory, the rest through a copy in whole blocks. It is not written to when going out.
-int transfer_slot(bool out, int file, std::byte* header, std::span<std::byte> bytes, std::size_t straight,
-                  std::uint64_t offset) noexcept {
-    const std::span<std::byte> rest = bytes.subspan(straight);
+// A piece of a chunk, behind its header's block if there is a `header`, in one call where it can be. Of the piece only the
+// first `straight` bytes go from and to its own memory, the rest through a copy in whole blocks. It is not written to when
+// going out.
+int transfer_piece(bool out, int file, std::byte* header, std::span<std::byte> piece, std::size_t straight,
+                   std::uint64_t offset) noexcept {
+    const std::span<std::byte> rest = piece.subspan(straight);
     Blocks copy;
     if (!rest.empty()) {
         copy = new_blocks(rest.size());
@@ -122,13 +130,19 @@ int transfer_slot(bool out, int file, std::byte* header, std::span<std::byte> by
             std::memset(copy.get() + rest.size(), 0, in_blocks(rest.size()) - rest.size());
         }
     }
-    std::array<iovec, 3> parts{iovec{header, kTierBlock}};
-    std::size_t count = 1;
-    if (straight != 0) parts[count++] = {bytes.data(), straight};
+    std::array<iovec, 3> parts{};
+    std::size_t count = 0;
+    if (header != nullptr) parts[count++] = {header, kTierBlock};
+    if (straight != 0) parts[count++] = {piece.data(), straight};
     if (!rest.empty()) parts[count++] = {copy.get(), in_blocks(rest.size())};
     const int error = transfer(out, file, std::span(parts).first(count), offset);
     if (error == 0 && !out && !rest.empty()) std::memcpy(rest.data(), copy.get(), rest.size());
     return error;
+}
+
+template <class Byte>
+std::span<Byte> piece_of(std::span<Byte> bytes, std::size_t at) noexcept {
+    return bytes.subspan(at, std::min(kPiece, bytes.size() - at));
 }
 
 // 0 or an errno. `really`: has the file system reserved the room?
@@ -346,11 +360,19 @@ std::vector<SlotFile::Record> SlotFile::records() const {
     return found;
 }
 
-int SlotFile::write(std::size_t slot, const Record& record, std::span<const std::byte> bytes) noexcept {
-    const Blocks block = block_of(header_of(record));
-    if (block == nullptr) return ENOMEM;
+int SlotFile::write(std::size_t slot, Record& record, std::span<const std::byte> chunk) noexcept {
     // A system call takes memory that it only reads as if it might write to it.
-    return move(true, slot, block.get(), {const_cast<std::byte*>(bytes.data()), bytes.size()});
+    const std::span<std::byte> bytes(const_cast<std::byte*>(chunk.data()), chunk.size());
+    const std::span<std::byte> first = piece_of(bytes, 0);
+    // The first piece is summed first, and written last, with the header, which has to have the sum of all.
+    record.crc = checksum_of(first);
+    for (std::size_t at = first.size(); at < bytes.size(); at += kPiece) {
+        const std::span<std::byte> piece = piece_of(bytes, at);
+        record.crc = checksum_of(piece, record.crc);
+        if (const int error = move(true, slot, nullptr, piece, at)) return error;
+    }
+    const Blocks block = block_of(header_of(record));
+    return block == nullptr ? ENOMEM : move(true, slot, block.get(), first, 0);
 }
 
 int SlotFile::erase(std::size_t slot) noexcept {
@@ -363,26 +385,30 @@ int SlotFile::erase(std::size_t slot) noexcept {
 SlotFile::Found SlotFile::read(std::size_t slot, const Record& record, std::span<std::byte> into) noexcept {
     const Blocks block = new_blocks(kTierBlock);
     if (block == nullptr) return {.error = ENOMEM};
-    const int error = move(false, slot, block.get(), into);
-    if (error != 0) return {.error = std::max(error, 0)};
     const SlotHeader expected = header_of(record);
-    const bool right =
-        std::memcmp(block.get(), &expected, sizeof expected) == 0 && checksum_of(into) == expected.bytes_crc;
-    return {.right = right};
+    std::uint32_t crc = 0;
+    for (std::size_t at = 0; at < into.size(); at += kPiece) {
+        const std::span<std::byte> piece = piece_of(into, at);
+        const int error = move(false, slot, at == 0 ? block.get() : nullptr, piece, at);
+        if (error != 0) return {.error = std::max(error, 0)};
+        if (at == 0 && std::memcmp(block.get(), &expected, sizeof expected) != 0) return {};
+        crc = checksum_of(piece, crc);
+    }
+    return {.right = crc == record.crc};
 }
 
-int SlotFile::move(bool out, std::size_t slot, std::byte* header, std::span<std::byte> bytes) noexcept {
-    const std::uint64_t offset = offset_of(slot);
-    if (!direct_) return transfer_slot(out, file_, header, bytes, bytes.size(), offset);
-    const std::size_t whole = bytes.size() / kTierBlock * kTierBlock;
-    const auto address = reinterpret_cast<std::uintptr_t>(bytes.data());
+int SlotFile::move(bool out, std::size_t slot, std::byte* header, std::span<std::byte> piece, std::size_t at) noexcept {
+    const std::uint64_t offset = offset_of(slot) + (header == nullptr ? kTierBlock + at : 0);
+    if (!direct_) return transfer_piece(out, file_, header, piece, piece.size(), offset);
+    const std::size_t whole = piece.size() / kTierBlock * kTierBlock;
+    const auto address = reinterpret_cast<std::uintptr_t>(piece.data());
     if (address % alignment_.load(std::memory_order_relaxed) == 0) {
-        const int error = transfer_slot(out, file_, header, bytes, whole, offset);
+        const int error = transfer_piece(out, file_, header, piece, whole, offset);
         if (error != EINVAL || address % kTierBlock == 0) return error;
         alignment_.store(kTierBlock, std::memory_order_relaxed);
     }
-    copied_.fetch_add(1, std::memory_order_relaxed);
-    return transfer_slot(out, file_, header, bytes, 0, offset);
+    if (at == 0) copied_.fetch_add(1, std::memory_order_relaxed);
+    return transfer_piece(out, file_, header, piece, 0, offset);
 }
 
 }  // namespace ringcast::pool

@@ -3,9 +3,9 @@
 //     block 0     FileHeader: what the file is, and the era
 //     slot i      a block of SlotHeader, then room for a chunk
 //
-// A chunk and its header go out in one write, straight from the caller's memory where that is aligned and the file system
-// takes it (O_DIRECT), else through a copy. The headers are the only index on disk. A write that was cut off leaves a header
-// or bytes that its checksums do not agree with, and so nothing.
+// A chunk goes out in pieces, the first of them last and in one write with the header, straight from the caller's memory where
+// that is aligned and the file system takes it (O_DIRECT), else through a copy. The headers are the only index on disk. A
+// write that was cut off leaves a header or bytes that its checksums do not agree with, and so nothing.
 //
 // One process has the file. Which slots are free, and who may read or write one, is not known here but to the caller.
 #pragma once
@@ -60,7 +60,8 @@ public:
     std::vector<Record> records() const;
 
     // From any thread, to slots that the caller has to itself. 0 or an errno.
-    int write(std::size_t slot, const Record& record, std::span<const std::byte> bytes) noexcept;
+    // `write` sums the chunk on the way, into the record.
+    int write(std::size_t slot, Record& record, std::span<const std::byte> chunk) noexcept;
     int erase(std::size_t slot) noexcept;
     // `into` is as long as the record's chunk. A file that ends before it is no error: the chunk is not right.
     Found read(std::size_t slot, const Record& record, std::span<std::byte> into) noexcept;
@@ -84,8 +85,9 @@ private:
     void open(const Options& options);
     void read_header(const Options& options);
     void write_header(pid_t owner);  // 0: nobody
-    // The header's block and the chunk; through a copy if it has to be. 0, an errno, or -1 at the end of the file.
-    int move(bool out, std::size_t slot, std::byte* header, std::span<std::byte> bytes) noexcept;
+    // What of a chunk lies `at` bytes after its begin, and the header's block if it is the first piece and that is to go with
+    // it; through a copy if it has to be. 0, an errno, or -1 at the end of the file.
+    int move(bool out, std::size_t slot, std::byte* header, std::span<std::byte> piece, std::size_t at) noexcept;
     std::uint64_t offset_of(std::size_t slot) const noexcept { return kTierBlock + slot * stride_; }
 
     const std::string path_;
