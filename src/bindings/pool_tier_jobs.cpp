@@ -100,6 +100,8 @@ const char* task_of(const PyTierJob& self) {
             return "find";
         case TierTask::clear:
             return "clear";
+        case TierTask::sync:  // of native ones only
+            return "sync";
     }
     return "";
 }

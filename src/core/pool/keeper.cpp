@@ -264,11 +264,10 @@ void Keeper::give_up(std::uint32_t e, Ending why, std::uint32_t seat) {
 
 void Keeper::clear(const std::uint64_t* space) {
     ending_ = ending_word(Ending::cleared, 0, 0);
-    // Tiers know no namespaces.
-    forget_copies(space);
+    space == nullptr ? forget_copies() : forget_copies_of(*space);
     for (std::uint32_t e = 0; e < index_.n_entries; ++e) {
         if (state(e) != EntryState::present && state(e) != EntryState::reserved) continue;
-        if (space != nullptr && memory_.record(e).space.load(std::memory_order_relaxed) != *space) continue;
+        if (space != nullptr && space_of(e) != *space) continue;
         into_limbo(e, false);
         memory_.words().cleared.fetch_add(1, std::memory_order_relaxed);
     }

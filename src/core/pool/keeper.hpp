@@ -173,6 +173,9 @@ private:
     }
     EntryState state(std::uint32_t e) const noexcept { return state_of(index_.word(e)); }
     std::uint32_t generation(std::uint32_t e) const noexcept { return generation_of(index_.word(e)); }
+    std::uint64_t space_of(std::uint32_t e) const noexcept {
+        return memory_.record(e).space.load(std::memory_order_relaxed);
+    }
     void set(std::uint32_t e, EntryState state) noexcept { index_.set(e, generation(e), state); }
     std::uint32_t length(std::uint32_t e) const noexcept { return entry(e).length.load(std::memory_order_relaxed); }
 
@@ -201,8 +204,10 @@ private:
     void drop_tiered_children(std::uint32_t e);
     void free_tiered(std::uint32_t e);
     bool free_an_entry();
-    // Of all chunks: the tiers are being cleared. What was there only is gone, whatever its namespace.
-    void forget_copies(const std::uint64_t* space);
+    // Of all chunks: the tiers are being cleared. What was there only is gone.
+    void forget_copies();
+    // Of a namespace's, and of all chunks in the tiers that have to be asked, which are being cleared.
+    void forget_copies_of(std::uint64_t space);
     void note_owner(std::uint32_t e, const Storing& storing) noexcept;
     void into_limbo(std::uint32_t e, bool noted = true);
     void into_limbo_with_descendants(std::uint32_t e);

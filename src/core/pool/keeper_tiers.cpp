@@ -3,7 +3,7 @@
 //   - What is in memory has its parent in memory; what is only in a tier has its parent there or in memory.
 //   - An entry that gives its block back stays if a tier of this machine has a copy, else it goes and takes along what
 //     continues it in tiers.
-//   - A copy of which nobody knows any more is removed. `clear` needs no removal: it raises the tiers' era.
+//   - A copy of which nobody knows any more is removed. To clear everything no removal is needed: it raises the tiers' era.
 #include <algorithm>
 #include <unordered_map>
 
@@ -186,16 +186,38 @@ bool Keeper::free_an_entry() {
     return false;
 }
 
-void Keeper::forget_copies(const std::uint64_t* space) {
+void Keeper::forget_copies() {
     if (tiers_.count() == 0) return;
     tiers_.clear();
     for (std::uint32_t e = 0; e < index_.n_entries; ++e) {
         if (state(e) != EntryState::tiered) continue;
-        if (space == nullptr || memory_.record(e).space.load(std::memory_order_relaxed) == *space)
-            memory_.words().cleared.fetch_add(1, std::memory_order_relaxed);
-        else
-            note(EventKind::removed, EventReason::evicted, e, in_tier(0));
+        memory_.words().cleared.fetch_add(1, std::memory_order_relaxed);
         free_tiered(e);
+    }
+}
+
+void Keeper::forget_copies_of(std::uint64_t space) {
+    tiers_.clear_asked();
+    std::vector<std::uint32_t> chain;
+    for (std::uint32_t e = 0; e < index_.n_entries; ++e) {
+        if (!tiers_.has_local(e) || space_of(e) != space) continue;
+        // Those that continue it first; they may be another namespace's, if its keys were made to.
+        chain.assign(1, e);
+        for (std::size_t i = 0; i < chain.size(); ++i)
+            for (std::uint32_t child = kin_[chain[i]].first_child; child != kNoEntry; child = kin_[child].next)
+                if (tiers_.has_local(child)) chain.push_back(child);
+        std::ranges::reverse(chain);
+        for (const std::uint32_t one : chain) {
+            for (std::uint32_t tier = 0; tier < tiers_.count(); ++tier) {
+                if (!tiers_.has(one, tier)) continue;
+                tiers_.drop(one, tier);
+                tiers_.remove_later(tier, index_.digest_of(one));
+                if (space_of(one) != space) note(EventKind::removed, EventReason::orphaned, one, in_tier(tier));
+            }
+            if (state(one) != EntryState::tiered) continue;
+            if (space_of(one) == space) memory_.words().cleared.fetch_add(1, std::memory_order_relaxed);
+            free_tiered(one);
+        }
     }
 }
 

@@ -320,7 +320,7 @@ Server::Done Server::perform(NativeMailSlot& slot) {
 Server::Done Server::perform_clear() {
     keeper_.clear(request_.has_parent ? &request_.space : nullptr);
     if (!tiers_->any()) return Done::yes;
-    tiers_->clear([this, request = defer()](bool certain) {
+    tiers_->clear(!request_.has_parent, [this, request = defer()](bool certain) {
         answer_deferred(request, certain ? Refusal::none : Refusal::not_cleared);
     });
     return Done::later;

@@ -187,22 +187,30 @@ void TierDriver::ask_next(std::uint64_t number, std::uint32_t from) {
     done.answer(done.tiers);
 }
 
-void TierDriver::clear(std::function<void(bool)> answer) {
+void TierDriver::clear(bool wholly, std::function<void(bool)> answer) {
     struct Left {
         std::size_t tiers;
         bool certain = true;
         std::function<void(bool)> answer;
     };
     const auto left = std::make_shared<Left>(Left{tiers_.size(), true, std::move(answer)});
-    for (Tier& tier : tiers_) {
-        for (const Wanted& wanted : tier.stores) wanted_[wanted.entry] = 0;
-        tier.stores.clear();
-        for (const Digest& key : tier.removals) tier.leaving.erase(key.words[0]);
-        tier.removals.clear();
-        const auto told = [left](bool certain) {
+    for (std::uint32_t t = 0; t < tiers_.size(); ++t) {
+        Tier& tier = tiers_[t];
+        std::function<void(bool)> told = [left](bool certain) {
             left->certain = left->certain && certain;
             if (--left->tiers == 0) left->answer(left->certain);
         };
+        if (wholly || !tier.local()) {
+            for (const Wanted& wanted : tier.stores) is_wanted_no_more(wanted.entry, t);
+            tier.stores.clear();
+            for (const Digest& key : tier.removals) tier.leaving.erase(key.words[0]);
+            tier.removals.clear();
+            tier.wholly = true;
+        } else {  // a header that could not be erased is found again by the next server
+            told = [told, native = tier.native, failed = tier.native->counts().failed](bool certain) {
+                told(certain && native->counts().failed == failed);
+            };
+        }
         if (!tier.hangs) {
             tier.clears.emplace_back(told);
         } else {  // done all the same, once it comes back
@@ -257,6 +265,7 @@ void TierDriver::finished(std::unique_ptr<TierJob> job) {
             return ask_next(job->number, job->tier + 1);
         }
         case TierTask::clear:
+        case TierTask::sync:
             for (const auto& answer : std::exchange(tier.clearing, {})) answer(job->outcome == TierOutcome::done);
             return;
     }
@@ -335,11 +344,12 @@ void TierDriver::dispatch(std::uint32_t t) {
     Tier& tier = tiers_[t];
     while (!tier.hangs && tier.running < tier.depth && tier.clearing.empty()) {
         if (!tier.clears.empty()) {
-            // Alone: what is stored at the same time must not be found in the next era.
+            // Alone: what is stored at the same time must not be found in the next era, and is removed if that stays.
+            if (!tier.wholly && give_removal(t)) continue;
             if (tier.running != 0) return;
             tier.clearing = std::exchange(tier.clears, {});
             auto job = std::make_unique<TierJob>();
-            job->task = TierTask::clear;
+            job->task = std::exchange(tier.wholly, false) ? TierTask::clear : TierTask::sync;
             give(t, std::move(job));
             return;
         }

@@ -54,8 +54,9 @@ public:
     // Which of the keys are in tiers that have to be asked? The answer comes later: for each key its tier + 1, or 0.
     using Answer = std::function<void(std::span<const std::uint32_t> tiers)>;
     void find(std::vector<Digest> keys, bool leading, Answer answer);
-    // Raises all eras, for good; the answer says whether that is certain.
-    void clear(std::function<void(bool)> answer);
+    // What the keeper has just forgotten is gone for good when the answer comes, which says whether that is certain. Of
+    // one namespace (`wholly` is false) the tiers of this machine remove what is its; all other eras are raised.
+    void clear(bool wholly, std::function<void(bool)> answer);
     // Takes what has been finished, gives what there is to do.
     void work();
 
@@ -84,6 +85,7 @@ private:
         std::deque<Digest> removals;
         std::deque<std::uint64_t> questions;            // their numbers
         std::vector<std::function<void(bool)>> clears;  // all answered by the next one
+        bool wholly = false;                            // that raises the era; else it syncs what was removed
         std::vector<std::function<void(bool)>> clearing;
         std::unordered_set<std::uint64_t> leaving;  // keys that are being removed: their first words
         std::uint32_t running = 0;

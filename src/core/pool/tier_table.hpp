@@ -86,6 +86,12 @@ public:
         return entry;
     }
 
+    // No chunk has any in a tier that is not of this machine.
+    void clear_asked() {
+        for (std::uint8_t& where : where_) where &= static_cast<std::uint8_t>(local_);
+        for (Tier& tier : tiers_)
+            if (!tier.order) tier.copies = 0;
+    }
     // No chunk has any.
     void clear() {
         std::ranges::fill(where_, std::uint8_t{0});

@@ -89,6 +89,9 @@ void run_tier(TierWork& work, Tier& tier) noexcept {
                 break;
             case TierTask::find:  // never asked: the server's index says what a native one has
                 break;
+            case TierTask::sync:
+                job->outcome = tier.sync();
+                break;
             case TierTask::clear:
                 try {
                     tier.clear(tier.era() + 1);

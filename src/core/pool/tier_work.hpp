@@ -23,7 +23,7 @@
 
 namespace ringcast::pool {
 
-enum class TierTask : std::uint8_t { store, load, remove, find, clear };
+enum class TierTask : std::uint8_t { store, load, remove, find, clear, sync };
 
 struct TierJob {
     TierTask task{};

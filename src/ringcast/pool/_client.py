@@ -214,8 +214,9 @@ class PoolClient(_core.PoolClient):
     def clear(self, space: Namespace | None = None) -> None:
         """Takes all chunks out of the pool, or all of a namespace. What somebody holds stays as it is until he lets go.
 
-        Tiers know no namespaces: they are emptied in any case, before it returns, for good. PoolError if one of them
-        cannot promise that.
+        For good, in tiers as well, before it returns. Of a namespace, a FileTier gives up what is that namespace's, and
+        other tiers all that they have: nobody knows which of their chunks are whose. PoolError if a tier cannot promise
+        that nothing comes back.
 
         >>> client.clear()
         >>> client.lookup(keys).memory
