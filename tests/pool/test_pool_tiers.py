@@ -156,13 +156,46 @@ def test_a_store_that_is_given_up_leaves_what_the_tier_has(tmp_path: Path) -> No
         assert retrieved(client, keys, wait=10) == 4
 
 
-def test_a_chunk_whose_parent_is_only_in_a_tier_is_not_stored(tmp_path: Path) -> None:
+def test_a_chunk_whose_parent_is_only_in_a_tier_is_stored_and_brings_it_along(tmp_path: Path) -> None:
+    with tiered(file_tier(tmp_path), clients=2) as (server, [client, other]):
+        keys = some_keys(6)
+        keep(server, client, keys[:4])
+        evict(client)
+        lease = client.prepare_store(keys[4:])
+        assert lease.statuses == [RESERVED] * 2
+        assert other.prepare_store(keys[4:], parent=keys[:4]).statuses == [PENDING] * 2
+        fill(lease)
+        assert client.commit_store(lease) == [COMMITTED] * 2
+        assert retrieved(other, keys, wait=10) == 6
+        assert client.prepare_store(some_keys(2, 7), parent=some_keys(4, 8)).statuses == [ChunkStatus.ORPHAN] * 2
+
+
+def test_a_parent_that_cannot_be_read_takes_along_what_was_stored_behind_it(tmp_path: Path) -> None:
     with tiered(file_tier(tmp_path)) as (server, [client]):
         keys = some_keys(6)
         keep(server, client, keys[:4])
         evict(client)
-        assert client.prepare_store(keys[4:]).statuses == [ChunkStatus.ORPHAN] * 2
-        assert store(client, keys)[4:] == [COMMITTED] * 2
+        flip(tmp_path / "tier", header_of_key(tmp_path, keys[3]) + BLOCK + 17)
+        lease = client.prepare_store(keys[4:])
+        assert lease.statuses == [RESERVED] * 2
+        eventually(lambda: tier_figure(server, "corrupt")() == 1)
+        fill(lease)
+        with pytest.raises(LeaseExpiredError):
+            client.commit_store(lease)
+        assert store(client, keys) == [CACHED] * 3 + [COMMITTED] * 3
+
+
+def test_a_parent_for_which_there_is_no_room_is_no_orphans_parent(tmp_path: Path) -> None:
+    with tiered(file_tier(tmp_path)) as (server, [client]):
+        keys = some_keys(6)
+        keep(server, client, keys[:4])
+        evict(client)
+        lease = client.prepare_store(some_keys(16, 3))
+        assert lease.statuses == [RESERVED] * 16
+        assert client.prepare_store(keys[4:]).statuses == [ChunkStatus.NO_MEMORY, ChunkStatus.ORPHAN]
+        client.abort_store(lease)
+        eventually(lambda: server.stats()["limbo"] == 0)
+        assert client.prepare_store(keys[4:]).statuses == [RESERVED] * 2
 
 
 # --- Room in the tier.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ringcast.pool import PoolClient, PoolServer
-from tests.pool.pools import CHUNK, SPACE, retrieved, some_keys, store
+from tests.pool.pools import CHUNK, COMMITTED, LOOSE, SPACE, retrieved, some_keys, store
 from tests.pool.test_pool_deaths import Starter
 from tests.pool.tiered import evict, file_tier, is_gone, is_tiered
 from tests.support import Child, Link, eventually, unique_name
@@ -96,6 +96,45 @@ def test_what_was_cleared_does_not_come_back(start: Starter, tmp_path: Path) -> 
     client = serving.connect()
     assert is_gone(client, some_keys(4))
     assert serving.stats()[1] == 0
+    client.close()
+
+
+@pytest.mark.parametrize("adopted", [True, False])
+def test_a_namespace_that_was_cleared_does_not_come_back_and_another_does(
+    start: Starter, tmp_path: Path, adopted: bool
+) -> None:
+    serving = Serving(start, tmp_path)
+    client = serving.connect()
+    keys, others = some_keys(4), some_keys(3, space=LOOSE)
+    serving.keep(client, keys)
+    serving.keep(client, others)
+    evict(client)
+    client.clear(SPACE)
+    if not adopted:
+        client.close()
+    serving.restart()
+    client = client if adopted else serving.connect()
+    assert is_gone(client, keys)
+    serving.idle()
+    assert serving.stats()[1] == 3
+    assert client.prefetch(others).result() == 3
+    client.close()
+
+
+@pytest.mark.parametrize("adopted", [True, False])
+def test_a_chunk_is_stored_behind_one_that_the_file_has(start: Starter, tmp_path: Path, adopted: bool) -> None:
+    serving = Serving(start, tmp_path)
+    client = serving.connect()
+    keys = some_keys(6)
+    serving.keep(client, keys[:4])
+    evict(client)
+    if not adopted:
+        client.close()
+    serving.restart()
+    client = client if adopted else serving.connect()
+    assert client.lookup(keys) == (0, 4)
+    assert store(client, keys[4:]) == [COMMITTED] * 2
+    assert retrieved(client, keys, wait=10) == 6
     client.close()
 
 

@@ -43,11 +43,6 @@ void Keeper::read_clock() noexcept { now_ns_ = platform::coarse_wall_clock_ns();
 
 // --- Reservations.
 
-std::uint32_t Keeper::parent_of_chain(const Digest& key) const noexcept {
-    const auto found = index_.find(key);
-    return found.entry != kNoEntry && state_of(found.word) == EntryState::tiered ? kNoEntry : found.entry;
-}
-
 Keeper::Reserved Keeper::reserve(const Storing& storing, const Digest& key, std::uint32_t parent) {
     const auto found = index_.find(key);
     if (found.entry != kNoEntry && state_of(found.word) == EntryState::tiered) {

@@ -56,7 +56,6 @@ public:
     };
     // `parent`: the entry of the key before; none for the first of a chain.
     Reserved reserve(const Storing& storing, const Digest& key, std::uint32_t parent);
-    std::uint32_t parent_of_chain(const Digest& key) const noexcept;  // kNoEntry: it is not there
     // Makes room, beyond what is needed now, for what is likely to come.
     void evict_ahead();
 

@@ -22,6 +22,8 @@ constexpr std::int64_t kLookNs = 250'000'000;
 // How long a server that ends waits for what its tiers are doing.
 constexpr std::int64_t kTiersEndNs = 5'000'000'000;
 
+constexpr Owner kServer{.seat = kServersOwn, .incarnation = 0, .slot = 0, .request = 0};
+
 // Four texts with their lengths, two numbers, and a byte: docs/keys.md.
 bool is_space(std::span<const std::byte> bytes) {
     for (int text = 0; text < 4; ++text) {
@@ -337,11 +339,7 @@ Server::Done Server::perform_promote() {
         std::uint32_t parent;
         DeferredRequest request;
     };
-    Storing storing{.owner = {.seat = kServersOwn, .incarnation = 0, .slot = 0, .request = 0},
-                    .length = r.length,
-                    .tenant = r.tenant,
-                    .space = r.space,
-                    .expected = r.count};
+    Storing storing{.owner = kServer, .length = r.length, .tenant = r.tenant, .space = r.space, .expected = r.count};
     std::uint32_t parent = kNoEntry;
     if (r.has_parent && r.chained) {
         parent = keeper_.entry_of(r.parent);
@@ -397,19 +395,30 @@ void Server::perform_reserve(NativeMailSlot& slot) {
                     .expected = r.count};
     std::uint32_t parent = kNoEntry;
     bool orphaned = false;
+    Status without_parent = Status::orphan;
     missed_.clear();
     if (r.has_parent && r.chained) {
-        parent = keeper_.parent_of_chain(r.parent);
+        parent = keeper_.entry_of(r.parent);
         orphaned = parent == kNoEntry;
+        if (!orphaned && keeper_.state_of_entry(parent) == EntryState::tiered) {
+            // It comes into memory, where it is pending as if somebody else stored it.
+            Storing its = storing;
+            its.owner = kServer;
+            its.parts = 1;
+            const Status brought = tiers_->bring(its, parent);
+            orphaned = brought != Status::pending;
+            if (brought == Status::no_memory) without_parent = brought;
+        }
     }
     for (std::uint32_t i = 0; i < r.count; ++i, --storing.expected) {
         MailItem& item = slot.items[i];
-        Keeper::Reserved got{Status::orphan};
+        Keeper::Reserved got{without_parent};
         if (!orphaned) got = keeper_.reserve(storing, r.items[i].key, parent);
         if (got.status == Status::reserved) missed_.push_back(got.entry);
         if (r.chained) {
             parent = got.entry;
             orphaned = got.entry == kNoEntry;
+            without_parent = Status::orphan;
         }
         item.status.store(static_cast<std::uint32_t>(got.status), std::memory_order_relaxed);
         item.entry.store(got.entry, std::memory_order_relaxed);

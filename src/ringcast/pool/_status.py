@@ -31,7 +31,7 @@ class ChunkStatus(Enum):
     NO_MEMORY = "no memory"
     """Store: there is no room, and nothing that may go for it."""
     ORPHAN = "orphan"
-    """Store: the chunk before it is not in the pool, so nobody could find it."""
+    """Store: the chunk before it is neither in the pool nor in a file of its server's, so nobody could find it."""
     HIT = "hit"
     """Retrieve: it is pinned, to be read."""
     MISS = "miss"
