@@ -35,7 +35,7 @@ from tests.pool.pools import (
 )
 from tests.pool.test_pool_scribbles import scribbled
 from tests.pool.tiered import SLOT, evict, file_tier, is_gone, is_tiered, keep, tier_figure, tiered
-from tests.pool.tiers import BLOCK, DictTier, flip
+from tests.pool.tiers import BLOCK, DictTier, TrustingTier, flip
 from tests.support import eventually, unique_name
 
 TIERED = ChunkStatus.TIERED
@@ -274,6 +274,35 @@ def test_a_bit_that_changed_among_the_objects_is_a_miss_and_an_event(tmp_path: P
         told = [event for event in next(events) if event.reason == "damaged"]
         assert [(event.key, event.medium) for event in told] == [(keys[1], "ObjectTier")]
         assert not path.exists()
+
+
+@pytest.mark.parametrize("at", [3, 20, 60, -7])
+@pytest.mark.parametrize("kind", ["python", "objects"])
+def test_a_bit_that_changed_before_the_server_came_is_a_miss_and_an_event(tmp_path: Path, kind: str, at: int) -> None:
+    kept: dict[Any, Any] = {}
+
+    def opened() -> Tier:
+        if kind == "python":
+            return TrustingTier(kept)
+        stores: Any = pytest.importorskip("obstore.store")
+        return ObjectTier(stores.LocalStore(tmp_path), "some/prefix")
+
+    keys = some_keys(3)
+    with tiered(opened()) as (server, [client]):
+        keep(server, client, keys)
+    if kind == "python":
+        kept[keys[1]][at] ^= 4
+    else:
+        [path] = tmp_path.rglob(keys[1].hex())
+        flip(path, at % path.stat().st_size)
+    with tiered(tier := opened()) as (server, [client]):
+        events = watch(server.name)
+        next(events)
+        assert retrieved(client, keys, wait=10) == 1
+        told = [event for event in next(events) if event.reason == "damaged"]
+        assert [(event.key, event.medium) for event in told] == [(keys[1], type(tier).__name__)]
+        assert tier_figure(server, "corrupt")() == 1
+        eventually(lambda: tier.exists(keys).result() == [True, False, True])
 
 
 # --- Tiers that are asked.

@@ -22,6 +22,8 @@ from tests.support import eventually
 class Troubled(DictTier):
     """A tier that does as it should until it is told otherwise."""
 
+    checks = True  # so it is given the pool's memory itself
+
     def __init__(self) -> None:
         super().__init__({}, threads=2)
         self.trouble = ""

@@ -156,16 +156,30 @@ class DictTier(Tier):
             self.kept["era"] = era
 
 
+class TrustingTier(DictTier):
+    """One that compares nothing with anything."""
+
+    def store_chunk(self, key: bytes, chunk: memoryview) -> bool:
+        self.kept[key] = bytearray(chunk)
+        return True
+
+    def load_chunk(self, key: bytes, into: memoryview) -> bool:
+        found = self.kept.get(key, b"")
+        if len(found) != len(into):
+            return False
+        into[:] = found
+        return True
+
+
 class OfDict(Kind):
     def __init__(self) -> None:
         self.kept: dict[Any, Any] = {}
 
     def open(self, **options: Any) -> Tier:
-        return DictTier(self.kept, **options)
+        return TrustingTier(self.kept, **options)
 
     def spoil(self, number: int) -> None:
-        found, crc = self.kept[key(number)]
-        self.kept[key(number)] = (bytes([found[0] ^ 4]) + found[1:], crc)
+        self.kept[key(number)][-17] ^= 4
 
 
 KINDS = ("file", "buffered-file", "object-memory", "object-local", "mooncake", "python")

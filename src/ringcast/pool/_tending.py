@@ -126,8 +126,8 @@ def _done(tier: Tier, job: _core.PoolTierJob) -> tuple[str, list[bool]]:
     memory = job.memory
     try:
         if job.task == "store":
-            return "done" if tier.store_chunk(job.key, memory) else "refused", []
-        return "done" if tier.load_chunk(job.key, memory) else "absent", []
+            return "done" if tier._store_checked(job.key, memory) else "refused", []
+        return "done" if tier._load_checked(job.key, memory) else "absent", []
     finally:
         with suppress(BufferError):  # the tier keeps a view: the server has the chunk back once that is gone
             memory.release()

@@ -56,6 +56,8 @@ class FileTier(Tier):
     [True]
     """
 
+    checks = True
+
     def __init__(
         self,
         path: str | os.PathLike[str],

@@ -1,4 +1,4 @@
-"""What stands before a chunk's bytes where a tier is a store of objects, and tells them from any others."""
+"""What stands before a chunk's bytes where nobody else tells them from any others: in objects, and what users write."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ def header_of(key: bytes, chunk: memoryview) -> bytes:
     """Of the chunk of this key."""
     head = _HEADER.pack(_MAGIC, len(chunk), key, _core.checksum(chunk), 0)[:-4]
     return head + struct.pack("<I", _core.checksum(head))
+
+
+def framed_chunk(key: bytes, chunk: memoryview) -> memoryview:
+    """A copy, with its header."""
+    return memoryview(b"".join((header_of(key, chunk), chunk)))
 
 
 def check(name: str, key: bytes, header: memoryview | bytes, chunk: memoryview) -> None:

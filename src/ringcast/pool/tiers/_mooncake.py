@@ -80,6 +80,8 @@ class MooncakeTier(Tier):
     [True]
     """
 
+    checks = True
+
     def __init__(
         self,
         master: str,

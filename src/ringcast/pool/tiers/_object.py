@@ -44,6 +44,8 @@ class ObjectTier(Tier):
     [True]
     """
 
+    checks = True
+
     def __init__(
         self, store: Any, prefix: str = "ringcast", *, threads: int = 8, in_flight: int | str = "64MiB"
     ) -> None:

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -20,6 +21,7 @@ from ringcast._arguments import INT64_MAX, checked, refuse
 from ringcast._sizes import byte_size
 from ringcast.errors import ArgumentError, CorruptError, ForkedError, PoolClosedError, TierError
 from ringcast.pool._keys import Keys
+from ringcast.pool.tiers._frame import HEADER_BYTES, check, framed_chunk
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -66,8 +68,11 @@ class Tier(ABC):
     logged. A tier may forget any chunk at any time, and never gives back other bytes than were stored.
 
     To write one, subclass it and define `store_chunk`, `load_chunk`, `has_chunk`, `remove_chunk`, `clear_before`, `era`
-    and, where there is something to do, `sync_chunks` and `close_chunks`. They are called from several threads at once,
-    with one key each, and may raise what they like: CorruptError of wrong bytes, anything else of a failure.
+    and, where there is something to do, `sync_chunks`, `close_chunks`, `register` and `unregister`. They are called
+    from several threads at once, with one key each, and may raise what they like: CorruptError of wrong bytes, anything
+    else of a failure. What `store_chunk` is given, and `load_chunk` is to give back, is a header of 56 bytes and the
+    chunk: whatever keeps them need not tell right bytes from wrong ones. A tier that can, by checksums that it keeps
+    with its chunks, says so by `checks`, and is given the chunks alone, where they lie in the pool's memory.
 
     Args:
         threads: how many chunks are moved at once.
@@ -98,6 +103,8 @@ class Tier(ABC):
     [True]
     """
 
+    checks = False
+    """Does it compare each chunk that it loads with a checksum of its own?"""
     together = 0
     """Bytes of small chunks that one thread takes at a time."""
 
@@ -436,7 +443,8 @@ class Tier(ABC):
 
     def _store(self, keys: list[bytes], chunks: list[memoryview]) -> list[bool]:
         began = time.perf_counter_ns()
-        stored = self._tried_all("store", len(keys), partial(self.store_chunks, keys, chunks))
+        framed = chunks if self.checks else [framed_chunk(*each) for each in zip(keys, chunks, strict=True)]
+        stored = self._tried_all("store", len(keys), partial(self.store_chunks, keys, framed))
         with self._lock:
             self._in_flight -= sum(chunk.nbytes for chunk in chunks)
             self._figures["stores"] += len(chunks)
@@ -447,13 +455,39 @@ class Tier(ABC):
 
     def _load(self, keys: list[bytes], into: list[memoryview]) -> list[bool]:
         began = time.perf_counter_ns()
-        loaded = self._tried_all("load", len(keys), partial(self.load_chunks, keys, into))
+        framed = into if self.checks else [memoryview(bytearray(HEADER_BYTES + slot.nbytes)) for slot in into]
+        loaded = self._tried_all("load", len(keys), partial(self.load_chunks, keys, framed))
+        if not self.checks:
+            loaded = [
+                done and self._tried("load", partial(self._take_out, key, found, slot))
+                for done, key, found, slot in zip(loaded, keys, framed, into, strict=True)
+            ]
         with self._lock:
             self._figures["loads"] += len(into)
             self._figures["load_ns"] += time.perf_counter_ns() - began
             self._figures["hits"] += sum(loaded)
             self._figures["loaded_bytes"] += _bytes_of(into, loaded)
         return loaded
+
+    def _store_checked(self, key: bytes, chunk: memoryview) -> bool:
+        """As `store_chunk`, but so that `_load_checked` can tell other bytes."""
+        return self.store_chunk(key, chunk if self.checks else framed_chunk(key, chunk))
+
+    def _load_checked(self, key: bytes, into: memoryview) -> bool:
+        if self.checks:
+            return self.load_chunk(key, into)
+        framed = memoryview(bytearray(HEADER_BYTES + into.nbytes))
+        return self.load_chunk(key, framed) and self._take_out(key, framed, into)
+
+    def _take_out(self, key: bytes, framed: memoryview, into: memoryview) -> bool:
+        try:
+            check(key.hex(), key, framed[:HEADER_BYTES], framed[HEADER_BYTES:])
+        except CorruptError:
+            with suppress(Exception):
+                self.remove_chunk(key)
+            raise
+        into[:] = framed[HEADER_BYTES:]
+        return True
 
     def _tried(self, what: str, body: Callable[[], bool]) -> bool:
         """The answer; False, counted and logged, if there is an exception instead."""
