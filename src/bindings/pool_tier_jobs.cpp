@@ -5,6 +5,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -54,38 +55,57 @@ struct PyTierJob {
     }
 };
 
-struct JobBuffer {
-    PyObject_HEAD std::shared_ptr<Taken> taken;
+// Bytes of a pool's memory, which `owner` keeps.
+struct TierBuffer {
+    PyObject_HEAD std::shared_ptr<const void> owner;
+    std::span<std::byte> bytes;
+    bool writable;
 };
 PyTypeObject* buffer_type = nullptr;  // set at import, never changed
 
 int get_buffer(PyObject* self, Py_buffer* view, int flags) {
-    const TierJob& job = *reinterpret_cast<const JobBuffer*>(self)->taken->job;
-    return PyBuffer_FillInfo(view, self, job.bytes.data(), static_cast<Py_ssize_t>(job.bytes.size()),
-                             job.task == TierTask::load ? 0 : 1, flags);
+    const auto& its = *reinterpret_cast<const TierBuffer*>(self);
+    return PyBuffer_FillInfo(view, self, its.bytes.data(), static_cast<Py_ssize_t>(its.bytes.size()),
+                             its.writable ? 0 : 1, flags);
 }
 void drop_buffer(PyObject* self) {
     PyTypeObject* type = Py_TYPE(self);
-    std::destroy_at(&reinterpret_cast<JobBuffer*>(self)->taken);
+    std::destroy_at(&reinterpret_cast<TierBuffer*>(self)->owner);
     type->tp_free(self);
     Py_DECREF(type);
 }
 PyType_Slot buffer_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(&get_buffer)},
                               {Py_tp_dealloc, reinterpret_cast<void*>(&drop_buffer)},
-                              {Py_tp_doc, const_cast<char*>("A chunk that a tier is to store, or to fill.")},
+                              {Py_tp_doc, const_cast<char*>("A pool's memory, for a tier.")},
                               {0, nullptr}};
-PyType_Spec buffer_spec = {"ringcast._core.PoolTierBuffer", sizeof(JobBuffer), 0,
+PyType_Spec buffer_spec = {"ringcast._core.PoolTierBuffer", sizeof(TierBuffer), 0,
                            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, buffer_slots};
 
-nb::object memory_of(const PyTierJob& self) {
-    static_cast<void>(self.job());
+nb::object view_of(std::shared_ptr<const void> owner, std::span<std::byte> bytes, bool writable) {
     PyObject* const made = buffer_type->tp_alloc(buffer_type, 0);
     if (made == nullptr) throw nb::python_error();
-    std::construct_at(&reinterpret_cast<JobBuffer*>(made)->taken, self.taken);
+    auto& its = *reinterpret_cast<TierBuffer*>(made);
+    std::construct_at(&its.owner, std::move(owner));
+    its.bytes = bytes;
+    its.writable = writable;
     const nb::object buffer = nb::steal(made);
     PyObject* const view = PyMemoryView_FromObject(buffer.ptr());
     if (view == nullptr) throw nb::python_error();
     return nb::steal(view);
+}
+
+// A chunk that is to be stored, or filled.
+nb::object memory_of(const PyTierJob& self) {
+    const TierJob& job = self.job();
+    return view_of(self.taken, job.bytes, job.task == TierTask::load);
+}
+
+// All chunks of a pool. It stays mapped, and the pool this server's, until the view is released.
+nb::object served_memory(const pool::Server& server) {
+    if (server.in_forked_child()) raise("ForkedError", "this pool server belongs to a parent process");
+    const auto memory = server.memory();
+    if (memory == nullptr) raise("PoolClosedError", "this pool server was closed");
+    return view_of(memory, {memory->served_data(), memory->header().capacity}, true);
 }
 
 const char* task_of(const PyTierJob& self) {
@@ -153,6 +173,7 @@ void bind_pool_tier_jobs(nb::module_& module) {
     module.attr("PoolTierBuffer") = buffer;
     buffer_type = reinterpret_cast<PyTypeObject*>(buffer.inc_ref().ptr());
     module.def("take_tier_job", &take, "server"_a, "tier"_a);
+    module.def("served_memory", &served_memory, "server"_a);
 }
 
 }  // namespace ringcast::bindings

@@ -12,10 +12,15 @@ import pytest
 
 from ringcast import _core
 from ringcast.errors import ArgumentError, ArgumentTypeError, MissingPackageError, PoolClosedError, TierError
-from ringcast.pool import MooncakeTier
+from ringcast.pool import MooncakeTier, PoolClient, PoolServer
 from tests.pool.mooncake import LENT, Mooncake, free_port
+from tests.pool.pools import CHUNK as POOL_CHUNK
+from tests.pool.pools import COMMITTED, retrieved, some_keys
+from tests.pool.pools import store as pool_store
+from tests.pool.test_pool_deaths import Starter
+from tests.pool.tiered import evict
 from tests.pool.tiers import CHUNK, OfMooncake, chunk, key, loaded, store
-from tests.support import eventually
+from tests.support import Link, eventually, unique_name
 
 
 @pytest.fixture
@@ -97,6 +102,66 @@ def test_registered_memory_is_not_copied(mooncake: Mooncake) -> None:
     assert not memoryview(memory)[:4096].tobytes().strip(b"\0")
     with pytest.raises(PoolClosedError):
         tier.register(bytearray(1))
+
+
+def test_memory_that_is_not_registered_any_more_is_copied(mooncake: Mooncake) -> None:
+    memory = mmap.mmap(-1, 1 << 20)
+    slot = memoryview(memory)[4096 : 4096 + CHUNK]
+    with OfMooncake(mooncake).open() as tier:
+        tier.register(memory)
+        tier.register(bytearray(1 << 16))
+        with pytest.raises(ArgumentError, match="registered"):
+            tier.unregister(slot)
+        tier.unregister(memory)
+        with pytest.raises(ArgumentError, match="registered"):
+            tier.unregister(memory)
+        assert tier.store([key(1)], [slot]).result() == [True]
+        assert tier.stats()["copied"] == 1
+        tier.register(memory)
+        assert tier.load([key(1)], [slot]).result() == [True]
+        assert tier.stats()["copied"] == 1
+        slot.release()
+        tier.unregister(memory)
+        memory.close()  # which it cannot while there is a view
+
+
+def serving_on_mooncake(link: Link, name: str, master: str, prefix: str) -> None:
+    tier = MooncakeTier(master, prefix)
+    server = PoolServer(name, 16 * POOL_CHUNK, tiers=[tier], policy="lru").start()
+    link.send(server.adopted)
+    while True:
+        if link.recv() == "stats":
+            stats: Any = server.stats()
+            link.send((stats["tiers"][0]["stored"], stats["tiers"][0]["hits"], tier.stats()["copied"]))
+        else:
+            server.close()
+            link.send((tier.closed, tier._regions))
+
+
+def test_a_server_registers_its_memory_when_it_starts_and_when_it_takes_over(
+    start: Starter, mooncake: Mooncake
+) -> None:
+    name, keys = unique_name("t"), some_keys(4)
+    what = (serving_on_mooncake, name, mooncake.address, OfMooncake(mooncake).prefix)
+    child = start(*what)
+    assert child.receive() is False
+
+    def figures() -> Any:
+        child.link.send("stats")
+        return child.receive()
+
+    with PoolClient.connect(name, layout=POOL_CHUNK, regain=60.0) as client:
+        assert pool_store(client, keys) == [COMMITTED] * 4
+        assert retrieved(client, keys) == 4
+        eventually(lambda: figures()[0] == 4, "copies")
+        child.kill()
+        child = start(*what)
+        assert child.receive() is True
+        evict(client)
+        assert retrieved(client, keys, wait=30) == 4
+        assert figures() == (0, 4, 0)
+    child.link.send("end")
+    assert child.receive() == (True, [])
 
 
 def test_what_has_no_room_is_refused(mooncake: Mooncake) -> None:

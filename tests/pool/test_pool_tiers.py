@@ -476,6 +476,64 @@ def test_events_say_where_it_happened(tmp_path: Path) -> None:
         assert told == [("stored", "memory"), ("stored", "FileTier"), ("removed", "memory"), ("stored", "memory")]
 
 
+class Registering(DictTier):
+    """One that can move chunks straight from memory of which it was told."""
+
+    checks = True
+
+    def __init__(self, *, fails: bool = False) -> None:
+        super().__init__({})
+        self.fails = fails
+        self.memory: memoryview | None = None
+        self.inside: list[bool] = []
+
+    def register(self, memory: Any) -> None:
+        if self.fails:
+            raise OSError("locked memory is not to be had")
+        self.memory = memoryview(memory)
+
+    def unregister(self, memory: Any) -> None:
+        assert not self.closed
+        assert self.memory is not None
+        assert _core.address(self.memory) == _core.address(memory)
+        self.memory.release()
+        self.memory = None
+
+    def store_chunk(self, key: bytes, chunk: memoryview) -> bool:
+        self.inside.append(self._is_inside(chunk))
+        return super().store_chunk(key, chunk)
+
+    def load_chunk(self, key: bytes, into: memoryview) -> bool:
+        self.inside.append(self._is_inside(into))
+        return super().load_chunk(key, into)
+
+    def memory_bytes(self) -> int:
+        return 0 if self.memory is None else self.memory.nbytes
+
+    def _is_inside(self, chunk: memoryview) -> bool:
+        if self.memory is None:
+            return False
+        first = _core.address(self.memory)
+        return first <= _core.address(chunk) <= first + self.memory.nbytes - chunk.nbytes
+
+
+def test_the_pools_memory_is_registered_with_tiers_that_want_it(caplog: pytest.LogCaptureFixture) -> None:
+    tiers = [Registering(), Registering(fails=True)]
+    with tiered(*tiers) as (server, [client]):
+        keys = some_keys(4)
+        keep(server, client, keys)
+        eventually(lambda: tier_figure(server, "stored", 1)() == 4)
+        evict(client)
+        assert retrieved(client, keys, wait=10) == 4
+        assert [tier.memory_bytes() for tier in tiers] == [server.capacity, 0]
+    assert [tier.inside for tier in tiers] == [[True] * 8, [False] * 4]
+    assert [tier.memory_bytes() for tier in tiers] == [0, 0]
+    assert [tier.closed for tier in tiers] == [True, True]
+    [line] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "could not be registered" in line
+    assert "locked memory is not to be had" in line
+
+
 def test_tiers_must_be_tiers(tmp_path: Path) -> None:
     tier = file_tier(tmp_path)
     for wrong in (tier, 3, "file:x"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -66,6 +66,9 @@ class Tending:
         self._core = core
         self._tiers = tiers
         self._ended = threading.Event()
+        self._memory: memoryview | None = None
+        self._registered: list[Tier] = []
+        self._register([tier for tier in tiers if type(tier).register is not Tier.register])
         for number, tier in enumerate(tiers):
             for _ in range(0 if isinstance(tier, FileTier) else tier._thread_count):
                 self._start(_work, core, number, tier)
@@ -80,8 +83,31 @@ class Tending:
                 "pool '%s': a tier has not come back; its threads and its file are left as they are", self._pool
             )
             return
+        for tier in self._registered:
+            self._try("unregistered", tier, tier.unregister)
         for tier in self._tiers:
             tier.close()
+        if self._memory is not None:
+            with suppress(BufferError):  # a tier keeps a view
+                self._memory.release()
+
+    def _register(self, tiers: Sequence[Tier]) -> None:
+        """The pool's memory with these tiers. With whom that fails, copies."""
+        if tiers:
+            self._memory = _core.served_memory(self._core)
+        self._registered = [tier for tier in tiers if self._try("registered", tier, tier.register)]
+
+    def _try(self, what: str, tier: Tier, do: Callable[[memoryview], None]) -> bool:
+        assert self._memory is not None
+        try:
+            do(self._memory)
+        except Exception as error:
+            log.warning(
+                "pool '%s': its memory could not be %s with %r: %s: %s",
+                self._pool, what, tier, type(error).__name__, error,
+            )  # fmt: skip
+            return False
+        return True
 
     def _start(self, body: object, *arguments: object) -> None:
         name = f"ringcast tiers of {self._pool}"

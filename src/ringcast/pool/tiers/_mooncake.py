@@ -125,7 +125,7 @@ class MooncakeTier(Tier):
         self._of_thread = threading.local()
         self._buffers: list[_Buffer] = []
         self._regions: list[tuple[int, int]] = []  # first and last byte, sorted
-        self._kept: list[memoryview] = []
+        self._kept: dict[tuple[int, int], memoryview] = {}  # by region
         self._pinned: Any = package.ReplicateConfig()
         self._pinned.with_hard_pin = True
         try:
@@ -146,7 +146,9 @@ class MooncakeTier(Tier):
         return self._era
 
     def register(self, memory: Any) -> None:
-        """Let chunks in this memory, a pool's for example, be moved without a copy. It is kept until `close`.
+        """Let chunks in this memory be moved without a copy. It is kept until `unregister` or `close`.
+
+        A pool's server does so with the pool's.
 
         Args:
             memory: a writable buffer, contiguous.
@@ -157,6 +159,41 @@ class MooncakeTier(Tier):
         ...     tier.store([bytes(31) + b"1"], [memoryview(memory)[:4096]]).result(), tier.stats()["copied"]
         ([True], 0)
         """
+        view = self._view(memory)
+        first = _core.address(view)
+        code = self._mooncake.register_buffer(first, view.nbytes)
+        if code != 0:
+            raise TierError(f"{self!r}: {view.nbytes} bytes could not be registered: {code}; are they already?")
+        region = (first, first + view.nbytes)
+        with self._lock:
+            self._kept[region] = view
+            self._regions = sorted([*self._regions, region])
+
+    def unregister(self, memory: Any) -> None:
+        """Chunks in this memory go through a copy again. Not while any of them is moved.
+
+        Args:
+            memory: what was registered, all of it.
+
+        >>> memory = bytearray(1 << 20)
+        >>> with MooncakeTier(master, "docs") as tier:
+        ...     tier.register(memory)
+        ...     tier.unregister(memory)
+        """
+        view = self._view(memory)
+        first = _core.address(view)
+        region = (first, first + view.nbytes)
+        with self._lock:
+            if region not in self._regions:
+                raise ArgumentError(f"memory must be what was registered, not {view.nbytes} other bytes")
+            self._regions = [each for each in self._regions if each != region]
+        code = self._mooncake.unregister_buffer(first)
+        if code != 0:  # it stays mapped, since it is used
+            raise TierError(f"{self!r}: {view.nbytes} bytes could not be unregistered: {code}")
+        with self._lock:
+            self._kept.pop(region).release()
+
+    def _view(self, memory: Any) -> memoryview:
         self._check_open()
         try:
             view = memoryview(memory).cast("B")
@@ -164,13 +201,7 @@ class MooncakeTier(Tier):
             raise refuse("memory", "a contiguous buffer", memory, f": {error}") from error
         if view.readonly or view.nbytes == 0:
             raise ArgumentError("memory must be writable, and at least one byte")
-        first = _core.address(view)
-        code = self._mooncake.register_buffer(first, view.nbytes)
-        if code != 0:
-            raise TierError(f"{self!r}: {view.nbytes} bytes could not be registered: {code}; are they already?")
-        with self._lock:
-            self._kept.append(view)
-            self._regions = sorted([*self._regions, (first, first + view.nbytes)])
+        return view
 
     def store_chunk(self, key: bytes, chunk: memoryview) -> bool:
         mark, buffer = self._current_mark(), self._buffer()

@@ -221,6 +221,28 @@ class Tier(ABC):
         >>> tier.close()  # calls it
         """
 
+    def register(self, memory: Any) -> None:  # noqa: B027  a tier may have no use for it
+        """Prepare for chunks in this memory, a writable buffer, so that they can be moved without a copy.
+
+        A server calls it with all of its pool's memory before it gives the tier anything to do. What it raises is
+        logged, and no hindrance.
+
+        >>> import tempfile
+        >>> memory = bytearray(1 << 16)
+        >>> with FileTier(tempfile.mkdtemp() + "/tier", "1MiB", "64KiB") as tier:
+        ...     tier.register(memory)  # nothing to prepare
+        """
+
+    def unregister(self, memory: Any) -> None:  # noqa: B027
+        """Forget memory that was registered, and keep no view of it; no call uses it any more.
+
+        >>> import tempfile
+        >>> memory = bytearray(1 << 16)
+        >>> with FileTier(tempfile.mkdtemp() + "/tier", "1MiB", "64KiB") as tier:
+        ...     tier.register(memory)
+        ...     tier.unregister(memory)
+        """
+
     def store(self, keys: Keys | Sequence[bytes], slots: Sequence[Any]) -> Future[list[bool]]:
         """Store the chunks in `slots`, each contiguous memory, under `keys`. True: the chunk is there.
 
