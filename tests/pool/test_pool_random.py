@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import pytest
 
 from ringcast import __version__, _core, errors
-from ringcast.pool import ChunkStatus, Keys, PoolClient, RetrieveLease, StoreLease
+from ringcast.pool import ChunkStatus, Keys, Namespace, PoolClient, RetrieveLease, StoreLease
 from tests.pool.pools import (
     BUSY,
     CACHED,
@@ -26,7 +27,9 @@ from tests.pool.pools import (
     NO_MEMORY,
     ORPHAN,
     RESERVED,
+    SPACE,
     content,
+    fill,
     some_keys,
 )
 from tests.pool.test_pool_deaths import start_server
@@ -38,8 +41,32 @@ CHUNKS = 48
 CHAINS = 12
 LENGTH = 8
 CLIENTS = 3
+PARTS = 2
+GROUP = Namespace("model", dtype="uint8", layout="bytes", shards=PARTS)
+SPACES = (SPACE, GROUP, SPACE, LOOSE)
 
 Starter = Callable[..., Child]
+
+
+@dataclass
+class Store:
+    """One that is open: of a client, or of a group, each of whose parts another client may fill."""
+
+    client: int
+    lease: StoreLease
+    keys: Keys
+    parts: dict[int, tuple[int, StoreLease]] = field(default_factory=dict)
+    """Who has joined which part, and not committed it."""
+    committed_parts: set[int] = field(default_factory=set)
+    reserved: set[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        statuses = zip(self.keys, self.lease.statuses, strict=True)
+        self.reserved = {key for key, status in statuses if status is RESERVED}
+
+    @property
+    def needs_parts(self) -> bool:
+        return self.keys.space == GROUP and bool(self.reserved)
 
 
 class Model:
@@ -53,11 +80,9 @@ class Model:
         self.clients = [
             PoolClient.connect(self.name, f"w{i}", layout=CHUNK, regain=30.0, timeout=60.0) for i in range(CLIENTS)
         ]
-        self.chains = [
-            some_keys(LENGTH, first=i, space=LOOSE if i % 4 == 3 else some_keys(1).space) for i in range(CHAINS)
-        ]
+        self.chains = [some_keys(LENGTH, first=i, space=SPACES[i % len(SPACES)]) for i in range(CHAINS)]
         self.committed: set[bytes] = set()
-        self.stores: list[tuple[int, StoreLease, Keys]] = []
+        self.stores: list[Store] = []
         self.held: list[tuple[int, RetrieveLease, list[Any]]] = []
         self.dropped: set[bytes] = set()
         self.doubtful: set[bytes] = set()
@@ -77,11 +102,10 @@ class Model:
         if len(self.stores) > 4:
             return self.commit()
         i, keys = self.client(), self.chain()
-        lease = self.clients[i].prepare_store(keys)
-        reserved = {keys[slot.index] for slot in lease.slots}
-        being_stored = {key for _, other, _ in self.stores for key in _reserved(other)}
-        for key, status in zip(keys, lease.statuses, strict=True):
-            assert (status is RESERVED) == (key in reserved)
+        store = Store(i, self.clients[i].prepare_store(keys), keys)
+        reserved = store.reserved
+        being_stored = {key for other in self.stores for key in other.reserved}
+        for key, status in zip(keys, store.lease.statuses, strict=True):
             if status is RESERVED:
                 assert key not in being_stored - self.doubtful, "one chunk has two writers"
                 self.committed.discard(key)  # it had gone
@@ -92,28 +116,72 @@ class Model:
                 assert key in being_stored | self.dropped
                 if key not in being_stored:
                     continue  # the server has not seen yet that nobody stores it any more
-                mine = any(key in _reserved(other) for owner, other, _ in self.stores if owner == i)
+                mine = any(key in other.reserved for other in self.stores if other.client == i)
                 assert mine == (status is ChunkStatus.OWN)
             else:
                 assert status in (NO_MEMORY, ORPHAN, BUSY), status
         if keys.space.chained and self.dropped & set(keys):  # they go with what nobody stores any more
             self.doubtful |= reserved
+        if keys.space != GROUP:
+            assert reserved == {slot.key for slot in store.lease.slots}
+            fill(store.lease)
+        elif reserved:
+            for part in self.random.sample(range(PARTS), self.random.randint(0, PARTS)):
+                self.join(store, part)
+        self.stores.append(store)
+
+    def join(self, store: Store, part: int) -> bool:
+        member = self.client()
+        try:
+            lease = self.clients[member].join(store.lease.export(), part)
+        except errors.LeaseExpiredError:
+            assert self.aborts, "a group was lost without a reason"
+            return False
+        assert isinstance(lease, StoreLease)
+        assert {slot.key for slot in lease.slots} == store.reserved
         for slot in lease.slots:
-            slot.array[:] = content(slot.key)
-        self.stores.append((i, lease, keys))
+            slot.array[:] = part_content(slot.key, part)
+        store.parts[part] = (member, lease)
+        return True
 
     def commit(self) -> None:
         if not self.stores:
             return
-        i, lease, keys = self.stores.pop(self.random.randrange(len(self.stores)))
-        reserved = _reserved(lease)
+        store = self.stores.pop(self.random.randrange(len(self.stores)))
+        if store.needs_parts and not self.commit_parts(store, PARTS):
+            return
+        self.note_committed(store, self.committed_by(store.client, store.lease))
+
+    def commit_a_part(self) -> None:
+        """And the others may come later, or never."""
+        stores = [store for store in self.stores if store.needs_parts]
+        if stores:
+            self.commit_parts(self.random.choice(stores), 1)
+
+    def commit_parts(self, store: Store, count: int) -> bool:
+        """So many of those that are not; False: somebody has given up a chunk of the group."""
+        missing = [part for part in range(PARTS) if part not in store.committed_parts]
+        for part in self.random.sample(missing, min(count, len(missing))):
+            if part not in store.parts and not self.join(store, part):
+                return False
+            statuses = self.committed_by(*store.parts.pop(part))
+            if statuses is None:
+                return False
+            store.committed_parts.add(part)
+            if len(store.committed_parts) == PARTS:  # which makes them seen, whatever the exporter does
+                self.note_committed(store, statuses)
+        return True
+
+    def committed_by(self, client: int, lease: StoreLease) -> list[ChunkStatus] | None:
         try:
-            statuses = self.clients[i].commit_store(lease)
+            return self.clients[client].commit_store(lease)
         except errors.LeaseExpiredError:
             assert self.aborts, "a reservation was lost without a reason"
-            return
-        for key, status in zip(keys, statuses, strict=True):
-            if key not in reserved:
+            return None
+
+    def note_committed(self, store: Store, statuses: list[ChunkStatus] | None) -> None:
+        for key, status in zip(store.keys, statuses or [], strict=statuses is not None):
+            if key not in store.reserved:
                 continue
             assert status in (COMMITTED, ORPHAN), status
             if status is COMMITTED:
@@ -123,38 +191,49 @@ class Model:
         if not self.stores:
             return
         self.aborts += 1
-        i, lease, _ = self.stores.pop(self.random.randrange(len(self.stores)))
-        if lease.keys.space.chained:  # what hangs from these chunks goes with them
-            for _, other, keys in self.stores:
-                if keys[0] == lease.keys[0]:
-                    self.doubtful |= _reserved(other)
+        store = self.stores.pop(self.random.randrange(len(self.stores)))
+        if store.keys.space.chained:  # what hangs from these chunks goes with them
+            for other in self.stores:
+                if other.keys[0] == store.keys[0]:
+                    self.doubtful |= other.reserved
+        whose = self.random.choice([(store.client, store.lease), *store.parts.values()])  # any of a group may
         if self.random.random() < 0.7:
-            self.clients[i].abort_store(lease)
+            self.clients[whose[0]].abort_store(whose[1])
         else:
-            self.dropped |= _reserved(lease)
+            self.dropped |= store.reserved
 
     def retrieve(self) -> None:
         i, keys = self.client(), self.chain()
         leading = self.random.random() < 0.7
         lease = self.clients[i].prepare_retrieve(keys, leading=leading)
-        views = [(slot.key, slot.array) for slot in lease.slots]
-        for key, view in views:
-            assert key in self.committed, "a chunk is seen that was not committed"
-            assert bytes(view) == bytes(content(key)), "wrong bytes"
         there = [status is HIT for status in lease.statuses]
+        assert {key for key, hit in zip(keys, there, strict=True) if hit} <= self.committed, "it was not committed"
         if not leading and keys.space.chained and ChunkStatus.PENDING not in lease.statuses:
             assert sorted(there, reverse=True) == there, "there is an orphan"
+        if keys.space != GROUP:
+            return self.hold(i, lease, [(slot.array, content(slot.key)) for slot in lease.slots])
+        for part in self.random.sample(range(PARTS), self.random.randint(0, PARTS)):
+            member = self.client()
+            joined = self.clients[member].join(lease.export(), part)
+            assert isinstance(joined, RetrieveLease)
+            assert joined.hits == lease.hits
+            self.hold(member, joined, [(slot.array, part_content(slot.key, part)) for slot in joined.slots])
+        self.hold(i, lease, [])
+
+    def hold(self, client: int, lease: RetrieveLease, views: list[Any]) -> None:
+        for view, right in views:
+            assert bytes(view) == bytes(right), "wrong bytes"
         if self.random.random() < 0.4 and len(self.held) < 6:
-            self.held.append((i, lease, views))
+            self.held.append((client, lease, views))
         else:
-            self.clients[i].commit_retrieve(lease)
+            self.clients[client].commit_retrieve(lease)
 
     def release(self) -> None:
         if not self.held:
             return
         i, lease, views = self.held.pop(self.random.randrange(len(self.held)))
-        for key, view in views:
-            assert bytes(view) == bytes(content(key)), "a view changed while it was held"
+        for view, right in views:
+            assert bytes(view) == bytes(right), "a view changed while it was held"
         self.clients[i].commit_retrieve(lease)
 
     def look_up(self) -> None:
@@ -182,9 +261,11 @@ class Model:
             chosen = self.random.random()
             if chosen < 0.25:
                 self.store()
-            elif chosen < 0.45:
+            elif chosen < 0.43:
                 self.commit()
-            elif chosen < 0.52:
+            elif chosen < 0.48:
+                self.commit_a_part()
+            elif chosen < 0.54:
                 self.abort()
             elif chosen < 0.75:
                 self.retrieve()
@@ -222,8 +303,8 @@ class Model:
             client.close()
 
 
-def _reserved(lease: StoreLease) -> set[bytes]:
-    return {lease.keys[i] for i, status in enumerate(lease.statuses) if status is RESERVED}
+def part_content(key: bytes, part: int) -> Any:
+    return content(bytes([part]) + key, CHUNK // PARTS)
 
 
 @pytest.mark.parametrize("seed", [SEED, SEED + 1, SEED + 2])
@@ -236,16 +317,24 @@ def test_random_operations_with_servers_that_are_killed(start: Starter, seed: in
         model.close()
 
 
-def test_the_model_would_see_wrong_bytes(start: Starter) -> None:
-    """The checks themselves: a chunk that is not what its key says."""
+@pytest.mark.parametrize("space", [SPACE, GROUP])
+def test_the_model_would_see_wrong_bytes(start: Starter, space: Namespace) -> None:
+    """The checks themselves: a chunk, or a part of one, that is not what its key says."""
     model = Model(start, 1)
     try:
-        keys = model.chains[0][:1]
+        keys = next(keys for keys in model.chains if keys.space == space)[:1]
         with model.clients[0].store(keys) as lease:
-            lease.slots[0].array[:] = 0
+            for part in range(space.shards):
+                with model.clients[part].join(lease.export(), part) as joined:
+                    joined.slots[0].array[:] = 0
         model.committed.add(keys[0])
         model.chains = [keys] * CHAINS
+
+        def look() -> None:
+            for _ in range(20):  # of a group it may look at no part
+                model.retrieve()
+
         with pytest.raises(AssertionError, match="wrong bytes"):
-            model.retrieve()
+            look()
     finally:
         model.close()
