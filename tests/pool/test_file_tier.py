@@ -147,9 +147,10 @@ def test_a_changed_bit_in_any_piece_of_a_large_chunk_is_a_miss(tmp_path: Path, d
             aligned[:] = bytes(LARGE)
             assert tier.load([key(1)], [aligned]).result() == [True]
             assert aligned[:] == chunk(1, LARGE)
+        assert tier.stats()["copied"] == 0
         flip(path, 2 * BLOCK + at)
         assert not loaded(tier, 1, LARGE)
-        assert (tier.stats()["corrupt"], tier.stats()["copied"]) == (1, int(direct))  # what `loaded` took
+        assert tier.stats()["corrupt"] == 1
 
 
 @DIRECT

@@ -273,7 +273,7 @@ void TierDriver::finished(std::unique_ptr<TierJob> job) {
 
 void TierDriver::finished_store(Tier& tier, TierJob& job) {
     const std::uint32_t e = job.entry;
-    --tier.storing;
+    tier.coming.erase(job.key.words[0]);
     keeper_.let_go(e);
     const bool same = is_there(e, job.generation);
     TierWords& its = words(job.tier);
@@ -411,12 +411,13 @@ bool TierDriver::give_store(std::uint32_t t) {
         const Wanted wanted = tier.stores.front();
         const std::uint32_t e = wanted.entry;
         const bool there = is_there(e, wanted.generation);
-        if (there && tier.storing != 0 &&
-            (tier.storing + 1) * std::uint64_t{keeper_.length_of(e)} > capacity_ / kHeldParts)
+        if (there && !tier.coming.empty() &&
+            (tier.coming.size() + 1) * std::uint64_t{keeper_.length_of(e)} > capacity_ / kHeldParts)
             return false;
-        bool fits = !leaves(tier, keeper_.key_of(e));
+        // Of two stores of one key at once the first, whose chunk is gone, would remove what the second had stored.
+        bool fits = !leaves(tier, keeper_.key_of(e)) && !tier.coming.contains(keeper_.key_of(e).words[0]);
         if (there && fits && tier.local() &&
-            keeper_.tiers().copies(t) + tier.storing + tier.leaving.size() >= keeper_.tiers().slots(t)) {
+            keeper_.tiers().copies(t) + tier.coming.size() + tier.leaving.size() >= keeper_.tiers().slots(t)) {
             // One goes for it: this one waits until it has gone.
             fits = tier.leaving.size() >= tier.depth || keeper_.make_room(t) || !tier.leaving.empty();
             if (fits) {
@@ -433,7 +434,7 @@ bool TierDriver::give_store(std::uint32_t t) {
         auto job = job_with(TierTask::store, wanted);
         job->note = keeper_.note_for(e);
         job->crc = keeper_.checksum_of_entry(e);
-        ++tier.storing;
+        tier.coming.insert(job->key.words[0]);
         give(t, std::move(job));
         return true;
     }

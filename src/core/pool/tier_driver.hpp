@@ -87,9 +87,10 @@ private:
         std::vector<std::function<void(bool)>> clears;  // all answered by the next one
         bool wholly = false;                            // that raises the era; else it syncs what was removed
         std::vector<std::function<void(bool)>> clearing;
-        std::unordered_set<std::uint64_t> leaving;  // keys that are being removed: their first words
+        // Keys that are being stored, and removed: their first words.
+        std::unordered_set<std::uint64_t> coming;
+        std::unordered_set<std::uint64_t> leaving;
         std::uint32_t running = 0;
-        std::uint32_t storing = 0;
         std::int64_t heard_at = 0;  // when something came from it, or it was idle
         bool hangs = false;
         bool local() const noexcept { return native != nullptr; }
