@@ -138,12 +138,12 @@ const char* fate_name(Fate fate) {
 }
 
 // (segment, user's name, creator's pid, committed bytes, fate, reason, "queue", "link" or "pool" if it is one) of each.
-nb::list swept(const std::string& prefix, const std::string& suffix, bool dry_run) {
+nb::list swept(const std::string& prefix, const std::string& suffix, bool dry_run, const std::string& spared) {
     std::vector<Remains> found;
     {
         const Unlocked unlocked;
         const AreaKind* const kinds[] = {&kQueueArea, &kDeskArea, &pool::kPoolArea};
-        found = sweep(kinds, prefix, suffix, dry_run);
+        found = sweep(kinds, prefix, suffix, dry_run, spared);
     }
     nb::list result;
     for (const auto& one : found)
@@ -256,7 +256,7 @@ void bind_segment(nb::module_& module) {
     add_board_methods(type);
 
     module.def("list_names", &platform::list_names, "prefix"_a);
-    module.def("sweep", &swept, "prefix"_a, "suffix"_a, "dry_run"_a);
+    module.def("sweep", &swept, "prefix"_a, "suffix"_a, "dry_run"_a, "spared"_a = "");
     module.def("probe_features", &probe_features, "name"_a);
     module.def("cpu_quota", &platform::cpu_quota);
     module.def("queue_label", &queue_label, "user_name"_a, "segment_name"_a);

@@ -79,10 +79,11 @@ std::optional<Remains> sweep_name(AreaKinds kinds, const std::string& name, bool
     return remains;
 }
 
-std::vector<Remains> sweep(AreaKinds kinds, const std::string& prefix, const std::string& suffix, bool dry_run) {
+std::vector<Remains> sweep(AreaKinds kinds, const std::string& prefix, const std::string& suffix, bool dry_run,
+                           const std::string& spared) {
     std::vector<Remains> found;
     for (const auto& name : platform::list_names(prefix))
-        if (name.ends_with(suffix))
+        if (name.ends_with(suffix) && name != spared)
             if (auto remains = sweep_name(kinds, name, dry_run)) found.push_back(std::move(*remains));
     return found;
 }

@@ -56,9 +56,10 @@ using AreaKinds = std::span<const AreaKind* const>;
 // this name (any more). With `kept_too` also one that is to stay.
 std::optional<Remains> sweep_name(AreaKinds kinds, const std::string& name, bool dry_run, bool kept_too = false);
 
-// The same for every name that begins and ends like this, each by itself: what fails for one is its `reason`. Throws
-// only if the names cannot be listed.
-std::vector<Remains> sweep(AreaKinds kinds, const std::string& prefix, const std::string& suffix, bool dry_run);
+// The same for every name that begins and ends like this, but for one that is spared, each by itself: what fails for one is
+// its `reason`. Throws only if the names cannot be listed.
+std::vector<Remains> sweep(AreaKinds kinds, const std::string& prefix, const std::string& suffix, bool dry_run,
+                           const std::string& spared = {});
 
 // `locks` and `facts` are those of an area that had `name`: removes the name if its creator is dead. Throws if the
 // system refuses to say.

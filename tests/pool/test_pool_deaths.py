@@ -203,6 +203,22 @@ def test_a_server_that_dies_alone_is_swept_by_the_next_one(start: Starter) -> No
         assert not left & segments()
 
 
+def test_what_a_killed_server_left_that_nobody_maps_is_the_next_ones_of_its_name(start: Starter) -> None:
+    name = unique_name("p")
+    first, _ = start_server(start, name)
+    with PoolClient.connect(name, layout=CHUNK) as client:
+        store(client, some_keys(4))
+        segment = client.info.segment
+    first.kill()
+    second, adopted = start_server(start, name)
+    assert adopted
+    with PoolClient.connect(name, layout=CHUNK) as client:
+        assert retrieved(client, some_keys(4)) == 4
+    second.kill()
+    with pool():
+        assert segment not in segments(), "the next sweep takes it"
+
+
 def test_a_kept_pool_waits_for_its_next_server(start: Starter) -> None:
     name = unique_name("p")
     with PoolServer(name, 64 * CHUNK, entries=64, keep=True) as server:

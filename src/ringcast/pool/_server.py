@@ -134,7 +134,7 @@ class PoolServer:
         if self._core is not None:
             raise PoolClosedError(f"pool '{self.name}': this server was started before; make another one")
         with suppress(RingcastError):  # what cannot be removed now is not in the way
-            _core.sweep(PREFIX, suffix(), dry_run=False)
+            _core.sweep(PREFIX, suffix(), dry_run=False, spared=self.segment)  # that one is taken over
         try:
             self._core = _core.PoolServer(
                 **self._request, tiers=as_core(self._tiers), progress=partial(self._on_progress, "reserving")
