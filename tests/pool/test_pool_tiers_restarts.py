@@ -37,8 +37,11 @@ class Serving:
         self.child: Child = self._start(serving, self.name, *self._what)
         self.adopted = self.child.receive()
 
-    def restart(self) -> None:
+    def restart(self, last: PoolClient | None = None) -> None:
+        """`last`: a client that closes when the server is dead, and takes the pool along."""
         self.child.kill()
+        if last is not None:
+            last.close()
         self.begin()
 
     def stats(self) -> tuple[dict[str, Any], int]:
@@ -73,9 +76,7 @@ def test_what_the_file_has_is_found_by_the_next_server(start: Starter, tmp_path:
     serving.keep(client, keys)
     serving.keep(client, some_keys(3, 1))
     evict(client)
-    if not adopted:
-        client.close()
-    serving.restart()
+    serving.restart(None if adopted else client)
     assert serving.adopted == adopted
     client = client if adopted else serving.connect()
     assert is_tiered(client, keys)
@@ -91,8 +92,7 @@ def test_what_was_cleared_does_not_come_back(start: Starter, tmp_path: Path) -> 
     client.clear(SPACE)
     serving.restart()
     assert is_gone(client, some_keys(4))
-    client.close()
-    serving.restart()
+    serving.restart(client)
     client = serving.connect()
     assert is_gone(client, some_keys(4))
     assert serving.stats()[1] == 0
@@ -110,9 +110,7 @@ def test_a_namespace_that_was_cleared_does_not_come_back_and_another_does(
     serving.keep(client, others)
     evict(client)
     client.clear(SPACE)
-    if not adopted:
-        client.close()
-    serving.restart()
+    serving.restart(None if adopted else client)
     client = client if adopted else serving.connect()
     assert is_gone(client, keys)
     serving.idle()
@@ -128,9 +126,7 @@ def test_a_chunk_is_stored_behind_one_that_the_file_has(start: Starter, tmp_path
     keys = some_keys(6)
     serving.keep(client, keys[:4])
     evict(client)
-    if not adopted:
-        client.close()
-    serving.restart()
+    serving.restart(None if adopted else client)
     client = client if adopted else serving.connect()
     assert client.lookup(keys) == (0, 4)
     assert store(client, keys[4:]) == [COMMITTED] * 2
@@ -143,8 +139,8 @@ def test_a_file_without_the_beginning_of_a_chain_keeps_nothing_of_it(start: Star
     client = serving.connect()
     keys = some_keys(6)
     serving.keep(client, keys)
-    client.close()
     serving.child.kill()
+    client.close()
     with file_tier(tmp_path) as tier:
         assert tier.remove([keys[2]]).result() == [True]
     serving.begin()
@@ -207,8 +203,7 @@ def test_ten_thousand_chunks_through_a_pool_of_a_hundred(start: Starter, tmp_pat
             serving.idle()
             serving.restart()
             if chosen.random() < 0.5:
-                client.close()
-                serving.restart()
+                serving.restart(client)
                 client = serving.connect()
     serving.idle()
     kept = 0
