@@ -132,7 +132,7 @@ class Trials:
             queues[kind] = 100 * engine.queue().since(before).cpu_s / _LIGHT_S
             for name, seconds in (("soon", _SOON_S), ("idle", _IDLE_S)):
                 with worker_share(engine, shares[name]):
-                    time.sleep(seconds)
+                    time.sleep(seconds)  # what a worker uses meanwhile is what is measured
         light, idle = shares["light"]["ringcast"], shares["idle"]["ringcast"]
         name = "CPU of a worker"
         self.row(f"{name}, a 1-token request each 0.5 s, %", shares["light"], "{:.1f}", "at most 3", light <= 3)
@@ -157,7 +157,7 @@ class Trials:
         others = [name for name in (*_WORKERS, "core") if name != victim]
         for kind, engine in engines.items():
             engine.say("until_it_fails")
-            time.sleep(_BEFORE_KILL_S)
+            time.sleep(_BEFORE_KILL_S)  # in the middle of a generation, at no moment of ours
             killed_at = engine.kill(victim)
             end_s[kind] = engine.gone_within_s(others, killed_at)
             answer = engine.hear(_LEARNS_WITHIN_S) or {"error": None}

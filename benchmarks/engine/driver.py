@@ -134,7 +134,7 @@ class Engine:
         while time.time() - since < _END_S:
             if not any(alive(self.processes[name]) for name in names):
                 return time.time() - since
-            time.sleep(0.01)
+            time.sleep(0.01)  # they are no children of ours: nothing tells of their end
         return None
 
     def stop(self) -> Left:

@@ -65,7 +65,7 @@ class Engine:
             began = time.perf_counter()
             self._generate(1, requests=1)
             latencies.append(time.perf_counter() - began)
-            time.sleep(max(0.0, _LIGHT_EVERY_S - latencies[-1]))
+            time.sleep(max(0.0, _LIGHT_EVERY_S - latencies[-1]))  # the light load is that pause
         return {"latency_s": sorted(latencies)[len(latencies) // 2]}
 
     def until_it_fails(self) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def _of_mooncake(folder: Path, count: int, nbytes: int) -> Iterator[Tier]:
                     break
                 except OSError:
                     check(time.monotonic() < until and started[0].poll() is None, "Mooncake's master does not listen")
-                    time.sleep(0.05)
+                    time.sleep(0.05)  # nothing tells that it listens
             needed = 3 * count * (_BLOCK + nbytes)  # it makes room before it is full
             room = -(-needed // _UNIT) * _UNIT
             holder = [sys.executable, "-c", _HELD_BY, address, str(room)]
