@@ -298,7 +298,7 @@ def test_a_link_that_takes_nothing_and_does_not_say_why_is_given_up() -> None:
         assert fill(queue) >= 4
         for _ in range(8):
             queue.enqueue(b"for nobody", timeout=PATIENCE_S + SLACK_S)
-        assert [link["state"] for link in queue.stats()["links"]] == ["evicted"]
+        eventually(lambda: [link["state"] for link in queue.stats()["links"]] == ["evicted"], "it is given up")
         with pytest.raises(LinkError, match=r"no such stream|is lost"):
             liar.comes_back()
         stop()
@@ -315,7 +315,7 @@ def test_a_link_that_waits_for_a_reader_is_waited_for_until_it_is_to_go_on_witho
         assert queue.evict(0)
         for _ in range(8):
             queue.enqueue(b"for nobody", timeout=PATIENCE_S + SLACK_S)
-        assert [row["state"] for row in queue.stats()["readers"]] == ["evicted"]
+        eventually(lambda: [row["state"] for row in queue.stats()["readers"]] == ["evicted"], "that it is told")
         stop()
 
 
