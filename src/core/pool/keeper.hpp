@@ -109,6 +109,8 @@ public:
     bool make_room(std::uint32_t tier);
     std::uint32_t parent_of(std::uint32_t e) const noexcept { return parent(e); }
     EntryState state_of_entry(std::uint32_t e) const noexcept { return state(e); }
+    // Begins to bring what `entry_of` and `reserve` of this key will look at into the cache.
+    [[gnu::always_inline]] void fetch(const Digest& key) const noexcept { index_.prefetch(index_.where(key)); }
     std::uint32_t entry_of(const Digest& key) const noexcept { return index_.find(key).entry; }
     std::uint32_t length_of(std::uint32_t e) const noexcept { return length(e); }
     TierNote note_for(std::uint32_t e) const noexcept;

@@ -146,7 +146,10 @@ Keeper::Evicted Keeper::evict_once(std::uint32_t most, std::uint32_t tenant) {
     for (const std::uint32_t e : victims_)
         if (const std::uint32_t p = parent(e); p != kNoEntry) kin_[p].leaving = 0;
     if (victims_.empty()) return Evicted::no_victims;
-    for (const std::uint32_t e : victims_) set(e, EntryState::limbo);
+    for (const std::uint32_t e : victims_) {
+        set(e, EntryState::limbo);
+        fetch(index_.digest_of(e));  // for its removal
+    }
     Native::reached(FaultPoint::pool_evict_begin);
     collect(victims_, held_);
     bool any = false;

@@ -22,6 +22,8 @@ constexpr std::int64_t kLookNs = 250'000'000;
 // How long a server that ends waits for what its tiers are doing.
 constexpr std::int64_t kTiersEndNs = 5'000'000'000;
 
+// Keys of a request whose memory is fetched at a time.
+constexpr std::uint32_t kFetched = 16;
 constexpr Owner kServer{.seat = kServersOwn, .incarnation = 0, .slot = 0, .request = 0};
 
 // Four texts with their lengths, two numbers, and a byte: docs/keys.md.
@@ -411,6 +413,8 @@ void Server::perform_reserve(NativeMailSlot& slot) {
         }
     }
     for (std::uint32_t i = 0; i < r.count; ++i, --storing.expected) {
+        if (i % kFetched == 0)
+            for (std::uint32_t k = i; k < std::min(i + kFetched, r.count); ++k) keeper_.fetch(r.items[k].key);
         MailItem& item = slot.items[i];
         Keeper::Reserved got{without_parent};
         if (!orphaned) got = keeper_.reserve(storing, r.items[i].key, parent);
