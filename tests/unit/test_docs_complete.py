@@ -1,0 +1,132 @@
+"""The documentation leaves nothing out: each public name, error, command and variable has its place, and links lead somewhere."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import ringcast
+from ringcast import errors, instruments, pool, workers
+from tests.documentation import DOCS, sections
+from tests.support import ROOT
+from tests.unit.test_errors import BUILT_INS
+
+REFERENCE = "\n".join(path.read_text() for path in sorted(DOCS.glob("reference/*.md")))
+PAGES = sorted(DOCS.rglob("*.md"))
+
+
+@pytest.mark.parametrize("module", [ringcast, workers, pool, instruments], ids=lambda module: module.__name__)
+def test_every_public_name_has_a_page(module: object) -> None:
+    shown = set(re.findall(r"^::: (\S+)$", REFERENCE, re.MULTILINE))
+    names = set(module.__all__) - {"__version__", "errors"}  # type: ignore[attr-defined]
+    if module is workers:
+        assert "WorkerGroup" in names  # which the package itself offers, too
+    prefix = module.__name__  # type: ignore[attr-defined]
+    missing = {name for name in names if f"{prefix}.{name}" not in shown and f"ringcast.workers.{name}" not in shown}
+    assert missing == set()
+
+
+def test_what_has_a_page_is_public() -> None:
+    for name in re.findall(r"^::: (ringcast(?:\.[a-z]+)?)\.(\w+)$", REFERENCE, re.MULTILINE):
+        module, thing = name
+        offered = {"ringcast": ringcast, **{f"ringcast.{m.__name__.split('.')[1]}": m for m in (workers, pool, instruments)}}
+        assert thing == "_stats" or thing in offered[module].__all__
+
+
+def catalogue() -> dict[str, str]:
+    return {
+        section.heading: section.text for section in sections(DOCS / "errors.md") if section.heading.endswith("Error")
+    }
+
+
+def test_the_catalogue_has_every_error_and_no_other() -> None:
+    assert set(catalogue()) == set(BUILT_INS)
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_INS))
+def test_the_catalogue_says_what_an_error_is_why_it_came_and_what_to_do(name: str) -> None:
+    text = catalogue()[name]
+    what, cause, remedy = text.partition("**Cause.** ")[0], text.partition("**Cause.** ")[2], text.partition("**Remedy.** ")[2]
+    kind = getattr(errors, name)
+    (base,) = [one.__name__ for one in kind.__bases__ if one.__module__ == errors.__name__]
+    for ancestor in (base, *(built_in.__name__ for built_in in BUILT_INS[name])):
+        assert f"`{ancestor}`" in what
+    assert len(cause.partition("\n")[0]) > 20
+    assert len(remedy.partition("\n")[0]) > 20
+
+
+def test_the_catalogue_names_every_attribute_that_an_error_has() -> None:
+    for name, text in catalogue().items():
+        kind = getattr(errors, name)
+        own = [one for one in kind.__annotations__ if not one.startswith("_")]
+        own += [one for one in inspect.signature(kind).parameters if one not in ("message", "args", "kwargs")]
+        for attribute in own:
+            assert f"`{attribute}`" in text, f"{name}.{attribute}"
+
+
+def test_the_catalogue_draws_the_tree_of_the_module() -> None:
+    assert errors.__doc__ is not None
+    drawn = next(block.text for section in sections(DOCS / "errors.md") for block in section.blocks if "├──" in block.text)
+    tree = inspect.cleandoc(errors.__doc__)
+    for line in drawn.splitlines():
+        assert line in tree
+
+
+def test_every_command_has_a_line() -> None:
+    pytest.importorskip("click")
+    pytest.importorskip("rich")
+    from ringcast.cli.app import COMMANDS
+
+    page = (DOCS / "reference/cli.md").read_text()
+    assert [name for name in COMMANDS if f"`ringcast {name}" not in page] == []
+
+
+def test_every_variable_that_is_read_has_a_line() -> None:
+    read = {
+        name
+        for path in Path(ringcast.__file__).parent.rglob("*.py")
+        for name in re.findall(r"RINGCAST_[A-Z]+(?:_[A-Z]+)*", path.read_text())
+    }
+    page = (DOCS / "reference/environment.md").read_text()
+    assert {name for name in read if f"`{name}`" not in page} == {"RINGCAST_COMPLETE"}  # click's, for completion
+
+
+def test_every_logger_has_a_line() -> None:
+    used = {
+        name
+        for path in Path(ringcast.__file__).parent.rglob("*.py")
+        for name in re.findall(r'"(ringcast\.(?!vllm)[a-z]+)"', path.read_text())
+        if f'getLogger("{name}")' in path.read_text() or f'_log("{name}"' in path.read_text()
+    }
+    page = (DOCS / "howto/logging.md").read_text()
+    assert used
+    assert {name for name in used if f"| `{name}` |" not in page} == set()
+
+
+def links(path: Path) -> Iterator[str]:
+    for section in sections(path):
+        yield from re.findall(r"\]\(([^)\s]+)\)", section.text)
+        yield from re.findall(r'(?:src|srcset)="([^"]+)"', section.text)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(DOCS)))
+def test_links_to_files_lead_to_files_also_on_github(path: Path) -> None:
+    for link in links(path):
+        if link.startswith(("https://", "#")):
+            continue
+        assert (path.parent / link.partition("#")[0]).exists(), link
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    assert [page for path in PAGES if (page := str(path.relative_to(DOCS))) not in navigation] == []
+
+
+def test_pictures_of_the_packages_page_have_whole_addresses() -> None:
+    pictures = re.findall(r'!\[[^\]]*\]\(([^)]+)\)|(?:src|srcset)="([^"]+)"', (ROOT / "README.md").read_text())
+    assert pictures
+    assert [one for one in pictures if not "".join(one).startswith("https://")] == []
