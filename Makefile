@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 CORE   := $(shell find src/core src/bindings -type f) CMakeLists.txt pyproject.toml
 CXX_SOURCES := $(shell find src tests benchmarks model -name '*.hpp' -o -name '*.cpp' 2>/dev/null)
 
-.PHONY: demo demo-pool test test-link test-faults sanitize model cross freeze soak check check-format check-types check-stubs bench engine engine-short engine-releases format wheel clean help
+.PHONY: demo demo-pool test test-link test-faults sanitize model cross freeze soak check check-format check-types check-stubs docs bench engine engine-short engine-releases format wheel clean help
 .DELETE_ON_ERROR:
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make freeze  what a ring of plain flags comes to: docs/freeze.md"
 	@echo "make model   explore the protocol's interleavings and stale loads; weaken each memory order and see it break"
 	@echo "make check   ruff, mypy --strict, the stubs, clang-format"
+	@echo "make docs    the documentation as a site in build/docs; a broken link is an error"
 	@echo "make bench   build, then measure against the peers: a table, JSON and pictures in benchmarks/results"
 	@echo "make engine  a real vLLM engine with ringcast's queue beside one with vLLM's own: a table; make engine-short: ten minutes of it"
 	@echo "make engine-releases  the plugin against the source of each release of vLLM that it is known to fit"
@@ -124,6 +125,11 @@ format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+# Fetches nothing: no fonts, no scripts, and no page that a link leads to outside. The variable is mkdocs-material's, for quiet.
+docs: $(VENV)/dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "the site is in build/docs: $$(find build/docs -name '*.html' | wc -l) pages"
 
 bench: $(VENV)/bench
 	$(BIN)/python -m benchmarks --out benchmarks/results

@@ -1,9 +1,12 @@
 // The extension module ringcast._core.
 #include <nanobind/nanobind.h>
 
+#include "desk_layout.hpp"
 #include "layout.hpp"
 #include "modules.hpp"
+#include "pool/pool_layout.hpp"
 #include "segment.hpp"
+#include "version.hpp"
 
 namespace nb = nanobind;
 
@@ -12,7 +15,10 @@ namespace nb = nanobind;
 #define PyInit__core ringcast_bindings_init
 NB_MODULE(_core, module) {
     nb::set_leak_warnings(false);  // ends that live until the interpreter's exit are closed there; nothing is printed
+    module.attr("VERSION") = ringcast::bindings::kVersion;
     module.attr("LAYOUT_VERSION") = ringcast::kLayoutVersion;
+    module.attr("POOL_LAYOUT_VERSION") = ringcast::pool::kPoolLayoutVersion;
+    module.attr("DESK_LAYOUT_VERSION") = ringcast::kDeskLayoutVersion;
     module.attr("NOBODY") = ringcast::kNobody;
     module.attr("STREAM") = ringcast::kStream;
     module.attr("MAX_READERS") = ringcast::kMaxReaders;

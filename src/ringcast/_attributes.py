@@ -58,7 +58,7 @@ def _tell(end: QueueEnd, name: str, error: Exception) -> None:
     _told_of.add((type(end), name))
     import logging  # rarely needed, and not cheap to import
 
-    logging.getLogger("ringcast").warning(
+    logging.getLogger("ringcast.handle").warning(
         "%s: the attribute %r of %s stays with the writer (%s); readers made from a handle have no such attribute. "
         "Override reader_attributes() to choose what they get",
         end._context, name, type(end).__qualname__, error,

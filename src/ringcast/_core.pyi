@@ -18,7 +18,10 @@ _T = TypeVarWithDefault("_T", default=Any)
 _D = TypeVar("_D")
 _Method = TypeVar("_Method")
 
+VERSION: str
 LAYOUT_VERSION: int
+POOL_LAYOUT_VERSION: int
+DESK_LAYOUT_VERSION: int
 NOBODY: int
 STREAM: int
 MAX_READERS: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from ringcast import _arguments, _at_exit, _core, _reports
+from ringcast import _arguments, _at_exit, _core, _html, _reports
 from ringcast._chunks import LoanedArray, ReadChunk, WriteChunk, loaned_array
 from ringcast._stats import QueueStats, collect_stats, described
 from ringcast.codec import get_ready
@@ -254,7 +254,7 @@ class QueueEnd(_core.End[T]):
         counters = self._counters()
         if self._async_reader is not None:
             counters["waiting_ns"] = max(counters["waiting_ns"], int(1e9 * self._async_reader.waited_s()))
-        return collect_stats(segment, self.rank, counters, self.closed)
+        return _html.shown(collect_stats(segment, self.rank, counters, self.closed))
 
     def __enter__(self) -> Self:
         return self
@@ -313,6 +313,15 @@ class QueueEnd(_core.End[T]):
         state = "closed" if self._segment is None else ("shut down" if self.closed else "open")
         where = "" if self.name is None else f", segment={self.segment!r}"
         return f"<{type(self).__name__}: {self._context}{where}, {state}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        if not hasattr(self, "_segment"):
+            return _html.page(repr(self), {})
+        try:
+            return _html.queue(repr(self), self.stats())
+        except QueueClosedError:
+            return _html.page(repr(self), {})
 
     def __reduce__(self) -> Any:
         raise TypeError(

@@ -1,5 +1,5 @@
-"""What an end tells people, through the logger "ringcast": waits that are long, readers that were evicted, messages
-that nobody read for a promised rank.
+"""What an end tells people, through loggers that are children of "ringcast", one for each concern: waits that are long,
+readers that were evicted, messages that nobody read for a promised rank.
 
 Each record has an attribute `ringcast`, a dict of the same facts as the message, for handlers that keep structure. The
 native end calls these functions; they decide nothing.
@@ -32,11 +32,14 @@ class ReportingEnd(Protocol):
     @property
     def closed(self) -> bool: ...
     @property
+    def _segment(self) -> _core.Segment | None: ...
+    @property
     def _context(self) -> str: ...
     def stats(self) -> QueueStats: ...
 
 
 _MOST_PEERS = 4  # named in one message; the record's attribute has all
+_MOST_RANKS = 16
 
 _CAUSES = {
     "dead": "it died without leaving its seat",
@@ -58,6 +61,7 @@ def long_wait(end: ReportingEnd, waited_s: float) -> None:
     if stats is None:
         return  # the wait ends, too
     facts = _facts(end, stats, waited_s)
+    absent_here = _not_attached(end, stats)
     if stats["role"] == "writer":
         ways = [link for link in stats["links"] if _holds_up(link)]
         behind = sorted((r for r in stats["readers"] if _in_the_way(r, ways)), key=lambda r: -r["behind"])
@@ -66,19 +70,25 @@ def long_wait(end: ReportingEnd, waited_s: float) -> None:
         peers += [described_link(link) for link in ways[:_MOST_PEERS]]
         if (absent := stats["expected_elsewhere"]) and not behind and not ways:
             peers.append(absent_elsewhere(absent))
-        awaited = f"readers: {'; '.join(peers) or 'none is behind, but some are missing'}"
+        if not peers and absent_here:
+            facts["missing"] = absent_here
+            peers.append(_have_not_attached(absent_here))
+        awaited = f"readers: {'; '.join(peers) or 'none is behind'}"
     else:
         writer = stats["writer"]
         facts["waiting_for"] = [writer]
         awaited = _described_writer(writer)
-    _log("%s has waited %.0f s for %s", end._context, waited_s, awaited, facts=facts)
+        if absent_here and end._segment is not None and end._segment.head == 0:  # for whom it may be waiting itself
+            facts["missing"] = absent_here
+            awaited += f"; {_have_not_attached(absent_here)}"
+    _log("wait", "%s has waited %.0f s for %s", end._context, waited_s, awaited, facts=facts)
 
 
 def select_waits(awaited: list[str], waited_s: float) -> None:
     """Log for whom a selector has waited: none of them has sent anything."""
     named = "; ".join(awaited[:_MOST_PEERS]) + ("; ..." if len(awaited) > _MOST_PEERS else "")
     facts = {"waited_s": waited_s, "waiting_for": awaited}
-    _log("selector (pid %d) has waited %.0f s for any of %s", os.getpid(), waited_s, named, facts=facts)
+    _log("wait", "selector (pid %d) has waited %.0f s for any of %s", os.getpid(), waited_s, named, facts=facts)
 
 
 def self_wait(end: ReportingEnd, waited_s: float) -> None:
@@ -113,7 +123,7 @@ def self_wait(end: ReportingEnd, waited_s: float) -> None:
         awaited = "the writer"
         advice = "send in another thread or process, or before receiving"
     _log(
-        "%s has waited %.0f s for %s of this very process, in which no other thread is running: %s",
+        "wait", "%s has waited %.0f s for %s of this very process, in which no other thread is running: %s",
         end._context, waited_s, awaited, advice, facts=facts,
     )  # fmt: skip
 
@@ -125,18 +135,18 @@ def reach(end: ReportingEnd, rank: int, host: str, cut: bool) -> None:
     whose = "the writer's machine" if rank == _core.NOBODY else f"the machine of the reader of rank {rank}"
     if cut:
         _log(
-            "%s: %s, host %s, is out of reach: nothing has been heard from there for 4 s. What is sent is kept; it "
+            "link", "%s: %s, host %s, is out of reach: nothing has been heard from there for 4 s. What is sent is kept; it "
             "counts as lost once link_timeout is over",
             end._context, whose, host, facts=facts,
         )  # fmt: skip
     else:
-        _log("%s: %s, host %s, is back", end._context, whose, host, facts=facts)
+        _log("link", "%s: %s, host %s, is back", end._context, whose, host, facts=facts)
 
 
 def chunk_wait(end: ReportingEnd, waited_s: float) -> None:
     """Log that a call waits for a chunk that another thread of this process has open on the same end."""
     _log(
-        "%s has waited %.0f s for another thread of this process, which has a chunk open on this end and has not "
+        "wait", "%s has waited %.0f s for another thread of this process, which has a chunk open on this end and has not "
         "left its block (acquire_write, loan, loan_array, acquire_read)",
         end._context, waited_s, facts=_facts(end, _stats_of(end), waited_s),
     )  # fmt: skip
@@ -148,7 +158,7 @@ def eviction(end: ReportingEnd, rank: int, pid: int, cause: str, behind: int, wa
     facts = _facts(end, stats, waited_s)
     who, where = _subject(stats, rank, pid)
     facts["evicted"] = {**where, "pid": pid or None, "cause": cause, "behind": behind}
-    _log("%s has evicted %s, %d messages behind: %s", end._context, who, behind, _CAUSES[cause], facts=facts)
+    _log("evict", "%s has evicted %s, %d messages behind: %s", end._context, who, behind, _CAUSES[cause], facts=facts)
 
 
 def name_left(end: ReportingEnd) -> None:
@@ -157,7 +167,7 @@ def name_left(end: ReportingEnd) -> None:
     facts = {"queue": end.name, "segment": end.segment, "user": user}
     with suppress(ImportError):  # a process without its privileges may not be able to read the library, nor to log
         _log(
-            "%s %s is closed, but uid %d may not remove the name of segment %s. Its memory is given back once no "
+            "memory", "%s %s is closed, but uid %d may not remove the name of segment %s. Its memory is given back once no "
             "reader uses it; the next queue of the user who made it, or `ringcast clean`, removes the name. "
             "Make queues after changing users.",
             type(end).__name__, end.name or end.segment, user, end.segment, facts=facts,
@@ -183,19 +193,19 @@ def loss(end: ReportingEnd, rank: int, pid: int, cause: str, first: int, count: 
     else:
         what = f"from message {first} on nobody reads for it"
     happened = "is lost" if rank == _core.STREAM else _LOSSES[cause]
-    _log("%s: %s %s; %s", end._context, who, happened, what, facts=facts)
+    _log("loss", "%s: %s %s; %s", end._context, who, happened, what, facts=facts)
 
 
 def worker_died(group: str, rank: int, pid: int, text: str) -> None:
     """Log that a worker has ended, and how; its group still runs."""
-    _log("%s: %s", group, text, facts={"group": group, "rank": rank, "pid": pid})
+    _log("workers", "%s: %s", group, text, facts={"group": group, "rank": rank, "pid": pid})
 
 
 def start_waits(group: str, ranks: list[int], waited_s: float, doing: str) -> None:
     """Log which workers are not ready yet, after how long."""
     named = ", ".join(f"rank {rank}" for rank in ranks)
     facts = {"group": group, "waited_s": waited_s, "waiting_for": ranks}
-    _log("%s: %s not ready after %.0f s, %s", group, named, waited_s, doing, facts=facts)
+    _log("wait", "%s: %s not ready after %.0f s, %s", group, named, waited_s, doing, facts=facts)
 
 
 def skipped(end: ReportingEnd, count: int) -> None:
@@ -203,7 +213,7 @@ def skipped(end: ReportingEnd, count: int) -> None:
     facts = _facts(end, _stats_of(end), 0.0)
     facts["skipped"] = count
     _log(
-        "%s attached without asking for a rank and begins with the next message; %d messages that a handle had "
+        "loss", "%s attached without asking for a rank and begins with the next message; %d messages that a handle had "
         "promised to its rank are lost: attach with rank=%s to get them",
         end._context, count, end.rank, facts=facts,
     )  # fmt: skip
@@ -212,22 +222,22 @@ def skipped(end: ReportingEnd, count: int) -> None:
 def undelivered(end: ReportingEnd, memory: _core.Segment, messages: int, waited_s: float, why: str) -> None:
     """Log what promised readers miss that have not attached to a queue that is closed where nothing can be raised."""
     seen = described(memory)
-    missing = sorted(reader["rank"] for reader in seen["readers"] if _is_absent(reader))
+    by_rank = _missed_by(seen)
     facts = {
-        "queue": end.name, "segment": end.segment, "undelivered": messages, "ranks": missing, "waited_s": waited_s,
+        "queue": end.name, "segment": end.segment, "undelivered": messages, "ranks": [*by_rank], "by_rank": by_rank,
+        "waited_s": waited_s,
         "expected_elsewhere": seen["expected_elsewhere"], "links": [one for one in seen["links"] if _holds_up(one)],
     }  # fmt: skip
     _log(
-        "%s %s: %s, and %d messages did not reach %s within %g s",
+        "loss", "%s %s: %s, and %d messages did not reach %s within %g s",
         type(end).__name__, end.name or end.segment, why, messages, not_reached(seen), waited_s, facts=facts,
     )  # fmt: skip
 
 
 def not_reached(seen: QueueInfo) -> str:
-    """Who of a queue's readers has not got all: those who have not come, and those to whom it is under way."""
-    absent = sorted(reader["rank"] for reader in seen["readers"] if _is_absent(reader))
-    ranks = ", ".join(map(str, absent))
-    who = [f"readers that had not attached (rank {ranks})"] if absent else []
+    """Who of a queue's readers has not got what: those who have not come, and those to whom it is under way."""
+    each = "; ".join(f"rank {rank}: {count} messages" for rank, count in _missed_by(seen).items())
+    who = [f"readers that had not attached ({each})"] if each else []
     if seen["expected_elsewhere"]:
         who.append(absent_elsewhere(seen["expected_elsewhere"]))
     who += [described_link(link) for link in seen["links"] if _holds_up(link)]
@@ -241,6 +251,23 @@ def absent_elsewhere(count: int) -> str:
         if count == 1
         else (f"{count} readers of other machines, who have not come")
     )
+
+
+def _missed_by(seen: QueueInfo) -> dict[int, int]:
+    """How many messages each reader of this machine has not got that has not come."""
+    return dict(sorted((reader["rank"], reader["behind"]) for reader in seen["readers"] if _is_absent(reader)))
+
+
+def _not_attached(end: ReportingEnd, stats: QueueStats) -> list[int]:
+    """The ranks of this machine that nobody reads for now."""
+    memory = end._segment
+    there = {reader["rank"] for reader in stats["readers"] if reader["host"] is None and reader["state"] != "expected"}
+    return [] if memory is None else sorted(set(memory.ranks) - there)
+
+
+def _have_not_attached(ranks: list[int]) -> str:
+    named = ", ".join(map(str, ranks[:_MOST_RANKS])) + (", ..." if len(ranks) > _MOST_RANKS else "")
+    return f"rank {named} has not attached" if len(ranks) == 1 else f"ranks {named} have not attached"
 
 
 def _stats_of(end: ReportingEnd) -> QueueStats | None:
@@ -335,7 +362,7 @@ def _subject(stats: QueueStats | None, rank: int, pid: int) -> tuple[str, dict[s
     return f"the reader of rank {rank}{f' ({told})' if told else ''}", {"rank": rank, "host": host}
 
 
-def _log(message: str, *arguments: Any, facts: dict[str, Any]) -> None:
+def _log(concern: str, message: str, *arguments: Any, facts: dict[str, Any]) -> None:
     import logging  # rarely needed, and not cheap to import
 
-    logging.getLogger("ringcast").warning(message, *arguments, extra={"ringcast": facts})
+    logging.getLogger(f"ringcast.{concern}").warning(message, *arguments, extra={"ringcast": facts})

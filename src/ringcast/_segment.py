@@ -72,12 +72,13 @@ def create(
     if headroom is not None and budget > headroom:
         import logging  # rarely needed, and not cheap to import
 
-        logging.getLogger("ringcast").warning(
+        logging.getLogger("ringcast.memory").warning(
             "queue segment %s may take up to %d MiB, but this control group has about %d MiB left; "
             "beyond that the kernel kills processes. Lower max_bytes, or raise the group's memory limit.",
             segment.name,
             budget >> 20,
             headroom >> 20,
+            extra={"ringcast": {"segment": segment.name, "budget": budget, "headroom": headroom}},
         )
     return segment
 

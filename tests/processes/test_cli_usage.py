@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import platform
+import subprocess
+import sys
 
 import pytest
 
 pytest.importorskip("click")
 pytest.importorskip("rich")
 
-from ringcast import __version__
-from tests.support import run_python
+from ringcast import _core
+from ringcast._version import WIRE_VERSION, __version__
+from tests.support import DEADLINE_S, run_python
 
 RINGCAST = "import sys; from ringcast.cli import main; sys.exit(main(sys.argv[1:]))"
 
@@ -52,9 +56,29 @@ def test_numbers_that_are_none_are_refused_with_what_is_allowed(command: str, op
 
 
 @pytest.mark.parametrize("option", ["-V", "--version"])
-def test_version(option: str) -> None:
+def test_version_says_all_that_two_processes_have_to_agree_on(option: str) -> None:
     done = run_python(RINGCAST, option)
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"ringcast {__version__}\n", "")
+    assert (done.returncode, done.stderr) == (0, "")
+    release, core, layouts, wire = done.stdout.splitlines()
+    assert release == f"ringcast {__version__}"
+    assert core.startswith(f"core {__version__}, {platform.python_implementation()} {platform.python_version()}")
+    of = (_core.LAYOUT_VERSION, _core.POOL_LAYOUT_VERSION, _core.DESK_LAYOUT_VERSION)
+    assert layouts == "layouts: queue {}, pool {}, desk {}".format(*of)
+    assert wire == f"wire: {WIRE_VERSION}"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_gets_its_completion(shell: str) -> None:
+    done = run_python(RINGCAST, "completion", shell)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "_RINGCAST_COMPLETE" in done.stdout
+
+
+def test_python_m_ringcast_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ringcast", "--version"], capture_output=True, text=True, timeout=DEADLINE_S, check=True
+    )
+    assert done.stdout.startswith(f"ringcast {__version__}\n")
 
 
 def test_each_secret_is_another_one_that_will_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,7 +171,7 @@ def test_an_exit_handler_that_runs_after_ours_is_told_that_the_interpreter_is_ex
 def test_what_a_reader_that_never_came_misses_is_one_log_line(tmp_path: Path) -> None:
     returncode, out, error = run(tmp_path, program("queue.export_handle()", ready=""))
     assert (returncode, out, error.count("\n")) == (0, "", 1)
-    assert "the process ends, and 5 messages did not reach readers that had not attached (rank 0)" in error
+    assert "the process ends, and 5 messages did not reach readers that had not attached (rank 0: 5 messages)" in error
 
 
 def test_a_queue_whose_handle_was_given_to_nobody_ends_in_silence(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support import run_python
+from tests.support import ROOT, run_python
 
 HIDDEN = """
 import sys
@@ -128,3 +128,17 @@ for message in (torch.ones(100_000), {"a": torch.ones(3)}):
     if result.returncode == 77:
         pytest.skip("needs torch")
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_the_benchmarks_say_what_they_need_in_a_sentence() -> None:
+    script = f"""
+import sys
+sys.modules["numpy"] = None
+sys.path.insert(0, {str(ROOT)!r})
+from benchmarks.__main__ import main
+sys.exit(main(["--list"]))
+"""
+    done = run_python(script)
+    assert (done.returncode, done.stdout) == (2, "")
+    said = 'the benchmarks need the package numpy: make bench, or pip install --editable ".[bench]"\n'
+    assert done.stderr == said

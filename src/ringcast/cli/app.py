@@ -14,8 +14,7 @@ from typing import NoReturn
 
 import click
 
-from ringcast import __version__
-from ringcast.cli import common
+from ringcast.cli import common, versions
 from ringcast.cli.interruption import interrupted_at_once
 from ringcast.errors import ArgumentError, PoolTimeoutError, QueueTimeoutError, RingcastError
 
@@ -97,7 +96,10 @@ def _exit_by_signal(number: int, frame: FrameType | None) -> NoReturn:
 @click.group(
     cls=CommandGroup, help=HELP, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
 )
-@click.version_option(__version__, "-V", "--version", prog_name="ringcast", message="%(prog)s %(version)s")
+@click.option(
+    "-V", "--version", is_flag=True, is_eager=True, expose_value=False, callback=versions.show,
+    help="Show the versions of release, core, layouts and wire, and exit.",
+)  # fmt: skip
 @click.pass_context
 def cli(context: click.Context) -> None:
     common.require_command(context)

@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
-from ringcast import _core
+from ringcast import _core, _html
 from ringcast._arguments import checked, flag, refuse
 from ringcast._names import pool_segment_name
 from ringcast._version import __version__
@@ -369,6 +369,19 @@ class PoolClient(_core.PoolClient):
 
     def __repr__(self) -> str:
         return f"<PoolClient of {self._context}{', closed' if self.closed else ''}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        if self.closed:
+            return _html.page(repr(self), {})
+        info, health = self.info, self.health
+        facts = {
+            "capacity": _html.size(info.capacity),
+            "segment": info.segment,
+            "server": f"{health.server} (pid {health.pid})",
+            "servers so far": health.epoch,
+        }
+        return _html.page(repr(self), facts)
 
 
 def _worker_id(worker_id: str | None) -> str:

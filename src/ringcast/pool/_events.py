@@ -152,7 +152,7 @@ class Teller:
             return
         self._thread.join(_LINGER_S)
         if self._thread.is_alive():
-            logging.getLogger("ringcast").warning(
+            logging.getLogger("ringcast.pool").warning(
                 "pool '%s': on_event has not returned for %g s; what it has not been told is not waited for",
                 self._name,
                 _LINGER_S,
@@ -166,7 +166,7 @@ class Teller:
                 elif not self._sent(self._sink, batch):
                     return
             except Exception:
-                logging.getLogger("ringcast").exception(
+                logging.getLogger("ringcast.pool").exception(
                     "pool '%s': events %d to %d could not be told", self._name, batch[0].number, batch[-1].number
                 )
 
@@ -178,7 +178,7 @@ class Teller:
                 return True
             except QueueTimeoutError:
                 if self._ending.is_set():
-                    logging.getLogger("ringcast").warning(
+                    logging.getLogger("ringcast.pool").warning(
                         "pool '%s': its events from %d on were not sent, for the queue is full",
                         self._name,
                         batch[0].number,

@@ -116,7 +116,7 @@ class PoolServer:
         self._prefault = flag("prefault", prefault)
         if on_progress is not None and not callable(on_progress):
             raise refuse("on_progress", "a function or None", on_progress)
-        self._on_progress: OnProgress = on_progress or Lines(name, logging.getLogger("ringcast").info)
+        self._on_progress: OnProgress = on_progress or Lines(name, logging.getLogger("ringcast.pool").info)
         self._sink = checked_sink(on_event)
         self._teller: Teller | None = None
         self._core: _core.PoolServer | None = None

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ringcast import _arguments
+from ringcast import _arguments, _html
 from ringcast.errors import ArgumentError, RankError
 from ringcast.waiting import Wait, WaitSettings
 from ringcast.workers._adopted import Adopted, adopt
@@ -325,7 +325,7 @@ class WorkerGroup:
         """
         calls = self._calls
         under_way = list(calls.under_way.values())
-        return {
+        stats: GroupStats = {
             "under_way": len(under_way),
             "ranks": [
                 calls.answered.of(
@@ -335,6 +335,7 @@ class WorkerGroup:
                 for worker in self._crew.workers
             ],
         }  # fmt: skip
+        return _html.shown(stats)
 
     def close(self, timeout: float = DEFAULT_CLOSE_S) -> None:
         """Ends all workers: they finish the call that they are in, and casts; after `timeout` seconds they get SIGTERM,
@@ -382,6 +383,10 @@ class WorkerGroup:
         dead = sorted(self._calls.dead)
         state = "closed" if self.closed else (f"ranks {dead} have ended" if dead else "open")
         return f"<{self._label}: {state}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return _html.page(repr(self), {}) if self.closed else _html.ranks(repr(self), self.stats())
 
     def __reduce__(self) -> Any:
         raise TypeError(

@@ -15,11 +15,11 @@ import sys
 from enum import Enum
 from typing import NamedTuple
 
-from ringcast._version import __version__
+from ringcast._version import WIRE_VERSION, __version__
 from ringcast.codec import HIGHEST_ENCODING
 from ringcast.net.link._noise import DH_BYTES, TAG_BYTES
 
-VERSION = 1
+VERSION = WIRE_VERSION
 """Of all that passes between links."""
 
 _HELLO = struct.Struct("<8sHBBB3xQ16s")

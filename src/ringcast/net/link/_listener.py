@@ -160,7 +160,9 @@ class Listener:
         except Exception:  # of one of the two functions; all others are still to be heard
             import logging  # rarely needed, and not cheap to import
 
-            logging.getLogger("ringcast").exception("a connection from %s was lost by a fault here", stranger.shown)
+            logging.getLogger("ringcast.link").exception(
+                "a connection from %s was lost by a fault here", stranger.shown
+            )
             if stranger.socket in self._unproven:
                 self._drop(stranger)
 
