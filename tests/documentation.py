@@ -41,7 +41,8 @@ class Section:
 
 def sections(path: Path) -> Iterator[Section]:
     """All of a page, in order. What stands before the first heading is a section without one."""
-    section, opened, block = Section(""), None, []
+    section, block = Section(""), list[str]()
+    opened: tuple[str, str, int] | None = None
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if opened is not None:
             if line.strip() == "```":

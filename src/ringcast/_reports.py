@@ -135,8 +135,8 @@ def reach(end: ReportingEnd, rank: int, host: str, cut: bool) -> None:
     whose = "the writer's machine" if rank == _core.NOBODY else f"the machine of the reader of rank {rank}"
     if cut:
         _log(
-            "link", "%s: %s, host %s, is out of reach: nothing has been heard from there for 4 s. What is sent is kept; it "
-            "counts as lost once link_timeout is over",
+            "link", "%s: %s, host %s, is out of reach: nothing has been heard from there for 4 s. What is sent is "
+            "kept; it counts as lost once link_timeout is over",
             end._context, whose, host, facts=facts,
         )  # fmt: skip
     else:
@@ -146,8 +146,8 @@ def reach(end: ReportingEnd, rank: int, host: str, cut: bool) -> None:
 def chunk_wait(end: ReportingEnd, waited_s: float) -> None:
     """Log that a call waits for a chunk that another thread of this process has open on the same end."""
     _log(
-        "wait", "%s has waited %.0f s for another thread of this process, which has a chunk open on this end and has not "
-        "left its block (acquire_write, loan, loan_array, acquire_read)",
+        "wait", "%s has waited %.0f s for another thread of this process, which has a chunk open on this end and has "
+        "not left its block (acquire_write, loan, loan_array, acquire_read)",
         end._context, waited_s, facts=_facts(end, _stats_of(end), waited_s),
     )  # fmt: skip
 
@@ -167,8 +167,8 @@ def name_left(end: ReportingEnd) -> None:
     facts = {"queue": end.name, "segment": end.segment, "user": user}
     with suppress(ImportError):  # a process without its privileges may not be able to read the library, nor to log
         _log(
-            "memory", "%s %s is closed, but uid %d may not remove the name of segment %s. Its memory is given back once no "
-            "reader uses it; the next queue of the user who made it, or `ringcast clean`, removes the name. "
+            "memory", "%s %s is closed, but uid %d may not remove the name of segment %s. Its memory is given back "
+            "once no reader uses it; the next queue of the user who made it, or `ringcast clean`, removes the name. "
             "Make queues after changing users.",
             type(end).__name__, end.name or end.segment, user, end.segment, facts=facts,
         )  # fmt: skip
