@@ -31,7 +31,7 @@ $(BIN)/python:
 
 # The package is installed in editable form: Python files are used in place, the extension is rebuilt when it changes.
 $(VENV)/dev: $(BIN)/python $(CORE)
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[dev,docs]"
 	@touch $@
 
 $(VENV)/bench: $(VENV)/dev
