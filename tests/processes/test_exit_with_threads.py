@@ -81,7 +81,7 @@ CALLS = {
     "a call of the binding library": "reader.wait_until_ready(Stops())",
     "the iteration": "writer.enqueue(Made()); next(reader)",
     "the filter of a log line": """
-    logging.getLogger('ringcast').addFilter(stop)
+    logging.getLogger('ringcast.evict').addFilter(stop)
     writer.enqueue_many([b'1', b'2', b'3'])""",
 }
 

@@ -137,7 +137,7 @@ def test_a_long_wait_of_a_reader_is_logged_with_all_that_matters(
     (text, *_) = [record.getMessage() for record in caplog.records]
     for part in (f"queue '{writer.name}' (reader, rank 0, ", f"pid {os.getpid()}", "has waited", "alive"):
         assert part in text
-    assert all(record.name == "ringcast" and record.levelno == logging.WARNING for record in caplog.records)
+    assert all(record.name == "ringcast.wait" and record.levelno == logging.WARNING for record in caplog.records)
 
 
 def test_a_long_wait_of_a_writer_names_the_reader_that_lags(
