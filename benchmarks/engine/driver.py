@@ -52,7 +52,9 @@ class Engine:
     processes: dict[str, int]
     up_s: float
 
-    def __init__(self, kind: str, work: Path, model: Path, *, probed: bool = False) -> None:
+    def __init__(
+        self, kind: str, work: Path, model: Path, *, probed: bool = False, options: dict[str, Any] | None = None
+    ) -> None:
         self.kind = kind
         self.folder = work / f"{kind}-{time.monotonic_ns()}"
         self._sockets, self._temporary, self.probes = (self.folder / name for name in ("rpc", "tmp", "probes"))
@@ -72,7 +74,7 @@ class Engine:
         answers, theirs = os.pipe()
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.engine.engine", str(theirs), str(model)],
+                [sys.executable, "-m", "benchmarks.engine.engine", str(theirs), str(model), json.dumps(options or {})],
                 stdin=subprocess.PIPE, stdout=log, stderr=log, pass_fds=(theirs,), env=environment, cwd=ROOT,
                 start_new_session=True,
             )  # fmt: skip

@@ -1,6 +1,6 @@
 """One engine, in a process of its own: told what to do by lines of JSON on its standard input, answers on a descriptor.
 
-python -m benchmarks.engine.engine DESCRIPTOR MODEL_FOLDER
+python -m benchmarks.engine.engine DESCRIPTOR MODEL_FOLDER OPTIONS_AS_JSON
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ _LIGHT_EVERY_S = 0.5
 class Engine:
     """vLLM, offline, and what it can be told to do: each method is a command, what it returns the answer."""
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, options: dict[str, Any]) -> None:
         from vllm import LLM, SamplingParams
 
         self._sampling = SamplingParams
-        self._llm: Any = LLM(
-            model=str(model), load_format="dummy", skip_tokenizer_init=True, tensor_parallel_size=2,
-            distributed_executor_backend="mp", enforce_eager=True, dtype="float32", max_model_len=1024,
-            max_num_seqs=REQUESTS, max_num_batched_tokens=4096, disable_log_stats=True, enable_prefix_caching=False,
-            seed=0,
-        )  # fmt: skip
+        own: dict[str, Any] = {
+            "model": str(model), "load_format": "dummy", "skip_tokenizer_init": True, "tensor_parallel_size": 2,
+            "distributed_executor_backend": "mp", "enforce_eager": True, "dtype": "float32", "max_model_len": 1024,
+            "max_num_seqs": REQUESTS, "max_num_batched_tokens": 4096, "disable_log_stats": True,
+            "enable_prefix_caching": False, "seed": 0,
+        }  # fmt: skip
+        self._llm: Any = LLM(**own | options)
         self._prompts = [{"prompt_token_ids": tokens} for tokens in prompts(REQUESTS, PROMPT_TOKENS)]
 
     def _generate(self, tokens: int, requests: int = REQUESTS, logprobs: int | None = None) -> list[Any]:
@@ -68,6 +69,34 @@ class Engine:
             time.sleep(max(0.0, _LIGHT_EVERY_S - latencies[-1]))  # the light load is that pause
         return {"latency_s": sorted(latencies)[len(latencies) // 2]}
 
+    def answer(
+        self, prompts: list[list[int]], tokens: int, salt: str | None = None, rounds: int = 1
+    ) -> dict[str, Any]:
+        """What it makes of these prompts, how probable it holds that to be, how many tokens it did not compute, and
+        how long it took; of several rounds what the last one made, all seconds, and how many failed."""
+        sampling = self._sampling(
+            temperature=0.0, max_tokens=tokens, min_tokens=tokens, ignore_eos=True, detokenize=False, logprobs=0
+        )
+        asked = [{"prompt_token_ids": one} | ({"cache_salt": salt} if salt else {}) for one in prompts]
+        seconds, made = [], []
+        for _ in range(rounds):
+            began = time.perf_counter()
+            outputs = self._llm.generate(asked, sampling, use_tqdm=False)
+            seconds.append(time.perf_counter() - began)
+            made = [output.outputs[0] for output in outputs]
+        return {
+            "tokens": [list(one.token_ids) for one in made], "cached": [one.num_cached_tokens for one in outputs],
+            "logprobs": [
+                [float(step[token].logprob) for step, token in zip(one.logprobs or [], one.token_ids, strict=False)]
+                for one in made
+            ],
+            "reasons": [one.finish_reason for one in made], "seconds": seconds,
+        }  # fmt: skip
+
+    def forget(self) -> dict[str, Any]:
+        """Its own prefixes."""
+        return {"forgotten": self._llm.reset_prefix_cache()}
+
     def until_it_fails(self) -> dict[str, Any]:
         """Goes on for long: the error that ends it, and when."""
         try:
@@ -81,7 +110,7 @@ def main() -> None:
     """Serve until the input ends or says stop."""
     answers = os.fdopen(int(sys.argv[1]), "w", buffering=1)
     began = time.monotonic()
-    engine = Engine(Path(sys.argv[2]))
+    engine = Engine(Path(sys.argv[2]), json.loads(sys.argv[3]))
     print(json.dumps({"up_s": time.monotonic() - began}), file=answers)
     for line in sys.stdin:
         command, *arguments = json.loads(line)

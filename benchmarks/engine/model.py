@@ -17,13 +17,18 @@ _CONFIG = {
 }  # fmt: skip
 
 
-def make(folder: Path) -> Path:
+_LARGER = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 8,
+           "num_key_value_heads": 8, "max_position_embeddings": 4096}  # fmt: skip
+"""Of which a long prompt takes a while: 16 KiB a token and rank."""
+
+
+def make(folder: Path, *, larger: bool = False) -> Path:
     """The folder that vLLM loads; the weights are made while it does."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(_CONFIG))
+    (folder / "config.json").write_text(json.dumps(_CONFIG | (_LARGER if larger else {})))
     return folder
 
 
-def prompts(count: int, tokens: int) -> list[list[int]]:
-    """So many prompts of so many tokens, each time the same."""
-    return [[3 + (7 * i + j) % (VOCABULARY - 10) for j in range(tokens)] for i in range(count)]
+def prompts(count: int, tokens: int, first: int = 0) -> list[list[int]]:
+    """So many prompts of so many tokens, each time the same; another `first` makes others."""
+    return [[3 + (7 * (first + i) + j) % (VOCABULARY - 10) for j in range(tokens)] for i in range(count)]

@@ -1,0 +1,385 @@
+"""vLLM's KV connector over a ringcast pool: what its `--kv-transfer-config` names. Imported by the engine only.
+
+    {"kv_connector": "RingcastConnector", "kv_connector_module_path": "ringcast.vllm.connector", "kv_role": "kv_both",
+     "kv_load_failure_policy": "recompute", "kv_connector_extra_config": {"pool": "kv0"}}
+
+Here are vLLM's names and types; what is done is in `_scheduling`, in the engine core, and in `_copying`, in each worker.
+docs/vllm-pool.md is the guide.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+import vllm
+from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+    KVConnectorBase_V1,
+    KVConnectorHandshakeMetadata,
+    KVConnectorMetadata,
+    KVConnectorRole,
+    KVConnectorWorkerMetadata,
+    SupportsHMA,
+)
+from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorPromMetrics, KVConnectorStats
+
+from ringcast.errors import ArgumentError, LayoutError
+from ringcast.pool import KVLayout
+from ringcast.vllm._copying import Copying
+from ringcast.vllm._counts import EXPLAINED
+from ringcast.vllm._plans import Handshake, Plan, Report
+from ringcast.vllm._pool_settings import Settings
+from ringcast.vllm._scheduling import Model, Scheduling
+
+try:
+    from vllm.v1.metrics.cache_hit_source import CacheHitSource
+except ImportError:  # a release that does not ask
+    CacheHitSource = None
+
+_log = logging.getLogger("vllm.ringcast")
+
+_KINDS = {"FullAttentionSpec", "MLAAttentionSpec"}
+"""Kinds of cache of which a block holds the tokens that its hash says, and all of them."""
+
+
+class HandshakeMetadata(Handshake, KVConnectorHandshakeMetadata):  # type: ignore[misc]
+    """A `Handshake`, as vLLM wants it."""
+
+
+class PlanMetadata(Plan, KVConnectorMetadata):  # type: ignore[misc]
+    """A `Plan`, as vLLM wants it."""
+
+
+class ReportMetadata(Report, KVConnectorWorkerMetadata):  # type: ignore[misc]
+    """A `Report`, as vLLM wants it."""
+
+
+class PoolStats(KVConnectorStats):  # type: ignore[misc]
+    """What has been done since the last time: `_counts.EXPLAINED`."""
+
+    def reset(self) -> None:
+        """Nothing has been done."""
+        self.data = {}
+
+    def aggregate(self, other: KVConnectorStats) -> KVConnectorStats:
+        """Of several sides, or times, together."""
+        for name, count in other.data.items():
+            self.data[name] = self.data.get(name, 0) + count
+        return self
+
+    def reduce(self) -> dict[str, int | float]:
+        """What vLLM's log shows."""
+        return dict(self.data)
+
+    def is_empty(self) -> bool:
+        """Has nothing been done?"""
+        return not self.data
+
+
+class PoolMetrics(KVConnectorPromMetrics):  # type: ignore[misc]
+    """The same as counters for Prometheus, `vllm:ringcast_pool_<name>`."""
+
+    def __init__(
+        self, vllm_config: Any, metric_types: Any, labelnames: list[str], per_engine_labelvalues: dict[int, list[object]]
+    ) -> None:
+        super().__init__(vllm_config, metric_types, labelnames, per_engine_labelvalues)
+        self._counters = {}
+        for name, explained in EXPLAINED.items():
+            counter = self._counter_cls(f"vllm:ringcast_pool_{name}", documentation=explained, labelnames=labelnames)
+            self._counters[name] = {
+                engine: counter.labels(*values) for engine, values in per_engine_labelvalues.items()
+            }
+
+    def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:
+        """Count what an engine has told."""
+        for name, count in transfer_stats_data.items():
+            if name in self._counters:
+                self._counters[name][engine_idx].inc(count)
+
+
+class RingcastConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
+    """Prefixes that an engine has computed, for every engine of the machine that has the same model and pool.
+
+    One is made in the engine core and one in each worker. Raises ArgumentError for settings, LayoutError for models
+    and ways to run them that it cannot serve, so that the engine does not start; from then on nothing.
+    """
+
+    if CacheHitSource is not None:
+        _cache_hit_source = CacheHitSource.HOST
+
+    def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any) -> None:
+        super().__init__(vllm_config, role, kv_cache_config)
+        self._settings = Settings.of(self._kv_transfer_config.kv_connector_extra_config)
+        self._group = _only_group(vllm_config, kv_cache_config)
+        self._scheduling: Scheduling | None = None
+        self._copying: Copying | None = None
+        self._handshake: HandshakeMetadata | None = None
+        self._pool: Any = None
+        if role == KVConnectorRole.SCHEDULER and self._kv_transfer_config.kv_load_failure_policy != "recompute":
+            _log.warning(
+                "ringcast: kv_load_failure_policy is %r: a request of which a chunk cannot be loaded fails; with "
+                "'recompute' it is computed", self._kv_transfer_config.kv_load_failure_policy,
+            )  # fmt: skip
+
+    @property
+    def requires_kv_delivery(self) -> bool:
+        """No: what is not stored is computed again."""
+        return False
+
+    # --- The scheduler's side.
+
+    def set_xfer_handshake_metadata(self, metadata: dict[int, KVConnectorHandshakeMetadata]) -> None:
+        """All workers have told what their pages are: from here on there are requests."""
+        told = list(metadata.values())
+        shards = self._vllm_config.parallel_config.tensor_parallel_size
+        if len(told) != shards or any(one != told[0] for one in told):
+            raise LayoutError(f"the {shards} workers' pages must be alike; they are {told}")
+        layout = KVLayout.sizes(told[0].page_bytes, shards=shards, cpu_isa=told[0].cpu_isa)
+        self._scheduling = Scheduling(
+            self._settings, _model(self._vllm_config, self._kv_cache_config, self._group, told[0].form), layout,
+            self, self._blocks_of,
+            loads=self._kv_transfer_config.is_kv_consumer, stores=self._kv_transfer_config.is_kv_producer,
+        )  # fmt: skip
+
+    def bind_gpu_block_pool(self, gpu_block_pool: Any) -> None:
+        """The engine's blocks, which stores hold."""
+        self._pool = gpu_block_pool
+
+    def count(self) -> int:
+        """How many blocks the engine has."""
+        return len(self._pool.blocks)
+
+    def hold(self, blocks: list[int]) -> None:
+        """These blocks are neither freed nor used for anything else until they are let go."""
+        self._pool.touch([self._pool.blocks[block] for block in blocks])
+
+    def let_go(self, blocks: list[int]) -> None:
+        """The last ones are evicted first."""
+        self._pool.free_blocks([self._pool.blocks[block] for block in reversed(blocks)])
+
+    def _blocks_of(self, request: str) -> Sequence[int]:
+        blocks: Sequence[int] = self._kv_cache_manager.get_block_ids(request)[0]
+        return blocks
+
+    def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
+        """Tokens that the pool has, beyond those; loads are asynchronous, always."""
+        return (0, False) if self._scheduling is None else self._scheduling.matched(request, num_computed_tokens)
+
+    def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
+        """The engine has blocks for them."""
+        if self._scheduling is not None:
+            self._scheduling.allocated(request, blocks.get_block_ids()[0], num_external_tokens)
+
+    def build_connector_meta(self, scheduler_output: Any) -> KVConnectorMetadata:
+        """What the workers have to do with this step."""
+        if self._scheduling is None:
+            return PlanMetadata()
+        plan = self._scheduling.plan(scheduler_output.num_scheduled_tokens)
+        return PlanMetadata(plan.loads, plan.stores)
+
+    def update_connector_output(self, connector_output: Any) -> None:
+        """What the workers have done."""
+        if self._scheduling is not None:
+            report = connector_output.kv_connector_worker_meta
+            self._scheduling.update(connector_output.finished_recving or (), report)
+
+    def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
+        """Its blocks may go: those that are being stored are held."""
+        if self._scheduling is not None:
+            self._scheduling.finished(request.request_id)
+        return False, None
+
+    def request_finished_all_groups(
+        self, request: Any, block_ids: tuple[list[int], ...]
+    ) -> tuple[bool, dict[str, Any] | None]:
+        """The same."""
+        return self.request_finished(request, block_ids[0] if block_ids else [])
+
+    def has_pending_block_frees(self) -> bool:
+        """Do stores hold blocks that they let go soon?"""
+        return self._scheduling is not None and self._scheduling.busy
+
+    def has_pending_push_work(self) -> bool:
+        """Are there stores to be ended, for which the engine goes on with empty steps?"""
+        return self._scheduling is not None and self._scheduling.busy
+
+    def reset_cache(self) -> bool | None:
+        """This engine finds nothing that was stored until now, and stores for itself alone from now on."""
+        if self._scheduling is not None:
+            self._scheduling.forget()
+        return True
+
+    # --- The workers' side.
+
+    def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
+        """The worker's tensors: opaque pages, one a block and layer."""
+        from vllm.distributed.parallel_state import get_tensor_model_parallel_rank
+
+        names = [name for name in self._group.layer_names if name in kv_caches]
+        tensors = [kv_caches[name] for name in names]
+        if not tensors:
+            raise LayoutError(f"no layer of {self._group.layer_names} has a cache on this worker")
+        n_blocks = self._kv_cache_config.num_blocks
+        pages = [_page_bytes(name, tensor, n_blocks) for name, tensor in zip(names, tensors, strict=True)]
+        shards = self._vllm_config.parallel_config.tensor_parallel_size
+        isa = _cpu_isa(self._vllm_config, self._group, tensors[0])
+        layout = KVLayout.pages(list(zip(tensors, pages, strict=True)), shards=shards, cpu_isa=isa)
+        form = _form(self._vllm_config, self._kv_cache_config, tensors, n_blocks)
+        self._handshake = HandshakeMetadata(layout.page_bytes, layout.cpu_isa, form)
+        fence = None if tensors[0].device.type == "cpu" else _fence_of(tensors[0].device)
+        self._copying = Copying(self._settings, layout, get_tensor_model_parallel_rank(), fence)
+
+    def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
+        """What the scheduler's side is told of them."""
+        return self._handshake
+
+    def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
+        """Begin what the step's plan asks for."""
+        if self._copying is not None and self._connector_metadata is not None:
+            self._copying.begin(self._connector_metadata)
+
+    def wait_for_layer_load(self, layer_name: str) -> None:
+        """Nothing is loaded for the step that is under way."""
+
+    def save_kv_layer(self, layer_name: str, kv_layer: torch.Tensor, attn_metadata: Any, **kwargs: Any) -> None:
+        """Whole blocks are stored, once all layers are there."""
+
+    def wait_for_save(self) -> None:
+        """What is stored is held by the scheduler's side: nothing has to wait."""
+
+    def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
+        """Loads that have ended, well or not."""
+        return None, None if self._copying is None else self._copying.take_received()
+
+    def get_block_ids_with_load_errors(self) -> set[int]:
+        """Blocks that hold nothing of use."""
+        return set() if self._copying is None else self._copying.take_failed_blocks()
+
+    def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
+        """What else the scheduler's side is told."""
+        report = Report() if self._copying is None else self._copying.take_report()
+        return ReportMetadata(report.failed_loads, report.stored, report.not_stored) if report else None
+
+    # --- Both.
+
+    def get_kv_connector_stats(self) -> KVConnectorStats | None:
+        """What this side has done since the last time."""
+        side = self._scheduling or self._copying
+        counts = side.counts.take() if side is not None else {}
+        return PoolStats(data=counts) if counts else None
+
+    @classmethod
+    def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> KVConnectorStats | None:
+        """The same, from what has travelled."""
+        return PoolStats(data=data or {})
+
+    @classmethod
+    def build_prom_metrics(
+        cls, vllm_config: Any, metric_types: Any, labelnames: list[str], per_engine_labelvalues: dict[int, list[object]]
+    ) -> KVConnectorPromMetrics | None:
+        """The same, for Prometheus."""
+        return PoolMetrics(vllm_config, metric_types, labelnames, per_engine_labelvalues)
+
+    def shutdown(self) -> None:
+        """Give everything back."""
+        for side in (self._scheduling, self._copying):
+            if side is not None:
+                side.close()
+
+
+def _only_group(vllm_config: Any, kv_cache_config: Any) -> Any:
+    """The group of layers whose blocks are stored. Raises LayoutError, with the reason, for what is not served."""
+    parallel = vllm_config.parallel_config
+    for name in ("pipeline_parallel_size", "decode_context_parallel_size", "prefill_context_parallel_size"):
+        if getattr(parallel, name, 1) > 1:
+            raise LayoutError(
+                f"{name} is {getattr(parallel, name)}, and must be 1: the parts of a chunk are alike, one of each rank "
+                "of the tensor parallel group"
+            )
+    groups = kv_cache_config.kv_cache_groups
+    kinds = [sorted({type(spec).__name__ for spec in _specs(group.kv_cache_spec)}) for group in groups]
+    if len(groups) != 1 or not set(kinds[0]) <= _KINDS:
+        raise LayoutError(
+            f"this model's KV cache has groups of {kinds}; a ringcast pool serves one group of full attention: of "
+            "sliding windows, states and several groups a prefix is no row of blocks that stay"
+        )
+    return groups[0]
+
+
+def _specs(spec: Any) -> Iterable[Any]:
+    """Of each layer, where they are told apart."""
+    inner = getattr(spec, "kv_cache_specs", None)
+    return inner.values() if isinstance(inner, dict) else [spec]
+
+
+def _page_bytes(name: str, tensor: torch.Tensor, n_blocks: int) -> int:
+    total = tensor.numel() * tensor.element_size()
+    if total % n_blocks:
+        raise LayoutError(f"the cache of {name} has {total} bytes, which are no {n_blocks} blocks of one size")
+    return total // n_blocks
+
+
+def _cpu_isa(vllm_config: Any, group: Any, tensor: torch.Tensor) -> str | None:
+    """What a CPU's kernels pack pages for; None on a device."""
+    if tensor.device.type != "cpu":
+        return None
+    spec = next(iter(_specs(group.kv_cache_spec)))
+    try:
+        from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
+
+        isa = _get_attn_isa(spec.dtype, spec.block_size, spec.head_size)
+    except Exception as error:
+        raise LayoutError(f"how this CPU's kernels pack the KV cache cannot be told: {error!r}") from error
+    return f"{platform.machine()} {isa}"
+
+
+def _form(vllm_config: Any, kv_cache_config: Any, tensors: list[torch.Tensor], n_blocks: int) -> str:
+    """What else pages' bytes depend on: the release, its block size and its hashes, and how dimensions lie in a page."""
+    cache = vllm_config.cache_config
+    lying = [
+        (str(tensor.dtype), [n for n in tensor.shape if n != n_blocks], [s for n, s in _dims(tensor) if n != n_blocks])
+        for tensor in tensors
+    ]
+    said = json.dumps(
+        [lying, str(getattr(kv_cache_config, "kv_cache_layout", None)), str(cache.cache_dtype),
+         str(cache.prefix_caching_hash_algo), str(tensors[0].device.type)]
+    )  # fmt: skip
+    digest = hashlib.sha256(said.encode()).hexdigest()[:16]
+    return f"{vllm.__version__[:24]} {cache.block_size} {digest}"
+
+
+def _dims(tensor: torch.Tensor) -> list[tuple[int, int]]:
+    return list(zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def _model(vllm_config: Any, kv_cache_config: Any, group: Any, form: str) -> Model:
+    model, cache = vllm_config.model_config, vllm_config.cache_config
+    config = model.hf_config.to_json_string() if hasattr(model.hf_config, "to_json_string") else str(model.hf_config)
+    said = [str(model.quantization), str(model.dtype), config]
+    if str(getattr(vllm_config.load_config, "load_format", "")) == "dummy":
+        said.append(f"weights of seed {model.seed}")
+    revision = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+    dtype = model.dtype if cache.cache_dtype in ("auto", None) else cache.cache_dtype
+    block_tokens = next(iter(_specs(group.kv_cache_spec))).block_size
+    hash_tokens = getattr(kv_cache_config, "hash_block_size", None) or block_tokens
+    if block_tokens % hash_tokens:
+        raise ArgumentError(f"a block of {block_tokens} tokens is no whole number of hashes, of {hash_tokens}")
+    return Model(
+        model.model, f"{model.revision or ''}#{revision}", str(dtype).removeprefix("torch."), form, block_tokens,
+        block_tokens // hash_tokens,
+    )  # fmt: skip
+
+
+def _fence_of(device: torch.device) -> Callable[[], Callable[[], object]]:
+    def fence() -> Callable[[], object]:
+        event = torch.Event(device)
+        event.record()
+        wait: Callable[[], object] = event.synchronize
+        return wait
+
+    return fence
