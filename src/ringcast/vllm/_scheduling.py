@@ -300,6 +300,7 @@ class Scheduling:
             return
         self._extend(known)
         full = min(computed, len(known.keys))
+        known.offered += self._there(known.keys[known.offered : full])
         room = self._blocks.count() // _HELD_SHARE - self._n_held
         count = min(full - known.offered, room)
         if full <= known.offered:
@@ -319,6 +320,15 @@ class Scheduling:
         self._n_held += len(blocks)
         self._storing[store.number] = store
         self._to_do.put(lambda: self._reserve(store))
+
+    def _there(self, keys: Keys) -> int:
+        """How many of them, from the first on, the pool has anyway."""
+        client = self._access.client
+        try:
+            return client.lookup(keys).total if client is not None else 0
+        except PoolError as error:
+            self._trouble(client, error)
+            return 0
 
     def _take_answers(self) -> None:
         while self._answers:

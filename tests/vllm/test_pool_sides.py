@@ -1,0 +1,319 @@
+"""The KV connector's two sides over a real pool, without vLLM: what is loaded, stored, skipped, and given back."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from ringcast import errors
+from ringcast.instruments.looking import sweep
+from ringcast.pool import PoolServer
+from ringcast.vllm import _scheduling
+from ringcast.vllm._plans import Load, Plan, Report, Store
+from ringcast.vllm._pool_settings import Settings
+from tests.pool.test_pool_deaths import start_server, stop
+from tests.support import Child, eventually, mapped, segments, unique_name
+from tests.vllm.toy import BLOCK, CHUNK, MODEL, RANKS, Toy, ToyRequest, hashes, page
+
+Starter = Callable[..., Child]
+PROMPT = list(range(8 * BLOCK + 2))
+
+
+@pytest.fixture(autouse=True)
+def _sweeps_what_killed_servers_left() -> Iterator[None]:
+    yield
+    sweep()
+
+
+@contextmanager
+def server(chunks: int = 64, name: str | None = None) -> Iterator[PoolServer]:
+    with PoolServer(name or unique_name("v"), chunks * (CHUNK + 4096), entries=max(16, chunks)) as made:
+        yield made
+
+
+def stored(pool: PoolServer) -> int:
+    count: Any = pool.stats()["stored"]
+    return int(count)
+
+
+def nothing_is_held(engine: Toy) -> None:
+    assert not engine.held
+    clients = [engine.side._access.client, *(worker._access.client for worker in engine.workers)]
+    assert [client.held_pins for client in clients if client is not None] == [0] * len([c for c in clients if c])
+
+
+def test_a_second_engine_takes_the_first_ones_prefix_and_computes_the_rest() -> None:
+    with server() as pool, Toy(pool.name) as first, Toy(pool.name) as second:
+        assert first.run(ToyRequest("a", PROMPT)) == 0
+        assert first.counted()["blocks_stored"] == stored(pool) == 8
+        assert second.run(ToyRequest("a", [*PROMPT, 1, 2, 3])) == 8 * BLOCK
+        counted = second.counted()
+        assert counted["blocks_loaded"] == 8
+        assert counted["bytes_loaded"] == 8 * CHUNK
+        assert stored(pool) == 9, "what was there is not stored again, and what came after it is"
+        for engine in (first, second):
+            nothing_is_held(engine)
+
+
+def test_a_prompts_last_token_is_computed_even_where_all_of_it_is_there() -> None:
+    with server() as pool, Toy(pool.name) as engine:
+        engine.run(ToyRequest("a", PROMPT[: 4 * BLOCK]))
+        assert engine.run(ToyRequest("b", PROMPT[: 4 * BLOCK])) == 3 * BLOCK
+
+
+def test_another_salt_another_model_and_another_form_find_nothing() -> None:
+    with server() as pool, Toy(pool.name) as engine:
+        engine.run(ToyRequest("a", PROMPT, cache_salt="one"))
+        assert engine.run(ToyRequest("b", PROMPT)) == 0
+        assert engine.run(ToyRequest("c", PROMPT, cache_salt="two" * 1000)) == 0
+        assert engine.run(ToyRequest("d", PROMPT, cache_salt="two" * 1000)) == 8 * BLOCK
+        assert engine.run(ToyRequest("e", PROMPT, cache_salt="one")) == 8 * BLOCK
+        for other in (MODEL._replace(name="m2"), MODEL._replace(revision="2"), MODEL._replace(form="other")):
+            with Toy(pool.name, model=other) as stranger:
+                assert stranger.run(ToyRequest("a", PROMPT, cache_salt="one")) == 0
+
+
+def test_who_wants_no_cache_reads_none_and_after_a_reset_nobody_finds_what_was() -> None:
+    with server() as pool, Toy(pool.name) as engine:
+        engine.run(ToyRequest("a", PROMPT))
+        assert engine.run(ToyRequest("b", PROMPT, skip_reading_prefix_cache=True)) == 0
+        engine.side.forget()
+        assert engine.run(ToyRequest("c", PROMPT)) == 0
+        assert engine.run(ToyRequest("d", PROMPT)) == 8 * BLOCK
+        with Toy(pool.name) as other:
+            assert other.run(ToyRequest("a", PROMPT)) == 8 * BLOCK, "what others have is as it was"
+
+
+def test_what_is_stored_is_held_until_it_is_although_its_request_has_ended() -> None:
+    with server() as pool, Toy(pool.name) as engine:
+        engine.run(ToyRequest("a", PROMPT), settle=False)
+        assert engine.side.busy or not engine.held
+        engine.settle()
+        nothing_is_held(engine)
+        assert stored(pool) == 8
+
+
+def test_what_a_request_makes_is_stored_block_by_block() -> None:
+    with server() as pool, Toy(pool.name) as engine:
+        request = ToyRequest("a", PROMPT[: 2 * BLOCK])
+        engine.admit(request)
+        request.blocks += engine.free[:2]
+        engine.step({"a": 2 * BLOCK})
+        for token in range(2 * BLOCK):
+            request.tokens.append(token)
+            engine.step({"a": 1})
+        engine.settle()
+        assert stored(pool) == 4
+        assert engine.counted()["blocks_stored"] == 4
+        engine.end(request)
+
+
+@pytest.mark.parametrize("when", ["before it has blocks", "with blocks, but not for it", "while it loads"])
+def test_a_request_that_is_aborted_gives_its_chunks_back(when: str) -> None:
+    with server() as pool, Toy(pool.name) as engine:
+        engine.run(ToyRequest("a", PROMPT))
+        request = ToyRequest("b", PROMPT)
+        client = engine.side._access.client
+        assert client is not None
+        tokens, _ = engine.side.matched(request, 0)
+        assert tokens == 8 * BLOCK
+        assert client.held_pins > 0
+        if when == "with blocks, but not for it":
+            engine.side.allocated(request, range(9), 0)
+            assert client.held_pins == 0
+        elif when == "while it loads":
+            engine.side.allocated(request, range(9), tokens)
+            plan = engine.side.plan({})
+            engine.side.finished("b")
+            assert client.held_pins > 0, "the workers have not joined yet"
+            for worker in engine.workers:
+                worker.begin(plan)
+            engine.wait_until(lambda: "b" in engine.loaded)
+        engine.side.finished("b")
+        nothing_is_held(engine)
+
+
+def test_asked_again_with_more_computed_it_pins_the_rest_alone() -> None:
+    with server() as pool, Toy(pool.name) as engine:
+        engine.run(ToyRequest("a", PROMPT))
+        request = ToyRequest("b", PROMPT)
+        assert engine.side.matched(request, 0) == engine.side.matched(request, 0) == (8 * BLOCK, True)
+        assert engine.side.matched(request, 6 * BLOCK) == (2 * BLOCK, True)
+        assert engine.side.matched(request, 8 * BLOCK) == (0, False)
+        engine.side.finished("b")
+        nothing_is_held(engine)
+
+
+def test_a_full_pool_a_small_one_and_one_with_another_size_of_chunks_fail_no_step() -> None:
+    with server(chunks=4) as pool, Toy(pool.name) as engine:
+        engine.run(ToyRequest("a", PROMPT))
+        counted = engine.counted()
+        assert counted["blocks_stored"] + counted["blocks_not_stored"] == 8
+        assert counted["blocks_not_stored"] > 0
+        assert engine.run(ToyRequest("b", PROMPT)) == stored(pool) * BLOCK
+        nothing_is_held(engine)
+
+
+def test_stores_hold_no_more_than_half_of_the_blocks_and_go_on_where_they_stopped() -> None:
+    with server() as pool, Toy(pool.name, blocks=10) as engine:
+        request = ToyRequest("a", list(PROMPT))
+        engine.admit(request)
+        engine.side.plan({"a": len(PROMPT)})
+        assert len(engine.held) == 5
+        engine.compute(request, len(PROMPT))
+        engine.settle()
+        request.tokens.append(7)
+        engine.step({"a": 1})
+        engine.settle()
+        assert stored(pool) == 8
+        engine.end(request)
+
+
+def test_a_flipped_bit_is_a_failed_load_of_that_block_and_asked_for_no_more() -> None:
+    with server() as pool, Toy(pool.name) as engine:
+        engine.run(ToyRequest("a", PROMPT))
+        _flip_a_bit()
+        request = ToyRequest("b", PROMPT)
+        loaded = engine.admit(request)
+        assert loaded < 8 * BLOCK
+        assert engine.counted()["loads_failed"] == 1
+        assert engine.side.matched(request, 0) == (0, False), "it would come to the same again"
+        engine.step({"b": len(PROMPT) - loaded})
+        engine.check(request)
+        engine.end(request)
+        engine.settle()
+        nothing_is_held(engine)
+
+
+def test_what_is_gone_when_the_workers_come_for_it_is_a_failed_load() -> None:
+    with server() as pool, Toy(pool.name) as engine:
+        engine.run(ToyRequest("a", PROMPT))
+        for worker in engine.workers:
+            worker.begin(Plan([Load("x", b"no token", [3, 4])]))
+        engine.wait_until(lambda: "x" in engine.loaded)
+        assert engine.failed_blocks == {3, 4}
+
+
+def test_a_store_of_which_one_worker_fails_its_part_is_given_up() -> None:
+    with server() as pool, Toy(pool.name) as engine:
+        request = ToyRequest("a", PROMPT)
+        engine.admit(request)
+        engine.side.plan({"a": len(PROMPT)})
+        engine.compute(request, len(PROMPT))
+        plans: list[Plan] = []
+
+        def has_come() -> bool:
+            plans.append(engine.side.plan({}))
+            return bool(plans[-1].stores)
+
+        eventually(has_come)
+        [store] = plans[-1].stores
+        engine.workers[0].begin(plans[-1])
+        engine.workers[1].begin(Plan([], [Store(store.number, b"broken on its way", store.blocks)]))
+        engine.settle()
+        assert stored(pool) == 0
+        assert engine.counted()["blocks_not_stored"] == 8
+        engine.end(request)
+        nothing_is_held(engine)
+        assert engine.run(ToyRequest("b", PROMPT)) == 0
+        assert stored(pool) == 8
+
+
+def test_a_killed_server_takes_no_stores_and_goes_on_giving_and_its_successor_takes_them(start: Starter) -> None:
+    name = unique_name("v")
+    child, _ = start_server(start, name, chunks=256)
+    with Toy(name, regain=0.1) as engine:
+        engine.run(ToyRequest("a", PROMPT))
+        child.kill()
+        assert engine.run(ToyRequest("b", PROMPT)) == 8 * BLOCK
+        assert engine.run(ToyRequest("c", [9, *PROMPT])) == 0
+        counted = engine.counted()
+        assert counted["blocks_not_stored"] == 8
+        assert counted["pool_errors"] > 0
+        nothing_is_held(engine)
+        start_server(start, name, chunks=256)
+        assert engine.run(ToyRequest("d", [9, *PROMPT])) == 0
+        assert engine.run(ToyRequest("e", [9, *PROMPT])) == 8 * BLOCK
+
+
+def test_a_stopped_server_delays_no_step_and_what_waits_for_it_is_given_up(start: Starter) -> None:
+    name = unique_name("v")
+    child, _ = start_server(start, name, chunks=256)
+    with Toy(name, timeout=0.2) as engine:
+        stop(child)
+        request = ToyRequest("a", PROMPT)
+        engine.run(request, settle=False)
+        assert engine.side.busy
+        engine.settle()
+        assert engine.counted()["blocks_not_stored"] == 8
+        nothing_is_held(engine)
+        os.kill(child.pid, signal.SIGCONT)
+        eventually(lambda: engine.run(ToyRequest("b", PROMPT)) == 8 * BLOCK)
+
+
+def test_an_engine_finds_its_pool_when_it_comes_and_the_next_one_of_its_name() -> None:
+    name = unique_name("v")
+    with server(name=name), Toy(name) as engine:
+        engine.run(ToyRequest("a", PROMPT))
+    with server(name=name) as pool, Toy(name, retry=0.0) as engine:
+        assert engine.run(ToyRequest("a", PROMPT)) == 0
+        pool.close()
+        with server(name=name) as another:
+            engine.run(ToyRequest("b", [8, *PROMPT]))  # which finds that its pool is closed
+            engine.wait_until(lambda: engine.side._access.client is None or engine.side._access.connect() is not None)
+
+            def stores() -> bool:
+                engine.run(ToyRequest("c", [7, *PROMPT]))
+                return stored(another) > 0
+
+            eventually(stores)
+            nothing_is_held(engine)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({}, "pool"),
+        ({"pool": "kv0", "tiemout": 3}, "tiemout"),
+        ({"pool": 7}, "a str"),
+        ({"pool": "a/b"}, "a/b"),
+        ({"pool": "kv0", "timeout": "soon"}, "timeout"),
+        ({"pool": "kv0", "regain": -1}, "regain"),
+        ({"pool": "kv0", "retry": True}, "retry"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_by_name(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(errors.ArgumentError, match=says):
+        Settings.of(given)
+
+
+def test_reports_of_several_workers_add_up() -> None:
+    together = Report({"a"}, {1: 1}, {2: 1}).aggregate(Report({"b"}, {1: 1, 3: 1}))
+    assert together == Report({"a", "b"}, {1: 2, 3: 1}, {2: 1})
+    assert together
+    assert not Report()
+
+
+def test_each_reset_makes_another_era() -> None:
+    first = _scheduling.replace_era(MODEL)
+    assert first.revision.startswith("1+")
+    assert _scheduling.replace_era(first).revision.partition("+")[0] == "1"
+    assert _scheduling.replace_era(first) != first
+
+
+def _flip_a_bit() -> None:
+    """One bit of what one rank has of the second chunk in a layer, wherever that lies."""
+    content = bytes(page(hashes(PROMPT)[1], RANKS - 1, 1))
+    flipped = 0
+    for name in segments():
+        with mapped(name) as memory:
+            at = memory.find(content)
+            if at >= 0:
+                memory[at + 5] ^= 1
+                flipped += 1
+    assert flipped == 1
