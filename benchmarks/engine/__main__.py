@@ -1,4 +1,4 @@
-"""The trials: `python -m benchmarks.engine [--short] [--out FILE]`, in the environment of requirements.txt.
+"""The trials: `python -m benchmarks.engine [--short] [--part queue]`, in the environment of requirements.txt.
 
 Both engines are up at the same time and take turns, round by round, so that what else the machine does meets both.
 """
@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 from benchmarks.engine import driver, model
 from benchmarks.engine.driver import Engine
 from benchmarks.engine.engine import TOKENS
+from benchmarks.engine.pool import PoolTrials
+from tests import own_shm
 
 KINDS = ("stock", "ringcast")
 _LIGHT_S, _SOON_S, _IDLE_S = 10.0, 1.5, 10.0
@@ -91,6 +93,10 @@ class Trials:
         same = engines["ringcast"].tell("tokens")["tokens"] == self.made
         said = {"stock": "does not start", "ringcast": "the same tokens" if same else "others"}
         self.row(f"with {_LITTLE} of /dev/shm", said, "{}", "the same tokens", same)
+
+    def pool_row(self, what: str, came: str, goal: str, met: bool) -> None:
+        """Keep a line of the trials of the pool, which vLLM has nothing like."""
+        self.row(what, {"ringcast": came}, "{}", goal, met)
 
     def steps(self, engines: dict[str, Engine], *, beside: bool) -> None:
         """Milliseconds a step, and what of it the queues take of the CPUs, in turns."""
@@ -202,35 +208,44 @@ def say(text: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
 
-def main() -> int:
-    """Run, print the table; 0 if all that was to hold does."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__)
-    parser.add_argument("--short", action="store_true", help="start, tokens and the kill of a worker, in ten minutes")
-    parser.add_argument("--rounds", type=int, default=7, help=f"of {TOKENS} steps each, for each queue (default 7)")
-    parser.add_argument("--out", type=Path, help="figures as JSON")
-    options = parser.parse_args()
-    from tests import own_shm
-
-    because = own_shm.enter()
-    if because:
-        say(f"/dev/shm is not our own ({because}): what other programs put there counts as left behind")
-    trials = Trials(options.rounds)
-    with trials.engines(probed=not options.short) as engines:
+def queue_trials(trials: Trials, *, short: bool, because: str | None) -> None:
+    """Those of the queue, each with an engine of each kind."""
+    with trials.engines(probed=not short) as engines:
         trials.tokens(engines)
-        if options.short:
+        if short:
             trials.kills(engines, "w1")
         else:
             trials.steps(engines, beside=False)
             trials.steps(engines, beside=True)
             trials.light(engines)
             trials.stops(engines)
-    if not options.short:
+    if not short:
         with trials.engines() as engines:
             trials.kills(engines, "w1")
         with nullcontext() if because else own_shm.of_size(_LITTLE), trials.engines(["ringcast"]) as engines:
             if not because:
                 trials.little_room(engines)
             trials.kills(engines, "core")
+
+
+def main() -> int:
+    """Run, print the table; 0 if all that was to hold does."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__)
+    parser.add_argument("--short", action="store_true", help="start, tokens and a kill, of both parts, in ten minutes")
+    parser.add_argument(
+        "--part", choices=("queue", "pool"), help="the queue's trials alone, or the pool's (default both)"
+    )
+    parser.add_argument("--rounds", type=int, default=7, help=f"of {TOKENS} steps each, for each queue (default 7)")
+    parser.add_argument("--out", type=Path, help="figures as JSON")
+    options = parser.parse_args()
+    because = own_shm.enter()
+    if because:
+        say(f"/dev/shm is not our own ({because}): what other programs put there counts as left behind")
+    trials = Trials(options.rounds)
+    if options.part != "pool":
+        queue_trials(trials, short=options.short, because=because)
+    if options.part != "queue":
+        PoolTrials(trials.work, trials.pool_row, say).run(short=options.short)
     print(table(trials.rows))
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)

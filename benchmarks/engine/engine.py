@@ -69,9 +69,7 @@ class Engine:
             time.sleep(max(0.0, _LIGHT_EVERY_S - latencies[-1]))  # the light load is that pause
         return {"latency_s": sorted(latencies)[len(latencies) // 2]}
 
-    def answer(
-        self, prompts: list[list[int]], tokens: int, salt: str | None = None, rounds: int = 1
-    ) -> dict[str, Any]:
+    def answer(self, prompts: list[list[int]], tokens: int, salt: str | None = None, rounds: int = 1) -> dict[str, Any]:
         """What it makes of these prompts, how probable it holds that to be, how many tokens it did not compute, and
         how long it took; of several rounds what the last one made, all seconds, and how many failed."""
         sampling = self._sampling(

@@ -1,9 +1,12 @@
-"""A Llama so small that a step is mostly what the engine does around it. Its weights are random, by one seed."""
+"""Llamas so small that a step is mostly what the engine does around it. Their weights are random, by one seed."""
 
 from __future__ import annotations
 
 import json
+import math
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 VOCABULARY = 2048
 _HIDDEN = 128
@@ -19,13 +22,39 @@ _CONFIG = {
 
 _LARGER = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 8,
            "num_key_value_heads": 8, "max_position_embeddings": 4096}  # fmt: skip
-"""Of which a long prompt takes a while: 16 KiB a token and rank."""
+"""Of which a long prompt takes a while, and has 16 KiB a token and rank."""
 
 
-def make(folder: Path, *, larger: bool = False) -> Path:
+def make(folder: Path) -> Path:
     """The folder that vLLM loads; the weights are made while it does."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(_CONFIG | (_LARGER if larger else {})))
+    (folder / "config.json").write_text(json.dumps(_CONFIG))
+    return folder
+
+
+def make_larger(folder: Path) -> Path:
+    """One with weights of its own, of such sizes that what it says depends on every token before."""
+    import torch
+
+    save: Any = import_module("safetensors.torch").save_file
+    hidden, inner, layers = (_LARGER[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+    chance = torch.Generator().manual_seed(0)
+
+    def matrix(rows: int, columns: int) -> torch.Tensor:
+        return torch.randn(rows, columns, generator=chance) / math.sqrt(columns)
+
+    weights = {"model.embed_tokens.weight": matrix(VOCABULARY, hidden), "lm_head.weight": matrix(VOCABULARY, hidden)}
+    norms = ["model.norm.weight"]
+    for i in range(layers):
+        layer = f"model.layers.{i}."
+        norms += [f"{layer}{name}.weight" for name in ("input_layernorm", "post_attention_layernorm")]
+        weights |= {f"{layer}self_attn.{name}_proj.weight": 2 * matrix(hidden, hidden) for name in "qkvo"}
+        weights |= {f"{layer}mlp.{name}_proj.weight": matrix(inner, hidden) for name in ("gate", "up")}
+        weights[f"{layer}mlp.down_proj.weight"] = matrix(hidden, inner)
+    weights |= {name: torch.ones(hidden) for name in norms}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(_CONFIG | _LARGER))
+    save(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 

@@ -202,8 +202,8 @@ class Toy:
     def counted(self) -> dict[str, int]:
         """All counts since the last time."""
         together: dict[str, int] = {}
-        for side in (self.side, *self.workers):
-            for name, count in side.counts.take().items():
+        for counts in (self.side.counts, *(worker.counts for worker in self.workers)):
+            for name, count in counts.take().items():
                 together[name] = together.get(name, 0) + count
         return together
 

@@ -16,6 +16,7 @@ from ringcast import _core
 from ringcast._core import RetrieveLease, StoreLease
 from ringcast.errors import PoolConnectError, PoolError
 from ringcast.pool import KVLayout, PoolClient, gather_paged, scatter_paged
+from ringcast.pool._trial import try_layout
 from ringcast.vllm._counts import Counts
 from ringcast.vllm._plans import Load, Plan, Report, Store
 from ringcast.vllm._pool_access import Access
@@ -28,7 +29,7 @@ _LOADERS, _STORERS = 2, 1
 
 
 class Copying:
-    """One worker's.
+    """One worker's. Raises LayoutError if copies of its tensors are wrong.
 
     Args:
         layout: of its tensors.
@@ -45,7 +46,9 @@ class Copying:
         self._tensors = list(layout.tensors)
         self._part = part
         self._fence = fence
-        self._access = Access(settings, layout, f"vllm-rank{part}")
+        try_layout(layout)  # now, while nobody else writes to the blocks that are tried
+        alike = KVLayout.sizes(layout.page_bytes, layout.pages_per_chunk, layout.shards, layout.cpu_isa)
+        self._access = Access(settings, alike, f"vllm-rank{part}")
         self._access.connect()
         self._loaders = ThreadPoolExecutor(_LOADERS, "ringcast-load")
         self._storers = ThreadPoolExecutor(_STORERS, "ringcast-store")
@@ -131,7 +134,7 @@ class Copying:
             counted[store.number] = counted.get(store.number, 0) + 1
 
     def _gather(self, store: Store) -> None:
-        client, lease = self._join(store.token)
+        _, lease = self._join(store.token)
         assert isinstance(lease, StoreLease)
         with lease:  # whose end commits, or aborts
             slots = _core.unseen_slots(lease)

@@ -17,6 +17,7 @@ class Access:
     """One process's client of the pool, while there is one.
 
     `client` costs nothing and waits for nothing. Whoever may wait calls `connect`: not the thread of an engine's steps.
+    The layout is one of sizes: to try one on an engine's tensors, as clients do, is for when they are not in use yet.
     """
 
     def __init__(self, settings: Settings, layout: KVLayout, who: str) -> None:
@@ -39,7 +40,7 @@ class Access:
         return self._client is None and not self._closed and time.monotonic() >= self._next_try
 
     def connect(self) -> PoolClient | None:
-        """The client, or another try to get one if it is time. Raises LayoutError: copies of these tensors are wrong."""
+        """The client, or another try to get one if it is time."""
         with self._lock:
             if not self.due:
                 return self._client

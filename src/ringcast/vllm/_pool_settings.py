@@ -41,4 +41,4 @@ class Settings:
         for name in known[1:]:
             if name in given:
                 _core.checked_ns(f"{EXTRA}['{name}']", given[name])
-        return cls(**{name: value if name == "pool" else float(value) for name, value in given.items()})
+        return cls(given["pool"], **{name: float(given[name]) for name in known[1:] if name in given})

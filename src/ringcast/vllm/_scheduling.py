@@ -40,12 +40,18 @@ _SPACES = 256
 class Request(Protocol):
     """What is looked at of a request of vLLM's."""
 
-    request_id: str
-    block_hashes: Sequence[bytes]
-    num_tokens: int
-    num_computed_tokens: int
-    cache_salt: str | None
-    skip_reading_prefix_cache: bool
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def block_hashes(self) -> Sequence[bytes]: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def num_computed_tokens(self) -> int: ...
+    @property
+    def cache_salt(self) -> str | None: ...
+    @property
+    def skip_reading_prefix_cache(self) -> bool: ...
 
 
 class Blocks(Protocol):
@@ -104,7 +110,6 @@ class Scheduling:
         layout: of the workers' chunks, all parts together.
         blocks_of: the blocks of a request, in their order.
         loads, stores: whether it does either.
-        on_stored: told the keys that are in the pool now, by the engine's thread.
     """
 
     def __init__(
@@ -117,7 +122,6 @@ class Scheduling:
         *,
         loads: bool = True,
         stores: bool = True,
-        on_stored: Callable[[str, int, list[int]], None] | None = None,
     ) -> None:
         self.counts = Counts()
         self._settings = settings
@@ -444,4 +448,3 @@ def salt_bytes(salt: str | None) -> bytes:
     """A tenant's salt: vLLM's `cache_salt`; of one that is longer than a pool's salts, its digest."""
     encoded = (salt or "").encode()
     return encoded if len(encoded) <= 1024 else hashlib.sha256(encoded).digest()
-

@@ -3,8 +3,8 @@
     {"kv_connector": "RingcastConnector", "kv_connector_module_path": "ringcast.vllm.connector", "kv_role": "kv_both",
      "kv_load_failure_policy": "recompute", "kv_connector_extra_config": {"pool": "kv0"}}
 
-Here are vLLM's names and types; what is done is in `_scheduling`, in the engine core, and in `_copying`, in each worker.
-docs/vllm-pool.md is the guide.
+Here are vLLM's names and types; what is done is in `_scheduling`, in the engine core, and in `_copying`, in each
+worker. docs/vllm-pool.md is the guide.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class PoolStats(KVConnectorStats):  # type: ignore[misc]
 
     def reset(self) -> None:
         """Nothing has been done."""
-        self.data = {}
+        self.data: dict[str, int] = {}
 
     def aggregate(self, other: KVConnectorStats) -> KVConnectorStats:
         """Of several sides, or times, together."""
@@ -85,7 +85,11 @@ class PoolMetrics(KVConnectorPromMetrics):  # type: ignore[misc]
     """The same as counters for Prometheus, `vllm:ringcast_pool_<name>`."""
 
     def __init__(
-        self, vllm_config: Any, metric_types: Any, labelnames: list[str], per_engine_labelvalues: dict[int, list[object]]
+        self,
+        vllm_config: Any,
+        metric_types: Any,
+        labelnames: list[str],
+        per_engine_labelvalues: dict[int, list[object]],
     ) -> None:
         super().__init__(vllm_config, metric_types, labelnames, per_engine_labelvalues)
         self._counters = {}
@@ -339,7 +343,7 @@ def _cpu_isa(vllm_config: Any, group: Any, tensor: torch.Tensor) -> str | None:
 
 
 def _form(vllm_config: Any, kv_cache_config: Any, tensors: list[torch.Tensor], n_blocks: int) -> str:
-    """What else pages' bytes depend on: the release, its block size and its hashes, and how dimensions lie in a page."""
+    """What else pages depend on: the release, its block size and its hashes, and how dimensions lie in a page."""
     cache = vllm_config.cache_config
     lying = [
         (str(tensor.dtype), [n for n in tensor.shape if n != n_blocks], [s for n, s in _dims(tensor) if n != n_blocks])
