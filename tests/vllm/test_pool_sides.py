@@ -15,6 +15,7 @@ from ringcast.instruments.looking import sweep
 from ringcast.pool import PoolServer
 from ringcast.vllm import _scheduling
 from ringcast.vllm._plans import Load, Plan, Report, Store
+from ringcast.vllm._pool_events import Removed, Stored
 from ringcast.vllm._pool_settings import Settings
 from tests.pool.test_pool_deaths import start_server, stop
 from tests.support import Child, eventually, mapped, segments, unique_name
@@ -58,6 +59,22 @@ def test_a_second_engine_takes_the_first_ones_prefix_and_computes_the_rest() -> 
         assert stored(pool) == 9, "what was there is not stored again, and what came after it is"
         for engine in (first, second):
             nothing_is_held(engine)
+
+
+def test_what_is_stored_and_what_goes_is_told_with_its_tokens() -> None:
+    with server() as pool, Toy(pool.name) as engine:
+        engine.run(ToyRequest("a", PROMPT))
+        told = engine.told.take()
+        made = hashes(PROMPT)
+        assert told == [
+            Stored(made[i], made[i - 1] if i else None, PROMPT[i * BLOCK : (i + 1) * BLOCK]) for i in range(8)
+        ]
+        client = engine.side._access.client
+        assert client is not None
+        client.clear()
+        gone: list[object] = []
+        eventually(lambda: gone.extend(engine.told.take()) or len(gone) == 8)
+        assert gone == [Removed(each) for each in made]
 
 
 def test_a_prompts_last_token_is_computed_even_where_all_of_it_is_there() -> None:

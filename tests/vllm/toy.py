@@ -17,6 +17,7 @@ import numpy as np
 from ringcast.pool import KVLayout
 from ringcast.vllm._copying import Copying
 from ringcast.vllm._plans import Plan, Report
+from ringcast.vllm._pool_events import Announcements
 from ringcast.vllm._pool_settings import Settings
 from ringcast.vllm._scheduling import Model, Scheduling
 from tests.support import DEADLINE_S
@@ -59,6 +60,10 @@ class ToyRequest:
         return len(self.tokens)
 
     @property
+    def all_token_ids(self) -> list[int]:
+        return self.tokens
+
+    @property
     def block_hashes(self) -> list[bytes]:
         return hashes(self.tokens)
 
@@ -75,9 +80,11 @@ class Toy:
         self.caches = [[np.zeros((blocks, PAGE), np.uint8) for _ in range(LAYERS)] for _ in range(RANKS)]
         layouts = [KVLayout.pages([(layer, PAGE) for layer in cache], shards=RANKS) for cache in self.caches]
         self.workers = [Copying(self.settings, layout, rank) for rank, layout in enumerate(layouts)]
+        self.told = Announcements(self.settings)
         self.side = Scheduling(
-            self.settings, model, KVLayout.sizes(layouts[0].page_bytes, shards=RANKS), self, self.blocks_of
-        )
+            self.settings, model, KVLayout.sizes(layouts[0].page_bytes, shards=RANKS), self, self.blocks_of,
+            announcements=self.told,
+        )  # fmt: skip
         self.failed_blocks: set[int] = set()
         self.received: dict[str, int] = {}
         self.loaded: set[str] = set()

@@ -28,6 +28,7 @@ from ringcast.pool import ChunkStatus, Keys, KVLayout, Namespace, RetrieveLease,
 from ringcast.vllm._counts import Counts
 from ringcast.vllm._plans import Load, Plan, Report, Store
 from ringcast.vllm._pool_access import Access
+from ringcast.vllm._pool_events import Announcements, Stored
 from ringcast.vllm._pool_settings import Settings
 
 _log = logging.getLogger("vllm.ringcast")
@@ -52,6 +53,8 @@ class Request(Protocol):
     def cache_salt(self) -> str | None: ...
     @property
     def skip_reading_prefix_cache(self) -> bool: ...
+    @property
+    def all_token_ids(self) -> Sequence[int]: ...
 
 
 class Blocks(Protocol):
@@ -101,6 +104,8 @@ class _Storing:
     """Of the blocks, those that are held."""
     answers: int = 0
     failed: bool = False
+    told: list[Stored] = field(default_factory=list)
+    """What is to be announced of each, if anybody is told."""
 
 
 class Scheduling:
@@ -110,6 +115,7 @@ class Scheduling:
         layout: of the workers' chunks, all parts together.
         blocks_of: the blocks of a request, in their order.
         loads, stores: whether it does either.
+        announcements: told of each block that is in the pool since.
     """
 
     def __init__(
@@ -122,8 +128,10 @@ class Scheduling:
         *,
         loads: bool = True,
         stores: bool = True,
+        announcements: Announcements | None = None,
     ) -> None:
         self.counts = Counts()
+        self._announcements = announcements
         self._settings = settings
         self._model = model
         self._layout = layout
@@ -254,6 +262,8 @@ class Scheduling:
             self._give_back(known)
         for lease in self._leases.values():
             self._end(lease)
+        if self._announcements is not None:
+            self._announcements.close()
         self._access.close()
 
     # --- Requests and their keys.
@@ -320,10 +330,22 @@ class Scheduling:
         blocks = list(self._blocks_of(known.request.request_id)[first : known.offered])
         store = _Storing(self._numbers, known.keys[first : known.offered], blocks, held=blocks)
         self._numbers += 1
+        if self._announcements is not None:
+            store.told = self._said(known.request, first, known.offered)
         self._blocks.hold(blocks)
         self._n_held += len(blocks)
         self._storing[store.number] = store
         self._to_do.put(lambda: self._reserve(store))
+
+    def _said(self, request: Request, first: int, end: int) -> list[Stored]:
+        """What there is to say of a request's blocks."""
+        every, size = self._model.hashes_of_a_block, self._model.block_tokens
+        hashes = [bytes(one) for one in request.block_hashes[every - 1 : end * every : every]]
+        tokens = request.all_token_ids
+        return [
+            Stored(hashes[i], hashes[i - 1] if i else None, list(tokens[i * size : (i + 1) * size]))
+            for i in range(first, end)
+        ]
 
     def _there(self, keys: Keys) -> int:
         """How many of them, from the first on, the pool has anyway."""
@@ -422,7 +444,12 @@ class Scheduling:
             if store.failed:
                 client.abort_store(lease)
             else:
-                stored = sum(status is ChunkStatus.COMMITTED for status in client.commit_store(lease))
+                committed = [status is ChunkStatus.COMMITTED for status in client.commit_store(lease)]
+                stored = committed.count(True)
+                if self._announcements is not None:
+                    for key, said, there in zip(store.keys, store.told, committed, strict=True):
+                        if there:
+                            self._announcements.stored(key, said)
         except LeaseExpiredError:
             pass  # which is why a worker has not stored its part
         except PoolError as error:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import vllm
+from vllm.distributed.kv_events import MEDIUM_CPU, BlockRemoved, BlockStored
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
     KVConnectorHandshakeMetadata,
@@ -27,12 +28,14 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     SupportsHMA,
 )
 from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorPromMetrics, KVConnectorStats
+from vllm.v1.core.kv_cache_utils import maybe_convert_block_hash
 
 from ringcast.errors import ArgumentError, LayoutError
 from ringcast.pool import KVLayout
 from ringcast.vllm._copying import Copying
 from ringcast.vllm._counts import EXPLAINED
 from ringcast.vllm._plans import Handshake, Plan, Report
+from ringcast.vllm._pool_events import Announcements, Removed, Stored
 from ringcast.vllm._pool_settings import Settings
 from ringcast.vllm._scheduling import Model, Scheduling
 
@@ -122,6 +125,7 @@ class RingcastConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._group = _only_group(vllm_config, kv_cache_config)
         self._scheduling: Scheduling | None = None
         self._copying: Copying | None = None
+        self._announcements: Announcements | None = None
         self._handshake: HandshakeMetadata | None = None
         self._pool: Any = None
         if role == KVConnectorRole.SCHEDULER and self._kv_transfer_config.kv_load_failure_policy != "recompute":
@@ -143,11 +147,15 @@ class RingcastConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         shards = self._vllm_config.parallel_config.tensor_parallel_size
         if len(told) != shards or any(one != told[0] for one in told):
             raise LayoutError(f"the {shards} workers' pages must be alike; they are {told}")
+        events = self._vllm_config.kv_events_config
+        if events is not None and events.enable_kv_cache_events:
+            self._announcements = Announcements(self._settings)
         layout = KVLayout.sizes(told[0].page_bytes, shards=shards, cpu_isa=told[0].cpu_isa)
         self._scheduling = Scheduling(
             self._settings, _model(self._vllm_config, self._kv_cache_config, self._group, told[0].form), layout,
             self, self._blocks_of,
             loads=self._kv_transfer_config.is_kv_consumer, stores=self._kv_transfer_config.is_kv_producer,
+            announcements=self._announcements,
         )  # fmt: skip
 
     def bind_gpu_block_pool(self, gpu_block_pool: Any) -> None:
@@ -211,6 +219,12 @@ class RingcastConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def has_pending_push_work(self) -> bool:
         """Are there stores to be ended, for which the engine goes on with empty steps?"""
         return self._scheduling is not None and self._scheduling.busy
+
+    def take_events(self) -> Iterable[Any]:
+        """Blocks that are in the pool since, or no more, of those that this engine has stored."""
+        if self._announcements is None:
+            return ()
+        return [_event(one, _block_tokens(self._group)) for one in self._announcements.take()]
 
     def reset_cache(self) -> bool | None:
         """This engine finds nothing that was stored until now, and stores for itself alone from now on."""
@@ -321,6 +335,21 @@ def _specs(spec: Any) -> Iterable[Any]:
     return inner.values() if isinstance(inner, dict) else [spec]
 
 
+def _event(told: Stored | Removed, block_tokens: int) -> Any:
+    block = maybe_convert_block_hash(told.hash)
+    if isinstance(told, Removed):
+        return BlockRemoved(block_hashes=[block], medium=MEDIUM_CPU)
+    return BlockStored(
+        block_hashes=[block], parent_block_hash=None if told.parent is None else maybe_convert_block_hash(told.parent),
+        token_ids=told.tokens, block_size=block_tokens, lora_id=None, lora_name=None, medium=MEDIUM_CPU,
+    )  # fmt: skip
+
+
+def _block_tokens(group: Any) -> int:
+    tokens: int = next(iter(_specs(group.kv_cache_spec))).block_size
+    return tokens
+
+
 def _page_bytes(name: str, tensor: torch.Tensor, n_blocks: int) -> int:
     total = tensor.numel() * tensor.element_size()
     if total % n_blocks:
@@ -369,7 +398,7 @@ def _model(vllm_config: Any, kv_cache_config: Any, group: Any, form: str) -> Mod
         said.append(f"weights of seed {model.seed}")
     revision = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
     dtype = model.dtype if cache.cache_dtype in ("auto", None) else cache.cache_dtype
-    block_tokens = next(iter(_specs(group.kv_cache_spec))).block_size
+    block_tokens = _block_tokens(group)
     hash_tokens = getattr(kv_cache_config, "hash_block_size", None) or block_tokens
     if block_tokens % hash_tokens:
         raise ArgumentError(f"a block of {block_tokens} tokens is no whole number of hashes, of {hash_tokens}")

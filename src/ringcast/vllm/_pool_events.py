@@ -1,0 +1,96 @@
+"""KV events: which blocks that this engine has stored are in the pool, told to whoever routes requests by them.
+
+That a chunk was stored this engine knows; that one has gone, by whatever cause, the pool's own events say.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from typing import NamedTuple
+
+from ringcast.errors import PoolError
+from ringcast.pool import PoolEvent, watch
+from ringcast.vllm._pool_settings import Settings
+
+_log = logging.getLogger("vllm.ringcast")
+
+
+class Stored(NamedTuple):
+    """A block that is in the pool since."""
+
+    hash: bytes
+    parent: bytes | None
+    tokens: list[int]
+
+
+class Removed(NamedTuple):
+    """A block that is there no more."""
+
+    hash: bytes
+
+
+class Announcements:
+    """What an engine has to tell, in its order."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._there: dict[bytes, bytes] = {}
+        """The hash of each key that was told as stored, until it is told as removed."""
+        self._told: deque[Stored | Removed] = deque()
+        self._closed = threading.Event()
+        threading.Thread(target=self._watch, name="ringcast pool events", daemon=True).start()
+
+    def stored(self, key: bytes, block: Stored) -> None:
+        """A block has been stored under this key."""
+        with self._lock:
+            self._there[key] = block.hash
+            self._told.append(block)
+
+    def take(self) -> list[Stored | Removed]:
+        """What there is to tell since the last time."""
+        with self._lock:
+            told, self._told = list(self._told), deque()
+        return told
+
+    def close(self) -> None:
+        """The thread ends, with the pool's next event at the latest."""
+        self._closed.set()
+
+    def _watch(self) -> None:
+        while not self._closed.is_set():
+            try:
+                for batch in watch(self._settings.pool):
+                    self._saw(batch)
+                    if self._closed.is_set():
+                        return
+                self._all_gone()
+            except PoolError as error:
+                _log.debug("ringcast: no events: %s", error)
+                self._all_gone()
+            self._closed.wait(max(self._settings.retry, 0.1))
+
+    def _saw(self, batch: list[PoolEvent]) -> None:
+        with self._lock:
+            if batch[0].kind == "resync":
+                present = {event.key for event in batch[1:]}
+                self._gone([key for key in self._there if key not in present])
+                return
+            for event in batch:
+                if event.kind == "removed" and event.key is not None:
+                    self._gone([event.key])
+                elif event.kind == "cleared":
+                    # Whose chunks these were is known by digests alone: a namespace of this engine's is as good as any.
+                    self._gone(list(self._there))
+
+    def _all_gone(self) -> None:
+        with self._lock:
+            self._gone(list(self._there))
+
+    def _gone(self, keys: list[bytes]) -> None:
+        for key in keys:
+            gone = self._there.pop(key, None)
+            if gone is not None:
+                self._told.append(Removed(gone))
