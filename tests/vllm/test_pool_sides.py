@@ -73,7 +73,12 @@ def test_what_is_stored_and_what_goes_is_told_with_its_tokens() -> None:
         assert client is not None
         client.clear()
         gone: list[object] = []
-        eventually(lambda: gone.extend(engine.told.take()) or len(gone) == 8)
+
+        def all_told() -> bool:
+            gone.extend(engine.told.take())
+            return len(gone) == 8
+
+        eventually(all_told)
         assert gone == [Removed(each) for each in made]
 
 
