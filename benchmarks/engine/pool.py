@@ -33,6 +33,8 @@ _SERVE = (
     "server = PoolServer(*sys.argv[1:]).start(); print(flush=True); server.serve_forever()"
 )
 _SETTLE_S = 30.0
+_CHECKSUM_BYTES = 4
+"""Of each part, which a pool counts with the chunk."""
 
 
 class Made(NamedTuple):
@@ -96,12 +98,12 @@ class Pool:
         """A bit in the middle of each chunk; how many that were."""
         keys = [event.key for event in next(watch(_POOL)) if event.key is not None]
         space = Namespace("any", dtype="any", layout="any", shards=2, chained=False)
-        [segment] = [path for path in SHM.iterdir() if _POOL in path.name]
+        segment = SHM / describe(_POOL)["segment"]
         flipped = 0
         with PoolClient.connect(_POOL, "flips", layout=_chunk_bytes(keys[0]), verify=False) as client:
             for key in keys:
-                with client.retrieve(Keys(space, key)) as found:
-                    for slot in found.slots:
+                with client.retrieve(Keys(space, key)) as found, client.join(found.export(), part=1) as mine:
+                    for slot in mine.slots:
                         at = _in_file(slot.array.ctypes.data, segment) + slot.array.nbytes // 3
                         with segment.open("r+b") as memory:
                             memory.seek(at)
@@ -113,7 +115,7 @@ class Pool:
 
 
 def _chunk_bytes(key: bytes) -> int:
-    return next(event.length for event in next(watch(_POOL)) if event.key == key)
+    return next(event.length for event in next(watch(_POOL)) if event.key == key) - 2 * _CHECKSUM_BYTES
 
 
 def _in_file(address: int, file: Path) -> int:
@@ -271,8 +273,9 @@ class PoolTrials:
         engine.tell("forget")
         flipped = pool.flip_bits()
         made = ask(engine, self.prompt)
-        self.row(f"a bit flipped in each of {flipped} chunks", f"{made.cached[0]} tokens cached", "the same tokens",
-                 made.same(self.made) and made.reasons == ["length"])  # fmt: skip
+        found = describe(_POOL)["quarantined"]
+        right = made.same(self.made) and made.reasons == ["length"] and found > 0
+        self.row(f"a bit flipped in each of {flipped} chunks", f"{found} found out", "the same tokens, computed", right)
 
     def worker_killed(self, pool: Pool, victim: Engine, other: Engine) -> None:
         """kill -9 of a worker while it stores: that engine ends, as every vLLM does; the others and the pool go on."""
