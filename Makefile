@@ -21,7 +21,7 @@ help:
 	@echo "make check   ruff, mypy --strict, the stubs, clang-format"
 	@echo "make docs    the documentation as a site in build/docs; a broken link is an error"
 	@echo "make bench   build, then measure against the peers: a table, JSON and pictures in benchmarks/results"
-	@echo "make engine  a real vLLM engine with ringcast's queue beside one with vLLM's own: a table; make engine-short: ten minutes of it"
+	@echo "make engine  real vLLM engines with ringcast's queue beside vLLM's own, and with a pool: a table; make engine-short: ten minutes of it"
 	@echo "make engine-releases  the plugin against the source of each release of vLLM that it is known to fit"
 	@echo "make wheel   build a wheel, check it, install it into a fresh environment and use it"
 

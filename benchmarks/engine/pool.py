@@ -77,6 +77,15 @@ class Pool:
         """How many it has."""
         return describe(_POOL)["chunks"]
 
+    def wait_for_store(self) -> bool:
+        """Until chunks are being stored; False if none are for long."""
+        until = time.monotonic() + _SETTLE_S
+        while not describe(_POOL)["reserved"]:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.001)  # nothing tells; a store lasts longer
+        return True
+
     def settled(self) -> bool:
         """Is nothing reserved and nobody dead in it, within some time?"""
         until = time.monotonic() + _SETTLE_S
@@ -221,7 +230,10 @@ class PoolTrials:
             with ThreadPoolExecutor(2) as both:
                 stores = both.submit(ask, first, fresh)
                 loads = both.submit(ask, second, self.prompt)
-                time.sleep(chance.uniform(0.0, 2.0))  # at no moment of ours
+                if i:
+                    pool.wait_for_store()
+                else:
+                    time.sleep(chance.uniform(0.0, 2.0))  # at no moment of ours
                 pool.kill()
                 stored, loaded = stores.result(), loads.result()
             count += 5
@@ -281,7 +293,7 @@ class PoolTrials:
         """kill -9 of a worker while it stores: that engine ends, as every vLLM does; the others and the pool go on."""
         fresh = model.prompts(4, 1000, first=5000)
         victim.say("answer", fresh, _TOKENS)
-        time.sleep(2.0)  # in the middle of it, at no moment of ours
+        amid = pool.wait_for_store()
         victim.kill("w1")
         victim.discard()
         settled = pool.settled()
@@ -289,15 +301,16 @@ class PoolTrials:
         other.tell("forget")
         two = ask(other, fresh)
         self.row("kill -9 of a worker that stores: another engine, twice", f"{sum(two.cached)} tokens from the pool",
-                 "the same tokens, nothing reserved", settled and one.same(two))  # fmt: skip
+                 "the same tokens, nothing reserved", amid and settled and one.same(two))  # fmt: skip
 
     def core_killed(self, pool: Pool, victim: Engine) -> None:
         """kill -9 of an engine core in a store."""
         victim.say("answer", model.prompts(4, 1000, first=6000), _TOKENS)
-        time.sleep(2.0)  # the same
+        amid = pool.wait_for_store()
         victim.kill("core")
         victim.discard()
-        self.row("kill -9 of an engine core that stores", f"{pool.chunks()} chunks", "nothing reserved", pool.settled())
+        right = amid and pool.settled()
+        self.row("kill -9 of an engine core that stores", f"{pool.chunks()} chunks", "nothing reserved", right)
 
     def afterwards(self, pool: Pool, engine: Engine) -> None:
         """An engine that comes after all that."""

@@ -120,6 +120,27 @@ def test_what_is_stored_is_held_until_it_is_although_its_request_has_ended() -> 
         assert stored(pool) == 8
 
 
+def test_a_preempted_requests_blocks_are_used_by_others_only_once_they_are_stored() -> None:
+    with server() as pool, Toy(pool.name) as engine:
+        request = ToyRequest("a", PROMPT)
+        engine.admit(request)
+        engine.step({"a": len(PROMPT)})
+        held = set(engine.held)
+        engine.free = (
+            request.blocks + engine.free
+        )  # preempted: they come next, but for those held
+        request.blocks = []
+        other = ToyRequest("b", [99, *PROMPT])
+        engine.admit(other)
+        assert not held.intersection(other.blocks) or held - set(engine.held)
+        engine.step({"b": other.num_tokens})
+        engine.settle()
+        engine.end(other)
+        with Toy(pool.name) as second:
+            assert second.run(ToyRequest("c", PROMPT)) == 8 * BLOCK
+            assert second.run(ToyRequest("d", [99, *PROMPT])) == 8 * BLOCK
+
+
 def test_what_a_request_makes_is_stored_block_by_block() -> None:
     with server() as pool, Toy(pool.name) as engine:
         request = ToyRequest("a", PROMPT[: 2 * BLOCK])
