@@ -126,9 +126,7 @@ def test_a_preempted_requests_blocks_are_used_by_others_only_once_they_are_store
         engine.admit(request)
         engine.step({"a": len(PROMPT)})
         held = set(engine.held)
-        engine.free = (
-            request.blocks + engine.free
-        )  # preempted: they come next, but for those held
+        engine.free = request.blocks + engine.free  # preempted: they come next, but for those held
         request.blocks = []
         other = ToyRequest("b", [99, *PROMPT])
         engine.admit(other)

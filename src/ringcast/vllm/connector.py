@@ -34,6 +34,7 @@ from ringcast.errors import ArgumentError, LayoutError
 from ringcast.pool import KVLayout
 from ringcast.vllm._copying import Copying
 from ringcast.vllm._counts import EXPLAINED
+from ringcast.vllm._pages import form_of, page_bytes
 from ringcast.vllm._plans import Handshake, Plan, Report
 from ringcast.vllm._pool_events import Announcements, Removed, Stored
 from ringcast.vllm._pool_settings import Settings
@@ -243,7 +244,10 @@ class RingcastConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         if not tensors:
             raise LayoutError(f"no layer of {self._group.layer_names} has a cache on this worker")
         n_blocks = self._kv_cache_config.num_blocks
-        pages = [_page_bytes(name, tensor, n_blocks) for name, tensor in zip(names, tensors, strict=True)]
+        pages = [
+            page_bytes(name, tensor.shape, tensor.stride(), tensor.element_size(), n_blocks)
+            for name, tensor in zip(names, tensors, strict=True)
+        ]
         shards = self._vllm_config.parallel_config.tensor_parallel_size
         isa = _cpu_isa(self._vllm_config, self._group, tensors[0])
         layout = KVLayout.pages(list(zip(tensors, pages, strict=True)), shards=shards, cpu_isa=isa)
@@ -350,13 +354,6 @@ def _block_tokens(group: Any) -> int:
     return tokens
 
 
-def _page_bytes(name: str, tensor: torch.Tensor, n_blocks: int) -> int:
-    total = tensor.numel() * tensor.element_size()
-    if total % n_blocks:
-        raise LayoutError(f"the cache of {name} has {total} bytes, which are no {n_blocks} blocks of one size")
-    return total // n_blocks
-
-
 def _cpu_isa(vllm_config: Any, group: Any, tensor: torch.Tensor) -> str | None:
     """What a CPU's kernels pack pages for; None on a device."""
     if tensor.device.type != "cpu":
@@ -374,20 +371,13 @@ def _cpu_isa(vllm_config: Any, group: Any, tensor: torch.Tensor) -> str | None:
 def _form(vllm_config: Any, kv_cache_config: Any, tensors: list[torch.Tensor], n_blocks: int) -> str:
     """What else pages depend on: the release, its block size and its hashes, and how dimensions lie in a page."""
     cache = vllm_config.cache_config
-    lying = [
-        (str(tensor.dtype), [n for n in tensor.shape if n != n_blocks], [s for n, s in _dims(tensor) if n != n_blocks])
-        for tensor in tensors
-    ]
+    lying = [(str(tensor.dtype), form_of(tensor.shape, tensor.stride(), n_blocks)) for tensor in tensors]
     said = json.dumps(
         [lying, str(getattr(kv_cache_config, "kv_cache_layout", None)), str(cache.cache_dtype),
          str(cache.prefix_caching_hash_algo), str(tensors[0].device.type)]
     )  # fmt: skip
     digest = hashlib.sha256(said.encode()).hexdigest()[:16]
     return f"{vllm.__version__[:24]} {cache.block_size} {digest}"
-
-
-def _dims(tensor: torch.Tensor) -> list[tuple[int, int]]:
-    return list(zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _model(vllm_config: Any, kv_cache_config: Any, group: Any, form: str) -> Model:
