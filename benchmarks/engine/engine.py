@@ -19,6 +19,7 @@ PROMPT_TOKENS = 16
 TOKENS = 64
 LONG = 900
 _LIGHT_EVERY_S = 0.5
+_FORGET_S = 20.0
 
 
 class Engine:
@@ -91,9 +92,17 @@ class Engine:
             "reasons": [one.finish_reason for one in made], "seconds": seconds,
         }  # fmt: skip
 
+    def counts(self) -> dict[str, Any]:
+        """What it has counted of the pool."""
+        values = {metric.name: getattr(metric, "value", None) for metric in self._llm.get_metrics()}
+        return {name.partition("ringcast_pool_")[2]: value for name, value in values.items() if "ringcast_pool" in name}
+
     def forget(self) -> dict[str, Any]:
-        """Its own prefixes."""
-        return {"forgotten": self._llm.reset_prefix_cache()}
+        """Its own prefixes, once no store holds blocks any more."""
+        until = time.monotonic() + _FORGET_S
+        while not (forgotten := self._llm.reset_prefix_cache()) and time.monotonic() < until:
+            time.sleep(0.1)  # nothing tells
+        return {"forgotten": forgotten}
 
     def until_it_fails(self) -> dict[str, Any]:
         """Goes on for long: the error that ends it, and when."""

@@ -15,12 +15,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.engine import model
-from benchmarks.engine.driver import SHM, Engine
+from benchmarks.engine.driver import SHM, Engine, EngineFailedError
 from ringcast.pool import Keys, Namespace, PoolClient, describe, watch
 
 _POOL = "ringcast-engine-trials"
@@ -187,8 +188,12 @@ class PoolTrials:
                     self.worker_killed(pool, first, second)
                     self.core_killed(pool, second)
             if not short:
-                with self.engines(options(), options(block_size=64, num_gpu_blocks_override=72)) as (third, other):
+                heard = Heard(self.work / "events")
+                counting = {"disable_log_stats": False, "kv_events_config": heard.config}
+                few = {"block_size": 64, "num_gpu_blocks_override": 72}
+                with self.engines(options(**counting), options(**few)) as (third, other):
                     self.afterwards(pool, third)
+                    self.told(third, heard)
                     self.block_size(third, other)
                     left = [engine.stop() for engine in (third, other)]
                     mine = [name for one in left for name in one.shared_memory if "ringcast" in name]
@@ -226,7 +231,7 @@ class PoolTrials:
         right, count = True, 0
         for i in range(3):
             fresh = model.prompts(4, 1000, first=1000 + 10 * i)
-            second.tell("forget")
+            forget(second)
             with ThreadPoolExecutor(2) as both:
                 stores = both.submit(ask, first, fresh)
                 loads = both.submit(ask, second, self.prompt)
@@ -237,7 +242,7 @@ class PoolTrials:
                 pool.kill()
                 stored, loaded = stores.result(), loads.result()
             count += 5
-            second.tell("forget")
+            forget(second)
             pool.serve()
             again = ask(second, fresh)
             right &= loaded.same(self.made) and again.same(stored)
@@ -255,7 +260,7 @@ class PoolTrials:
         with ThreadPoolExecutor(2) as both:
             made = [both.submit(ask, engine, fresh, _TOKENS) for engine in (first, second)]
             one, two = (each.result() for each in made)
-        second.tell("forget")
+        forget(second)
         third = ask(second, fresh)
         self.row("two engines at once, the same 6 prompts; again from the pool", f"{sum(third.cached)} tokens of it",
                  "the same tokens, logprobs", one.same(two) and third.same(one) and sum(third.cached) > 0)  # fmt: skip
@@ -263,7 +268,7 @@ class PoolTrials:
     def salt(self, engine: Engine) -> None:
         """Another tenant finds nothing, and gets the same answer."""
         made = ask(engine, self.prompt, salt="tenant")
-        engine.tell("forget")
+        forget(engine)
         again = ask(engine, self.prompt, salt="tenant")
         self.row(
             "another cache_salt; the same one again", f"{made.cached[0]}; {again.cached[0]} tokens", "0; > 0, the same",
@@ -272,7 +277,7 @@ class PoolTrials:
 
     def server_stopped(self, pool: Pool, engine: Engine) -> None:
         """SIGSTOP: hits go on, stores are given up."""
-        engine.tell("forget")
+        forget(engine)
         os.kill(pool.process.pid, signal.SIGSTOP)
         made, fresh = ask(engine, self.prompt), ask(engine, model.prompts(1, 1000, first=4000))
         os.kill(pool.process.pid, signal.SIGCONT)
@@ -282,7 +287,7 @@ class PoolTrials:
 
     def bit_flipped(self, pool: Pool, engine: Engine) -> None:
         """A bit of each chunk of the pool: nothing of it is used."""
-        engine.tell("forget")
+        forget(engine)
         flipped = pool.flip_bits()
         made = ask(engine, self.prompt)
         found = describe(_POOL)["quarantined"]
@@ -298,7 +303,7 @@ class PoolTrials:
         victim.discard()
         settled = pool.settled()
         one = ask(other, fresh)
-        other.tell("forget")
+        forget(other)
         two = ask(other, fresh)
         self.row("kill -9 of a worker that stores: another engine, twice", f"{sum(two.cached)} tokens from the pool",
                  "the same tokens, nothing reserved", amid and settled and one.same(two))  # fmt: skip
@@ -316,13 +321,21 @@ class PoolTrials:
         """An engine that comes after all that."""
         ask(engine, self.prompt)
         wait_for_chunks(pool_chunks, 1)
-        engine.tell("forget")
+        forget(engine)
         made = ask(engine, self.prompt)
         killed = ask(engine, model.prompts(4, 1000, first=6000))
-        engine.tell("forget")
+        forget(engine)
         again = ask(engine, model.prompts(4, 1000, first=6000))
         self.row("a fresh engine afterwards", f"{made.cached[0]}, {sum(again.cached)} tokens from the pool",
                  "the same tokens", made.same(self.made) and again.same(killed) and made.cached[0] > 0)  # fmt: skip
+
+    def told(self, engine: Engine, heard: Heard) -> None:
+        """vLLM's metrics, and the events that its routers hear."""
+        counts = engine.tell("counts")
+        told = {name: counts.get(name) for name in ("blocks_looked_up", "blocks_loaded", "blocks_stored")}
+        self.row("vLLM's metrics of it", f"{told}", "all counted", all(told.values()))
+        stored = heard.stored()
+        self.row("KV events of blocks of medium CPU", f"{stored}", "as many as stored", stored == told["blocks_stored"])
 
     def block_size(self, engine: Engine, other: Engine) -> None:
         """Another block size finds nothing; with few blocks requests are preempted, and their stores with them."""
@@ -335,10 +348,38 @@ class PoolTrials:
         self.row("6 requests of 1,200 tokens in 72 blocks of 64", "preempted", "tokens as with many blocks", same)
 
 
+class Heard:
+    """What an engine's KV events say, as a router hears it."""
+
+    def __init__(self, socket: Path) -> None:
+        zmq: Any = import_module("zmq")
+        self._events = zmq.Context.instance().socket(zmq.SUB)
+        self._events.subscribe(b"")
+        self._events.connect(f"ipc://{socket}")
+        self.config = {"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": f"ipc://{socket}"}
+
+    def stored(self) -> int:
+        """How many blocks were stored in the pool, until nothing has been said for a second."""
+        decode: Any = import_module("msgspec").msgpack.decode
+        count = 0
+        while self._events.poll(1000):
+            _, _, payload = self._events.recv_multipart()
+            for event in decode(payload)[1]:
+                if event["type"] == "BlockStored" and event["medium"] == "CPU":
+                    count += len(event["block_hashes"])
+        return count
+
+
 def ask(engine: Engine, prompts: list[list[int]], tokens: int = _TOKENS, salt: str | None = None) -> Made:
     """What it makes of prompts."""
     answer = engine.tell("answer", prompts, tokens, salt)
     return Made(answer["tokens"], answer["logprobs"], answer["cached"], answer["seconds"], answer["reasons"])
+
+
+def forget(engine: Engine) -> None:
+    """The engine's own prefixes, so that the next ones come from the pool."""
+    if not engine.tell("forget")["forgotten"]:
+        raise EngineFailedError(f"{engine.kind}: it does not forget its prefixes")
 
 
 def pool_chunks() -> int:

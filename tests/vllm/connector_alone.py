@@ -6,6 +6,7 @@ python -m tests.vllm.connector_alone
 from __future__ import annotations
 
 import pickle
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,8 @@ def main() -> None:
 
     from ringcast.vllm import connector
 
+    prometheus: Any = import_module("prometheus_client")
+    kinds = {kind: kind for kind in (prometheus.Counter, prometheus.Gauge, prometheus.Histogram)}
     full = FullAttentionSpec(block_size=16, num_kv_heads=1, head_size=64, dtype=torch.float32)
     sliding = SlidingWindowSpec(block_size=16, num_kv_heads=1, head_size=64, dtype=torch.float32, sliding_window=32)
 
@@ -58,6 +61,12 @@ def main() -> None:
     together = connector.PoolStats(data={"a": 1}).aggregate(connector.PoolStats(data={"a": 2, "b": 1}))
     assert together.reduce() == {"a": 3, "b": 1}
     assert not together.is_empty()
+    metrics = connector.RingcastConnector.build_prom_metrics(
+        SimpleNamespace(kv_transfer_config=None), kinds, ["engine"], {0: ["0"]}
+    )
+    assert metrics is not None
+    metrics.observe({"blocks_loaded": 3, "of another release": 1})
+    assert prometheus.REGISTRY.get_sample_value("vllm:ringcast_pool_blocks_loaded_total", {"engine": "0"}) == 3
     print("all as it should be")
 
 

@@ -64,7 +64,7 @@ def test_a_second_engine_takes_the_first_ones_prefix_and_computes_the_rest() -> 
 def test_what_is_stored_and_what_goes_is_told_with_its_tokens() -> None:
     with server() as pool, Toy(pool.name) as engine:
         engine.run(ToyRequest("a", PROMPT))
-        told = engine.told.take()
+        told, engine.announced = engine.announced, []
         made = hashes(PROMPT)
         assert told == [
             Stored(made[i], made[i - 1] if i else None, PROMPT[i * BLOCK : (i + 1) * BLOCK]) for i in range(8)
@@ -72,14 +72,8 @@ def test_what_is_stored_and_what_goes_is_told_with_its_tokens() -> None:
         client = engine.side._access.client
         assert client is not None
         client.clear()
-        gone: list[object] = []
-
-        def all_told() -> bool:
-            gone.extend(engine.told.take())
-            return len(gone) == 8
-
-        eventually(all_told)
-        assert gone == [Removed(each) for each in made]
+        engine.wait_until(lambda: len(engine.announced) == 8)
+        assert engine.announced == [Removed(each) for each in made]
 
 
 def test_a_prompts_last_token_is_computed_even_where_all_of_it_is_there() -> None:

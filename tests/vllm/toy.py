@@ -6,7 +6,6 @@ A block's bytes follow from its hash, its rank and its layer, so that a block wh
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -81,6 +80,7 @@ class Toy:
         layouts = [KVLayout.pages([(layer, PAGE) for layer in cache], shards=RANKS) for cache in self.caches]
         self.workers = [Copying(self.settings, layout, rank) for rank, layout in enumerate(layouts)]
         self.told = Announcements(self.settings)
+        self.announced: list[object] = []
         self.side = Scheduling(
             self.settings, model, KVLayout.sizes(layouts[0].page_bytes, shards=RANKS), self, self.blocks_of,
             announcements=self.told,
@@ -134,6 +134,7 @@ class Toy:
             report = worker.take_report()
             together = report if together is None else together.aggregate(report)
         self.side.update(whole, together)
+        self.announced += self.told.take()
         self.loaded |= whole
 
     def compute(self, request: ToyRequest, tokens: int) -> None:
@@ -194,9 +195,6 @@ class Toy:
     def settle(self) -> None:
         """Steps until no store is under way."""
         self.wait_until(lambda: not self.side.busy)
-        done = threading.Event()
-        self.side._to_do.put(done.set)  # after all that it has yet to settle
-        assert done.wait(DEADLINE_S)
 
     def wait_until(self, condition: Any) -> None:
         """Steps, as an engine goes on with, until it holds."""

@@ -55,6 +55,11 @@ class Announcements:
             told, self._told = list(self._told), deque()
         return told
 
+    @property
+    def waiting(self) -> bool:
+        """Is there anything to tell?"""
+        return bool(self._told)
+
     def close(self) -> None:
         """The thread ends, with the pool's next event at the latest."""
         self._closed.set()

@@ -144,6 +144,8 @@ class Scheduling:
         """Of loads that the workers have been told of."""
         self._plan = Plan()
         self._storing: dict[int, _Storing] = {}
+        self._settling: set[int] = set()
+        """Stores that all workers have answered, and the thread has not."""
         self._numbers = 0
         self._n_held = 0
         self._paused_until = 0.0
@@ -243,7 +245,8 @@ class Scheduling:
     @property
     def busy(self) -> bool:
         """Is something under way that further steps bring to its end?"""
-        return bool(self._storing)
+        to_tell = self._announcements is not None and self._announcements.waiting
+        return bool(self._storing or self._settling or to_tell)
 
     def forget(self) -> None:
         """From now on the engine finds nothing that was stored before, and others nothing that it stores: its weights
@@ -380,6 +383,7 @@ class Scheduling:
         store.failed |= failed
         if store.answers >= self._layout.shards:
             self._over(store)
+            self._settling.add(store.number)
             self._to_do.put(lambda: self._settle(store))
 
     def _over(self, store: _Storing) -> None:
@@ -433,10 +437,15 @@ class Scheduling:
 
     def _settle(self, store: _Storing) -> None:
         """All workers have said what became of their part."""
+        try:
+            self._commit(store)
+        finally:
+            self._settling.discard(store.number)
+
+    def _commit(self, store: _Storing) -> None:
         lease, client = store.lease, self._access.client
-        assert lease is not None
         store.lease = None
-        if client is None:
+        if lease is None or client is None:
             return
         asked = sum(status is ChunkStatus.RESERVED for status in lease.statuses)
         stored = 0
