@@ -88,6 +88,7 @@ def test_another_salt_another_model_and_another_form_find_nothing() -> None:
         assert engine.run(ToyRequest("b", PROMPT)) == 0
         assert engine.run(ToyRequest("c", PROMPT, cache_salt="two" * 1000)) == 0
         assert engine.run(ToyRequest("d", PROMPT, cache_salt="two" * 1000)) == 8 * BLOCK
+        assert engine.run(ToyRequest("f", PROMPT, cache_salt="\ud800")) == 0
         assert engine.run(ToyRequest("e", PROMPT, cache_salt="one")) == 8 * BLOCK
         for other in (MODEL._replace(name="m2"), MODEL._replace(revision="2"), MODEL._replace(form="other")):
             with Toy(pool.name, model=other) as stranger:
@@ -103,6 +104,21 @@ def test_who_wants_no_cache_reads_none_and_after_a_reset_nobody_finds_what_was()
         assert engine.run(ToyRequest("d", PROMPT)) == 8 * BLOCK
         with Toy(pool.name) as other:
             assert other.run(ToyRequest("a", PROMPT)) == 8 * BLOCK, "what others have is as it was"
+
+
+def test_what_was_computed_before_a_reset_is_not_stored_after_it() -> None:
+    with server() as pool, Toy(pool.name) as engine:
+        client = engine.side._access.client
+        assert client is not None
+        request = ToyRequest("a", PROMPT)
+        engine.admit(request)
+        engine.compute(request, 4 * BLOCK)  # with weights of before
+        engine.side.forget()
+        engine.step({"a": len(PROMPT) - 4 * BLOCK})
+        engine.settle()
+        engine.end(request)
+        assert stored(pool) == 0
+        assert engine.run(ToyRequest("b", PROMPT)) == 0
 
 
 def test_what_is_stored_is_held_until_it_is_although_its_request_has_ended() -> None:
@@ -199,6 +215,7 @@ def test_stores_hold_no_more_than_half_of_the_blocks_and_go_on_where_they_stoppe
         request = ToyRequest("a", list(PROMPT))
         engine.admit(request)
         engine.side.plan({"a": len(PROMPT)})
+        assert set(engine.side.held()) == set(engine.held)
         assert len(engine.held) == 5
         engine.compute(request, len(PROMPT))
         engine.settle()

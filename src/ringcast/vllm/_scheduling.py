@@ -14,11 +14,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import queue
+import sys
 import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -109,7 +110,7 @@ class _Storing:
 
 
 class Scheduling:
-    """One engine's.
+    """One engine's. Raises ArgumentError if there is no such namespace.
 
     Args:
         layout: of the workers' chunks, all parts together.
@@ -150,6 +151,7 @@ class Scheduling:
         self._n_held = 0
         self._paused_until = 0.0
         self._space = lru_cache(_SPACES)(self._new_space)
+        self._space(None)  # so that what makes no namespace is said when the engine starts
         self._to_do: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._answers: deque[_Storing] = deque()
         """Stores that chunks are reserved for, or that are over: without a lease."""
@@ -201,7 +203,7 @@ class Scheduling:
         first, count = known.first, tokens // self._model.block_tokens
         token = b""
         if known.lease is not None and count <= known.lease.hits:
-            token = known.lease.export()
+            token = _exported(known.lease)
             self._leases[request.request_id] = known.lease
         # Without a token the workers say that it has failed, which is the one way to say so.
         known.lease, known.loading = None, True
@@ -228,9 +230,10 @@ class Scheduling:
             if name in self._known:
                 self._known[name].loading = False
         for name in report.failed_loads if report else ():
-            self.counts.add("loads_failed", 1)
-            if name in self._known:
-                self._known[name].failed = True
+            known = self._known.get(name)
+            if known is not None and not known.failed:
+                known.failed = True
+                self.counts.add("loads_failed", 1)
         for counted, failed in ((report.stored, False), (report.not_stored, True)) if report else ():
             for number, count in counted.items():
                 self._answered(number, count, failed)
@@ -248,6 +251,10 @@ class Scheduling:
         to_tell = self._announcements is not None and self._announcements.waiting
         return bool(self._storing or self._settling or to_tell)
 
+    def held(self) -> Iterator[int]:
+        """The blocks that stores hold."""
+        return (block for store in self._storing.values() for block in store.held)
+
     def forget(self) -> None:
         """From now on the engine finds nothing that was stored before, and others nothing that it stores: its weights
         may have changed, which no name says."""
@@ -256,6 +263,8 @@ class Scheduling:
         for known in self._known.values():
             self._give_back(known)
             known.keys = self._keys_of(known.request)
+            if known.request.num_computed_tokens:
+                known.offered = sys.maxsize  # what it has was computed before
 
     def close(self) -> None:
         """Gives everything back."""
@@ -365,15 +374,16 @@ class Scheduling:
             if store.lease is None:
                 self._over(store)
                 continue
+            token = _exported(store.lease)
             reserved = {i for i, status in enumerate(store.lease.statuses) if status is ChunkStatus.RESERVED}
-            if not reserved:
+            if not reserved or not token:
                 self._over(store)
                 continue
             # Only what is copied need be held.
             keep = [block for i, block in enumerate(store.blocks) if i in reserved]
             self._let_go([block for i, block in enumerate(store.blocks) if i not in reserved])
             store.held = keep
-            self._plan.stores.append(Store(store.number, store.lease.export(), store.blocks))
+            self._plan.stores.append(Store(store.number, token, store.blocks))
 
     def _answered(self, number: int, count: int, failed: bool) -> None:
         store = self._storing.get(number)
@@ -474,6 +484,14 @@ class Scheduling:
         self._paused_until = time.monotonic() + self._settings.retry
 
 
+def _exported(lease: RetrieveLease | StoreLease) -> bytes:
+    """The lease's token; empty if its pool is gone."""
+    try:
+        return lease.export()
+    except PoolError:
+        return b""
+
+
 def replace_era(model: Model) -> Model:
     """The same model, as nobody else has it."""
     base = model.revision.partition("+")[0]
@@ -482,5 +500,5 @@ def replace_era(model: Model) -> Model:
 
 def salt_bytes(salt: str | None) -> bytes:
     """A tenant's salt: vLLM's `cache_salt`; of one that is longer than a pool's salts, its digest."""
-    encoded = (salt or "").encode()
+    encoded = (salt or "").encode(errors="surrogatepass")
     return encoded if len(encoded) <= 1024 else hashlib.sha256(encoded).digest()

@@ -181,7 +181,11 @@ class RingcastConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
 
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
         """Tokens that the pool has, beyond those; loads are asynchronous, always."""
-        return (0, False) if self._scheduling is None else self._scheduling.matched(request, num_computed_tokens)
+        try:
+            return (0, False) if self._scheduling is None else self._scheduling.matched(request, num_computed_tokens)
+        except Exception:  # nothing has been promised yet, and a cache fails no engine
+            _log.exception("ringcast: the pool was not looked at")
+            return 0, False
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         """The engine has blocks for them."""
@@ -214,8 +218,9 @@ class RingcastConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         return self.request_finished(request, block_ids[0] if block_ids else [])
 
     def has_pending_block_frees(self) -> bool:
-        """Do stores hold blocks that they let go soon?"""
-        return self._scheduling is not None and self._scheduling.busy
+        """Do stores alone hold blocks, which are free soon?"""
+        held = self._scheduling.held() if self._scheduling is not None else ()
+        return any(self._pool.blocks[block].ref_cnt == 1 for block in held)
 
     def has_pending_push_work(self) -> bool:
         """Are there stores to be ended, for which the engine goes on with empty steps?"""
@@ -392,8 +397,9 @@ def _model(vllm_config: Any, kv_cache_config: Any, group: Any, form: str) -> Mod
     hash_tokens = getattr(kv_cache_config, "hash_block_size", None) or block_tokens
     if block_tokens % hash_tokens:
         raise ArgumentError(f"a block of {block_tokens} tokens is no whole number of hashes, of {hash_tokens}")
+    name = model.model if len(model.model.encode()) <= 1024 else hashlib.sha256(model.model.encode()).hexdigest()
     return Model(
-        model.model, f"{model.revision or ''}#{revision}", str(dtype).removeprefix("torch."), form, block_tokens,
+        name, f"{model.revision or ''}#{revision}", str(dtype).removeprefix("torch."), form, block_tokens,
         block_tokens // hash_tokens,
     )  # fmt: skip
 
