@@ -19,7 +19,7 @@ def main() -> None:
     from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole, supports_hma
     from vllm.v1.kv_cache_interface import FullAttentionSpec, SlidingWindowSpec
 
-    from ringcast.vllm import connector
+    from ringcast.vllm import _messages, connector
 
     prometheus: Any = import_module("prometheus_client")
     kinds = {kind: kind for kind in (prometheus.Counter, prometheus.Gauge, prometheus.Histogram)}
@@ -55,10 +55,10 @@ def main() -> None:
     refused(LayoutError, "decode_context_parallel_size is 4", full, decode_context_parallel_size=4)
     refused(ArgumentError, "'tiemout'", full, extra={"pool": "kv0", "tiemout": 3})
     for message in (
-        connector.PlanMetadata(), connector.ReportMetadata({"a"}, {1: 1}), connector.HandshakeMetadata((1,), None, "f")
+        _messages.PlanMetadata(), _messages.ReportMetadata({"a"}, {1: 1}), _messages.HandshakeMetadata((1,), None, "f")
     ):  # fmt: skip
         assert pickle.loads(pickle.dumps(message)) == message
-    together = connector.PoolStats(data={"a": 1}).aggregate(connector.PoolStats(data={"a": 2, "b": 1}))
+    together = _messages.PoolStats(data={"a": 1}).aggregate(_messages.PoolStats(data={"a": 2, "b": 1}))
     assert together.reduce() == {"a": 3, "b": 1}
     assert not together.is_empty()
     metrics = connector.RingcastConnector.build_prom_metrics(

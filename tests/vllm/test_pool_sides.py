@@ -44,7 +44,7 @@ def stored(pool: PoolServer) -> int:
 
 def nothing_is_held(engine: Toy) -> None:
     assert not engine.held
-    clients = [engine.side._access.client, *(worker._access.client for worker in engine.workers)]
+    clients = [engine.side.client, *(worker._access.client for worker in engine.workers)]
     assert [client.held_pins for client in clients if client is not None] == [0] * len([c for c in clients if c])
 
 
@@ -69,7 +69,7 @@ def test_what_is_stored_and_what_goes_is_told_with_its_tokens() -> None:
         assert told == [
             Stored(made[i], made[i - 1] if i else None, PROMPT[i * BLOCK : (i + 1) * BLOCK]) for i in range(8)
         ]
-        client = engine.side._access.client
+        client = engine.side.client
         assert client is not None
         client.clear()
         engine.wait_until(lambda: len(engine.announced) == 8)
@@ -108,7 +108,7 @@ def test_who_wants_no_cache_reads_none_and_after_a_reset_nobody_finds_what_was()
 
 def test_what_was_computed_before_a_reset_is_not_stored_after_it() -> None:
     with server() as pool, Toy(pool.name) as engine:
-        client = engine.side._access.client
+        client = engine.side.client
         assert client is not None
         request = ToyRequest("a", PROMPT)
         engine.admit(request)
@@ -169,7 +169,7 @@ def test_a_request_that_is_aborted_gives_its_chunks_back(when: str) -> None:
     with server() as pool, Toy(pool.name) as engine:
         engine.run(ToyRequest("a", PROMPT))
         request = ToyRequest("b", PROMPT)
-        client = engine.side._access.client
+        client = engine.side.client
         assert client is not None
         tokens, _ = engine.side.matched(request, 0)
         assert tokens == 8 * BLOCK
@@ -317,7 +317,6 @@ def test_an_engine_finds_its_pool_when_it_comes_and_the_next_one_of_its_name() -
         pool.close()
         with server(name=name) as another:
             engine.run(ToyRequest("b", [8, *PROMPT]))  # which finds that its pool is closed
-            engine.wait_until(lambda: engine.side._access.client is None or engine.side._access.connect() is not None)
 
             def stores() -> bool:
                 engine.run(ToyRequest("c", [7, *PROMPT]))

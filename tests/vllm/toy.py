@@ -88,7 +88,7 @@ class Toy:
         self.failed_blocks: set[int] = set()
         self.received: dict[str, int] = {}
         self.loaded: set[str] = set()
-        self.wait_until(lambda: self.side._access.client is not None)
+        self.wait_until(lambda: self.side.client is not None)
 
     # --- What the connector asks of an engine.
 

@@ -10,6 +10,21 @@ queue in place, and says why. docs/vllm.md is the guide.
     _places    where vLLM's class is, and putting ours there
     _queue     the queue, with vLLM's signatures
     _pieces    messages for which shared memory has no room at once
+
+`connector` is another way in: vLLM's KV connector over a ringcast pool, named by its configuration (docs/vllm-pool.md).
+
+    connector       vLLM's names and types
+    _messages       what travels inside vLLM
+    _served         what of an engine is served, and what makes its chunks its own
+    _pages          what a page of its tensors is
+    _pool_settings  what its configuration says
+    _pool_access    a way to the pool that may come late
+    _scheduling     the scheduler's side: what requests can have
+    _storing        its stores, and the thread that asks the server for them
+    _copying        a worker's side: copies in threads
+    _plans          what the sides tell each other
+    _pool_events    which blocks are in the pool, told to routers
+    _counts         what has been done
 """
 
 from __future__ import annotations

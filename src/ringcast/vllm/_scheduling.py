@@ -1,41 +1,31 @@
 """The scheduler's side of the KV connector: which chunks a request can have from the pool, and which it has for it.
 
-The engine's thread waits for nothing here. What it looks up and pins costs no message; what has to be asked of the
-pool's server is asked by a thread of its own, whose answers are taken with the next step.
-
-A load: `matched` pins what is there, `allocated` hands the lease's token to the workers with the next plan, `update`
-gives it back once all of them have copied. A store: `plan` takes blocks that a step fills, and holds them, so that
-neither the end nor the preemption of their request changes them; the thread reserves chunks; the workers copy with the
-next plan, and commit each its part; then the blocks are let go. What cannot be stored at once is not stored.
+The engine's thread waits for nothing here: what it looks up and pins costs no message, and stores are asked for by a
+thread of their own (_storing.py). A load: `matched` pins what is there, `allocated` hands the lease's token to the
+workers with the next plan, `update` gives it back once all of them have copied.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import queue
 import sys
-import threading
-import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-from ringcast.errors import LeaseExpiredError, PoolError
-from ringcast.pool import ChunkStatus, Keys, KVLayout, Namespace, RetrieveLease, StoreLease, keys_from_hashes
+from ringcast.errors import PoolError
+from ringcast.pool import Keys, KVLayout, Namespace, PoolClient, RetrieveLease, keys_from_hashes
 from ringcast.vllm._counts import Counts
-from ringcast.vllm._plans import Load, Plan, Report, Store
-from ringcast.vllm._pool_access import Access
+from ringcast.vllm._plans import Load, Plan, Report
 from ringcast.vllm._pool_events import Announcements, Stored
 from ringcast.vllm._pool_settings import Settings
+from ringcast.vllm._storing import Blocks, Stores, exported
 
 _log = logging.getLogger("vllm.ringcast")
 
-_HELD_SHARE = 2
-"""At most one block in so many is held for stores: the others are there for requests."""
 _SPACES = 256
 
 
@@ -56,14 +46,6 @@ class Request(Protocol):
     def skip_reading_prefix_cache(self) -> bool: ...
     @property
     def all_token_ids(self) -> Sequence[int]: ...
-
-
-class Blocks(Protocol):
-    """An engine's blocks, which may be held."""
-
-    def count(self) -> int: ...
-    def hold(self, blocks: list[int]) -> None: ...
-    def let_go(self, blocks: list[int]) -> None: ...
 
 
 class Model(NamedTuple):
@@ -93,22 +75,6 @@ class _Known:
     """So many of its leading blocks have been stored, or will not be."""
 
 
-@dataclass
-class _Storing:
-    """A store that has begun."""
-
-    number: int
-    keys: Keys
-    blocks: list[int]
-    lease: StoreLease | None = None
-    held: list[int] = field(default_factory=list)
-    """Of the blocks, those that are held."""
-    answers: int = 0
-    failed: bool = False
-    told: list[Stored] = field(default_factory=list)
-    """What is to be announced of each, if anybody is told."""
-
-
 class Scheduling:
     """One engine's. Raises ArgumentError if there is no such namespace.
 
@@ -132,33 +98,24 @@ class Scheduling:
         announcements: Announcements | None = None,
     ) -> None:
         self.counts = Counts()
-        self._announcements = announcements
-        self._settings = settings
         self._model = model
         self._layout = layout
-        self._blocks = blocks
         self._blocks_of = blocks_of
-        self._loads, self._stores = loads, stores
-        self._access = Access(settings, layout, "vllm-scheduler")
+        self._does_load, self._does_store = loads, stores
+        self._tells = announcements is not None
         self._known: dict[str, _Known] = {}
         self._leases: dict[str, RetrieveLease] = {}
         """Of loads that the workers have been told of."""
-        self._plan = Plan()
-        self._storing: dict[int, _Storing] = {}
-        self._settling: set[int] = set()
-        """Stores that all workers have answered, and the thread has not."""
-        self._numbers = 0
-        self._n_held = 0
-        self._paused_until = 0.0
+        self._loads: list[Load] = []
+        """What the workers are to be told of with the next plan."""
         self._space = lru_cache(_SPACES)(self._new_space)
         self._space(None)  # so that what makes no namespace is said when the engine starts
-        self._to_do: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._answers: deque[_Storing] = deque()
-        """Stores that chunks are reserved for, or that are over: without a lease."""
-        self._asked_to_connect = False
-        self._thread = threading.Thread(target=self._work, name="ringcast pool", daemon=True)
-        self._thread.start()
-        self._connect()
+        self._stores = Stores(settings, layout, blocks, self.counts, announcements)
+
+    @property
+    def client(self) -> PoolClient | None:
+        """The pool's client, if there is a pool."""
+        return self._stores.client
 
     # --- Called by the engine, each by its one thread.
 
@@ -170,10 +127,10 @@ class Scheduling:
         known = self._get(request)
         if known.lease is not None and (known.first != computed // self._model.block_tokens or known.loading):
             self._give_back(known)
-        client = self._access.client
+        client = self.client
         if client is None:
-            self._connect()
-        if client is None or not self._loads or known.failed or request.skip_reading_prefix_cache:
+            self._stores.connect()
+        if client is None or not self._does_load or known.failed or request.skip_reading_prefix_cache:
             return 0, False
         # The last token is computed in any case, for its logits.
         first, end = computed // self._model.block_tokens, (request.num_tokens - 1) // self._model.block_tokens
@@ -184,7 +141,7 @@ class Scheduling:
                     return 0, False
                 lease = client.prepare_retrieve(known.keys[first:end])
             except PoolError as error:
-                self._trouble(client, error)
+                self._stores.trouble(client, error)
                 return 0, False
             self.counts.add("blocks_looked_up", end - first)
             known.lease, known.first = lease, first
@@ -203,23 +160,22 @@ class Scheduling:
         first, count = known.first, tokens // self._model.block_tokens
         token = b""
         if known.lease is not None and count <= known.lease.hits:
-            token = _exported(known.lease)
+            token = exported(known.lease)
             self._leases[request.request_id] = known.lease
         # Without a token the workers say that it has failed, which is the one way to say so.
         known.lease, known.loading = None, True
-        self._plan.loads.append(Load(request.request_id, token, list(blocks[first : first + count])))
+        self._loads.append(Load(request.request_id, token, list(blocks[first : first + count])))
         self.counts.add("blocks_loaded", count)
 
     def plan(self, scheduled: Mapping[str, int]) -> Plan:
         """What the workers are to do with this step, which computes so many tokens of each of these requests."""
-        self._take_answers()
-        if self._stores:
+        if self._does_store:
             for name, tokens in scheduled.items():
                 known = self._known.get(name)
                 if known is not None:
                     self._offer(known, tokens)
-        plan, self._plan = self._plan, Plan()
-        return plan
+        loads, self._loads = self._loads, []
+        return Plan(loads, self._stores.take())
 
     def update(self, received: Iterable[str], report: Report | None) -> None:
         """What the workers have done: these requests' loads are over on all of them, and their report."""
@@ -234,10 +190,8 @@ class Scheduling:
             if known is not None and not known.failed:
                 known.failed = True
                 self.counts.add("loads_failed", 1)
-        for counted, failed in ((report.stored, False), (report.not_stored, True)) if report else ():
-            for number, count in counted.items():
-                self._answered(number, count, failed)
-        self._take_answers()
+        if report:
+            self._stores.update(report)
 
     def finished(self, name: str) -> None:
         """The request has ended, or was aborted. A load that goes on is waited for by the engine."""
@@ -248,12 +202,11 @@ class Scheduling:
     @property
     def busy(self) -> bool:
         """Is something under way that further steps bring to its end?"""
-        to_tell = self._announcements is not None and self._announcements.waiting
-        return bool(self._storing or self._settling or to_tell)
+        return self._stores.busy
 
     def held(self) -> Iterator[int]:
         """The blocks that stores hold."""
-        return (block for store in self._storing.values() for block in store.held)
+        return self._stores.held()
 
     def forget(self) -> None:
         """From now on the engine finds nothing that was stored before, and others nothing that it stores: its weights
@@ -268,15 +221,11 @@ class Scheduling:
 
     def close(self) -> None:
         """Gives everything back."""
-        self._to_do.put(None)
-        self._thread.join(self._settings.timeout + self._settings.regain + 1.0)
         for known in self._known.values():
             self._give_back(known)
         for lease in self._leases.values():
             self._end(lease)
-        if self._announcements is not None:
-            self._announcements.close()
-        self._access.close()
+        self._stores.close()
 
     # --- Requests and their keys.
 
@@ -327,27 +276,20 @@ class Scheduling:
         self._extend(known)
         full = min(computed, len(known.keys))
         known.offered += self._there(known.keys[known.offered : full])
-        room = self._blocks.count() // _HELD_SHARE - self._n_held
-        count = min(full - known.offered, room)
         if full <= known.offered:
             return
-        if self._access.client is None or time.monotonic() < self._paused_until:
+        if self.client is None or self._stores.paused:
             self.counts.add("blocks_not_stored", full - known.offered)
             known.offered = full
-            self._connect()
+            self._stores.connect()
             return
+        count = min(full - known.offered, self._stores.room)
         if count <= 0:
             return  # a later step tries again
         first, known.offered = known.offered, known.offered + count
         blocks = list(self._blocks_of(known.request.request_id)[first : known.offered])
-        store = _Storing(self._numbers, known.keys[first : known.offered], blocks, held=blocks)
-        self._numbers += 1
-        if self._announcements is not None:
-            store.told = self._said(known.request, first, known.offered)
-        self._blocks.hold(blocks)
-        self._n_held += len(blocks)
-        self._storing[store.number] = store
-        self._to_do.put(lambda: self._reserve(store))
+        told = self._said(known.request, first, known.offered) if self._tells else []
+        self._stores.begin(known.keys[first : known.offered], blocks, told)
 
     def _said(self, request: Request, first: int, end: int) -> list[Stored]:
         """What there is to say of a request's blocks."""
@@ -361,135 +303,14 @@ class Scheduling:
 
     def _there(self, keys: Keys) -> int:
         """How many of them, from the first on, the pool has anyway."""
-        client = self._access.client
-        try:
-            return client.lookup(keys).total if client is not None else 0
-        except PoolError as error:
-            self._trouble(client, error)
+        client = self.client
+        if client is None:
             return 0
-
-    def _take_answers(self) -> None:
-        while self._answers:
-            store = self._answers.popleft()
-            if store.lease is None:
-                self._over(store)
-                continue
-            token = _exported(store.lease)
-            reserved = {i for i, status in enumerate(store.lease.statuses) if status is ChunkStatus.RESERVED}
-            if not reserved or not token:
-                self._over(store)
-                continue
-            # Only what is copied need be held.
-            keep = [block for i, block in enumerate(store.blocks) if i in reserved]
-            self._let_go([block for i, block in enumerate(store.blocks) if i not in reserved])
-            store.held = keep
-            self._plan.stores.append(Store(store.number, token, store.blocks))
-
-    def _answered(self, number: int, count: int, failed: bool) -> None:
-        store = self._storing.get(number)
-        if store is None:
-            return
-        store.answers += count
-        store.failed |= failed
-        if store.answers >= self._layout.shards:
-            self._over(store)
-            self._settling.add(store.number)
-            self._to_do.put(lambda: self._settle(store))
-
-    def _over(self, store: _Storing) -> None:
-        del self._storing[store.number]
-        self._let_go(store.held)
-
-    def _let_go(self, blocks: list[int]) -> None:
-        self._blocks.let_go(blocks)
-        self._n_held -= len(blocks)
-
-    # --- What the thread does.
-
-    def _work(self) -> None:
-        while (job := self._to_do.get()) is not None:
-            try:
-                job()
-            except Exception:
-                _log.exception("ringcast: not expected here")
-
-    def _connect(self) -> None:
-        if self._access.due and not self._asked_to_connect:
-            self._asked_to_connect = True
-            self._to_do.put(self._do_connect)
-
-    def _do_connect(self) -> None:
         try:
-            self._access.connect()
+            return client.lookup(keys).total
         except PoolError as error:
-            _log.warning("ringcast: no pool: %s", error)
-        finally:
-            self._asked_to_connect = False
-
-    def _reserve(self, store: _Storing) -> None:
-        client = self._access.client
-        try:
-            if client is not None and time.monotonic() >= self._paused_until:
-                store.lease = client.prepare_store(store.keys)
-        except PoolError as error:
-            assert client is not None
-            self._trouble(client, error)
-        except Exception:
-            _log.exception("ringcast: a store was not prepared")
-        self._count(store, () if store.lease is None else store.lease.statuses)
-        self._answers.append(store)
-
-    def _count(self, store: _Storing, statuses: Iterable[ChunkStatus]) -> None:
-        """Count what is not stored for want of memory, or of a server; what others have or do is no loss."""
-        no_loss = {ChunkStatus.RESERVED, ChunkStatus.CACHED, ChunkStatus.PENDING, ChunkStatus.OWN}
-        seen = [status in no_loss for status in statuses] or [False] * len(store.keys)
-        self.counts.add("blocks_not_stored", seen.count(False))
-
-    def _settle(self, store: _Storing) -> None:
-        """All workers have said what became of their part."""
-        try:
-            self._commit(store)
-        finally:
-            self._settling.discard(store.number)
-
-    def _commit(self, store: _Storing) -> None:
-        lease, client = store.lease, self._access.client
-        store.lease = None
-        if lease is None or client is None:
-            return
-        asked = sum(status is ChunkStatus.RESERVED for status in lease.statuses)
-        stored = 0
-        try:
-            if store.failed:
-                client.abort_store(lease)
-            else:
-                committed = [status is ChunkStatus.COMMITTED for status in client.commit_store(lease)]
-                stored = committed.count(True)
-                if self._announcements is not None:
-                    for key, said, there in zip(store.keys, store.told, committed, strict=True):
-                        if there:
-                            self._announcements.stored(key, said)
-        except LeaseExpiredError:
-            pass  # which is why a worker has not stored its part
-        except PoolError as error:
-            self._trouble(client, error)
-        self.counts.add("blocks_stored", stored)
-        self.counts.add("blocks_not_stored", asked - stored)
-
-    def _trouble(self, client: Any, error: PoolError) -> None:
-        """The server has not answered, or the pool is gone: for some seconds nothing is asked of it."""
-        self.counts.add("pool_errors", 1)
-        if not self._access.failed(client, error) and time.monotonic() >= self._paused_until:
-            _log.warning("ringcast: nothing is stored for %g s: %s", self._settings.retry, error)
-        self._paused_until = time.monotonic() + self._settings.retry
-
-
-def _exported(lease: RetrieveLease | StoreLease) -> bytes:
-    """The lease's token; empty if its pool is gone."""
-    try:
-        return lease.export()
-    except PoolError:
-        return b""
+            self._stores.trouble(client, error)
+            return 0
 
 
 def replace_era(model: Model) -> Model:

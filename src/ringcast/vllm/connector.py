@@ -9,16 +9,11 @@ worker. docs/vllm-pool.md is the guide.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import platform
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-import vllm
-from vllm.distributed.kv_events import MEDIUM_CPU, BlockRemoved, BlockStored
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
     KVConnectorHandshakeMetadata,
@@ -28,17 +23,24 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     SupportsHMA,
 )
 from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorPromMetrics, KVConnectorStats
-from vllm.v1.core.kv_cache_utils import maybe_convert_block_hash
 
-from ringcast.errors import ArgumentError, LayoutError
+from ringcast.errors import LayoutError
 from ringcast.pool import KVLayout
 from ringcast.vllm._copying import Copying
-from ringcast.vllm._counts import EXPLAINED
-from ringcast.vllm._pages import form_of, page_bytes
-from ringcast.vllm._plans import Handshake, Plan, Report
-from ringcast.vllm._pool_events import Announcements, Removed, Stored
+from ringcast.vllm._messages import (
+    HandshakeMetadata,
+    PlanMetadata,
+    PoolMetrics,
+    PoolStats,
+    ReportMetadata,
+    event_of,
+)
+from ringcast.vllm._pages import page_bytes
+from ringcast.vllm._plans import Report
+from ringcast.vllm._pool_events import Announcements
 from ringcast.vllm._pool_settings import Settings
-from ringcast.vllm._scheduling import Model, Scheduling
+from ringcast.vllm._scheduling import Scheduling
+from ringcast.vllm._served import block_tokens_of, cpu_isa, form, model_of, only_group
 
 try:
     from vllm.v1.metrics.cache_hit_source import CacheHitSource
@@ -46,68 +48,6 @@ except ImportError:  # a release that does not ask
     CacheHitSource = None
 
 _log = logging.getLogger("vllm.ringcast")
-
-_KINDS = {"FullAttentionSpec", "MLAAttentionSpec"}
-"""Kinds of cache of which a block holds the tokens that its hash says, and all of them."""
-
-
-class HandshakeMetadata(Handshake, KVConnectorHandshakeMetadata):  # type: ignore[misc]
-    """A `Handshake`, as vLLM wants it."""
-
-
-class PlanMetadata(Plan, KVConnectorMetadata):  # type: ignore[misc]
-    """A `Plan`, as vLLM wants it."""
-
-
-class ReportMetadata(Report, KVConnectorWorkerMetadata):  # type: ignore[misc]
-    """A `Report`, as vLLM wants it."""
-
-
-class PoolStats(KVConnectorStats):  # type: ignore[misc]
-    """What has been done since the last time: `_counts.EXPLAINED`."""
-
-    def reset(self) -> None:
-        """Nothing has been done."""
-        self.data: dict[str, int] = {}
-
-    def aggregate(self, other: KVConnectorStats) -> KVConnectorStats:
-        """Of several sides, or times, together."""
-        for name, count in other.data.items():
-            self.data[name] = self.data.get(name, 0) + count
-        return self
-
-    def reduce(self) -> dict[str, int | float]:
-        """What vLLM's log shows."""
-        return dict(self.data)
-
-    def is_empty(self) -> bool:
-        """Has nothing been done?"""
-        return not self.data
-
-
-class PoolMetrics(KVConnectorPromMetrics):  # type: ignore[misc]
-    """The same as counters for Prometheus, `vllm:ringcast_pool_<name>`."""
-
-    def __init__(
-        self,
-        vllm_config: Any,
-        metric_types: Any,
-        labelnames: list[str],
-        per_engine_labelvalues: dict[int, list[object]],
-    ) -> None:
-        super().__init__(vllm_config, metric_types, labelnames, per_engine_labelvalues)
-        self._counters = {}
-        for name, explained in EXPLAINED.items():
-            counter = self._counter_cls(f"vllm:ringcast_pool_{name}", documentation=explained, labelnames=labelnames)
-            self._counters[name] = {
-                engine: counter.labels(*values) for engine, values in per_engine_labelvalues.items()
-            }
-
-    def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:
-        """Count what an engine has told."""
-        for name, count in transfer_stats_data.items():
-            if name in self._counters:
-                self._counters[name][engine_idx].inc(count)
 
 
 class RingcastConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
@@ -123,7 +63,7 @@ class RingcastConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
         self._settings = Settings.of(self._kv_transfer_config.kv_connector_extra_config)
-        self._group = _only_group(vllm_config, kv_cache_config)
+        self._group = only_group(vllm_config, kv_cache_config)
         self._scheduling: Scheduling | None = None
         self._copying: Copying | None = None
         self._announcements: Announcements | None = None
@@ -153,7 +93,7 @@ class RingcastConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             self._announcements = Announcements(self._settings)
         layout = KVLayout.sizes(told[0].page_bytes, shards=shards, cpu_isa=told[0].cpu_isa)
         self._scheduling = Scheduling(
-            self._settings, _model(self._vllm_config, self._kv_cache_config, self._group, told[0].form), layout,
+            self._settings, model_of(self._vllm_config, self._kv_cache_config, self._group, told[0].form), layout,
             self, self._blocks_of,
             loads=self._kv_transfer_config.is_kv_consumer, stores=self._kv_transfer_config.is_kv_producer,
             announcements=self._announcements,
@@ -230,7 +170,7 @@ class RingcastConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         """Blocks that are in the pool since, or no more, of those that this engine has stored."""
         if self._announcements is None:
             return ()
-        return [_event(one, _block_tokens(self._group)) for one in self._announcements.take()]
+        return [event_of(one, block_tokens_of(self._group)) for one in self._announcements.take()]
 
     def reset_cache(self) -> bool | None:
         """This engine finds nothing that was stored until now, and stores for itself alone from now on."""
@@ -254,10 +194,10 @@ class RingcastConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             for name, tensor in zip(names, tensors, strict=True)
         ]
         shards = self._vllm_config.parallel_config.tensor_parallel_size
-        isa = _cpu_isa(self._vllm_config, self._group, tensors[0])
+        isa = cpu_isa(self._group, tensors[0])
         layout = KVLayout.pages(list(zip(tensors, pages, strict=True)), shards=shards, cpu_isa=isa)
-        form = _form(self._vllm_config, self._kv_cache_config, tensors, n_blocks)
-        self._handshake = HandshakeMetadata(layout.page_bytes, layout.cpu_isa, form)
+        lying = form(self._vllm_config, self._kv_cache_config, tensors, n_blocks)
+        self._handshake = HandshakeMetadata(layout.page_bytes, layout.cpu_isa, lying)
         fence = None if tensors[0].device.type == "cpu" else _fence_of(tensors[0].device)
         self._copying = Copying(self._settings, layout, get_tensor_model_parallel_rank(), fence)
 
@@ -317,91 +257,6 @@ class RingcastConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         for side in (self._scheduling, self._copying):
             if side is not None:
                 side.close()
-
-
-def _only_group(vllm_config: Any, kv_cache_config: Any) -> Any:
-    """The group of layers whose blocks are stored. Raises LayoutError, with the reason, for what is not served."""
-    parallel = vllm_config.parallel_config
-    for name in ("pipeline_parallel_size", "decode_context_parallel_size", "prefill_context_parallel_size"):
-        if getattr(parallel, name, 1) > 1:
-            raise LayoutError(
-                f"{name} is {getattr(parallel, name)}, and must be 1: the parts of a chunk are alike, one of each rank "
-                "of the tensor parallel group"
-            )
-    groups = kv_cache_config.kv_cache_groups
-    kinds = [sorted({type(spec).__name__ for spec in _specs(group.kv_cache_spec)}) for group in groups]
-    if len(groups) != 1 or not set(kinds[0]) <= _KINDS:
-        raise LayoutError(
-            f"this model's KV cache has groups of {kinds}; a ringcast pool serves one group of full attention: of "
-            "sliding windows, states and several groups a prefix is no row of blocks that stay"
-        )
-    return groups[0]
-
-
-def _specs(spec: Any) -> Iterable[Any]:
-    """Of each layer, where they are told apart."""
-    inner = getattr(spec, "kv_cache_specs", None)
-    return inner.values() if isinstance(inner, dict) else [spec]
-
-
-def _event(told: Stored | Removed, block_tokens: int) -> Any:
-    block = maybe_convert_block_hash(told.hash)
-    if isinstance(told, Removed):
-        return BlockRemoved(block_hashes=[block], medium=MEDIUM_CPU)
-    return BlockStored(
-        block_hashes=[block], parent_block_hash=None if told.parent is None else maybe_convert_block_hash(told.parent),
-        token_ids=told.tokens, block_size=block_tokens, lora_id=None, lora_name=None, medium=MEDIUM_CPU,
-    )  # fmt: skip
-
-
-def _block_tokens(group: Any) -> int:
-    tokens: int = next(iter(_specs(group.kv_cache_spec))).block_size
-    return tokens
-
-
-def _cpu_isa(vllm_config: Any, group: Any, tensor: torch.Tensor) -> str | None:
-    """What a CPU's kernels pack pages for; None on a device."""
-    if tensor.device.type != "cpu":
-        return None
-    spec = next(iter(_specs(group.kv_cache_spec)))
-    try:
-        from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
-
-        isa = _get_attn_isa(spec.dtype, spec.block_size, spec.head_size)
-    except Exception as error:
-        raise LayoutError(f"how this CPU's kernels pack the KV cache cannot be told: {error!r}") from error
-    return f"{platform.machine()} {isa}"
-
-
-def _form(vllm_config: Any, kv_cache_config: Any, tensors: list[torch.Tensor], n_blocks: int) -> str:
-    """What else pages depend on: the release, its block size and its hashes, and how dimensions lie in a page."""
-    cache = vllm_config.cache_config
-    lying = [(str(tensor.dtype), form_of(tensor.shape, tensor.stride(), n_blocks)) for tensor in tensors]
-    said = json.dumps(
-        [lying, str(getattr(kv_cache_config, "kv_cache_layout", None)), str(cache.cache_dtype),
-         str(cache.prefix_caching_hash_algo), str(tensors[0].device.type)]
-    )  # fmt: skip
-    digest = hashlib.sha256(said.encode()).hexdigest()[:16]
-    return f"{vllm.__version__[:24]} {cache.block_size} {digest}"
-
-
-def _model(vllm_config: Any, kv_cache_config: Any, group: Any, form: str) -> Model:
-    model, cache = vllm_config.model_config, vllm_config.cache_config
-    config = model.hf_config.to_json_string() if hasattr(model.hf_config, "to_json_string") else str(model.hf_config)
-    said = [str(model.quantization), str(model.dtype), config]
-    if str(getattr(vllm_config.load_config, "load_format", "")) == "dummy":
-        said.append(f"weights of seed {model.seed}")
-    revision = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
-    dtype = model.dtype if cache.cache_dtype in ("auto", None) else cache.cache_dtype
-    block_tokens = _block_tokens(group)
-    hash_tokens = getattr(kv_cache_config, "hash_block_size", None) or block_tokens
-    if block_tokens % hash_tokens:
-        raise ArgumentError(f"a block of {block_tokens} tokens is no whole number of hashes, of {hash_tokens}")
-    name = model.model if len(model.model.encode()) <= 1024 else hashlib.sha256(model.model.encode()).hexdigest()
-    return Model(
-        name, f"{model.revision or ''}#{revision}", str(dtype).removeprefix("torch."), form, block_tokens,
-        block_tokens // hash_tokens,
-    )  # fmt: skip
 
 
 def _fence_of(device: torch.device) -> Callable[[], Callable[[], object]]:
