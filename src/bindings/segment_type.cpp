@@ -22,6 +22,7 @@ using namespace nb::literals;
 namespace ringcast::bindings {
 
 void add_board_methods(nb::class_<Segment>& type);
+void add_look_methods(nb::class_<Segment>& type);
 
 namespace {
 
@@ -254,6 +255,7 @@ void bind_segment(nb::module_& module) {
         .def("missed", &missed)
         .def("slot_state", &slot_state, "index"_a);
     add_board_methods(type);
+    add_look_methods(type);
 
     module.def("list_names", &platform::list_names, "prefix"_a);
     module.def("sweep", &swept, "prefix"_a, "suffix"_a, "dry_run"_a, "spared"_a = "");

@@ -25,3 +25,13 @@ def byte_size(what: str, value: Any) -> int:
     if not 1 <= size <= INT64_MAX:
         raise ArgumentError(f"{what} must be from 1 to {INT64_MAX} bytes, not {value!r}")
     return size
+
+
+def human_bytes(count: float) -> str:
+    """`count` bytes in binary units, three digits."""
+    unit = "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if count < 1000 or unit == "TiB":
+            break
+        count /= 1024
+    return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.3g} {unit}"

@@ -115,14 +115,7 @@ def byte_size(text: str | int) -> int:
         raise click.BadParameter(f"{text!r} is not a size; write 4096, 64KiB or 1MiB.") from None
 
 
-def human_bytes(count: float) -> str:
-    """`count` bytes in binary units, three digits."""
-    unit = "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if count < 1000 or unit == "TiB":
-            break
-        count /= 1024
-    return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.3g} {unit}"
+human_bytes = _sizes.human_bytes
 
 
 def binary_stdin() -> io.BufferedReader:
