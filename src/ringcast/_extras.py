@@ -10,6 +10,7 @@ from ringcast.errors import MissingPackageError
 _EXTRAS = {
     "numpy": "numpy", "msgspec": "msgpack", "torch": "torch", "cryptography": "remote", "matplotlib": "bench",
     "ray": "ray", "obstore": "object", "obstore.store": "object", "mooncake.store": "mooncake",
+    "prometheus_client": "metrics", "opentelemetry.metrics": "otel",
 }  # fmt: skip
 
 

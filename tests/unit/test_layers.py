@@ -28,6 +28,7 @@ LAYERS = [
     {"vllm"},
     {"ringcast"},
     {"instruments"},
+    {"metrics"},
     {"cli"},
     {"__main__"},
 ]
@@ -132,5 +133,6 @@ def test_only_public_modules_have_public_names() -> None:
         "pool",
         "vllm",
         "instruments",
+        "metrics",
         "cli",
     }

@@ -18,7 +18,22 @@ from ringcast.cli import common, versions
 from ringcast.cli.interruption import interrupted_at_once
 from ringcast.errors import ArgumentError, PoolTimeoutError, QueueTimeoutError, RingcastError
 
-COMMANDS = ("pub", "sub", "ls", "top", "clean", "doctor", "secret", "link", "pool", "demo", "bench", "completion")
+COMMANDS = (
+    "pub",
+    "sub",
+    "ls",
+    "top",
+    "trace",
+    "exporter",
+    "clean",
+    "doctor",
+    "secret",
+    "link",
+    "pool",
+    "demo",
+    "bench",
+    "completion",
+)
 
 HELP = f"""Broadcast messages between processes through shared memory.
 

@@ -69,7 +69,7 @@ def command(name: str | None, *, as_json: bool, everything: bool, watch: bool) -
     if as_json:
         found = list_queues()
         shown = [*_chosen(found, everything), *(found.unreadable if everything else [])]
-        click.echo(json.dumps(_named(found, name) if name else shown, indent=2))
+        click.echo(json.dumps(named(found, name) if name else shown, indent=2))
     elif watch:
         common.watch(REDRAW_SECONDS, _rates_of(name, everything))
     else:
@@ -107,7 +107,7 @@ def _chosen(found: Found, everything: bool) -> list[QueueInfo]:
     return [info for info in found.queues if everything or info["writer"]["alive"]]
 
 
-def _named(found: Found, name: str) -> QueueInfo:
+def named(found: Found, name: str) -> QueueInfo:
     """The queue of that name, a living one first, or of that segment."""
     same = [info for info in found.queues if name in (info["name"], info["segment"])]
     if same:
@@ -120,7 +120,7 @@ def _named(found: Found, name: str) -> QueueInfo:
 
 def _view(found: Found, name: str | None, everything: bool, rates: dict[int, float]) -> Iterator[RenderableType]:
     if name is not None:
-        yield from _detail(_named(found, name), rates)
+        yield from _detail(named(found, name), rates)
         return
     queues = _chosen(found, everything)
     unreadable = found.unreadable if everything else []

@@ -30,8 +30,8 @@ class Blocked(TypedDict):
 def in_queue(
     info: QueueInfo, waits_for: int | None, causes: Collection[str], rates: Mapping[int | None, float | None]
 ) -> list[Blocked]:
-    """`waits_for` is the seat that the writer sleeps for now; `causes` what it was seen to sleep for since the last look;
-    `rates` how much each seat reads in a second."""
+    """`waits_for` is the seat that the writer sleeps for now, `causes` what it was seen to sleep for since the last
+    look, `rates` how much each seat reads in a second."""
     return list(_in_queue(info, waits_for, causes, rates))
 
 

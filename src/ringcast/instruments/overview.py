@@ -1,12 +1,14 @@
 """Everything of this user at one glance, again and again: what `ringcast top`, its exporter and its metrics show.
 
 `Observer.look` is the whole picture, with rates since the look before; `Observer.glance`, some microseconds for each
-queue, only sees who sleeps for what, and is called in between. Neither takes a seat, stores anything in shared memory or
-asks a process anything: who is stopped or killed holds nobody up.
+queue, only sees who sleeps for what, and is called in between. Neither takes a seat, stores anything in shared memory
+or asks a process anything: who is stopped or killed holds nobody up.
 """
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable
@@ -23,8 +25,8 @@ from ringcast.instruments.processes import Processes, ProcessStats
 from ringcast.pool import PoolStats, list_pools
 
 SCHEMA = 1
-_MOST_KEPT = 256
-"""Of so many queues the mapping is kept from one look to the next: each takes a descriptor."""
+_SPARED_FILES = 128
+"""The mapping of each queue is kept from one look to the next, and takes a descriptor; so many are left to others."""
 _LOST_AFTER_NS = 100_000_000
 """A waker may be held up between its store and its wake-up; for longer is worth a word."""
 
@@ -53,7 +55,8 @@ class QueueView(QueueInfo):
 
     `lost_wakeups` counts the readers that were seen asleep for 0.1 s with something to read: 0, unless their writer was
     held up, or ended, before it woke them. `created_at_ns` is by the wall clock,
-    `watched_s` for how long it has been looked at.
+    `watched_s` for how long it has been looked at. `waits` and `wakes` are those of its ends, by "writer" and "reader",
+    of readers that have left, too.
     """
 
     created_at_ns: int
@@ -61,6 +64,8 @@ class QueueView(QueueInfo):
     rate: float | None
     byte_rate: float | None
     ends: list[EndView]
+    waits: dict[str, dict[str, float]]
+    wakes: dict[str, int]
     lost_wakeups: int
     blocked: list[Blocked]
 
@@ -121,10 +126,19 @@ class Overview(TypedDict):
     unreadable: list[str]
 
 
+class _Total:
+    """Of all writers, or readers, that a queue has had."""
+
+    def __init__(self) -> None:
+        self.waits: defaultdict[str, float] = defaultdict(float)
+        self.wakes = 0
+
+
 class _End:
     """What has been seen of an end."""
 
-    def __init__(self) -> None:
+    def __init__(self, total: _Total) -> None:
+        self._total = total
         self.sleep = "awake"
         self.cause = ""
         self.waits: defaultdict[str, float] = defaultdict(float)
@@ -139,8 +153,10 @@ class _End:
     def see(self, sleep: str, cause: str, woken_ns: int, seconds: float) -> None:
         if self.cause and sleep != "awake":
             self.waits[self.cause] += seconds
+            self._total.waits[self.cause] += seconds
         if woken_ns != self.woken_ns:
             self.wakes += self.woken_ns != 0
+            self._total.wakes += self.woken_ns != 0
             self.woken_ns = woken_ns
         self.sleep, self.cause = sleep, cause if sleep != "awake" else ""
         if self.cause:
@@ -153,7 +169,8 @@ class _Watched:
     def __init__(self, segment: _core.Segment) -> None:
         self.segment = segment
         self.since = time.monotonic()
-        self.writer = _End()
+        self.totals = {"writer": _Total(), "reader": _Total()}
+        self.writer = _End(self.totals["writer"])
         self.readers: dict[tuple[int, int], _End] = {}
         self.waits_for: int | None = None
         self.for_any = "delivery"
@@ -178,7 +195,7 @@ class _Watched:
                 continue
             key = seat, incarnation
             there.add(key)
-            end = self.readers.get(key) or self.readers.setdefault(key, _End())
+            end = self.readers.get(key) or self.readers.setdefault(key, _End(self.totals["reader"]))
             end.see(sleep, "message" if cursor >= head else "", woken, seconds)
             end.cursor = cursor
             if sleep != "asleep" or cursor >= head or not complete:
@@ -220,6 +237,8 @@ class _Watched:
             "rate": ends[0]["rate"],
             "byte_rate": (info["bytes"] - before[2]) / seconds if before and seconds > 0 else None,
             "ends": ends,
+            "waits": {role: dict(total.waits) for role, total in self.totals.items()},
+            "wakes": {role: total.wakes for role, total in self.totals.items()},
             "lost_wakeups": self.lost,
             "blocked": in_queue(info, self.waits_for, causes, {end["seat"]: end["rate"] for end in ends}),
         }
@@ -255,6 +274,8 @@ class Observer:
     """
 
     def __init__(self) -> None:
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most_kept = sys.maxsize if files == resource.RLIM_INFINITY else max(0, files - _SPARED_FILES)
         self._watched: dict[str, _Watched] = {}
         self._processes = Processes()
         self._looked_at: float | None = None
@@ -316,7 +337,7 @@ class Observer:
                 unreadable.append(f"{name}: {error}")
                 continue
             kept.pop(name, None)
-            if len(self._watched) < _MOST_KEPT:
+            if len(self._watched) < self._most_kept:
                 self._watched[name] = watched
         for gone in kept.values():
             self._forget(gone)
