@@ -151,7 +151,7 @@ class _End:
         """When it was first seen asleep with something to read; the cursor and the last wake-up then."""
 
     def see(self, sleep: str, cause: str, woken_ns: int, seconds: float) -> None:
-        if self.cause and sleep != "awake":
+        if self.cause:
             self.waits[self.cause] += seconds
             self._total.waits[self.cause] += seconds
         if woken_ns != self.woken_ns:

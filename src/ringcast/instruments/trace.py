@@ -120,7 +120,7 @@ class Trace:
             pids[self.writer_pid] = "writer and readers"
         for pid, what in sorted(pids.items()):
             yield {"ph": "M", "name": "process_name", "pid": pid, "args": {"name": f"{self.name} {what}"}}
-            yield {"ph": "M", "name": "process_sort_index", "pid": pid, "args": {"sort_index": what != "writer"}}
+            yield {"ph": "M", "name": "process_sort_index", "pid": pid, "args": {"sort_index": int(what != "writer")}}
         yield {"ph": "M", "name": "thread_name", "pid": self.writer_pid, "tid": 0, "args": {"name": "writer"}}
         for reader in sorted(readers):
             name = f"rank {reader.rank}"
