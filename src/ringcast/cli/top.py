@@ -235,7 +235,7 @@ class Screen:
             return f"only rows with: {self._text}_   (enter keeps it, escape shows all)"
         shown = f"only rows with {self._text!r}   " if self._text else ""
         way = ", backwards" if self._backwards else ""
-        return f"{shown}q quit   s sort ({self._sort}{way})   r reverse   / filter   space freeze   enter open, escape close"
+        return f"{shown}q quit   s sort ({self._sort}{way})   r reverse   / filter   space freeze   enter open"
 
 
 _STEPS = {"up": -1, "k": -1, "down": 1, "j": 1, "page up": -20, "page down": 20}

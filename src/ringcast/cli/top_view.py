@@ -137,12 +137,17 @@ def _queues(overview: Overview, cpu: dict[int, float | None], sort: str, backwar
         "WAITS ",
     )  # fmt: skip
     found = sorted(overview["queues"], key=order, reverse=backwards)  # type: ignore[arg-type]
+    names = {
+        segment: f"{'answers to' if i else 'calls of'} {group['pid']}"
+        for group in overview["groups"]
+        for i, segment in enumerate(group["segments"])
+    }
     return _Section(headings, [
         _Row(
             f"queue {queue['epoch']}",
             (
-                queue["name"] or queue["segment"], _rate(queue["rate"]), _byte_rate(queue["byte_rate"]),
-                str(queue["queued"]), str(queue["depth"]), f"{_alive(queue)}/{queue['n_reader']}", _slowest(queue),
+                queue["name"] or names.get(queue["segment"], queue["segment"]), _rate(queue["rate"]),
+                _byte_rate(queue["byte_rate"]), str(queue["queued"]), str(queue["depth"]), f"{_alive(queue)}/{queue['n_reader']}", _slowest(queue),
                 _writer(queue), str(queue["lost_wakeups"]), human_bytes(_memory(queue)), _cpu(_cpu_of(queue, cpu)),
                 _waits(queue),
             ),

@@ -299,16 +299,17 @@ class Observer:
         found = list_pools()
         pools = self._rated(found.pools, seconds)
         unreadable += [f"{one.segment}: {one.error}" for one in found.unreadable]
+        groups = list(_groups(queues))
         blocked = self._aged([one for view in (*queues, *pools) for one in view["blocked"]], now)
         return {
             "schema": SCHEMA,
             "at_ns": time.time_ns(),
             "seconds": seconds,
             "queues": queues,
-            "groups": list(_groups(queues)),
+            "groups": groups,
             "links": self._links(queues, seconds),
             "pools": pools,
-            "processes": self._processes.look(_roles(queues, pools)),
+            "processes": self._processes.look(_roles(queues, groups, pools)),
             "blocked": blocked,
             "lost_wakeups": self._lost + sum(view["lost_wakeups"] for view in queues),
             "unreadable": unreadable,
@@ -428,10 +429,20 @@ def _groups(queues: list[QueueView]) -> Iterable[GroupView]:
         }  # fmt: skip
 
 
-def _roles(queues: Iterable[QueueView], pools: Iterable[PoolStats]) -> dict[int, list[str]]:
+def _roles(
+    queues: Iterable[QueueView], groups: Iterable[GroupView], pools: Iterable[PoolStats]
+) -> dict[int, list[str]]:
     """Which processes of this machine, and of this pid namespace, there are, and what they do."""
     roles: defaultdict[int, list[str]] = defaultdict(list)
+    of_groups = set()
+    for group in groups:
+        of_groups.update(group["segments"])
+        roles[group["pid"]].append(f"owns a worker group of {len(group['workers'])}")
+        for worker in group["workers"]:
+            roles[worker["pid"]].append(f"works as {worker['rank']} for {group['pid']}")
     for queue in queues:
+        if queue["segment"] in of_groups:
+            continue
         name = queue["name"] or queue["segment"]
         writer = queue["writer"]
         relay = writer["relayed_by"]
