@@ -142,7 +142,7 @@ def draw(trace: dict[str, Any]) -> None:
     lower.set_xlabel("milliseconds")
     lower.set_xlim(0, end)
     about = trace["otherData"]["precision"]
-    lower.text(0.995, 0.9, f"looks {about['between_looks_us']['p50']:.0f} µs apart (median)", ha="right", va="top",
+    lower.text(0.995, 0.5, f"looks {about['between_looks_us']['p50']:.0f} µs apart (median)", ha="right", va="top",
                transform=lower.transAxes, fontsize=9, color="#555555")  # fmt: skip
     for axes in (upper, lower):
         axes.grid(alpha=0.25)
@@ -169,7 +169,7 @@ def top_picture() -> None:
         while time.monotonic() < end:
             group.call("step")
             observer.glance()
-        screen = Screen(2.0, "blocked", "")
+        screen = Screen(3.0, "blocked", "")
         screen._overview = observer.look()
         console = Console(record=True, width=150, height=40, file=io.StringIO(), force_terminal=True)
         for line, style in screen._lines(150, 40):

@@ -9,7 +9,7 @@ import click
 from ringcast._extras import needed
 from ringcast.cli import common
 
-GLANCES_S = 0.5
+GLANCES_S = 1.0
 PORT = 9477
 
 HELP = """Serve metrics for Prometheus until Ctrl-C or SIGTERM, at http://HOST:PORT/metrics.
@@ -40,6 +40,7 @@ def command(*, port: int, host: str) -> None:
     registry = CollectorRegistry()
     collector = RingcastCollector()
     registry.register(collector)
+    list(collector.collect())  # from the first scrape on there are times of waits
     for other in (ProcessCollector, PlatformCollector, GCCollector):
         other(registry=registry)
     try:

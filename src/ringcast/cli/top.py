@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-GLANCES_S = 0.5
+GLANCES_S = 1.0
 MOST_BLOCKED = 5
 
 HELP = """Show what all queues, worker groups, links and pools of this user do, live, and who blocks whom.
@@ -49,7 +49,7 @@ Example: which process holds others up, now
 @click.option("--once", is_flag=True, help="Look for one interval, print what there is, and end.")
 @click.option("--json", "as_json", is_flag=True, help="With --once: write JSON, of ringcast.instruments.Overview.")
 @click.option(
-    "--interval", type=common.Seconds(0.1), show_default="2, or 0.5 with --once", help="Look again after so long."
+    "--interval", type=common.Seconds(0.1), show_default="3, or 0.5 with --once", help="Look again after so long."
 )
 @click.option("--sort", type=click.Choice(top_view.SORTS), default="blocked", show_default=True, help="Of queues.")
 @click.option("--filter", "text", default="", metavar="TEXT", help="Show only rows that have it in them.")
@@ -65,7 +65,7 @@ def command(*, once: bool, as_json: bool, interval: float | None, sort: str, tex
         return
     if not (sys.stdin and sys.stdin.isatty() and sys.stdout and sys.stdout.isatty()):
         raise click.UsageError("top needs a terminal, for its keys: elsewhere there is top --once, and --once --json.")
-    Screen(2.0 if interval is None else interval, sort, text).run()
+    Screen(3.0 if interval is None else interval, sort, text).run()
 
 
 def _once(observer: Observer, interval: float) -> Overview:
@@ -119,25 +119,28 @@ class Screen:
         # The first rates come soon.
         next_look = time.monotonic() + min(self._interval, 0.5)
         with Keyboard() as keyboard, _whole_screen(console):
+            drawn: object = None
             while True:
-                self._draw(console)
-                next_glance = min(next_look, time.monotonic() + GLANCES_S)
+                if drawn != (now := (console.size, self._overview["at_ns"])):
+                    drawn = now
+                    self._draw(console)
                 try:
-                    key = keyboard.key(next_glance)
+                    key = keyboard.key(min(next_look, time.monotonic() + GLANCES_S))
                 except (EOFError, OSError):
                     return
                 if key is not None:
                     if not self._press(key):
                         return
-                    continue
-                if self._frozen:
+                    drawn = None
+                    if key == " ":
+                        next_look = time.monotonic()
+                elif self._frozen or time.monotonic() < next_look:
                     observer.glance()
-                    next_look = time.monotonic()
-                elif time.monotonic() >= next_look:
+                    if self._frozen:
+                        next_look = time.monotonic() + GLANCES_S
+                else:
                     self._overview = observer.look()
                     next_look = time.monotonic() + self._interval
-                else:
-                    observer.glance()
 
     def _press(self, key: str) -> bool:
         """False: end."""

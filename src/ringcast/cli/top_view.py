@@ -147,7 +147,8 @@ def _queues(overview: Overview, cpu: dict[int, float | None], sort: str, backwar
             f"queue {queue['epoch']}",
             (
                 queue["name"] or names.get(queue["segment"], queue["segment"]), _rate(queue["rate"]),
-                _byte_rate(queue["byte_rate"]), str(queue["queued"]), str(queue["depth"]), f"{_alive(queue)}/{queue['n_reader']}", _slowest(queue),
+                _byte_rate(queue["byte_rate"]), str(queue["queued"]), str(queue["depth"]),
+                f"{_alive(queue)}/{queue['n_reader']}", _slowest(queue),
                 _writer(queue), str(queue["lost_wakeups"]), human_bytes(_memory(queue)), _cpu(_cpu_of(queue, cpu)),
                 _waits(queue),
             ),

@@ -251,6 +251,11 @@ def _view(role: str, seat: int | None, rank: int | None, pid: int, end: _End, ra
     }  # fmt: skip
 
 
+def _has_its_name(queue: QueueView) -> bool:
+    """Does its creator live: the writer, or the link of a relay?"""
+    return (queue["writer"]["relayed_by"] or queue["writer"])["alive"]
+
+
 def _why_any(info: QueueInfo) -> str:
     """What its writer waits for if it sleeps until any reader does something."""
     missing = info["n_reader"] - len(info["readers"]) if info["messages"] == 0 else info["expected_elsewhere"]
@@ -324,14 +329,16 @@ class Observer:
                 continue
             watched = kept.get(name)
             try:
+                view = None if watched is None else watched.look()
                 # Whose creator lives has its name still; another one's may be a new queue's by now.
-                if watched is None or not watched.segment.creator_alive:
+                if watched is None or view is None or not _has_its_name(view):
                     segment = _core.Segment.attach(name, __version__, observe=True)
                     if watched is None or watched.segment.epoch != segment.epoch:
                         watched = _Watched(segment)
                         if name in kept:
                             self._forget(kept.pop(name))
-                views.append(watched.look())
+                        view = watched.look()
+                views.append(view)
             except SegmentNotFoundError:
                 continue
             except RingcastError as error:

@@ -15,7 +15,7 @@ class RingcastCollector(Collector):
     """All metrics of this user's queues, links, worker groups and pools, and of the `ends` of this process.
 
     Each collection looks once: that takes no seat and holds nobody up. `glance` in between, as often as you like, makes
-    the times of waits more precise; `ringcast exporter` does so twice a second.
+    the times of waits more precise; `ringcast exporter` does so every second.
 
     >>> from prometheus_client import CollectorRegistry
     >>> from ringcast import MessageQueue
