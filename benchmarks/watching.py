@@ -2,7 +2,7 @@
 
 A hundred queues, each with two readers, in four processes that send on each ten times a second: how much of a core
 `ringcast top` takes at a terminal of 150 columns and 50 lines, and `ringcast exporter` scraped every 10 seconds.
-Then a queue at full speed, with and without `top` looking, in turns: how many messages it brings over in a second.
+Then a queue at full speed, while `top` looks and while it is stopped, in turns: how many messages come over in a second.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import pty
 import re
+import signal
 import statistics
 import struct
 import subprocess
@@ -32,7 +33,7 @@ from ringcast.instruments import list_queues
 QUEUES, PROCESSES = 100, 4
 SECONDS = 20.0
 SCRAPE_S = 10.0
-TURNS, TURN_S = 9, 1.0
+TURNS, TURN_S = 10, 2.0
 
 
 def keep_queues(first: int, ready: Any, end: Any) -> None:
@@ -150,10 +151,11 @@ def main() -> None:
     rates: dict[str, list[float]] = {"alone": [], "watched": []}
     with MessageQueue[Any].attach("fast") as reader:
         rate(reader)
-        for _ in range(TURNS):
-            rates["alone"].append(rate(reader))
-            with running_top():
-                rates["watched"].append(rate(reader))
+        with running_top() as pid:
+            for _ in range(TURNS):
+                for what, signal_number in (("alone", signal.SIGSTOP), ("watched", signal.SIGCONT)):
+                    os.kill(pid, signal_number)
+                    rates[what].append(rate(reader))
         sender.kill()
         sender.join()
     figures["alone_messages_per_s"] = statistics.median(rates["alone"])

@@ -83,14 +83,14 @@ def test_rates_lag_memory_and_processes_are_told(start: Callable[..., Child]) ->
         assert [(reader["rank"], reader["pid"], reader["behind"]) for reader in queue["readers"]] == [(0, child.pid, 4)]
         assert [(end["role"], end["pid"]) for end in queue["ends"]] == [("writer", os.getpid()), ("reader", child.pid)]
         assert overview["lost_wakeups"] == 0
-        assert overview["seconds"] > 0.1
+        assert (overview["seconds"] or 0) > 0.1
         processes = {one["pid"]: one for one in overview["processes"]}
         assert processes[child.pid]["roles"] == [f"reads {name} as 0"]
         assert processes[os.getpid()]["roles"] == [f"writes {name}"]
         for one in processes.values():
             assert one["cpu"] is not None
             assert one["cpu"] >= 0
-            assert one["resident_bytes"] > 1 << 20
+            assert (one["resident_bytes"] or 0) > 1 << 20
 
 
 def test_looking_stores_nothing_and_takes_no_seat() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import ringcast
-from ringcast import MessageQueue, WorkerGroup, _core, errors, instruments, pool, vllm, workers
+from ringcast import MessageQueue, WorkerGroup, _core, errors, instruments, metrics, pool, vllm, workers
 
 OURS = "ringcast"
 SHORT_CLASSES = (ringcast.QueueInfo, ringcast.QueueStats, ringcast.Handle)
@@ -39,7 +39,14 @@ def public(module: ModuleType) -> Iterator[tuple[str, Any]]:
 
 def callables() -> list[Any]:
     found = []
-    for name, offered in (*public(ringcast), *public(instruments), *public(workers), *public(pool), *public(vllm)):
+    for name, offered in (
+        *public(ringcast),
+        *public(instruments),
+        *public(metrics),
+        *public(workers),
+        *public(pool),
+        *public(vllm),
+    ):
         of = offered.__func__ if isinstance(offered, classmethod) else offered
         if callable(of) and not (inspect.isclass(of) and issubclass(of, dict | tuple | BaseException)):
             found.append(pytest.param(of, id=name))
@@ -49,7 +56,7 @@ def callables() -> list[Any]:
 def everything() -> list[Any]:
     found = [
         pytest.param(offered, id=name)
-        for module in (ringcast, instruments, workers, pool, vllm, errors)
+        for module in (ringcast, instruments, metrics, workers, pool, vllm, errors)
         for name, offered in public(module)
     ]
     assert len(found) > 60
@@ -92,7 +99,7 @@ def test_the_examples_of_every_public_call_run(offered: Any, request: pytest.Fix
                     slot.array[:] = 7
         if name.startswith("MooncakeTier"):
             ends["master"] = request.getfixturevalue("mooncake").address
-        offers = {name: getattr(ringcast, name) for name in dir(ringcast)}
+        offers = {name: getattr(module, name) for module in (ringcast, metrics) for name in module.__all__}
         names = {**offers, **vars(instruments), **vars(pool), **vars(errors), **vars(vllm), **ends}
         examples = doctest.DocTestParser().get_doctest(inspect.getdoc(offered) or "", names, name, None, None)
         assert examples.examples, f"{name} shows no example"

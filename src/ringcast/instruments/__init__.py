@@ -1,4 +1,4 @@
-"""Looking at queues and at the machine from outside: what `ringcast ls`, `top`, `clean` and `doctor` show.
+"""Looking at queues and at the machine from outside: what `ringcast ls`, `top`, `trace`, `clean` and `doctor` show.
 
 from ringcast.instruments import examine, list_queues, sweep
 
@@ -10,6 +10,7 @@ from ringcast.instruments.blocking import Blocked
 from ringcast.instruments.doctor import Check, examine
 from ringcast.instruments.looking import Found, SweptSegment, UnreadableSegment, list_queues, sweep
 from ringcast.instruments.overview import Observer, Overview
+from ringcast.instruments.trace import Trace, record
 
 __all__ = [
     "Blocked",
@@ -18,8 +19,10 @@ __all__ = [
     "Observer",
     "Overview",
     "SweptSegment",
+    "Trace",
     "UnreadableSegment",
     "examine",
     "list_queues",
+    "record",
     "sweep",
 ]

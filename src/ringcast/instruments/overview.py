@@ -291,12 +291,22 @@ class Observer:
         """Of queues that are gone."""
 
     def glance(self) -> None:
-        """Sees who sleeps for what, in the queues of the last look."""
+        """Sees who sleeps for what, in the queues of the last look. Raises nothing.
+
+        >>> observer = Observer()
+        >>> before = observer.look()
+        >>> observer.glance()
+        """
         for watched in self._watched.values():
             watched.glance()
 
     def look(self) -> Overview:
-        """Everything. Raises SystemCallError only if the segments cannot be listed."""
+        """Everything. Raises SystemCallError only if the segments cannot be listed.
+
+        >>> overview = Observer().look()
+        >>> overview["lost_wakeups"], overview["seconds"]
+        (0, None)
+        """
         now = time.monotonic()
         seconds = None if self._looked_at is None else now - self._looked_at
         self._looked_at = now
@@ -321,7 +331,8 @@ class Observer:
         }
 
     def _queues(self) -> tuple[list[QueueView], list[str]]:
-        views, unreadable = [], []
+        views: list[QueueView] = []
+        unreadable: list[str] = []
         ending, kept = suffix(), self._watched
         self._watched = {}
         for name in _core.list_names(PREFIX):
@@ -333,11 +344,11 @@ class Observer:
                 # Whose creator lives has its name still; another one's may be a new queue's by now.
                 if watched is None or view is None or not _has_its_name(view):
                     segment = _core.Segment.attach(name, __version__, observe=True)
-                    if watched is None or watched.segment.epoch != segment.epoch:
+                    if watched is None or view is None or watched.segment.epoch != segment.epoch:
                         watched = _Watched(segment)
+                        view = watched.look()
                         if name in kept:
                             self._forget(kept.pop(name))
-                        view = watched.look()
                 views.append(view)
             except SegmentNotFoundError:
                 continue

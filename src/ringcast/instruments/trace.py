@@ -112,6 +112,10 @@ class Trace:
 
         Each message is an instant "publish" of the writer, and of each reader "read" and "release", and a span from
         the one to the other in the category "unread"; ends sleep, and are woken.
+
+        >>> trace = record(queue.segment, 0.01)
+        >>> [event["args"]["name"] for event in trace.events() if event["name"] == "thread_name"][:1]
+        ['writer']
         """
         readers = {reader for one in self.messages.values() for reader in one.read}
         readers |= {reader for _, reader, _ in self.behind}
@@ -129,7 +133,14 @@ class Trace:
         yield from sorted(timed, key=lambda event: float(event["ts"]))
 
     def write(self, file: IO[str]) -> None:
-        """As one JSON object."""
+        """As one JSON object, for https://ui.perfetto.dev. Raises what the file does.
+
+        >>> import io, json
+        >>> file = io.StringIO()
+        >>> record(queue.segment, 0.01).write(file)
+        >>> json.loads(file.getvalue())["otherData"]["messages"]
+        0
+        """
         about = {
             "queue": self.name, "ringcast": __version__, "messages": len(self.messages), "left_out": self.left_out,
             "seconds": (self.ended_ns - self.began_ns) / 1e9, "precision": self.precision,

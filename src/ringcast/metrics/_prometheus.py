@@ -30,13 +30,21 @@ class RingcastCollector(Collector):
         self._source = Source(ends)
 
     def describe(self) -> Iterator[Metric]:
-        """The names, without looking."""
+        """The names, without looking.
+
+        >>> len(list(RingcastCollector().describe())) == len(METRICS)
+        True
+        """
         for metric in METRICS:
             family = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
             yield family(metric.prometheus_name, metric.help, labels=metric.labels)
 
     def collect(self) -> Iterator[Metric]:
-        """Looks. Raises SystemCallError only if the segments cannot be listed."""
+        """Looks. Raises SystemCallError only if the segments cannot be listed.
+
+        >>> [family.name for family in RingcastCollector().collect()][:1]
+        ['ringcast_queues']
+        """
         for metric, values in self._source.samples():
             kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
             family = kind(metric.prometheus_name, metric.help, labels=metric.labels)
@@ -45,5 +53,8 @@ class RingcastCollector(Collector):
             yield family
 
     def glance(self) -> None:
-        """Sees who sleeps for what now: some microseconds for each queue."""
+        """Sees who sleeps for what now: some microseconds for each queue. Raises nothing.
+
+        >>> RingcastCollector().glance()
+        """
         self._source.glance()
