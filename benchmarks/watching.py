@@ -2,7 +2,7 @@
 
 A hundred queues, each with two readers, in four processes that send on each ten times a second: how much of a core
 `ringcast top` takes at a terminal of 150 columns and 50 lines, and `ringcast exporter` scraped every 10 seconds.
-Then a queue at full speed, while `top` looks and while it is stopped, in turns: how many messages come over in a second.
+Then a queue at full speed, while `top` looks and while it is stopped, in turns: how many messages come in a second.
 """
 
 from __future__ import annotations

@@ -74,7 +74,11 @@ class _Track:
 
 
 class Trace:
-    """What a recording saw of the queue `name`. Times are in ns of the monotonic clock."""
+    """What a recording saw of the queue `name`. Times are in ns of the monotonic clock.
+
+    >>> record(queue.segment, 0.01).left_out
+    0
+    """
 
     def __init__(self, name: str, writer_pid: int, most: int) -> None:
         self.name = name
