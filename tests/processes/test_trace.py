@@ -199,6 +199,16 @@ def test_a_recording_ends_with_its_queue(start: Callable[..., Child]) -> None:
     run_python(RINGCAST, "clean")
 
 
+def test_ctrl_c_ends_a_recording_and_keeps_it() -> None:
+    def interrupted() -> bool:
+        raise KeyboardInterrupt
+
+    with broadcast(1) as (writer, _):
+        recording = record(writer.segment, 3600.0, ended=interrupted)
+    assert recording.precision["looks"] > 1
+    ordered(events_of(recording))
+
+
 def test_a_queue_that_there_is_not_is_a_sentence() -> None:
     result = run_python(RINGCAST, "trace", "no-such-queue")
     assert (result.returncode, result.stdout) == (1, "")

@@ -7,6 +7,7 @@ its memory), so that a stopped or hung process holds nobody up. Where there is n
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 from typing import NamedTuple, TypedDict
@@ -38,9 +39,10 @@ class _Seen(NamedTuple):
     at: float
     started: int
     cpu_s: float
-    sleeps: int
+    sleeps: int | None
 
 
+_SLEEPS = re.compile(r"^voluntary_ctxt_switches:\s*(\d+)$", re.MULTILINE)
 _STATES = {
     "R": "running", "S": "sleeping", "D": "in the kernel", "T": "stopped", "t": "traced", "Z": "dead", "X": "dead",
     "I": "idle",
@@ -74,14 +76,20 @@ class Processes:
             return nothing
         name, _, rest = stat.partition("(")[2].rpartition(")")
         fields = rest.split()
-        sleeps = int(status.rpartition("\nvoluntary_ctxt_switches:")[2].split(None, 1)[0])
-        now = _Seen(time.monotonic(), int(fields[19]), (int(fields[11]) + int(fields[12])) / _TICKS, sleeps)
+        found = _SLEEPS.search(status)
+        now = _Seen(
+            time.monotonic(),
+            int(fields[19]),
+            (int(fields[11]) + int(fields[12])) / _TICKS,
+            int(found[1]) if found else None,
+        )
         seen[pid] = now
         before = self._last.get(pid)
         rates: tuple[float | None, float | None] = (None, None)
         if before is not None and before.started == now.started and now.at > before.at:
             spent = now.at - before.at
-            rates = (now.cpu_s - before.cpu_s) / spent, (now.sleeps - before.sleeps) / spent
+            slept = None if now.sleeps is None or before.sleeps is None else (now.sleeps - before.sleeps) / spent
+            rates = (now.cpu_s - before.cpu_s) / spent, slept
         return {
             "pid": pid, "name": name, "state": _STATES.get(fields[0], fields[0]), "cpu": rates[0],
             "cpu_s": now.cpu_s, "resident_bytes": int(fields[21]) * _PAGE, "sleeps": rates[1], "roles": roles,
