@@ -20,7 +20,7 @@ from ringcast import MessageQueue, WorkerGroup, _core
 from ringcast._version import __version__
 from ringcast.cli.top import Screen
 from ringcast.instruments import Observer, list_queues
-from ringcast.instruments.trace import Recorder
+from ringcast.instruments.recorder import Recorder
 from ringcast.pool import PoolServer
 
 HERE = Path(__file__).parent

@@ -18,7 +18,8 @@ pytest.importorskip("click")
 from ringcast import MessageQueue, _core
 from ringcast._version import __version__
 from ringcast.errors import QueueClosedError
-from ringcast.instruments.trace import Recorder, Trace, record
+from ringcast.instruments.recorder import Recorder, record
+from ringcast.instruments.trace import Trace
 from tests.processes.test_cli_ls import RINGCAST
 from tests.support import Background, Child, Link, broadcast, eventually, run_python, unique_name
 

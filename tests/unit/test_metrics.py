@@ -157,3 +157,17 @@ def test_the_documentation_lists_every_metric_with_its_labels() -> None:
         unit = metric.unit or "1"
         row = f"| `{metric.prometheus_name}` | {metric.kind} | {unit} | {', '.join(metric.labels) or '-'} |"
         assert row in text, f"missing, or not as it is: {row} {metric.help} |"
+
+
+SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/observability.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
+def test_what_the_documentation_shows_runs(snippet: str, tmp_path: Path) -> None:
+    name = unique_name("docs")
+    result = run_python(f"import os\nos.chdir({str(tmp_path)!r})\n" + snippet.replace('"sched"', f'"{name}"'))
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_there_are_snippets_to_run() -> None:
+    assert len(SNIPPETS) == 3

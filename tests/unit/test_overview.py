@@ -11,8 +11,8 @@ from ringcast import MessageQueue
 from ringcast.cli import top_view
 from ringcast.instruments import Observer
 from ringcast.instruments.blocking import in_pool
-from ringcast.instruments.overview import _Watched
 from ringcast.instruments.processes import Processes
+from ringcast.instruments.watched import Watched
 from tests.support import broadcast, run_python, unique_name
 
 SECOND = 10**9
@@ -35,8 +35,8 @@ def seat(cursor: int, sleep: str, woken_ns: int = 7, pid: int = 1) -> tuple[Any,
     return 0, 0, 0, pid, 0, cursor, sleep, woken_ns
 
 
-def watched(scene: Any) -> _Watched:
-    return _Watched(scene)
+def watched(scene: Any) -> Watched:
+    return Watched(scene)
 
 
 def test_a_reader_that_sleeps_beside_a_message_for_long_counts_once() -> None:

@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 from ringcast._sizes import human_bytes
 from ringcast.instruments.blocking import Blocked
-from ringcast.instruments.overview import EndView, GroupView, LinkView, Overview, PoolView, QueueView
+from ringcast.instruments.groups import GroupView
+from ringcast.instruments.overview import LinkView, Overview, PoolView
 from ringcast.instruments.processes import ProcessStats
+from ringcast.instruments.watched import EndView, QueueView
 
 SORTS = ("blocked", "rate", "queued", "memory", "cpu", "name")
 PLAIN, BOLD, FAINT, ALARM, BAD, CHOSEN = "", "bold", "dim", "bold red", "red", "reverse"

@@ -9,7 +9,7 @@ import click
 from ringcast.cli import common
 from ringcast.cli.ls import complete_names, named
 from ringcast.instruments.looking import list_queues
-from ringcast.instruments.trace import record
+from ringcast.instruments.recorder import record
 
 HELP = """Record when each message of the queue NAME is published, read and released, and who is woken, for Perfetto.
 

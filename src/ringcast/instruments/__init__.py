@@ -10,7 +10,8 @@ from ringcast.instruments.blocking import Blocked
 from ringcast.instruments.doctor import Check, examine
 from ringcast.instruments.looking import Found, SweptSegment, UnreadableSegment, list_queues, sweep
 from ringcast.instruments.overview import Observer, Overview
-from ringcast.instruments.trace import Trace, record
+from ringcast.instruments.recorder import record
+from ringcast.instruments.trace import Trace
 
 __all__ = [
     "Blocked",

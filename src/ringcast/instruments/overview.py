@@ -17,80 +17,18 @@ from typing import TypedDict
 
 from ringcast import _core
 from ringcast._names import LINK_PREFIX, POOL_PREFIX, PREFIX, suffix
-from ringcast._stats import QueueInfo, StreamStats, described
+from ringcast._stats import StreamStats
 from ringcast._version import __version__
 from ringcast.errors import RingcastError, SegmentNotFoundError
-from ringcast.instruments.blocking import Blocked, in_pool, in_queue
+from ringcast.instruments.blocking import Blocked, in_pool
+from ringcast.instruments.groups import GroupView, groups_of
 from ringcast.instruments.processes import Processes, ProcessStats
+from ringcast.instruments.watched import QueueView, Watched, has_its_name
 from ringcast.pool import PoolStats, list_pools
 
 SCHEMA = 1
 _SPARED_FILES = 128
 """The mapping of each queue is kept from one look to the next, and takes a descriptor; so many are left to others."""
-_LOST_AFTER_NS = 100_000_000
-"""A waker may be held up between its store and its wake-up; for longer is worth a word."""
-
-
-class EndView(TypedDict):
-    """An end of a queue: the writer's, or a reader's of this machine.
-
-    `sleep` is "awake", "asleep", or "armed": waits for several queues at once, or will. `waits` is for how many seconds
-    it has been seen asleep since the first look, by cause: a writer for "room" (a reader has not read), "memory" (views
-    hold it), "readers" (who have not come) or "delivery"; a reader for a "message". `wakes` counts the wake-ups that
-    were seen, of several between two looks one; `rate` is in messages for each second, since the last look.
-    """
-
-    role: str
-    seat: int | None
-    rank: int | None
-    pid: int
-    sleep: str
-    waits: dict[str, float]
-    wakes: int
-    rate: float | None
-
-
-class QueueView(QueueInfo):
-    """A queue, and what is known of it since the first look. Rates are for each second, since the last look.
-
-    `lost_wakeups` counts the readers that were seen asleep for 0.1 s with something to read: 0, unless their writer was
-    held up, or ended, before it woke them. `created_at_ns` is by the wall clock,
-    `watched_s` for how long it has been looked at. `waits` and `wakes` are those of its ends, by "writer" and "reader",
-    of readers that have left, too.
-    """
-
-    created_at_ns: int
-    watched_s: float
-    rate: float | None
-    byte_rate: float | None
-    ends: list[EndView]
-    waits: dict[str, dict[str, float]]
-    wakes: dict[str, int]
-    lost_wakeups: int
-    blocked: list[Blocked]
-
-
-class WorkerView(TypedDict):
-    """A worker of a group: how many calls it has not begun to read, and how many answers it has sent."""
-
-    rank: int
-    pid: int
-    alive: bool
-    process: str
-    behind: int
-    answers: int
-    unread_answers: int
-
-
-class GroupView(TypedDict):
-    """A worker group of this machine, as its queues show it: one from its owner, `pid`, to all, one back from each."""
-
-    pid: int
-    epoch: int
-    calls: int
-    rate: float | None
-    workers: list[WorkerView]
-    segments: list[str]
 
 
 class LinkView(StreamStats):
@@ -126,146 +64,6 @@ class Overview(TypedDict):
     unreadable: list[str]
 
 
-class _Total:
-    """Of all writers, or readers, that a queue has had."""
-
-    def __init__(self) -> None:
-        self.waits: defaultdict[str, float] = defaultdict(float)
-        self.wakes = 0
-
-
-class _End:
-    """What has been seen of an end."""
-
-    def __init__(self, total: _Total) -> None:
-        self._total = total
-        self.sleep = "awake"
-        self.cause = ""
-        self.waits: defaultdict[str, float] = defaultdict(float)
-        self.causes: set[str] = set()
-        """Since the last look."""
-        self.wakes = 0
-        self.woken_ns = 0
-        self.cursor = 0
-        self.unread_since: tuple[int, int, int] | None = None
-        """When it was first seen asleep with something to read; the cursor and the last wake-up then."""
-
-    def see(self, sleep: str, cause: str, woken_ns: int, seconds: float) -> None:
-        if self.cause:
-            self.waits[self.cause] += seconds
-            self._total.waits[self.cause] += seconds
-        if woken_ns != self.woken_ns:
-            self.wakes += self.woken_ns != 0
-            self._total.wakes += self.woken_ns != 0
-            self.woken_ns = woken_ns
-        self.sleep, self.cause = sleep, cause if sleep != "awake" else ""
-        if self.cause:
-            self.causes.add(self.cause)
-
-
-class _Watched:
-    """A queue that is looked at again and again."""
-
-    def __init__(self, segment: _core.Segment) -> None:
-        self.segment = segment
-        self.since = time.monotonic()
-        self.totals = {"writer": _Total(), "reader": _Total()}
-        self.writer = _End(self.totals["writer"])
-        self.readers: dict[tuple[int, int], _End] = {}
-        self.waits_for: int | None = None
-        self.for_any = "delivery"
-        """What the writer waits for when any seat's change wakes it."""
-        self.lost = 0
-        self.glanced_ns = 0
-        self.looked: tuple[float, int, int] | None = None
-        self.cursors: dict[tuple[int, int], int] = {}
-
-    def glance(self) -> list[tuple[int, int, int, int, int, int, str, int]]:
-        """Who sleeps for what; the seats."""
-        began_ns, head, waits_for, woken_ns, seats, _ = self.segment.look()
-        seconds = (began_ns - self.glanced_ns) / 1e9 if self.glanced_ns else 0.0
-        self.glanced_ns = began_ns
-        cause = "" if waits_for is None else "room" if waits_for >= 0 else self.for_any
-        self.waits_for = waits_for
-        self.writer.see("awake" if waits_for is None else "asleep", cause, woken_ns, seconds)
-        complete = all(pid for _, _, _, pid, *_ in seats)
-        there = set()
-        for seat, incarnation, rank, pid, _, cursor, sleep, woken in seats:
-            if pid == 0 or rank == _core.STREAM:
-                continue
-            key = seat, incarnation
-            there.add(key)
-            end = self.readers.get(key) or self.readers.setdefault(key, _End(self.totals["reader"]))
-            end.see(sleep, "message" if cursor >= head else "", woken, seconds)
-            end.cursor = cursor
-            if sleep != "asleep" or cursor >= head or not complete:
-                end.unread_since = None
-            elif end.unread_since is None or end.unread_since[1:] != (cursor, woken):
-                end.unread_since = began_ns, cursor, woken
-            elif 0 <= end.unread_since[0] < began_ns - _LOST_AFTER_NS:
-                self.lost += 1
-                end.unread_since = -1, cursor, woken  # counted
-        for key in self.readers.keys() - there:
-            del self.readers[key]
-        return seats
-
-    def look(self) -> QueueView:
-        """The whole picture of it."""
-        info = described(self.segment)
-        self.for_any = _why_any(info)
-        seats = self.glance()
-        now = time.monotonic()
-        before, self.looked = self.looked, (now, info["messages"], info["bytes"])
-        seconds = now - before[0] if before else 0.0
-        ends = [_view("writer", None, None, info["writer"]["pid"], self.writer, None)]
-        cursors = {}
-        for seat, incarnation, rank, pid, _, cursor, _, _ in seats:
-            end = self.readers.get((seat, incarnation))
-            if end is None:
-                continue
-            cursors[seat, incarnation] = cursor
-            last = self.cursors.get((seat, incarnation))
-            rate = (cursor - last) / seconds if last is not None and seconds > 0 else None
-            ends.append(_view("reader", seat, rank, pid, end, rate))
-        ends[0]["rate"] = (info["messages"] - before[1]) / seconds if before and seconds > 0 else None
-        self.cursors = cursors
-        causes, self.writer.causes = self.writer.causes, set()
-        return {
-            **info,
-            "created_at_ns": self.segment.created_at_ns,
-            "watched_s": now - self.since,
-            "rate": ends[0]["rate"],
-            "byte_rate": (info["bytes"] - before[2]) / seconds if before and seconds > 0 else None,
-            "ends": ends,
-            "waits": {role: dict(total.waits) for role, total in self.totals.items()},
-            "wakes": {role: total.wakes for role, total in self.totals.items()},
-            "lost_wakeups": self.lost,
-            "blocked": in_queue(info, self.waits_for, causes, {end["seat"]: end["rate"] for end in ends}),
-        }
-
-
-def _view(role: str, seat: int | None, rank: int | None, pid: int, end: _End, rate: float | None) -> EndView:
-    return {
-        "role": role, "seat": seat, "rank": rank, "pid": pid, "sleep": end.sleep,
-        "waits": {cause: round(seconds, 3) for cause, seconds in end.waits.items()}, "wakes": end.wakes, "rate": rate,
-    }  # fmt: skip
-
-
-def _has_its_name(queue: QueueView) -> bool:
-    """Does its creator live: the writer, or the link of a relay?"""
-    return (queue["writer"]["relayed_by"] or queue["writer"])["alive"]
-
-
-def _why_any(info: QueueInfo) -> str:
-    """What its writer waits for if it sleeps until any reader does something."""
-    missing = info["n_reader"] - len(info["readers"]) if info["messages"] == 0 else info["expected_elsewhere"]
-    if missing > 0 or any(reader["state"] == "expected" for reader in info["readers"]):
-        return "readers"
-    if any(reader["leased_blocks"] for reader in info["readers"]):
-        return "memory"
-    return "delivery"
-
-
 class Observer:
     """Looks at all queues, links, worker groups and pools of this user. For one thread at a time.
 
@@ -281,7 +79,7 @@ class Observer:
     def __init__(self) -> None:
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most_kept = sys.maxsize if files == resource.RLIM_INFINITY else max(0, files - _SPARED_FILES)
-        self._watched: dict[str, _Watched] = {}
+        self._watched: dict[str, Watched] = {}
         self._processes = Processes()
         self._looked_at: float | None = None
         self._blocked_since: dict[tuple[str, str, str], float] = {}
@@ -314,7 +112,7 @@ class Observer:
         found = list_pools()
         pools = self._rated(found.pools, seconds)
         unreadable += [f"{one.segment}: {one.error}" for one in found.unreadable]
-        groups = list(_groups(queues))
+        groups = list(groups_of(queues))
         blocked = self._aged([one for view in (*queues, *pools) for one in view["blocked"]], now)
         return {
             "schema": SCHEMA,
@@ -342,10 +140,10 @@ class Observer:
             try:
                 view = None if watched is None else watched.look()
                 # Whose creator lives has its name still; another one's may be a new queue's by now.
-                if watched is None or view is None or not _has_its_name(view):
+                if watched is None or view is None or not has_its_name(view):
                     segment = _core.Segment.attach(name, __version__, observe=True)
                     if watched is None or view is None or watched.segment.epoch != segment.epoch:
-                        watched = _Watched(segment)
+                        watched = Watched(segment)
                         view = watched.look()
                         if name in kept:
                             self._forget(kept.pop(name))
@@ -362,7 +160,7 @@ class Observer:
             self._forget(gone)
         return views, unreadable
 
-    def _forget(self, watched: _Watched) -> None:
+    def _forget(self, watched: Watched) -> None:
         self._lost += watched.lost
 
     def _rated(self, pools: Iterable[PoolStats], seconds: float | None) -> list[PoolView]:
@@ -416,35 +214,6 @@ _POOL_COUNTERS = (
     "lookups", "keys_looked_up", "keys_found", "retrieves", "keys_retrieved", "hits", "stored", "evicted", "aborted",
     "cleared", "no_memory", "full_buckets", "refused",
 )  # fmt: skip
-
-
-def _groups(queues: list[QueueView]) -> Iterable[GroupView]:
-    """Worker groups, told by their queues: nameless ones from a process to others, each with one back from it."""
-    back: dict[tuple[int, int], QueueView] = {}
-    for queue in queues:
-        if queue["name"] is None and queue["n_reader"] == 1 and len(queue["readers"]) == 1:
-            back[queue["writer"]["pid"], queue["readers"][0]["pid"]] = queue
-    for queue in queues:
-        owner, readers = queue["writer"]["pid"], queue["readers"]
-        answers = [back.get((reader["pid"], owner)) for reader in readers]
-        if queue["name"] is not None or not readers or owner == 0 or not any(answers):
-            continue
-        # Of two queues between two processes, the one that was made first asks, and the other one answers.
-        if queue["n_reader"] == 1 and answers[0] and queue["created_at_ns"] > answers[0]["created_at_ns"]:
-            continue
-        yield {
-            "pid": owner, "epoch": queue["epoch"], "calls": queue["messages"], "rate": queue["rate"],
-            "workers": [
-                {
-                    "rank": reader["rank"], "pid": reader["pid"], "alive": reader["alive"],
-                    "process": reader["process"], "behind": reader["behind"],
-                    "answers": answer["messages"] if answer else 0,
-                    "unread_answers": answer["queued"] if answer else 0,
-                }
-                for reader, answer in zip(readers, answers, strict=True)
-            ],
-            "segments": [queue["segment"], *(answer["segment"] for answer in answers if answer)],
-        }  # fmt: skip
 
 
 def _roles(

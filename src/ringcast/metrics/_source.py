@@ -10,7 +10,8 @@ from typing import Protocol, TypeAlias
 
 from ringcast._stats import QueueStats
 from ringcast.errors import RingcastError
-from ringcast.instruments.overview import Observer, Overview, PoolView, QueueView
+from ringcast.instruments.overview import Observer, Overview, PoolView
+from ringcast.instruments.watched import QueueView
 from ringcast.metrics._metrics import METRICS, Metric
 
 Samples: TypeAlias = "list[tuple[Metric, dict[tuple[str, ...], float]]]"
