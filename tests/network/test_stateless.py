@@ -102,8 +102,8 @@ def test_ranks_with_different_secrets_or_none_do_not_meet(ranks: Starter) -> Non
     assert not any(SECRET in text for _, _, text in told)
 
 
-def _wait_in_barriers(link: Link, meet: Meet, timeout: float) -> None:
-    group = meet(timeout)
+def _wait_in_barriers(link: Link, meet: Meet) -> None:
+    group = meet()
     group.barrier()
     link.send(group.rank)
     while True:
@@ -114,7 +114,7 @@ def _wait_in_barriers(link: Link, meet: Meet, timeout: float) -> None:
 
 
 def test_a_rank_killed_in_the_middle_of_a_collective_is_named_at_once(ranks: Starter) -> None:
-    started = ranks(3, _wait_in_barriers, 50)
+    started = ranks(3, _wait_in_barriers)
     for rank in started:
         rank.receive()
     for rank in started[:2]:
@@ -127,12 +127,12 @@ def test_a_rank_killed_in_the_middle_of_a_collective_is_named_at_once(ranks: Sta
 
 
 def test_a_stopped_rank_is_named_at_the_deadline_and_the_group_goes_on_with_it(ranks: Starter) -> None:
-    started = ranks(3, _wait_in_barriers, 2)
+    started = ranks(3, _wait_in_barriers)
     for rank in started:
         rank.receive()
     started[2].signal(signal.SIGSTOP)
     for rank in started:
-        rank.link.send(("barrier",))
+        rank.link.send(("barrier", 2.0))
     for rank in started[:2]:
         kind, about, text = rank.receive()
         assert (kind, about) == ("GroupTimeoutError", (2,))
@@ -151,7 +151,7 @@ def test_a_stopped_rank_is_named_at_the_deadline_and_the_group_goes_on_with_it(r
 
 
 def test_a_rank_that_is_started_again_alone_is_told_so_and_the_others_who(ranks: Starter) -> None:
-    started = ranks(3, _wait_in_barriers, 50)
+    started = ranks(3, _wait_in_barriers)
     for rank in started:
         rank.receive()
     again = ranks.one(_only_meet, Meet(1, 3, ranks.port, None), 20, {})
@@ -167,7 +167,7 @@ def test_a_rank_that_is_started_again_alone_is_told_so_and_the_others_who(ranks:
 
 
 def test_ranks_at_different_collectives_are_named_with_both(ranks: Starter) -> None:
-    started = ranks(3, _wait_in_barriers, 50)
+    started = ranks(3, _wait_in_barriers)
     for rank in started:
         rank.receive()
     started[0].link.send(("barrier",))
@@ -180,7 +180,7 @@ def test_ranks_at_different_collectives_are_named_with_both(ranks: Starter) -> N
 
 
 def test_ranks_with_different_arguments_are_named_with_both(ranks: Starter) -> None:
-    started = ranks(2, _wait_in_barriers, 50)
+    started = ranks(2, _wait_in_barriers)
     for rank in started:
         rank.receive()
     started[0].link.send(("broadcast_obj", None, 1))
@@ -192,7 +192,7 @@ def test_ranks_with_different_arguments_are_named_with_both(ranks: Starter) -> N
 
 
 def test_the_end_of_rank_0_takes_the_store_and_is_named(ranks: Starter) -> None:
-    started = ranks(3, _wait_in_barriers, 50)
+    started = ranks(3, _wait_in_barriers)
     for rank in started:
         rank.receive()
     started[1].link.send(("barrier",))
@@ -205,18 +205,18 @@ def test_the_end_of_rank_0_takes_the_store_and_is_named(ranks: Starter) -> None:
 
 
 def test_a_stopped_host_lets_nobody_wait_beyond_the_deadline(ranks: Starter) -> None:
-    started = ranks(2, _wait_in_barriers, 1)
+    started = ranks(2, _wait_in_barriers)
     for rank in started:
         rank.receive()
     started[0].signal(signal.SIGSTOP)
-    started[1].link.send(("barrier",))
+    started[1].link.send(("barrier", 1.0))
     kind, about, text = started[1].receive(20)
     assert (kind, about) == ("GroupTimeoutError", (0,))
     assert "its host may be stopped" in text
 
 
 def test_who_leaves_in_order_is_not_waited_for(ranks: Starter) -> None:
-    started = ranks(2, _wait_in_barriers, 50)
+    started = ranks(2, _wait_in_barriers)
     for rank in started:
         rank.receive()
     started[1].link.send(("close",))

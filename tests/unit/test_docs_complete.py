@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 import ringcast
-from ringcast import _reports, errors, instruments, pool, workers
+from ringcast import _reports, errors, instruments, metrics, pool, workers
 from tests.documentation import DOCS, blocks, sections
 from tests.support import ROOT
 from tests.unit.test_errors import BUILT_INS
@@ -19,7 +19,7 @@ from tests.unit.test_errors import BUILT_INS
 REFERENCE = "\n".join(path.read_text() for path in sorted(DOCS.glob("reference/*.md")))
 SHOWN = re.findall(r"^::: (\S+)$", REFERENCE, re.MULTILINE)
 PAGES = sorted(DOCS.rglob("*.md"))
-MODULES: dict[str, ModuleType] = {one.__name__: one for one in (ringcast, workers, pool, instruments)}
+MODULES: dict[str, ModuleType] = {one.__name__: one for one in (ringcast, workers, pool, instruments, metrics)}
 
 
 @pytest.mark.parametrize("module", MODULES)
