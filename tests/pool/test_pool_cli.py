@@ -17,7 +17,7 @@ pytest.importorskip("click")
 pytest.importorskip("rich")
 
 from ringcast import _sizes, errors, pool
-from ringcast.cli.common import human_bytes
+from ringcast._sizes import human_bytes
 from ringcast.pool import Namespace, PoolClient, PoolServer, salt_digest
 from tests.pool.pools import CHUNK, NO_MEMORY, SPACE, retrieved, some_keys, store
 from tests.support import DEADLINE_S, Child, Link, eventually, run_python, segments, started_pids, unique_name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ringcast._sizes import human_bytes
 from ringcast.cli import common
 from ringcast.instruments.looking import SweptSegment, counted, sweep
 
@@ -37,7 +38,7 @@ def command(dry_run: bool) -> None:
     if shown:
         _print_table(shown)
     gone = [one for one in shown if one.fate in ("dead", "removed")]
-    size = common.human_bytes(sum(one.memory_bytes for one in gone))
+    size = human_bytes(sum(one.memory_bytes for one in gone))
     alive = [one for one in found if one.fate == "alive"]
     left = f" {counted(alive)} in use left alone." if alive else ""
     if not gone:
@@ -58,7 +59,5 @@ def _print_table(shown: list[SweptSegment]) -> None:
     for one in shown:
         writer = f"{one.writer_pid} (dead)" if one.writer_pid else "dead" if one.dead or one.fate == "kept" else "-"
         what = _FATES.get(one.fate) or f"left alone: {one.reason}"
-        table.add_row(
-            Text(one.name or "-"), Text(one.segment), writer, common.human_bytes(one.memory_bytes), Text(what)
-        )
+        table.add_row(Text(one.name or "-"), Text(one.segment), writer, human_bytes(one.memory_bytes), Text(what))
     common.print_table(table)

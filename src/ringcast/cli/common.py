@@ -115,9 +115,6 @@ def byte_size(text: str | int) -> int:
         raise click.BadParameter(f"{text!r} is not a size; write 4096, 64KiB or 1MiB.") from None
 
 
-human_bytes = _sizes.human_bytes
-
-
 def binary_stdin() -> io.BufferedReader:
     """The standard input as bytes."""
     if sys.stdin is None:

@@ -17,6 +17,7 @@ from click.shell_completion import CompletionItem
 
 from ringcast import _core
 from ringcast._names import POOL_PREFIX, suffix
+from ringcast._sizes import human_bytes
 from ringcast._stats import QueueInfo, StreamStats
 from ringcast.cli import common
 from ringcast.instruments.looking import Found, list_queues
@@ -148,7 +149,7 @@ def _fitting(queues: list[QueueInfo], rates: dict[int, float]) -> Table:
         *([("RATE", [_rate(info, rates) for info in queues])] if rates else []),
         ("DEPTH", [str(info["depth"]) for info in queues]),
         ("SENT", [str(info["messages"]) for info in queues]),
-        ("MEMORY", [common.human_bytes(_memory(info)) for info in queues]),
+        ("MEMORY", [human_bytes(_memory(info)) for info in queues]),
         ("SEGMENT", [info["segment"] for info in queues]),
     ]
     return _table(_fitted(columns, least=4, shortened=0))
@@ -195,9 +196,9 @@ def _detail(info: QueueInfo, rates: dict[int, float]) -> Iterator[RenderableType
     yield common.plain(f"writer   {_writer(info)}")
     if relay := info["writer"]["relayed_by"]:
         yield common.plain(f"relayed  by the link here, pid {relay['pid']} ({relay['process']})")
-    yield common.plain(f"sent     {info['messages']} messages, {common.human_bytes(info['bytes'])}{rate}")
+    yield common.plain(f"sent     {info['messages']} messages, {human_bytes(info['bytes'])}{rate}")
     yield common.plain(f"queued   {info['queued']} of {info['depth']}")
-    yield common.plain(f"memory   {common.human_bytes(_memory(info))}")
+    yield common.plain(f"memory   {human_bytes(_memory(info))}")
     awaited = f", {info['expected_elsewhere']} to come from other machines" if info["expected_elsewhere"] else ""
     yield common.plain(f"readers  {_alive(info)} of {info['n_reader']}{awaited}")
     if readers := info["readers"]:
@@ -209,7 +210,7 @@ def _detail(info: QueueInfo, rates: dict[int, float]) -> Iterator[RenderableType
             ("STATE", [reader["state"] for reader in readers]),
             ("BEHIND", [str(reader["behind"]) for reader in readers]),
             ("VIEWS", ["-" if reader["host"] else str(reader["leased_blocks"]) for reader in readers]),
-            ("HELD", ["-" if reader["host"] else common.human_bytes(reader["leased_bytes"]) for reader in readers]),
+            ("HELD", ["-" if reader["host"] else human_bytes(reader["leased_bytes"]) for reader in readers]),
             ("PROCESS", [reader["process"] for reader in readers]),
         ]
         yield _table(_fitted(columns, least=5, shortened=1) if elsewhere else columns)
@@ -229,8 +230,8 @@ def _streams(heading: str, streams: Sequence[StreamStats], hosts: list[str | Non
         ("PID", [str(stream["pid"]) for stream in streams]),
         ("STATE", [_stream_state(stream) for stream in streams]),
         ("UNDER WAY", [str(stream["under_way"]) for stream in streams]),
-        ("OUT", [common.human_bytes(stream["bytes_sent"]) for stream in streams]),
-        ("IN", [common.human_bytes(stream["bytes_received"]) for stream in streams]),
+        ("OUT", [human_bytes(stream["bytes_sent"]) for stream in streams]),
+        ("IN", [human_bytes(stream["bytes_received"]) for stream in streams]),
         ("RECONNECTS", [str(stream["reconnects"]) for stream in streams]),
         ("ENCRYPTED", ["yes" if stream["encrypted"] else "no" for stream in streams]),
         *more,

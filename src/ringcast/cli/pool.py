@@ -14,6 +14,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from ringcast import _core
+from ringcast._sizes import human_bytes
 from ringcast.cli import common, pool_explain
 from ringcast.pool import (
     FileTier,
@@ -178,7 +179,7 @@ def serve(
         ).start()  # fmt: skip
     with server:
         pool = server.stats()
-        has = f"{common.human_bytes(pool['capacity'])}, policy {policy}{', kept' if pool['kept'] else ''}"
+        has = f"{human_bytes(pool['capacity'])}, policy {policy}{', kept' if pool['kept'] else ''}"
         how = f"taken over with {common.some(pool['chunks'], 'chunk')}" if server.adopted else "made"
         click.echo(f"serving pool '{name}', {how}: {has}")
         server.serve_forever()
@@ -273,7 +274,7 @@ def _shown(pool: PoolStats, before: PoolStats | None, seconds: float) -> Iterato
         ("pool", f"{pool['name']}{', kept' if pool['kept'] else ''}"),
         ("segment", pool["segment"]),
         ("server", f"{pool['server_pid']} ({_server(pool)}), epoch {pool['epoch']}"),
-        ("used", f"{common.human_bytes(pool['used_bytes'])} of {common.human_bytes(pool['capacity'])}, {used:.1f} %"),
+        ("used", f"{human_bytes(pool['used_bytes'])} of {human_bytes(pool['capacity'])}, {used:.1f} %"),
         ("chunks", f"{pool['chunks']} of {pool['entries']}, {pool['reserved']} being stored"),
         ("gone", f"{pool['limbo']} in limbo, {pool['quarantined']} quarantined"),
         ("huge pages", _huge(pool)),
@@ -325,7 +326,7 @@ def _shown(pool: PoolStats, before: PoolStats | None, seconds: float) -> Iterato
             [
                 ("SALT", [tenant["salt_digest"] for tenant in tenants]),
                 ("CHUNKS", [str(tenant["chunks"]) for tenant in tenants]),
-                ("USED", [common.human_bytes(tenant["used_bytes"]) for tenant in tenants]),
+                ("USED", [human_bytes(tenant["used_bytes"]) for tenant in tenants]),
                 ("QUOTA", [_quota(tenant["quota"]) for tenant in tenants]),
             ],
             words=("SALT",),
@@ -351,15 +352,15 @@ def _huge(pool: PoolStats) -> str:
         return "unknown"
     if found == 0 and pool["capacity"] >= _huge_pages.SIZE and (why := _huge_pages.obstacle()) is not None:
         return f"none: {why}"
-    return f"{common.human_bytes(found)}, as the server maps it"
+    return f"{human_bytes(found)}, as the server maps it"
 
 
 def _quota(quota: int | None) -> str:
-    return "none" if quota is None else common.human_bytes(quota)
+    return "none" if quota is None else human_bytes(quota)
 
 
 def _speed(rate: float) -> str:
-    return f"{common.human_bytes(round(rate))}/s"
+    return f"{human_bytes(round(rate))}/s"
 
 
 def _age(seconds: float) -> str:
@@ -421,7 +422,7 @@ def _event_fields(event: PoolEvent) -> dict[str, object]:
 def _line(event: PoolEvent) -> str:
     words = [str(event.number), event.kind]
     if event.key is not None:
-        words += [event.key.hex(), common.human_bytes(event.length)]
+        words += [event.key.hex(), human_bytes(event.length)]
     if event.space is not None:
         words.append(f"namespace {event.space.hex()}")
     if event.medium != "memory":
@@ -467,8 +468,8 @@ def _listed(found: FoundPools) -> Iterator[RenderableType]:
             [
                 ("POOL", [pool["name"] for pool in pools]),
                 ("SERVER", [f"{pool['server_pid']} ({_server(pool)})" for pool in pools]),
-                ("USED", [common.human_bytes(pool["used_bytes"]) for pool in pools]),
-                ("OF", [common.human_bytes(pool["capacity"]) for pool in pools]),
+                ("USED", [human_bytes(pool["used_bytes"]) for pool in pools]),
+                ("OF", [human_bytes(pool["capacity"]) for pool in pools]),
                 ("CHUNKS", [str(pool["chunks"]) for pool in pools]),
                 ("CLIENTS", [str(sum(client["alive"] for client in pool["clients"])) for pool in pools]),
                 ("KEPT", ["yes" if pool["kept"] else "no" for pool in pools]),

@@ -39,7 +39,7 @@ class Recorder:
     """Looks, and makes a Trace of what it sees."""
 
     def __init__(self, segment: _core.Segment, name: str, most: int) -> None:
-        self.trace = Trace(name, segment.creator_pid, most)
+        self.trace: Trace = Trace(name, segment.creator_pid, most)
         self._segment = segment
         self._most = most
         self._head = 0

@@ -58,7 +58,7 @@ class _Total:
 
     def __init__(self) -> None:
         self.waits: defaultdict[str, float] = defaultdict(float)
-        self.wakes = 0
+        self.wakes: int = 0
 
 
 class _End:
@@ -66,14 +66,14 @@ class _End:
 
     def __init__(self, total: _Total) -> None:
         self._total = total
-        self.sleep = "awake"
-        self.cause = ""
+        self.sleep: str = "awake"
+        self.cause: str = ""
         self.waits: defaultdict[str, float] = defaultdict(float)
         self.causes: set[str] = set()
         """Since the last look."""
-        self.wakes = 0
-        self.woken_ns = 0
-        self.cursor = 0
+        self.wakes: int = 0
+        self.woken_ns: int = 0
+        self.cursor: int = 0
         self.unread_since: tuple[int, int, int] | None = None
         """When it was first seen asleep with something to read; the cursor and the last wake-up then."""
 
@@ -95,15 +95,15 @@ class Watched:
 
     def __init__(self, segment: _core.Segment) -> None:
         self.segment = segment
-        self.since = time.monotonic()
-        self.totals = {"writer": _Total(), "reader": _Total()}
-        self.writer = _End(self.totals["writer"])
+        self.since: float = time.monotonic()
+        self.totals: dict[str, _Total] = {"writer": _Total(), "reader": _Total()}
+        self.writer: _End = _End(self.totals["writer"])
         self.readers: dict[tuple[int, int], _End] = {}
         self.waits_for: int | None = None
-        self.for_any = "delivery"
+        self.for_any: str = "delivery"
         """What the writer waits for when any seat's change wakes it."""
-        self.lost = 0
-        self.glanced_ns = 0
+        self.lost: int = 0
+        self.glanced_ns: int = 0
         self.looked: tuple[float, int, int] | None = None
         self.cursors: dict[tuple[int, int], int] = {}
 
