@@ -6,6 +6,7 @@ Drawn from the JSON document of a run (`Results.as_json`), so that a saved one c
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -239,7 +240,9 @@ class _Drawing:
         low, high = _limits(values or [1.0], 0.05)
         _logarithmic(axis.yaxis, low, high, self._metric["unit"])
         axis.set_xlim(min(across) * 0.93, max(across) * 1.04)
-        axis.set_xlabel("size of an array" if by_size else "readers", fontsize=10.5)
+        counted = re.match(r"\d+ (\w+)", self._cases[-1]["title"])
+        number_of = counted[1] if counted else "readers"
+        axis.set_xlabel("size of an array" if by_size else number_of, fontsize=10.5)
         self._name(axis, ends, math.log(low), math.log(high))
         return str(self._metric["title"])
 
