@@ -59,6 +59,7 @@ class QueueEnd(_core.End[T]):
     role: Literal["writer", "reader"]
     rank: int | None
     """The reader's rank; None on the writer."""
+    _tells_losses: bool = True  # False: whoever sent what was not read is told otherwise
     _async_reader: AsyncReader | None = None  # made by the first aget
     _strategy: NativeStrategy
     _link: Place | None = None

@@ -28,6 +28,7 @@ class ReportingEnd(Protocol):
     name: str | None
     role: Literal["writer", "reader"]
     rank: int | None
+    _tells_losses: bool
 
     @property
     def closed(self) -> bool: ...
@@ -182,6 +183,8 @@ _LOSSES = {
 
 def loss(end: ReportingEnd, rank: int, pid: int, cause: str, first: int, count: int, absent: bool) -> None:
     """Log that messages which a handle promised to a rank are not read by anybody."""
+    if not end._tells_losses:
+        return
     stats = _stats_of(end)
     facts = _facts(end, stats, 0.0)
     who, where = _subject(stats, rank, pid)

@@ -152,7 +152,7 @@ def test_who_is_not_ready_yet_is_logged_now_and_then(
     assert vars(told[-1])["ringcast"]["waiting_for"] == [1]
 
 
-def test_a_close_fails_what_is_under_way_and_ends_who_does_not_hear() -> None:
+def test_a_close_fails_what_is_under_way_and_ends_who_does_not_hear(caplog: pytest.LogCaptureFixture) -> None:
     group = WorkerGroup(Model, 2)
     pids = group.pids
     future = group.submit("nap", 600)
@@ -164,6 +164,7 @@ def test_a_close_fails_what_is_under_way_and_ends_who_does_not_hear() -> None:
     with pytest.raises(QueueClosedError):
         calling.result(PROMPT_S)
     assert not any(map(lives, pids))
+    assert [record.getMessage() for record in caplog.records if record.name == "ringcast.loss"] == []
 
 
 def test_a_close_lets_calls_end_that_nobody_waits_for(capfd: pytest.CaptureFixture[str]) -> None:

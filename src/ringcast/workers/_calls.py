@@ -397,6 +397,7 @@ class Calls:
 
     def let_go(self) -> None:
         """After all workers have ended."""
+        self._ring._tells_losses = False  # calls that were not read have failed, each by name
         with suppress(QueueTimeoutError):  # who is dead has not got all
             self._ring.close(0)
         with self._lead:  # who leads has nothing to wait for any more, and leaves
