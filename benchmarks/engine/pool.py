@@ -246,7 +246,7 @@ class PoolTrials:
             pool.serve()
             again = ask(second, fresh)
             right &= loaded.same(self.made) and again.same(stored)
-        time.sleep(2.5)  # until the engines try again
+        time.sleep(2.5)  # longer than `retry`: until then the engines ask for nothing
         ask(first, model.prompts(1, 1000, first=2000))
         wait_for_chunks(pool_chunks, pool.chunks())
         taken = ask(second, model.prompts(1, 1000, first=2000)).cached[0]
@@ -391,4 +391,4 @@ def wait_for_chunks(count: Any, least: int) -> None:
     """Until the pool has so many: stores end a moment after the answer."""
     until = time.monotonic() + _SETTLE_S
     while count() < least and time.monotonic() < until:
-        time.sleep(0.05)
+        time.sleep(0.05)  # nothing tells when another process's store has ended

@@ -48,7 +48,8 @@ nb::tuple look(const Segment& segment) {
     }
     const std::uint32_t token = ring.control->writer_parked.word.load(std::memory_order_relaxed);
     const std::int64_t woken = ring.control->writer_parked.woken_at.load(std::memory_order_relaxed);
-    const std::uint64_t head = ring.control->head.load(std::memory_order_acquire);
+    // relaxed: behind the cursors, by their [consume].
+    const std::uint64_t head = ring.control->head.load(std::memory_order_relaxed);
     std::optional<std::int64_t> waits_for;
     if (token != 0) waits_for = token <= ring.n_seats ? std::int64_t{token} - 1 : -1;
     return nb::make_tuple(began, head, waits_for, woken, seats, platform::Native::now_ns());

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from ringcast._sizes import human_bytes
+
 if TYPE_CHECKING:
     from ringcast._stats import QueueStats
 
 Record = TypeVar("Record", bound=Mapping[str, Any])
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-
 
 class Shown(dict[str, Any]):
-    """A record of statistics: a dict, which a notebook shows as what `of` makes of it."""
+    """A record of statistics: a dict, which a notebook shows as a table."""
 
     def _repr_html_(self) -> str:
         if "readers" in self:
@@ -38,14 +38,14 @@ def queue(title: str, stats: QueueStats) -> str:
         "this end": stats["role"] if stats["rank"] is None else f"{stats['role']} of rank {stats['rank']}",
         "messages": f"{stats['messages']:,}",
         "queued": f"{stats['queued']} of {stats['depth']}",
-        "large messages": f"{size(memory['data_used'])} of {size(memory['data_budget'])}",
+        "large messages": f"{human_bytes(memory['data_used'])} of {human_bytes(memory['data_budget'])}",
         "writer": f"pid {writer['pid']}, {writer['process'] if writer['alive'] else 'dead'}",
         "closed": "yes" if stats["closed"] else "no",
     }
     rows = [
         (
             reader["rank"], reader["host"] or "", reader["pid"] or "", reader["state"], reader["process"],
-            reader["behind"], size(reader["leased_bytes"]) if reader["leased_blocks"] else "",
+            reader["behind"], human_bytes(reader["leased_bytes"]) if reader["leased_blocks"] else "",
         )
         for reader in stats["readers"]
     ]  # fmt: skip
@@ -78,15 +78,6 @@ def page(
         heads = "".join(f"<th>{_text(name)}</th>" for name in columns)
         lines.append(f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>")
     return "".join([*lines, "</div>"])
-
-
-def size(count: float) -> str:
-    """Bytes in binary units."""
-    for unit in _UNITS:
-        if count < 1024 or unit == _UNITS[-1]:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError
 
 
 def _ms(seconds: float | None) -> str:

@@ -104,7 +104,7 @@ def test_a_pools_client_shows_its_server() -> None:
         with PoolClient.connect(name, "<b>&worker", layout=4096) as client:
             html = shown(client)
             Cells(html)
-            assert "capacity: <b>1.0 MiB</b>" in html
+            assert "capacity: <b>1 MiB</b>" in html
             assert "living" in html
             assert "<b>&worker" not in html
         assert "closed" in shown(client)

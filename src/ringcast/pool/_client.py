@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from ringcast import _core, _html
 from ringcast._arguments import checked, flag, refuse
 from ringcast._names import pool_segment_name
+from ringcast._sizes import human_bytes
 from ringcast._version import __version__
 from ringcast.errors import PoolConnectError, SegmentError
 from ringcast.pool import _tokens
@@ -376,7 +377,7 @@ class PoolClient(_core.PoolClient):
             return _html.page(repr(self), {})
         info, health = self.info, self.health
         facts = {
-            "capacity": _html.size(info.capacity),
+            "capacity": human_bytes(info.capacity),
             "segment": info.segment,
             "server": f"{health.server} (pid {health.pid})",
             "servers so far": health.epoch,
