@@ -33,10 +33,10 @@ SHM = own_shm.SHM
 ROOT = Path(__file__).resolve().parent.parent
 CREATOR_PID_OFFSET = 128
 DEADLINE_S = 60.0
+"""How long a test waits for something that has to happen; not a statement about speed."""
 FORGIVEN_RESCUES = 2
 """Where processes outnumber CPUs, a waker may lose its own between its store and its wake-up for longer than a sleeper
 sleeps before it looks again."""
-"""How long a test waits for something that has to happen; not a statement about speed."""
 
 started_pids: set[int] = set()
 """Every process that a test has started: what they left in /dev/shm is ours."""
@@ -47,6 +47,20 @@ _numbers = itertools.count()
 def unique_name(stem: str = "t") -> str:
     """A queue name that no other test, and no test of another run, uses. At most 18 characters."""
     return f"{stem}{os.getpid()}-{next(_numbers)}"
+
+
+def runs(pid: int) -> bool:
+    """Has any thread of the process not ended?
+
+    One that nobody has waited for stays, as a zombie. A zombie may have threads that still end, and the kernel closes a
+    process's files, which frees its locks, with the last of them.
+    """
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z" or threads != [str(pid)]
 
 
 def eventually(condition: Callable[[], Any], what: str = "the condition", timeout: float = DEADLINE_S) -> Any:

@@ -36,19 +36,11 @@ from ringcast.net.link import _launch, _process
 from ringcast.net.link._desk import MAX_BYTES, Desk, Place, Request, desk_name, new_job
 from ringcast.net.link._launch import link_of
 from ringcast.net.link._process import LATER, Link
-from tests.support import DEADLINE_S, ROOT, SHM, Background, Child, eventually, run_python
+from tests.support import DEADLINE_S, ROOT, SHM, Background, Child, eventually, run_python, runs
 from tests.support import Link as Line
 
 PING = {"op": "ping"}
 SECOND_S = 1.0
-
-
-def alive(pid: int) -> bool:
-    """Does this process run, and is no zombie?"""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def link_processes(job: str) -> list[int]:
@@ -57,7 +49,7 @@ def link_processes(job: str) -> list[int]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             words = path.read_bytes().rstrip(b"\0").split(b"\0")
-            if words[-1] == job.encode() and b"-I" in words and alive(int(path.parent.name)):
+            if words[-1] == job.encode() and b"-I" in words and runs(int(path.parent.name)):
                 found.append(int(path.parent.name))
     return found
 
@@ -102,7 +94,7 @@ def test_the_first_end_starts_the_link_and_the_others_find_it(job: str) -> None:
 
 def test_a_link_ends_when_nobody_is_left_and_the_next_end_starts_another(job: str) -> None:
     first = ping(job)
-    eventually(lambda: not alive(first), "its end")
+    eventually(lambda: not runs(first), "its end")
     with pytest.raises(SegmentNotFoundError):
         Place.take(job)
     assert ping(job) != first
@@ -279,7 +271,7 @@ def test_a_killed_link_ends_every_wait_within_a_second_and_has_a_successor(job: 
         with Place.take(job) as place:
             place.ask(PING, Deadline(0.2))
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not alive(pid))
+    eventually(lambda: not runs(pid))
     died = time.monotonic()
     for one in asking:
         with pytest.raises(LinkDiedError, match=f"pid {pid}"):

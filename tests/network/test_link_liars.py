@@ -26,7 +26,7 @@ from ringcast.net.link._greetings import MOST_GREETED
 from ringcast.net.link._listener import Listener
 from ringcast.net.link._words import BATCH, BEGIN, BEGINNING, BODY, END, HELLO, PING, WELCOME, WORD, words
 from tests.network.linked import address_of
-from tests.support import eventually
+from tests.support import eventually, runs
 
 MIB = 1 << 20
 HOST = "liar"
@@ -145,14 +145,6 @@ def facts_of(pid: int) -> tuple[int, int]:
     text = Path(f"/proc/{pid}/status").read_text()
     facts = dict(line.split(":", 1) for line in text.splitlines())
     return int(facts["Threads"]), int(facts["VmRSS"].split()[0]) << 10
-
-
-def has_ended(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def test_a_hello_that_cannot_be_is_refused_and_takes_no_place() -> None:
@@ -357,7 +349,7 @@ def test_a_link_that_takes_nothing_holds_up_neither_close_nor_the_link_process(h
             queue.close(linger=0)
         waiting.join(SLACK_S)
         assert told
-        eventually(lambda: has_ended(link), "the end of the link process", PATIENCE_S + SLACK_S)
+        eventually(lambda: not runs(link), "the end of the link process", PATIENCE_S + SLACK_S)
         stop()
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from ringcast import Handle, MessageQueue
 from ringcast.errors import RankTakenError, ReaderDiedError, SegmentExistsError, WriterDiedError
-from tests.support import Child, Link, unique_name
+from tests.support import Child, Link, runs, unique_name
 
 
 def _fork_in_c() -> int:
@@ -38,12 +38,6 @@ def _die_with_a_child_that_lives_on(link: Link, name: str, role: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _lives(pid: int) -> bool:
-    """Is it there, and not a zombie?"""
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()[0] != "Z"
-
-
 def test_a_writer_s_death_is_seen_though_a_child_forked_in_c_lives_on(start: Callable[..., Child]) -> None:
     name = unique_name()
     writer = start(_die_with_a_child_that_lives_on, name, "writer")
@@ -54,7 +48,7 @@ def test_a_writer_s_death_is_seen_though_a_child_forked_in_c_lives_on(start: Cal
             writer.send("die")
             with pytest.raises(WriterDiedError):
                 reader.dequeue(30)
-            assert _lives(child)
+            assert runs(child)
             MessageQueue(1, name=name).close(0)  # the name is free, too
         finally:
             os.kill(child, signal.SIGKILL)
@@ -70,7 +64,7 @@ def test_a_reader_s_death_is_seen_though_a_child_forked_in_c_lives_on(start: Cal
             writer.enqueue("fills the ring")
             with pytest.raises(ReaderDiedError):
                 writer.enqueue("waits", timeout=30)
-            assert _lives(child)
+            assert runs(child)
             assert writer.name is not None
             with MessageQueue.attach(writer.name, rank=0) as again:  # and so is the rank
                 writer.enqueue("after", timeout=10)

@@ -13,19 +13,11 @@ import pytest
 from ringcast import MessageQueue, WorkerGroup
 from ringcast.errors import ArgumentError, CallTimeoutError, QueueClosedError, WorkerDiedError
 from ringcast.workers import _starting
-from tests.support import Background, Child, Link, eventually, segments
+from tests.support import Background, Child, Link, eventually, runs, segments
 from tests.workers.objects import Broken, Model, NotThere
 
 PROMPT_S = 10.0
 """Well above the second that is promised, for busy machines, and well below what any of these would take otherwise."""
-
-
-def lives(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize(
@@ -89,7 +81,7 @@ def test_a_worker_that_serves_no_more_but_does_not_end_is_ended() -> None:
     with WorkerGroup(Model, 1) as group:
         with pytest.raises(WorkerDiedError):
             group[0].submit("linger").result(PROMPT_S)
-        assert not lives(group.pids[0])
+        assert not runs(group.pids[0])
 
 
 def test_a_rank_can_be_brought_back() -> None:
@@ -163,7 +155,7 @@ def test_a_close_fails_what_is_under_way_and_ends_who_does_not_hear(caplog: pyte
         future.result(PROMPT_S)
     with pytest.raises(QueueClosedError):
         calling.result(PROMPT_S)
-    assert not any(map(lives, pids))
+    assert not any(map(runs, pids))
     assert [record.getMessage() for record in caplog.records if record.name == "ringcast.loss"] == []
 
 
@@ -217,7 +209,7 @@ def test_no_worker_outlives_a_group_s_process_that_is_killed(start: Callable[...
     if how == "holding":
         time.sleep(0.2)  # until it does, so that the test is of what it says
     child.kill()
-    eventually(lambda: not any(map(lives, pids)), "the end of the workers", PROMPT_S)
+    eventually(lambda: not any(map(runs, pids)), "the end of the workers", PROMPT_S)
     if how in ("idle", "busy"):
         assert segments() == set()
     else:
@@ -236,7 +228,7 @@ def test_no_worker_outlives_a_group_s_process_that_ends(start: Callable[..., Chi
         with pytest.raises(AssertionError, match="of the test"):
             child.receive()
     child.join(PROMPT_S)
-    assert not any(map(lives, pids))
+    assert not any(map(runs, pids))
     assert segments() == set()
 
 
@@ -250,7 +242,7 @@ def test_what_a_group_leaves_whose_processes_are_all_killed_goes_with_the_next_q
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     child.kill()
-    eventually(lambda: not any(map(lives, pids)), "the end of the workers")
+    eventually(lambda: not any(map(runs, pids)), "the end of the workers")
     MessageQueue(1).close(0)
     assert segments() == set()
 
