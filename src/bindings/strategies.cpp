@@ -4,6 +4,7 @@
 
 #include "modules.hpp"
 #include "platform/policy.hpp"
+#include "platform/process.hpp"
 #include "py_errors.hpp"
 #include "unlocked.hpp"
 #include "waiting.hpp"
@@ -39,6 +40,7 @@ void bind_waiting(nb::module_& module) {
     module.attr("FOREVER_NS") = kForever;
     module.attr("LONGEST_PARK_NS") = kSliceNs;
     module.attr("BUSY_WINDOW_NS") = kBusyWindowNs;
+    module.def("set_time_slice", &platform::set_time_slice, nb::arg("ns"));
     module.def(
         "measure_wake_ups",
         [](std::uint32_t count, std::int64_t pause_ns) {

@@ -22,7 +22,7 @@ from ringcast._stats import QueueInfo, QueueStats
 from ringcast._version import __version__
 from ringcast.queue import Handle, MessageQueue
 from ringcast.ring import ShmRingBuffer
-from ringcast.waiting import Busy, SpinSleepTimer, SpinTimer, memory_fence
+from ringcast.waiting import Busy, SpinSleepTimer, SpinTimer, memory_fence, set_time_slice
 
 if _TYPE_CHECKING:
     from ringcast.net import StatelessProcessGroup, in_the_same_node_as
@@ -44,6 +44,7 @@ __all__ = [
     "errors",
     "in_the_same_node_as",
     "memory_fence",
+    "set_time_slice",
 ]
 
 

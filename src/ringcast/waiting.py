@@ -15,11 +15,13 @@ from ringcast._arguments import choice, number
 from ringcast._core import memory_fence
 from ringcast.errors import ArgumentError
 
-__all__ = ["Busy", "SpinSleepTimer", "SpinTimer", "Wait", "WaitSettings", "memory_fence"]
+__all__ = ["Busy", "SpinSleepTimer", "SpinTimer", "Wait", "WaitSettings", "memory_fence", "set_time_slice"]
 
 DEFAULT_WAIT = "adaptive"
 DEFAULT_WARNING_INTERVAL_S = 60.0
 _MOST_BUSY_S = 60.0
+_LEAST_SLICE_S, _MOST_SLICE_S = 0.0001, 0.1
+"""Linux's own bounds."""
 NativeStrategy: TypeAlias = "tuple[int, int, int, bool]"
 
 
@@ -42,6 +44,33 @@ class Busy:
 
     def __repr__(self) -> str:
         return f"Busy({self.window!r})"
+
+
+def set_time_slice(seconds: float | None) -> bool:
+    """How long the scheduler lets each thread of this process run while others want its CPU. None: the system's own.
+
+    For processes that wait for each other many times a second while other threads have work, too. The scheduler runs a
+    thread with a short slice sooner when it wakes, and others sooner after it; its share of CPU time stays the same.
+
+    It holds for all threads that the process has, for those that they start, and for processes started from then on.
+    No queue calls it: whether a process wants it is for its program to say. It needs no privilege.
+
+    False, and nothing is changed, if the system has no such slices (before Linux 6.12; macOS) or does not let them be
+    set. Raises ArgumentError unless `seconds` is from 0.0001 to 0.1.
+
+    >>> has_slices = set_time_slice(0.001)
+    >>> set_time_slice(None) == has_slices
+    True
+    """
+    if seconds is None:
+        return _core.set_time_slice(0)
+    seconds = number("seconds", seconds)
+    if not _LEAST_SLICE_S <= seconds <= _MOST_SLICE_S:
+        raise ArgumentError(
+            f"a time slice is from {_LEAST_SLICE_S:g} to {_MOST_SLICE_S:g} seconds, or None for the system's own, "
+            f"not {seconds!r}"
+        )
+    return _core.set_time_slice(round(seconds * 1e9))
 
 
 class SpinTimer:

@@ -62,6 +62,8 @@ def test_only_who_is_asked_for_is_used(
         {"RINGCAST_VLLM": "yes"},
         {"RINGCAST_VLLM": "1", "RINGCAST_VLLM_WINDOW": "2ms"},
         {"RINGCAST_VLLM": "1", "RINGCAST_VLLM_WINDOW": "61"},
+        {"RINGCAST_VLLM": "1", "RINGCAST_VLLM_SLICE": "1ms"},
+        {"RINGCAST_VLLM": "1", "RINGCAST_VLLM_SLICE": "0.00001"},
     ],
 )
 def test_a_setting_that_makes_no_sense_is_logged_and_leaves_vllm_as_it_is(

@@ -36,6 +36,10 @@ std::uint64_t system_thread_id() noexcept;
 bool thread_lives(std::uint64_t system_id) noexcept;
 // The calling thread gets what CPU time no other thread of the machine wants, from now on.
 void run_only_when_idle() noexcept;
+// How long the scheduler lets each thread of this process run at a time while others want its CPU, also those that its
+// threads start from now on; 0: the system's own. A thread that wakes takes the CPU at once from one whose slice is longer.
+// Nobody's share of the CPUs changes. False if the system has no such slices, or refuses to set them.
+bool set_time_slice(std::int64_t ns);
 // The CPUs this process may run on, by affinity, one bit each; CPUs beyond the mask share its last bit.
 using CpuMask = std::array<std::uint64_t, 16>;
 CpuMask allowed_cpus() noexcept;

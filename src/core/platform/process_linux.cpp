@@ -1,4 +1,4 @@
-// Linux: /proc, sched_getaffinity, the cgroup's cpu.max (v2) or cpu.cfs_quota_us (v1), getrandom.
+// Linux: /proc, sched_getaffinity, sched_setattr, the cgroup's cpu.max (v2) or cpu.cfs_quota_us (v1), getrandom.
 #include "platform/process.hpp"
 
 #include <sched.h>
@@ -23,6 +23,21 @@
 namespace ringcast::platform {
 
 namespace {
+
+// The kernel's sched_attr, which C libraries before glibc 2.41 do not have.
+struct Scheduling {
+    std::uint32_t bytes;
+    std::uint32_t policy;
+    std::uint64_t flags;
+    std::int32_t nice;
+    std::uint32_t priority;
+    std::uint64_t slice;  // sched_runtime: of a thread without a deadline, its slice
+    std::uint64_t deadline;
+    std::uint64_t period;
+    std::uint32_t least_utilization;
+    std::uint32_t most_utilization;
+};
+constexpr int kLooksAtThreads = 8;
 
 // The group's path in the hierarchy that has `controller`: a line of /proc/self/cgroup, "0::/path" in version 2.
 std::string group_path(const std::string& controller) {
@@ -102,6 +117,31 @@ bool thread_lives(std::uint64_t system_id) noexcept {
 void run_only_when_idle() noexcept {
     const sched_param none{};
     sched_setscheduler(0, SCHED_IDLE, &none);
+}
+
+bool set_time_slice(std::int64_t ns) {
+    const auto slice = static_cast<std::uint64_t>(ns);
+    // A thread that an untouched one starts meanwhile is found by another look.
+    for (int looks = 0; looks < kLooksAtThreads; ++looks) {
+        bool changed = false;
+        for (const auto& entry : std::filesystem::directory_iterator("/proc/self/task")) {
+            const long thread = std::strtol(entry.path().filename().c_str(), nullptr, 10);
+            Scheduling now{};
+            if (syscall(SYS_sched_getattr, thread, &now, sizeof now, 0) != 0) {
+                if (errno == ESRCH) continue;  // it has ended
+                return false;
+            }
+            if (now.policy != SCHED_OTHER && now.policy != SCHED_BATCH) continue;
+            if (now.slice == 0) return false;  // before Linux 6.12
+            if (now.slice == slice) continue;
+            Scheduling wanted = now;
+            wanted.slice = slice;
+            if (syscall(SYS_sched_setattr, thread, &wanted, 0) != 0 && errno != ESRCH) return false;
+            changed = true;
+        }
+        if (!changed || ns == 0) return true;
+    }
+    return true;
 }
 
 std::uint64_t pid_namespace() noexcept {

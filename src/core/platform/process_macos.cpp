@@ -22,6 +22,8 @@ bool thread_lives(std::uint64_t) noexcept { return true; }  // there is no call 
 
 void run_only_when_idle() noexcept { pthread_set_qos_class_self_np(QOS_CLASS_BACKGROUND, 0); }
 
+bool set_time_slice(std::int64_t) { return false; }
+
 ProcessState process_state(std::uint32_t pid, std::uint64_t) noexcept {
     int query[] = {CTL_KERN, KERN_PROC, KERN_PROC_PID, static_cast<int>(pid)};
     kinfo_proc info{};

@@ -53,7 +53,7 @@ def register() -> bool:
         from ringcast.vllm import _places
         from ringcast.vllm._queue import MessageQueue
 
-        _switch.wait()  # raises if it makes no sense
+        _switch.wait(), _switch.time_slice()  # which raise if they make no sense
         if not _places.put_in_place(MessageQueue):
             return False
         _switch.log_as_vllm_does()

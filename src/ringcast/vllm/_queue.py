@@ -10,6 +10,8 @@ What it does otherwise than a MessageQueue made by hand, and why:
   in pieces.
 - Once all are there the memory gives up its name: vLLM replaces no reader, and often kills its processes all at once,
   which then leaves nothing. So `ringcast ls` shows only queues that somebody is still awaited for.
+- Whoever makes an end has the scheduler's shortest time slices from then on: an engine's processes wait for each other
+  many times a step, for messages and in collectives, and each time would wait until another one's slice is over.
 - Whether readers share memory is found by vLLM's own collective, so that in a group in which a process has no plugin
   all are at the same step, and it is told what is wrong.
 """
@@ -88,6 +90,7 @@ class MessageQueue(queue.MessageQueue[Any]):
             max_bytes=max(BUDGET_BYTES, 4 * max_chunk_bytes),
             wait=_switch.wait(),
         )
+        _switch.shorten_slices()
 
     def export_handle(self) -> Handle:
         """What `create_from_handle` needs in another process."""
@@ -106,6 +109,7 @@ class MessageQueue(queue.MessageQueue[Any]):
                 "the engine's processes, or for none"
             ).create_from_handle(handle, rank)
             return stock
+        _switch.shorten_slices()
         return super().create_from_handle(handle, rank, copy=True, wait=_switch.wait())
 
     def wait_until_ready(self, timeout: float | None = None) -> None:

@@ -1,4 +1,5 @@
-"""What the environment says: `RINGCAST_VLLM`, `VLLM_PLUGINS`, `RINGCAST_VLLM_WINDOW`, and vLLM's interval of warnings.
+"""What the environment says: `RINGCAST_VLLM`, `VLLM_PLUGINS`, `RINGCAST_VLLM_WINDOW`, `RINGCAST_VLLM_SLICE`, and
+vLLM's interval of warnings.
 
 vLLM calls every plugin that is installed unless `VLLM_PLUGINS` names some: being called is no wish to be used.
 """
@@ -9,10 +10,12 @@ import logging
 import os
 
 from ringcast.errors import ArgumentError
-from ringcast.waiting import Busy, Wait
+from ringcast.waiting import Busy, Wait, set_time_slice
 
 _SWITCH = "RINGCAST_VLLM"
 _WINDOW = "RINGCAST_VLLM_WINDOW"
+_SLICE = "RINGCAST_VLLM_SLICE"
+_SLICE_S = 0.0001
 _INTERVAL, _VLLM_INTERVAL = "RINGCAST_WARNING_INTERVAL", "VLLM_RINGBUFFER_WARNING_INTERVAL"
 
 
@@ -35,6 +38,40 @@ def wait() -> Wait:
         raise ArgumentError(
             f"the environment variable {_WINDOW} is {text!r}; it must be seconds, from 0 to 60"
         ) from error
+
+
+def time_slice() -> float:
+    """Seconds that a thread of the engine runs at a time while others want its CPU; 0: as the system has it.
+    Raises ArgumentError."""
+    text = os.environ.get(_SLICE, "")
+    try:
+        seconds = float(text) if text else _SLICE_S
+    except ValueError:
+        seconds = -1.0
+    if seconds != 0 and not 0.0001 <= seconds <= 0.1:
+        raise ArgumentError(
+            f"the environment variable {_SLICE} is {text!r}; it must be seconds, from 0.0001 to 0.1, "
+            "or 0 to leave it alone"
+        )
+    return seconds
+
+
+def shorten_slices() -> None:
+    """This process is one of the engine's: its threads are to wake at once. Once is enough."""
+    global _shortened
+    seconds = time_slice()
+    if _shortened or seconds == 0:
+        return
+    _shortened = True
+    if not set_time_slice(seconds):
+        logging.getLogger("vllm.ringcast").debug(
+            "ringcast: the threads of process %d keep the system's time slices: it has no others (before Linux 6.12), "
+            "or does not let them be set",
+            os.getpid(),
+        )
+
+
+_shortened = False
 
 
 def log_as_vllm_does() -> None:
