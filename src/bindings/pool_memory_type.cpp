@@ -16,6 +16,7 @@
 #include "platform/process.hpp"
 #include "pool/hit_rate_curve.hpp"
 #include "pool/journal.hpp"
+#include "pool/parts.hpp"
 #include "pool_keys.hpp"
 #include "pool_memory.hpp"
 #include "py_errors.hpp"
@@ -58,7 +59,8 @@ struct Chunk {
     std::uint64_t tenant = 0;
     std::uint64_t space = 0;
     std::int64_t at_ns = 0;
-    std::uint32_t length = 0;
+    std::uint32_t length = 0;        // what was stored
+    std::uint32_t block_length = 0;  // with the checksums of parts, as quotas count it
 };
 
 template <class Visit>
@@ -73,7 +75,8 @@ void for_each_present(const PoolMemory& memory, Visit&& visit) {
                     .tenant = of(record.tenant),
                     .space = of(record.space),
                     .at_ns = of(record.stored_at_ns),
-                    .length = of(entry.length)};
+                    .block_length = of(entry.length)};
+        chunk.length = static_cast<std::uint32_t>(pool::payload_bytes(chunk.block_length, of(record.parts)));
         if (const std::uint32_t parent = of(entry.parent); parent != 0 && parent <= index.n_entries)
             chunk.parent = index.digest_of(parent - 1);
         const pool::Look look{e, word};
@@ -310,7 +313,7 @@ nb::dict described(const PoolMemory& memory) {
         for_each_present(memory, [&](const Chunk& chunk) {
             Usage& usage = used[chunk.tenant];
             ++usage.chunks;
-            usage.bytes += chunk.length;
+            usage.bytes += chunk.block_length;
         });
     }
     nb::dict all;

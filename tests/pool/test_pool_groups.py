@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from ringcast import errors
-from ringcast.pool import Namespace, PoolClient, PoolServer
+from ringcast.pool import FileTier, Namespace, PoolClient, PoolEvent, PoolServer, watch
 from tests.pool.groups import SHARDS, WHOLE, check_parts, group_keys, group_pool, join_store, store_part
 from tests.pool.pools import (
     CACHED,
@@ -23,7 +25,9 @@ from tests.pool.pools import (
     some_keys,
     store,
 )
-from tests.support import unique_name
+from tests.pool.tiered import evict, is_tiered, tier_figure, tiered
+from tests.pool.tiers import BLOCK
+from tests.support import eventually, unique_name
 
 
 def test_a_chunk_is_there_when_its_last_part_is_and_each_rank_reads_its_own() -> None:
@@ -181,3 +185,40 @@ def test_plain_chunks_are_as_they_were() -> None:
     with pool() as (server, [client]):
         store(client, some_keys(3))
         assert server.stats()["used_bytes"] == 3 * CHUNK, "one part has no checksums behind it"
+
+
+def test_events_tell_the_bytes_that_were_stored_and_no_checksums(tmp_path: Path) -> None:
+    """Also where a chunk comes back from a tier, and where the next server knows it only from there."""
+    block = WHOLE + 4 * SHARDS
+    keys = group_keys()
+    told: list[tuple[str, str, int]] = []
+
+    def tell(events: Iterator[list[PoolEvent]], until: str, medium: str) -> None:
+        while not told or told[-1][:2] != (until, medium):
+            told.extend((event.kind, event.medium, event.length) for event in next(events) if event.key in set(keys))
+
+    def opened() -> FileTier:
+        return FileTier(tmp_path / "tier", BLOCK + 4 * (BLOCK + 4 * BLOCK), block)
+
+    with tiered(opened(), chunk=WHOLE) as (server, [client]):
+        events = watch(server.name)
+        next(events)
+        store(client, keys)
+        assert check_parts(client, keys) == 4
+        tell(events, "stored", "FileTier")
+        eventually(lambda: tier_figure(server, "chunks")() == 4)
+        evict(client)
+        assert is_tiered(client, keys)
+        assert client.prefetch(keys).result() == 4
+        assert check_parts(client, keys) == 4
+        tell(events, "stored", "memory")
+        assert [event.length for event in next(watch(server.name)) if event.key in set(keys)] == [WHOLE] * 4
+    with tiered(opened(), chunk=WHOLE) as (server, [client]):
+        assert is_tiered(client, keys)
+        events = watch(server.name)
+        next(events)
+        others = group_keys(first=7)
+        store(client, others)
+        assert check_parts(client, others) == 4
+        tell(events, "removed", "FileTier")
+    assert {length for *_, length in told} == {WHOLE}

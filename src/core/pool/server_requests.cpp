@@ -58,7 +58,7 @@ Server::Done Server::perform(NativeMailSlot& slot) {
         case Ask::describe:
             return perform_describe() ? Done::yes : Done::no;
         case Ask::promote:
-            if (r.length == 0 || r.count == 0) return Done::no;
+            if (r.count == 0 || !has_parts(r.length, r.parts)) return Done::no;
             return perform_promote();
         case Ask::join:
             return perform_join(slot) ? Done::yes : Done::no;
@@ -79,7 +79,12 @@ Server::Done Server::perform_clear() {
 // seen there.
 Server::Done Server::perform_promote() {
     const Request& r = request_;
-    Storing storing{.owner = kServer, .length = r.length, .tenant = r.tenant, .space = r.space, .expected = r.count};
+    Storing storing{.owner = kServer,
+                    .length = r.length,
+                    .parts = r.parts,
+                    .tenant = r.tenant,
+                    .space = r.space,
+                    .expected = r.count};
     std::uint32_t parent = kNoEntry;
     if (r.has_parent && r.chained) {
         parent = keeper_.entry_of(r.parent);
@@ -150,7 +155,6 @@ void Server::perform_reserve(NativeMailSlot& slot) {
             // It comes into memory, where it is pending as if somebody else stored it.
             Storing its = storing;
             its.owner = kServer;
-            its.parts = 1;
             const Status brought = tiers_->bring(its, parent);
             orphaned = brought != Status::pending;
             if (brought == Status::no_memory) without_parent = brought;

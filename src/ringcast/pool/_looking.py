@@ -58,6 +58,7 @@ class PoolTenant(TypedDict):
     """The first 8 bytes, in hex, of what `salt_digest` makes of the salt; chunks without one have b"" as theirs."""
     chunks: int
     used_bytes: int
+    """As its quota counts them: of a chunk of several parts with four bytes for the checksum of each."""
     quota: int | None
 
 
