@@ -138,8 +138,9 @@ void check_chunk(const PoolClient& client, const PoolLease& lease, std::uint32_t
     const std::uint64_t capacity = core.memory().header().capacity;
     const std::uint64_t block = core.block(entry);
     if (core.length(entry) != wanted)
-        raise("PoolError", client.context() + ": a chunk of these keys has " + std::to_string(core.length(entry)) +
-                               " bytes, and this client's layout says " + std::to_string(wanted) +
+        raise("PoolError", client.context() + ": a chunk of these keys has " +
+                               std::to_string(pool::payload_bytes(core.length(entry), lease.part.of)) +
+                               " bytes, and this client's layout says " + std::to_string(client.chunk_bytes) +
                                ": whoever stored it has another layout under the same fingerprint. Put what differs "
                                "into the Namespace");
     if (block > capacity || wanted > capacity - block)

@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "pool/call.hpp"
 #include "pool/client.hpp"
 #include "pool/holding.hpp"
 #include "pool_keys.hpp"

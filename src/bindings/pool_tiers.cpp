@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "figures.hpp"
 #include "modules.hpp"
 #include "pool/checksum.hpp"
 #include "pool/file_tier.hpp"
@@ -102,7 +103,20 @@ nb::list outcomes_of(FileTier& tier, const nb::list& keys, const nb::list& buffe
 }
 
 nb::dict described(const FileTier& tier) {
-    const FileTier::Counts counts = tier.counts();
+    using Counts = FileTier::Counts;
+    static constexpr std::tuple kFigures{std::pair{"stores", &Counts::stores},
+                                         std::pair{"stored", &Counts::stored},
+                                         std::pair{"stored_bytes", &Counts::stored_bytes},
+                                         std::pair{"store_ns", &Counts::store_ns},
+                                         std::pair{"loads", &Counts::loads},
+                                         std::pair{"hits", &Counts::hits},
+                                         std::pair{"loaded_bytes", &Counts::loaded_bytes},
+                                         std::pair{"load_ns", &Counts::load_ns},
+                                         std::pair{"refused", &Counts::refused},
+                                         std::pair{"failed", &Counts::failed},
+                                         std::pair{"corrupt", &Counts::corrupt},
+                                         std::pair{"evicted", &Counts::evicted},
+                                         std::pair{"copied", &Counts::copied}};
     nb::dict all;
     all["era"] = tier.era();
     all["slots"] = tier.slots();
@@ -110,19 +124,7 @@ nb::dict described(const FileTier& tier) {
     all["direct"] = tier.direct();
     all["preallocated"] = tier.preallocated();
     all["indexed_in_ns"] = tier.indexed_in_ns();
-    all["stores"] = counts.stores;
-    all["stored"] = counts.stored;
-    all["stored_bytes"] = counts.stored_bytes;
-    all["store_ns"] = counts.store_ns;
-    all["loads"] = counts.loads;
-    all["hits"] = counts.hits;
-    all["loaded_bytes"] = counts.loaded_bytes;
-    all["load_ns"] = counts.load_ns;
-    all["refused"] = counts.refused;
-    all["failed"] = counts.failed;
-    all["corrupt"] = counts.corrupt;
-    all["evicted"] = counts.evicted;
-    all["copied"] = counts.copied;
+    put(all, tier.counts(), kFigures);
     all["last_error"] = tier.last_error();
     return all;
 }

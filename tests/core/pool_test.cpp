@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "pool/call.hpp"
 #include "pool/client.hpp"
 #include "pool/holding.hpp"
 #include "pool/server.hpp"

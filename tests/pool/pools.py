@@ -1,7 +1,9 @@
-"""What the tests of the pool share: small pools, keys, and chunks whose bytes say which they are."""
+"""What the tests of the pool share: small pools, keys, chunks whose bytes say which they are, servers to be killed."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ringcast.pool import ChunkStatus, Keys, Namespace, PoolClient, PoolEvent, PoolServer, StoreLease, keys_from_hashes
-from tests.support import unique_name
+from tests.support import Child, Link, unique_name
 
 CHUNK = 4096
 SPACE = Namespace("model", dtype="uint8", layout="bytes")
@@ -17,6 +19,8 @@ LOOSE = Namespace("model", dtype="uint8", layout="bytes", chained=False)
 HIT, MISS, PENDING, BUSY = ChunkStatus.HIT, ChunkStatus.MISS, ChunkStatus.PENDING, ChunkStatus.BUSY
 RESERVED, CACHED, COMMITTED = ChunkStatus.RESERVED, ChunkStatus.CACHED, ChunkStatus.COMMITTED
 OWN, ORPHAN, NO_MEMORY = ChunkStatus.OWN, ChunkStatus.ORPHAN, ChunkStatus.NO_MEMORY
+Starter = Callable[..., Child]
+"""The fixture `start`."""
 
 
 def some_keys(count: int, first: int = 0, space: Namespace = SPACE) -> Keys:
@@ -29,9 +33,16 @@ def content(key: bytes, size: int = CHUNK) -> np.ndarray[Any, np.dtype[np.uint8]
     return np.resize(np.frombuffer(key, np.uint8), size)
 
 
-def fill(lease: StoreLease) -> None:
+def part_content(key: bytes, part: int, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The same of a chunk's part, of so many bytes."""
+    return content(bytes([part]) + key, size)
+
+
+def fill(lease: StoreLease, part: int | None = None) -> None:
+    """Its chunks, or that part of each, for which it was joined."""
     for slot in lease.slots:
-        slot.array[:] = content(slot.key, len(slot.array))
+        size = len(slot.array)
+        slot.array[:] = content(slot.key, size) if part is None else part_content(slot.key, part, size)
 
 
 def store(client: PoolClient, keys: Keys) -> list[ChunkStatus]:
@@ -43,7 +54,7 @@ def store(client: PoolClient, keys: Keys) -> list[ChunkStatus]:
         for part in range(keys.space.shards):
             with client.join(lease.export(), part) as joined:
                 assert isinstance(joined, StoreLease)
-                fill(joined)
+                fill(joined, part)
     return client.commit_store(lease)
 
 
@@ -84,10 +95,11 @@ class Picture:
 
 @contextmanager
 def pool(
-    chunks: int = 64, clients: int = 1, chunk: int = CHUNK, **options: Any
+    chunks: int = 64, clients: int = 1, chunk: int = CHUNK, name: str | None = None, **options: Any
 ) -> Iterator[tuple[PoolServer, list[PoolClient]]]:
     """A server of room for so many chunks, and its clients."""
-    with PoolServer(unique_name("p"), max(chunks * chunk, 65536), entries=max(chunks, 16), **options) as server:
+    options = {"entries": max(chunks, 16), **options}
+    with PoolServer(name or unique_name("p"), max(chunks * chunk, 65536), **options) as server:
         made = [PoolClient.connect(server.name, f"w{i}", layout=chunk) for i in range(clients)]
         try:
             yield server, made
@@ -96,11 +108,31 @@ def pool(
                 client.close()
 
 
-def figure(server: PoolServer, name: str) -> Callable[[], int]:
-    """What the server counts, asked anew each time."""
+def figure(server: PoolServer, *path: str | int) -> Callable[[], int]:
+    """What the server counts, by the keys that lead there in `stats()`, asked anew each time."""
 
     def now() -> int:
         counted: Any = server.stats()
-        return int(counted[name])
+        for key in path:
+            counted = counted[key]
+        return int(counted)
 
     return now
+
+
+def serving(link: Link, name: str, chunks: int, keep: bool) -> None:
+    server = PoolServer(name, chunks * CHUNK, entries=chunks, keep=keep).start()
+    link.send(server.adopted)
+    server.serve_forever()
+
+
+def start_server(start: Starter, name: str, chunks: int = 64, *, keep: bool = False) -> tuple[Child, bool]:
+    """A process that serves the pool of this name; did it take over what another one left?"""
+    child = start(serving, name, chunks, keep)
+    return child, child.receive()
+
+
+def stop(child: Child) -> None:
+    """Stops it, and returns when it has stopped."""
+    os.kill(child.pid, signal.SIGSTOP)
+    assert os.WIFSTOPPED(os.waitpid(child.pid, os.WUNTRACED)[1])

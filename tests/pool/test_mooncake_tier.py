@@ -15,9 +15,8 @@ from ringcast.errors import ArgumentError, ArgumentTypeError, MissingPackageErro
 from ringcast.pool import MooncakeTier, PoolClient, PoolServer
 from tests.pool.mooncake import LENT, Mooncake, free_port
 from tests.pool.pools import CHUNK as POOL_CHUNK
-from tests.pool.pools import COMMITTED, retrieved, some_keys
+from tests.pool.pools import COMMITTED, Starter, retrieved, some_keys
 from tests.pool.pools import store as pool_store
-from tests.pool.test_pool_deaths import Starter
 from tests.pool.tiered import evict
 from tests.pool.tiers import CHUNK, OfMooncake, chunk, key, loaded, store
 from tests.support import Link, eventually, unique_name

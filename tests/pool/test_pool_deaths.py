@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,14 +12,21 @@ import pytest
 
 from ringcast import errors
 from ringcast.pool import PoolClient, PoolServer
-from tests.pool.pools import CHUNK, COMMITTED, RESERVED, content, fill, pool, retrieved, some_keys, store
-from tests.support import SHM, Child, Link, eventually, segments, unique_name
-
-
-def serving(link: Link, name: str, chunks: int, keep: bool) -> None:
-    server = PoolServer(name, chunks * CHUNK, entries=chunks, keep=keep).start()
-    link.send(server.adopted)
-    server.serve_forever()
+from tests.pool.pools import (
+    CHUNK,
+    COMMITTED,
+    RESERVED,
+    Starter,
+    content,
+    fill,
+    pool,
+    retrieved,
+    some_keys,
+    start_server,
+    stop,
+    store,
+)
+from tests.support import SHM, Link, eventually, segments, unique_name
 
 
 def holding(link: Link, name: str, what: str) -> None:
@@ -37,20 +43,6 @@ def holding(link: Link, name: str, what: str) -> None:
     link.send(what)
     link.recv()
     del kept
-
-
-Starter = Callable[..., Child]
-
-
-def start_server(start: Starter, name: str, chunks: int = 64, *, keep: bool = False) -> tuple[Child, bool]:
-    child = start(serving, name, chunks, keep)
-    return child, child.receive()
-
-
-def stop(child: Child) -> None:
-    """Stops it, and returns when it has stopped."""
-    os.kill(child.pid, signal.SIGSTOP)
-    assert os.WIFSTOPPED(os.waitpid(child.pid, os.WUNTRACED)[1])
 
 
 @pytest.mark.parametrize("what", ["reserved", "filled", "pinned"])

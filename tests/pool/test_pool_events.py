@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -18,12 +18,10 @@ import pytest
 from ringcast import MessageQueue, errors
 from ringcast.instruments.looking import sweep
 from ringcast.pool import Namespace, PoolClient, PoolEvent, PoolServer, describe, watch
-from tests.pool.pools import CHUNK, SPACE, Picture, fill, pool, some_keys, store
-from tests.support import Child, Link, eventually, started_pids, unique_name
+from tests.pool.pools import CHUNK, SPACE, Picture, Starter, fill, pool, some_keys, store
+from tests.support import Link, eventually, started_pids, unique_name
 
 OTHER = Namespace("other", dtype="uint8", layout="bytes", salt=b"tenant 7")
-
-Starter = Callable[..., Child]
 
 
 def present(client: PoolClient, *chains: Any) -> set[bytes]:

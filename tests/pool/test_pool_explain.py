@@ -7,20 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from ringcast import _core, errors
 from ringcast.pool import Keys, Namespace, PoolClient, PoolServer, chunk_keys, explain, keys_from_hashes
-from tests.pool.pools import CACHED, CHUNK, LOOSE, SPACE, pool, some_keys, store
-from tests.support import Child, Link, run_python, unique_name
+from tests.pool.pools import CACHED, CHUNK, LOOSE, SPACE, Starter, pool, some_keys, store
+from tests.support import Link, run_python, unique_name
 
 TOKENS = list(range(40))
 RINGCAST = "import sys; from ringcast.cli import main; sys.exit(main(sys.argv[1:]))"
-
-Starter = Callable[..., Child]
 
 
 def keys_of(space: Namespace, count: int = 4) -> Keys:

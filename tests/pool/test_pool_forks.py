@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -14,11 +14,9 @@ import pytest
 
 from ringcast.pool import Keys, PoolClient, PoolServer
 from tests.pool import pools
-from tests.pool.pools import CHUNK, RESERVED, content, figure, fill, retrieved, some_keys, store
-from tests.pool.test_pool_deaths import serving
-from tests.support import Child, Link, eventually, unique_name
+from tests.pool.pools import CHUNK, RESERVED, Starter, content, figure, fill, retrieved, serving, some_keys, store
+from tests.support import Link, eventually, unique_name
 
-Starter = Callable[..., Child]
 KEYS = some_keys(4, first=1)
 pool = partial(pools.pool, policy="lru")  # what was not used for longest goes, however often it was used before
 

@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from ringcast import errors
 from ringcast.instruments.looking import sweep
 from ringcast.pool import PoolClient, PoolServer, _huge_pages, _progress, remove
 from tests import own_shm
-from tests.pool.pools import CHUNK, COMMITTED, pool, retrieved, some_keys, store
-from tests.support import SHM, Child, Link, segments, unique_name
+from tests.pool.pools import CHUNK, COMMITTED, Starter, pool, retrieved, some_keys, store
+from tests.support import SHM, Link, segments, unique_name
 
 MIB = 1 << 20
 STEPS = 600 * MIB
@@ -25,7 +24,6 @@ STEPS = 600 * MIB
 PIECES = 160 * MIB
 """One that is prefaulted in three pieces."""
 
-Starter = Callable[..., Child]
 Told = tuple[str, int, int]
 
 linux = pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="looks at /proc/PID/smaps")

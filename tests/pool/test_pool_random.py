@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -28,12 +27,14 @@ from tests.pool.pools import (
     ORPHAN,
     RESERVED,
     SPACE,
+    Starter,
     content,
     fill,
+    part_content,
     some_keys,
+    start_server,
 )
-from tests.pool.test_pool_deaths import start_server
-from tests.support import Child, eventually, unique_name
+from tests.support import eventually, unique_name
 
 OPERATIONS = int(os.environ.get("RINGCAST_POOL_OPERATIONS", "2000"))
 SEED = int(os.environ.get("RINGCAST_POOL_SEED", "0"))
@@ -44,8 +45,6 @@ CLIENTS = 3
 PARTS = 2
 GROUP = Namespace("model", dtype="uint8", layout="bytes", shards=PARTS)
 SPACES = (SPACE, GROUP, SPACE, LOOSE)
-
-Starter = Callable[..., Child]
 
 
 @dataclass
@@ -139,8 +138,7 @@ class Model:
             return False
         assert isinstance(lease, StoreLease)
         assert {slot.key for slot in lease.slots} == store.reserved
-        for slot in lease.slots:
-            slot.array[:] = part_content(slot.key, part)
+        fill(lease, part)
         store.parts[part] = (member, lease)
         return True
 
@@ -217,7 +215,9 @@ class Model:
             joined = self.clients[member].join(lease.export(), part)
             assert isinstance(joined, RetrieveLease)
             assert joined.hits == lease.hits
-            self.hold(member, joined, [(slot.array, part_content(slot.key, part)) for slot in joined.slots])
+            self.hold(
+                member, joined, [(slot.array, part_content(slot.key, part, CHUNK // PARTS)) for slot in joined.slots]
+            )
         self.hold(i, lease, [])
 
     def hold(self, client: int, lease: RetrieveLease, views: list[Any]) -> None:
@@ -301,10 +301,6 @@ class Model:
         self.stores.clear()
         for client in self.clients:
             client.close()
-
-
-def part_content(key: bytes, part: int) -> Any:
-    return content(bytes([part]) + key, CHUNK // PARTS)
 
 
 @pytest.mark.parametrize("seed", [SEED, SEED + 1, SEED + 2])

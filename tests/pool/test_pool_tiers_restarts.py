@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from ringcast.pool import PoolClient, PoolServer
-from tests.pool.pools import CHUNK, COMMITTED, LOOSE, SPACE, retrieved, some_keys, store
-from tests.pool.test_pool_deaths import Starter
+from tests.pool.pools import CHUNK, COMMITTED, LOOSE, SPACE, Starter, retrieved, some_keys, store
 from tests.pool.tiered import evict, file_tier, is_gone, is_tiered
 from tests.support import Child, Link, eventually, unique_name
 

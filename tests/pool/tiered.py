@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from ringcast.pool import FileTier, Keys, PoolClient, PoolServer, Tier
-from tests.pool.pools import CHUNK, LOOSE, retrieved, some_keys, store
-from tests.support import eventually, unique_name
+from tests.pool.pools import CHUNK, LOOSE, figure, pool, retrieved, some_keys, store
+from tests.pool.tiers import BLOCK
+from tests.support import eventually
 
-SLOT = 4096 + CHUNK
+SLOT = BLOCK + CHUNK
 
 
 def file_tier(folder: Path, slots: int = 64, **options: Any) -> FileTier:
-    return FileTier(folder / "tier", 4096 + slots * SLOT, CHUNK, **options)
+    return FileTier(folder / "tier", BLOCK + slots * SLOT, CHUNK, **options)
 
 
-@contextmanager
 def tiered(
-    *tiers: Tier, chunks: int = 16, clients: int = 1, name: str | None = None, **options: Any
-) -> Iterator[tuple[PoolServer, list[PoolClient]]]:
-    """A server of room for so many chunks, with these tiers, and its clients. What is used once evicts all else."""
-    options = {"policy": "lru", **options}
-    with PoolServer(name or unique_name("t"), chunks * CHUNK, tiers=tiers, **options) as server:
-        made = [PoolClient.connect(server.name, f"w{i}", layout=CHUNK) for i in range(clients)]
-        try:
-            yield server, made
-        finally:
-            for client in made:
-                client.close()
+    *tiers: Tier, chunks: int = 16, **options: Any
+) -> AbstractContextManager[tuple[PoolServer, list[PoolClient]]]:
+    """A pool with these tiers, and an entry for each of their chunks. What is used once evicts all else."""
+    return pool(chunks, tiers=tiers, **{"policy": "lru", "entries": None, **options})
 
 
 def tier_figure(server: PoolServer, name: str, tier: int = 0) -> Callable[[], int]:
     """What the server counts of a tier, asked anew each time."""
-
-    def now() -> int:
-        counted: Any = server.stats()["tiers"][tier]
-        return int(counted[name])
-
-    return now
+    return figure(server, "tiers", tier, name)
 
 
 def keep(server: PoolServer, client: PoolClient, keys: Keys, tier: int = 0) -> None:
@@ -65,3 +53,9 @@ def is_tiered(client: PoolClient, keys: Keys) -> bool:
 
 def is_gone(client: PoolClient, keys: Sequence[bytes] | Keys) -> bool:
     return client.lookup(keys) == (0, 0)  # type: ignore[arg-type]
+
+
+def header_of_key(folder: Path, key: bytes) -> int:
+    """Where the header of the chunk's slot begins. Its child's header has the key, too, further behind."""
+    file = (folder / "tier").read_bytes()
+    return next(at for at in range(BLOCK, len(file), SLOT) if file.startswith(key, at + 8))

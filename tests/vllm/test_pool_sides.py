@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,11 +17,10 @@ from ringcast.vllm import _scheduling
 from ringcast.vllm._plans import Load, Plan, Report, Store
 from ringcast.vllm._pool_events import Removed, Stored
 from ringcast.vllm._pool_settings import Settings
-from tests.pool.test_pool_deaths import start_server, stop
-from tests.support import Child, eventually, mapped, segments, unique_name
+from tests.pool.pools import Starter, start_server, stop
+from tests.support import eventually, mapped, segments, unique_name
 from tests.vllm.toy import BLOCK, CHUNK, MODEL, RANKS, Toy, ToyRequest, hashes, page
 
-Starter = Callable[..., Child]
 PROMPT = list(range(8 * BLOCK + 2))
 
 

@@ -1,7 +1,6 @@
 // A pool's client: looks keys up, pins what is read, and asks the server where memory changes hands.
 //
-// A hit is loads and stores in shared memory and no message; the server may be busy, stopped or dead. `Call` is one
-// request to the server, in slices, so that the caller looks at signals and his deadline in between.
+// A hit is loads and stores in shared memory and no message; the server may be busy, stopped or dead. Requests: call.hpp.
 #pragma once
 
 #include <array>
@@ -134,40 +133,6 @@ private:
     std::atomic<bool> left_{false};
     Mapping image_;  // the seat of the last children that inherited
     std::optional<Heirs> heirs_;
-};
-
-// One request. `begin`, slices until it is answered, then `take`; or `withdraw`.
-class Call {
-public:
-    explicit Call(Client& client);
-    ~Call();
-    Call(const Call&) = delete;
-    Call& operator=(const Call&) = delete;
-
-    // False: all slots of this client are in use, or wait for the server to undo what was withdrawn.
-    bool take_slot();
-    NativeMailSlot& slot() const noexcept { return client_.memory_->own_seat().mail[index_]; }
-    void begin(Ask kind, std::uint32_t count) noexcept;
-
-    enum class Progress { answered, waiting, server_dead, closed };
-    bool briefly() noexcept;
-    Progress slice(std::int64_t until_ns);
-    // What was got is pinned. The slot is free again.
-    void take() noexcept;
-    bool refused() const noexcept {
-        return slot().refused.load(std::memory_order_relaxed) == static_cast<std::uint32_t>(Refusal::senseless);
-    }
-    // False: it has just been answered.
-    bool withdraw() noexcept;
-
-private:
-    bool answered() const noexcept;
-
-    Client& client_;
-    std::uint32_t index_ = kMailSlots;
-    std::uint32_t number_ = 0;
-    bool asked_ = false;
-    Waiter<Native> waiter_;
 };
 
 }  // namespace ringcast::pool

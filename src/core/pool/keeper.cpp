@@ -352,6 +352,7 @@ void Keeper::touch(std::uint32_t e, std::uint32_t ancestors) {
 void Keeper::note(EventKind kind, EventReason reason, std::uint32_t e, EventMedium medium) {
     const EntryRecord& record = memory_.record(e);
     const std::uint32_t p = parent(e);
+    const std::uint64_t bytes = payload_bytes(length(e), record.parts.load(std::memory_order_relaxed));
     note({.kind = kind,
           .reason = reason,
           .medium = medium,
@@ -359,7 +360,7 @@ void Keeper::note(EventKind kind, EventReason reason, std::uint32_t e, EventMedi
           .parent = p == kNoEntry ? Digest{} : index_.digest_of(p),
           .tenant = record.tenant.load(std::memory_order_relaxed),
           .space = record.space.load(std::memory_order_relaxed),
-          .length = length(e)});
+          .length = static_cast<std::uint32_t>(bytes)});
 }
 
 void Keeper::note(const Event& what) {

@@ -86,7 +86,8 @@ TierNote Keeper::note_for(std::uint32_t e) const noexcept {
     const std::uint32_t p = parent(e);
     return {.parent = p == kNoEntry ? Digest{} : index_.digest_of(p),
             .tenant = record.tenant.load(std::memory_order_relaxed),
-            .space = record.space.load(std::memory_order_relaxed)};
+            .space = record.space.load(std::memory_order_relaxed),
+            .parts = record.parts.load(std::memory_order_relaxed)};
 }
 
 void Keeper::copied(std::uint32_t e, std::uint32_t tier, std::uint32_t crc) {
@@ -245,6 +246,7 @@ void Keeper::enter(std::span<const Content> contents) {
                 EntryRecord& record = memory_.record(e);
                 record.tenant.store(chunk.note.tenant, std::memory_order_relaxed);
                 record.space.store(chunk.note.space, std::memory_order_relaxed);
+                record.parts.store(chunk.note.parts, std::memory_order_relaxed);
                 index_.set(e, generation(e), EntryState::tiered);
             }
             if (e == kNoEntry)

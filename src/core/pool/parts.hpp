@@ -46,6 +46,11 @@ inline constexpr bool has_parts(std::uint64_t length, std::uint32_t parts) noexc
     return parts != 0 && parts <= kMaxParts && length > sums && (length - sums) % parts == 0;
 }
 
+// What was stored of a block of this length: its parts together. One that cannot have so many is told as it is.
+inline constexpr std::uint64_t payload_bytes(std::uint64_t length, std::uint32_t parts) noexcept {
+    return has_parts(length, parts) ? part_bytes(length, parts) * parts : length;
+}
+
 // A part's checksum behind the parts: plain memory, which the server alone writes, before the chunk is present.
 inline std::uint32_t part_sum(const std::byte* block, std::uint64_t length, std::uint32_t parts,
                               std::uint32_t part) noexcept {

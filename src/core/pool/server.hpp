@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -77,8 +78,21 @@ private:
         bool over = false;  // withdrawn, or its client is gone
     };
     using DeferredRequest = std::shared_ptr<Deferred>;
+    // Chunks that tiers are asked for: these keys, behind that entry, which is still to be what it was when they answer.
+    struct Wanted {
+        Storing storing;
+        bool chained;
+        std::vector<Digest> keys;
+        std::uint32_t parent;
+        std::uint32_t generation;
+        DeferredRequest request;
+    };
 
     void run() noexcept;
+    bool rung() const noexcept;
+    void announce_changes() noexcept;
+
+    // --- Mailboxes: server_mail.cpp.
     bool take_requests();
     bool serve_seat(std::uint32_t seat);
     void serve_slot(std::uint32_t seat, std::uint32_t slot);
@@ -86,6 +100,8 @@ private:
     bool is_deferred(const Owner& owner) const noexcept;
     DeferredRequest defer();
     void answer_deferred(const DeferredRequest& request, Refusal refusal) noexcept;
+
+    // --- What is done for them: server_requests.cpp.
     enum class Done : std::uint8_t { yes, no, later };
     Done perform(NativeMailSlot& slot);
     Done perform_clear();
@@ -93,14 +109,15 @@ private:
     void perform_reserve(NativeMailSlot& slot);
     bool perform_join(NativeMailSlot& slot);
     bool perform_describe();
+    void bring(const Wanted& wanted, std::span<const std::uint32_t> found);
+    void note_misses();
+
+    // --- Seats.
     void look_after_seats();
     void look_after(std::uint32_t seat);
     void give_back(std::uint32_t seat);
     void take_touches();
     void note_access(std::uint32_t entry, std::uint32_t ancestors);
-    void note_misses();
-    void announce_changes() noexcept;
-    bool rung() const noexcept;
 
     std::uint32_t fork_generation_ = platform::fork_generation();
     mutable std::mutex closing_;

@@ -24,7 +24,7 @@ namespace ringcast::pool {
 
 namespace {
 
-constexpr std::uint32_t kVersion = 2;
+constexpr std::uint32_t kVersion = 3;
 constexpr std::uint32_t kByteOrder = 0x0102'0304;
 constexpr std::array<char, 16> kFileMagic{'r', 'i', 'n', 'g', 'c', 'a', 's', 't', ' ', 't', 'i', 'e', 'r', '\n'};
 constexpr std::uint64_t kSlotMagic = 0x746f'6c73'7265'6974;  // "tierslot"
@@ -59,7 +59,7 @@ struct SlotHeader {
     std::uint32_t bytes_crc;
     std::uint32_t crc;  // of all before
 };
-static_assert(sizeof(FileHeader) == 56 && sizeof(SlotHeader) == 120);
+static_assert(sizeof(FileHeader) == 56 && sizeof(SlotHeader) == 128);
 static_assert(std::is_trivially_copyable_v<FileHeader> && std::is_trivially_copyable_v<SlotHeader>);
 
 template <class Header>

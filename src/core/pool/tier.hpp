@@ -28,6 +28,8 @@ struct TierNote {
     Digest parent{};
     std::uint64_t tenant = 0;
     std::uint64_t space = 0;
+    std::uint32_t parts = 1;
+    std::uint32_t unused = 0;  // no padding, which would be summed and written
 };
 
 class Tier {

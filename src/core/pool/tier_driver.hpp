@@ -136,6 +136,10 @@ private:
     bool is_usable(std::uint32_t tier) const noexcept { return !tiers_[tier].hangs; }
     void publish(std::uint32_t tier);
     TierWords& words(std::uint32_t tier) noexcept { return words_.tiers[tier]; }
+    // By its only writer.
+    static void add(std::atomic<std::uint64_t>& figure, std::uint64_t by = 1) noexcept {
+        figure.store(figure.load(std::memory_order_relaxed) + by, std::memory_order_relaxed);
+    }
     bool leaves(const Tier& tier, const Digest& key) const { return tier.leaving.contains(key.words[0]); }
 
     Keeper& keeper_;

@@ -47,7 +47,7 @@ class PoolEvent(NamedTuple):
     parent: bytes | None = None
     """The key that it continues; None: it begins a chain, or its namespace has none."""
     length: int = 0
-    """Bytes of the chunk."""
+    """Bytes of the chunk, as they were stored: all parts of it, and nothing that the pool keeps beside them."""
     space: bytes | None = None
     """The first 8 bytes of `Namespace.digest`."""
     tenant: bytes | None = None

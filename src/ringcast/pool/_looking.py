@@ -14,7 +14,20 @@ SCHEMA = 1
 """Counts up when the meaning of a field below changes."""
 
 
-class PoolClientStats(TypedDict):
+class _Counters(TypedDict):
+    """What was looked up and retrieved."""
+
+    lookups: int
+    keys_looked_up: int
+    keys_found: int
+    retrieves: int
+    keys_retrieved: int
+    """How many keys were wanted."""
+    hits: int
+    """How many of those were got."""
+
+
+class PoolClientStats(_Counters):
     """A client of a pool. What it looked up and retrieved is counted since it took its seat."""
 
     seat: int
@@ -30,14 +43,6 @@ class PoolClientStats(TypedDict):
     """How many chunks, or runs of chunks, it holds."""
     oldest_pin_s: float
     """For how long it has held the one that it has held longest; 0.0: it holds none."""
-    lookups: int
-    keys_looked_up: int
-    keys_found: int
-    retrieves: int
-    keys_retrieved: int
-    """How many keys it wanted to retrieve."""
-    hits: int
-    """How many of those it got."""
 
 
 class PoolPin(TypedDict):
@@ -58,6 +63,7 @@ class PoolTenant(TypedDict):
     """The first 8 bytes, in hex, of what `salt_digest` makes of the salt; chunks without one have b"" as theirs."""
     chunks: int
     used_bytes: int
+    """As its quota counts them: of a chunk of several parts with four bytes for the checksum of each."""
     quota: int | None
 
 
@@ -95,8 +101,11 @@ class PoolTierStats(TypedDict):
     """Jobs that its threads have."""
 
 
-class PoolStats(TypedDict):
-    """What a pool is, what is in it, who uses it. Bytes are those of chunks; counts are since the pool was made."""
+class PoolStats(_Counters):
+    """What a pool is, what is in it, who uses it. Bytes are those of chunks; counts are since the pool was made.
+
+    What was looked up and retrieved is that of all clients that there have been; of a killed one as far as it came.
+    """
 
     schema: int
     name: str
@@ -134,13 +143,6 @@ class PoolStats(TypedDict):
     refused: int
     events: int
     """How many there have been: the number of the next one that `watch` gives."""
-    lookups: int
-    keys_looked_up: int
-    keys_found: int
-    retrieves: int
-    keys_retrieved: int
-    hits: int
-    """Of all clients that there have been, as the fields of each above; of a killed one as far as it came."""
     tiers: list[PoolTierStats]
     """The fastest first."""
     tenants: list[PoolTenant]
