@@ -330,3 +330,67 @@ TEST(the_chunk_of_a_thread_that_has_ended_is_dropped_for_whoever_needs_the_turn_
     CHECK(sender.try_take_turn(platform::thread_id()));
     sender.give_turn_back();
 }
+
+TEST(an_end_counts_in_the_segment_and_a_seat_s_next_holder_begins_anew) {
+    const auto segment = make(1, 1000, 4, 0);
+    const auto seen = Segment::attach(segment->name(), Access::observe, "test");
+    const NativeSeat& seat = seen->ring().seats[0];
+    const auto counts = [&] { return waits_of(seat, seat.state.load()); };
+    const auto park = [](Receiver& receiver) {
+        receiver.begin_wait();
+        CHECK(!receiver.await_message(platform::monotonic_ns() + 1'000'000));
+        receiver.waiter().finish(false);
+    };
+    CHECK(!counts());
+    Sender sender(segment, Strategy::park(), {});
+    CHECK(seen->ring().control->waits.load_of(kWritersIncarnation)->parks == 0);
+    const auto attached = Segment::attach(segment->name(), Access::read, "test");
+    Receiver first(attached, Strategy::park(), claim_seat(*attached, 0));
+    CHECK(counts()->parks == 0);
+    park(first);
+    park(first);
+    first.count_long_wait();
+    CHECK(counts()->parks == 2 && counts()->long_waits == 1 && first.counts().parks == 2);
+    first.shut_down();
+    CHECK(!counts());
+
+    Receiver second(attached, Strategy::park(), claim_seat(*attached, 0));
+    CHECK(counts()->parks == 0 && counts()->long_waits == 0);
+    park(second);
+    first.count_long_wait();  // for itself
+    CHECK(counts()->parks == 1 && counts()->long_waits == 0);
+    CHECK(first.counts().parks == 2 && first.counts().long_waits == 2);
+    second.shut_down();
+    second.release();
+    CHECK(second.counts().parks == 1);
+    sender.shut_down();
+    sender.release();
+    sender.count_long_wait();
+    CHECK(sender.counts().long_waits == 1);
+}
+
+TEST(who_looks_sees_the_counts_of_one_holder_only) {
+    WaitCounters<platform::Native> counters{};
+    std::atomic<std::uint64_t> holder{0};
+    std::atomic<bool> done{false};
+    std::atomic<std::uint64_t> seen{0};
+    std::thread looker([&] {
+        while (!done.load()) {
+            const std::uint64_t whose = holder.load(std::memory_order_relaxed);
+            const auto counts = counters.load_of(whose);
+            if (!counts) continue;
+            ++seen;
+            for (const std::uint64_t count : {counts->brief, counts->parks, counts->penalties})
+                CHECK(count == 0 || count == whose + 1);
+        }
+    });
+    for (std::uint64_t whose = 1; whose <= 20'000ull * check::kScale || seen.load() == 0; ++whose) {
+        counters.begin(whose);
+        holder.store(whose, std::memory_order_relaxed);
+        for (auto* count : {&counters.penalties, &counters.brief, &counters.parks}) counters.add(*count, whose + 1);
+        if (whose % 1000 == 0) std::this_thread::yield();
+    }
+    done.store(true);
+    looker.join();
+    CHECK(seen.load() > 0);
+}
