@@ -161,7 +161,7 @@ def test_payloads_with_any_bytes_are_errors_and_consumed(codec: str, start: Call
 def _words(link: Link, whose: str) -> None:
     """Garbage in the words that one side writes and the other reads, while both call whatever there is to call."""
     chance = random.Random(13)
-    # state, pid namespace, join position, rank and pid, cursor, leased blocks and bytes, parked, CPUs, whose the counts of
+    # state, pid namespace, join position, rank and pid, cursor, leased blocks and bytes, parked, CPUs, whose counts of
     # waits are, two of these; of any seat
     seat = (0, 8, 16, 24, 28, 128, 136, 144, 256, 384, 512, 520, 576)
     for _ in range(20):
