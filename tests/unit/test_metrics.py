@@ -18,10 +18,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ringcast import MessageQueue
-from ringcast.errors import QueueTimeoutError
 from ringcast.metrics import METRICS, RingcastCollector, instrument
 from ringcast.pool import PoolServer
-from tests.support import ROOT, broadcast, run_python, unique_name
+from tests.support import ROOT, broadcast, run_python, unique_name, until_asleep
 
 NAMES = {metric.prometheus_name for metric in METRICS}
 
@@ -71,8 +70,7 @@ def test_what_an_end_of_this_process_knows_is_told() -> None:
 def test_waits_are_told_of_every_end_and_of_none_twice() -> None:
     name = unique_name("metrics")
     with MessageQueue(1, name=name) as writer, MessageQueue.attach(name, 0, wait="park") as reader:
-        with pytest.raises(QueueTimeoutError):
-            reader.dequeue(0.01)
+        until_asleep(reader.dequeue, reader)
         parks = reader.stats()["parks"]
         assert parks > 0
         for ends in ([], [reader], [writer, reader]):
@@ -98,9 +96,7 @@ def test_waits_of_queues_without_a_name_are_summed_and_never_fewer_and_none_twic
         return registry.get_sample_value("ringcast_end_parks_total", labels) or 0.0
 
     def park(queue: MessageQueue) -> int:
-        with pytest.raises(QueueTimeoutError):
-            queue.dequeue(0.01)
-        return queue.stats()["parks"]
+        return until_asleep(queue.dequeue, queue)
 
     before = parks()
     with broadcast(2, wait="park") as (writer, readers):
@@ -121,8 +117,7 @@ def test_what_an_end_counts_is_told_also_when_its_queue_s_name_is_gone() -> None
     name = unique_name("metrics")
     writer = MessageQueue(1, name=name)
     with MessageQueue.attach(name, 0, wait="park") as reader:
-        with pytest.raises(QueueTimeoutError):
-            reader.dequeue(0.01)
+        until_asleep(reader.dequeue, reader)
         writer.close()
         registry = registered([reader])
         assert registry.get_sample_value("ringcast_queue_messages_total", {"queue": name}) is None
