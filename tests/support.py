@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from ringcast import MessageQueue
+from ringcast.errors import QueueTimeoutError
 from tests import own_shm
 
 Link: TypeAlias = "Connection[Any, Any]"
@@ -72,6 +73,19 @@ def eventually(condition: Callable[[], Any], what: str = "the condition", timeou
             return result
         assert time.monotonic() < deadline, f"{what} did not come true within {timeout} s"
         time.sleep(0.001)
+
+
+def until_asleep(call: Callable[[float], object], queue: MessageQueue) -> int:
+    """Calls with a short time-out, again and again, until that end has slept; how often it has since it attached."""
+    before = queue.stats()["parks"]
+
+    def parks() -> int:
+        with suppress(QueueTimeoutError):
+            call(0.01)
+        return queue.stats()["parks"]
+
+    eventually(lambda: parks() > before, "a sleep")
+    return queue.stats()["parks"]
 
 
 @contextmanager

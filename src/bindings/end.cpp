@@ -132,7 +132,7 @@ bool End::after_slice(const WaitOptions& options, PyObject* self, WaitReports& d
     report_changed_reach(self);
     if (now < due.long_wait_ns) return polls;
     due.long_wait_ns = now + report_interval_ns_;
-    WaitCounters::add(endpoint_->counters().long_waits);
+    endpoint_->count_long_wait();
     if (!options.indefinite) reporter_.attr("long_wait")(nb::handle(self), seconds);
     return polls;
 }
@@ -156,7 +156,7 @@ double End::report_wait(PyObject* self, double seconds, double due) {
     const double interval = static_cast<double>(report_interval_ns_) / 1e9;
     if (due == 0) return interval;
     if (seconds < due) return due;
-    WaitCounters::add(endpoint_->counters().long_waits);
+    endpoint_->count_long_wait();
     reporter_.attr("long_wait")(nb::handle(self), seconds);
     return seconds + interval;
 }

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "board.hpp"
+#include "counts.hpp"
 #include "end.hpp"
 #include "methods.hpp"
 #include "modules.hpp"
@@ -200,17 +201,7 @@ PyObject* evict(PyObject* self, Arguments arguments, Py_ssize_t positional, PyOb
 
 nb::dict counters(End& end) {
     end.check_not_forked();
-    auto& c = end.endpoint().counters();
-    nb::dict result;
-    result["parks"] = c.parks.load(std::memory_order_relaxed);
-    result["rescued_wakes"] = c.rescued_wakes.load(std::memory_order_relaxed);
-    result["long_waits"] = c.long_waits.load(std::memory_order_relaxed);
-    result["brief"] = c.brief.load(std::memory_order_relaxed);
-    result["awake"] = c.awake.load(std::memory_order_relaxed);
-    result["parked"] = c.parked.load(std::memory_order_relaxed);
-    result["vain_ns"] = c.vain_ns.load(std::memory_order_relaxed);
-    result["wake_ns"] = c.wake_ns.load(std::memory_order_relaxed);
-    result["penalties"] = c.penalties.load(std::memory_order_relaxed);
+    nb::dict result = as_dict(end.endpoint().counts());
     const std::int64_t since = end.endpoint().waiting_since_ns();
     result["waiting_ns"] = since == 0 ? 0 : platform::monotonic_ns() - since;
     if (end.is_writer() && !end.endpoint().stopped()) {

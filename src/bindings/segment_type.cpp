@@ -7,6 +7,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include "counts.hpp"
 #include "desk.hpp"
 #include "modules.hpp"
 #include "platform/probe.hpp"
@@ -58,14 +59,17 @@ const char* process_name(std::uint32_t pid, std::uint64_t pid_namespace, bool al
     return "unknown";
 }
 
+nb::object known(const std::optional<WaitCounts>& counts) { return counts ? nb::object(as_dict(*counts)) : nb::none(); }
+
 // A snapshot of each seat that is used, will be, or has views alive:
-// (seat, rank, pid, state, alive, process, cursor, leased blocks, leased bytes).
+// (seat, rank, pid, state, alive, process, cursor, leased blocks, leased bytes, how its holder's waits have ended or None).
 nb::list seats(const Segment& segment) {
     nb::list result;
     const auto& ring = segment.ring();
     for (std::uint32_t i = 0; i < ring.n_seats; ++i) {
         const NativeSeat& seat = ring.seats[i];
-        const SeatState state = seat_state(seat.state.load(std::memory_order_acquire));
+        const std::uint64_t word = seat.state.load(std::memory_order_acquire);
+        const SeatState state = seat_state(word);
         std::uint64_t leased = seat.leased_blocks.load(std::memory_order_relaxed);
         if (state == SeatState::vacant && leased == 0) continue;
         // A lock that this very process holds through another descriptor counts, as it should.
@@ -76,7 +80,7 @@ nb::list seats(const Segment& segment) {
         const auto* process = process_name(pid, seat.pid_namespace.load(std::memory_order_relaxed), alive);
         result.append(nb::make_tuple(i, seat.rank.load(std::memory_order_relaxed), pid, state_name(state), alive,
                                      process, seat.cursor.load(std::memory_order_acquire), leased,
-                                     seat.leased_bytes.load(std::memory_order_relaxed)));
+                                     seat.leased_bytes.load(std::memory_order_relaxed), known(waits_of(seat, word))));
     }
     return result;
 }
@@ -250,6 +254,8 @@ void bind_segment(nb::module_& module) {
                      })
         .def_prop_ro("sends_arrays", [](const Segment& s) { return has_sent(s, Encoding::array); })
         .def_prop_ro("sends_tensors", [](const Segment& s) { return has_sent(s, Encoding::tensor); })
+        .def_prop_ro("writer_waits",
+                     [](const Segment& s) { return known(s.ring().control->waits.load_of(kWritersIncarnation)); })
         .def("unlink", &Segment::unlink)
         .def("seats", &seats)
         .def("missed", &missed)

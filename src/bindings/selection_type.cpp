@@ -8,6 +8,7 @@
 #include <memory>
 #include <tuple>
 
+#include "counts.hpp"
 #include "end.hpp"
 #include "methods.hpp"
 #include "modules.hpp"
@@ -90,16 +91,7 @@ public:
         selection_->rouse();
     }
     bool closed() const { return closed_; }
-    nb::dict counters() const {
-        const WaitCounters& c = selection_->counters();
-        nb::dict result;
-        result["brief"] = c.brief.load(std::memory_order_relaxed);
-        result["awake"] = c.awake.load(std::memory_order_relaxed);
-        result["parked"] = c.parked.load(std::memory_order_relaxed);
-        result["parks"] = c.parks.load(std::memory_order_relaxed);
-        result["rescued_wakes"] = c.rescued_wakes.load(std::memory_order_relaxed);
-        return result;
-    }
+    nb::dict counters() const { return as_dict(selection_->counts()); }
 
 private:
     Selection& usable() const {

@@ -42,13 +42,22 @@ class Endpoint {
 public:
     using Native = platform::Native;
 
+    using Counters = WaitCounters<Native>;
+
     Endpoint(std::shared_ptr<Segment> segment, const Strategy& strategy, Parked<Native>& parked,
-             std::atomic<std::uint64_t>* cpus)
+             std::atomic<std::uint64_t>* cpus, Counters& counters, std::uint64_t incarnation)
         : segment_(std::move(segment)),
-          waiter_(strategy, counters_),
+          waiter_(strategy, counters),
           parked_(parked),
+          counters_(&counters),
           cpus_(cpus),
-          quota_(platform::cpu_quota()) {}
+          quota_(platform::cpu_quota()) {
+        counters.begin(incarnation);
+    }
+    // relaxed: while its holder has the lock, only the holder changes a seat's incarnation.
+    Endpoint(std::shared_ptr<Segment> segment, const Strategy& strategy, NativeSeat& seat)
+        : Endpoint(std::move(segment), strategy, seat.parked, seat.cpus, seat.waits,
+                   seat_incarnation(seat.state.load(std::memory_order_relaxed))) {}
     virtual ~Endpoint() = default;  // derived destructors call shut_down
     Endpoint(const Endpoint&) = delete;
     Endpoint& operator=(const Endpoint&) = delete;
@@ -56,7 +65,15 @@ public:
     const Segment& segment() const noexcept { return *segment_; }
     const std::shared_ptr<Segment>& shared_segment() const noexcept { return segment_; }
     Waiter<Native>& waiter() noexcept { return waiter_; }
-    WaitCounters& counters() noexcept { return counters_; }
+    // How its waits have ended, also when it has been shut down or released.
+    WaitCounts counts() const noexcept {
+        const std::lock_guard guard(lifetime_);
+        return counters_->load();
+    }
+    void count_long_wait() noexcept {
+        const std::lock_guard guard(lifetime_);
+        Counters::add(counters_->long_waits);
+    }
     bool stopped() const noexcept { return stopped_.load(std::memory_order_relaxed); }
     bool in_forked_child() const noexcept { return fork_generation_ != platform::fork_generation(); }
 
@@ -168,6 +185,14 @@ public:
 protected:
     virtual void finish() noexcept = 0;  // with the turn, once, after the last call
     bool roused() const noexcept { return roused_.load(std::memory_order_relaxed); }
+    // With the turn, before the shared counters are somebody else's or are unmapped: from here on it counts for itself.
+    void keep_counts() noexcept {
+        const std::lock_guard guard(lifetime_);
+        if (counters_ == &kept_) return;
+        kept_.store(counters_->load());
+        counters_ = &kept_;
+        waiter_.count_in(kept_);
+    }
 
     static_assert(kCpuWords == std::tuple_size_v<platform::CpuMask>);
     static constexpr std::int64_t kPlacementNs = 500'000'000;
@@ -175,7 +200,6 @@ protected:
     LifeLook life_look_;
 
     std::shared_ptr<Segment> segment_;
-    WaitCounters counters_;
     Waiter<Native> waiter_;
     Parked<Native>& parked_;
 
@@ -196,6 +220,7 @@ private:
             const std::uint32_t wanted = pending_.exchange(0, std::memory_order_seq_cst);
             if ((wanted & kFinish) != 0) finish();
             if ((wanted & kRelease) != 0) {
+                keep_counts();
                 const std::lock_guard guard(lifetime_);
                 segment_.reset();
             }
@@ -203,6 +228,8 @@ private:
         }
     }
 
+    Counters* counters_;  // guarded by `lifetime_`; as the waiter has them
+    Counters kept_{};
     std::atomic<std::uint64_t>* cpus_;
     std::uint32_t quota_;
     std::uint32_t fork_generation_ = platform::fork_generation();

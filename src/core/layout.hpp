@@ -21,12 +21,13 @@
 #include "area_kind.hpp"
 #include "parked.hpp"
 #include "platform/policy.hpp"
+#include "wait_counters.hpp"
 
 namespace ringcast {
 
 inline constexpr std::size_t kLinePair = 128;
 inline constexpr std::uint64_t kMagic = 0x3154'5341'4347'4e52;  // "RNGCAST1" in memory order on little-endian machines
-inline constexpr std::uint32_t kLayoutVersion = 6;
+inline constexpr std::uint32_t kLayoutVersion = 7;
 inline constexpr std::size_t kReleaseBytes = 24;
 inline constexpr std::size_t kUserNameBytes = 128;
 inline constexpr std::size_t kHostBytes = 64;
@@ -136,6 +137,7 @@ struct Control {
     typename P::template atomic<std::uint64_t> oversize_messages;                   // statistics: above max_chunk_bytes
     alignas(kLinePair) typename P::template atomic<std::uint64_t> cpus[kCpuWords];  // where the writer may run
     alignas(kLinePair) char reason[kReasonBytes];  // of a relay that has ended: why its source is lost; for people
+    alignas(kLinePair) WaitCounters<P> waits;      // statistics, the writer's
 };
 
 template <class P>
@@ -156,6 +158,7 @@ struct Seat {
     typename P::template atomic<std::uint64_t> leased_bytes;                        // statistics
     alignas(kLinePair) Parked<P> parked;                                            // the reader's word: 1
     alignas(kLinePair) typename P::template atomic<std::uint64_t> cpus[kCpuWords];  // where the reader may run
+    alignas(kLinePair) WaitCounters<P> waits;                                       // statistics, the holder's
 };
 
 // What has become of a reader on another machine.
@@ -238,10 +241,16 @@ static_assert(offsetof(NativeControl, closed) == 256 && offsetof(NativeControl, 
 static_assert(offsetof(NativeControl, wire) == 288 && offsetof(NativeSeat, wire) == 64 &&
               sizeof(Wire<platform::Native>) == 40);
 static_assert(offsetof(NativeControl, data_committed) == 384 && offsetof(NativeControl, cpus) == 512);
-static_assert(offsetof(NativeControl, reason) == 640 && sizeof(NativeControl) == 896);
+static_assert(offsetof(NativeControl, reason) == 640 && offsetof(NativeControl, waits) == 896 &&
+              sizeof(NativeControl) == 1024);
 static_assert(offsetof(NativeSeat, state) == 0 && offsetof(NativeSeat, rank) == 24 &&
               offsetof(NativeSeat, cursor) == 128);
-static_assert(offsetof(NativeSeat, parked) == 256 && offsetof(NativeSeat, cpus) == 384 && sizeof(NativeSeat) == 512);
+static_assert(offsetof(NativeSeat, parked) == 256 && offsetof(NativeSeat, cpus) == 384 &&
+              offsetof(NativeSeat, waits) == 512 && sizeof(NativeSeat) == 640);
+static_assert(offsetof(WaitCounters<platform::Native>, brief) == 8 &&
+              offsetof(WaitCounters<platform::Native>, rescued_wakes) == 40 &&
+              offsetof(WaitCounters<platform::Native>, penalties) == 72 &&
+              sizeof(WaitCounters<platform::Native>) == 80);
 static_assert(offsetof(NativeSeat, missing_since) == 32 && offsetof(NativeSeat, touching) == 136);
 static_assert(offsetof(NativeSeat, leased_blocks) == 144 && offsetof(NativeSeat, leased_bytes) == 152);
 static_assert(offsetof(NativePlacement, behind) == 16 && offsetof(NativePlacement, host) == 128);

@@ -129,7 +129,7 @@ Claim claim_seat(const Segment& segment, std::optional<std::uint32_t> wanted) {
 }
 
 Receiver::Receiver(std::shared_ptr<Segment> segment, const Strategy& strategy, const Claim& claim)
-    : Endpoint(segment, strategy, segment->ring().seats[claim.seat].parked, segment->ring().seats[claim.seat].cpus),
+    : Endpoint(segment, strategy, segment->ring().seats[claim.seat]),
       claim_(claim),
       hold_(std::make_shared<SeatHold>(segment, claim.seat)),
       ring_(segment->ring(), claim.seat, claim.first) {
@@ -137,6 +137,7 @@ Receiver::Receiver(std::shared_ptr<Segment> segment, const Strategy& strategy, c
 }
 
 void Receiver::finish() noexcept {
+    keep_counts();
     const auto& ring = segment_->ring();
     const bool in_order = !failed_.load(std::memory_order_relaxed);
     const auto& ranks = segment_->ranks();

@@ -25,6 +25,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "layout.hpp"
 #include "parking.hpp"
@@ -67,6 +68,13 @@ bool is_attached(const Seat<P>& seat) noexcept {
     // acquire [join]: the join position is not the previous holder's. acquire [joined]: nothing sent later is missed.
     return seat_state(seat.state.load(std::memory_order_acquire)) == SeatState::active &&
            seat.joined_at.load(std::memory_order_acquire) != kJoining;
+}
+
+// How the waits of the holder that this word of the seat's state tells of have ended; none of one that has left, or that is
+// just taking the seat.
+template <class P>
+std::optional<WaitCounts> waits_of(const Seat<P>& seat, std::uint64_t word) noexcept {
+    return seat.waits.load_of(seat_incarnation(word));
 }
 
 // The view of a segment that the protocol needs, with sizes taken from a checked geometry.

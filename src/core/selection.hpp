@@ -57,7 +57,7 @@ public:
     // The keys of those that can be read, each call beginning behind where the last one began.
     std::vector<void*> collect();
     std::int64_t started_ns() const noexcept { return waiter_.started_ns(); }
-    const WaitCounters& counters() const noexcept { return counters_; }
+    WaitCounts counts() const noexcept { return counters_.load(); }
     // Ends the wait of whoever waits, and lets him look at what he waits for.
     void rouse() noexcept;
 
@@ -116,7 +116,7 @@ private:
     std::size_t first_ = 0;
     std::int64_t lives_due_ns_ = 0;
 
-    WaitCounters counters_;
+    WaitCounters<Native> counters_{};
     Waiter<Native> waiter_;
     std::uint32_t fork_generation_ = platform::fork_generation();
 

@@ -5,7 +5,8 @@
 namespace ringcast {
 
 Sender::Sender(std::shared_ptr<Segment> segment, const Strategy& strategy, const ReaderPolicy& policy)
-    : Endpoint(segment, strategy, segment->ring().control->writer_parked, segment->ring().control->cpus),
+    : Endpoint(segment, strategy, segment->ring().control->writer_parked, segment->ring().control->cpus,
+               segment->ring().control->waits, kWritersIncarnation),
       ring_(segment->ring()),
       readers_(*segment, ring_, policy),
       arena_(*segment) {

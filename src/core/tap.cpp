@@ -36,7 +36,7 @@ TapClaim claim_tap(const Segment& segment) {
 }
 
 Tap::Tap(std::shared_ptr<Segment> segment, const Strategy& strategy, const TapClaim& claim)
-    : Endpoint(segment, strategy, segment->ring().seats[claim.seat].parked, segment->ring().seats[claim.seat].cpus),
+    : Endpoint(segment, strategy, segment->ring().seats[claim.seat]),
       claim_(claim),
       ring_(segment->ring(), claim.seat, claim.first),
       acknowledged_(claim.first) {
@@ -145,6 +145,7 @@ Ending Tap::ending(bool look_at_life) const {
 }
 
 void Tap::finish() noexcept {
+    keep_counts();
     const std::lock_guard guard(mutex_);
     left_ = true;
     const auto& ring = segment_->ring();

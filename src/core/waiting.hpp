@@ -12,11 +12,11 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 
 #include "budget.hpp"
 #include "parking.hpp"
+#include "wait_counters.hpp"
 
 namespace ringcast {
 
@@ -40,29 +40,14 @@ struct Strategy {
 };
 inline constexpr std::int64_t kBusyWindowNs = 2'000'000;
 
-// Written with the end's turn, read by any thread, for statistics.
-struct WaitCounters {
-    using Count = std::atomic<std::uint64_t>;
-    // Waits that ended as they should, by the way in which they did.
-    Count brief{0};   // with the interpreter's lock
-    Count awake{0};   // before a park
-    Count parked{0};  // in one
-    Count parks{0};
-    Count rescued_wakes{0};  // parks that only the time-out ended: lost wake-ups, must stay 0
-    Count long_waits{0};
-    Count vain_ns{0};  // of CPU time, awake before a park or a time-out
-    Count wake_ns{0};  // what a wake-up takes, lately; 0: none was measured
-    Count penalties{0};
-
-    static void add(Count& count, std::uint64_t by = 1) noexcept {
-        count.store(count.load(std::memory_order_relaxed) + by, std::memory_order_relaxed);
-    }
-};
-
 template <class P>
 class Waiter {
 public:
-    Waiter(const Strategy& strategy, WaitCounters& counters) : strategy_(strategy), counters_(counters) {}
+    using Counters = WaitCounters<P>;
+
+    Waiter(const Strategy& strategy, Counters& counters) : strategy_(strategy), counters_(&counters) {}
+    // From the next wait on.
+    void count_in(Counters& counters) noexcept { counters_ = &counters; }
 
     void begin() noexcept {
         started_ns_ = P::now_ns();
@@ -110,8 +95,8 @@ public:
     // Is it over because it was `ready`?
     void finish(bool ready) noexcept {
         const std::int64_t vain = slept_ || !ready ? vain_ns_ : 0;
-        if (vain != 0) WaitCounters::add(counters_.vain_ns, static_cast<std::uint64_t>(vain));
-        if (ready) WaitCounters::add(slept_ ? counters_.parked : sliced_ ? counters_.awake : counters_.brief);
+        if (vain != 0) Counters::add(counters_->vain_ns, static_cast<std::uint64_t>(vain));
+        if (ready) Counters::add(slept_ ? counters_->parked : sliced_ ? counters_->awake : counters_->brief);
         if (!strategy_.adaptive) return;
         if (ready && !slept_) budget_.earn();
         budget_.charge(vain);
@@ -164,7 +149,7 @@ private:
             const bool is_ready = ready();
             now = P::now_ns();
             const bool too_slow = budget_.was_too_slow_a_yield(before, now);
-            if (too_slow) WaitCounters::add(counters_.penalties);
+            if (too_slow) Counters::add(counters_->penalties);
             if (is_ready) return true;
             if (too_slow) break;
             if (looks % kLooksBetween != 0) continue;
@@ -179,10 +164,10 @@ private:
 
     template <class Bed, class Ready>
     bool sleep(Bed& bed, std::int64_t most_ns, Ready& ready) noexcept {
-        WaitCounters::add(counters_.parks);
+        Counters::add(counters_->parks);
         const std::int64_t asleep = P::now_ns();
         const ParkResult result = bed.park(most_ns, ready);
-        if (result == ParkResult::rescued) WaitCounters::add(counters_.rescued_wakes);
+        if (result == ParkResult::rescued) Counters::add(counters_->rescued_wakes);
         if (result != ParkResult::ready) slept_ = true;
         if (result == ParkResult::woken) {
             const std::int64_t now = P::now_ns();
@@ -196,14 +181,16 @@ private:
     }
     void note_price(std::int64_t ns) noexcept {
         constexpr std::int64_t kMostNs = 2'000'000;
-        const std::int64_t known = static_cast<std::int64_t>(counters_.wake_ns.load(std::memory_order_relaxed));
+        // Bounded, since it lies where others could write.
+        const auto known = static_cast<std::int64_t>(
+            std::min<std::uint64_t>(counters_->wake_ns.load(std::memory_order_relaxed), kMostNs));
         const std::int64_t price = std::max<std::int64_t>(1, std::min(ns, kMostNs));
-        counters_.wake_ns.store(static_cast<std::uint64_t>(known == 0 ? price : known + (price - known) / 8),
-                                std::memory_order_relaxed);
+        counters_->wake_ns.store(static_cast<std::uint64_t>(known == 0 ? price : known + (price - known) / 8),
+                                 std::memory_order_relaxed);
     }
 
     Strategy strategy_;
-    WaitCounters& counters_;
+    Counters* counters_;
     Budget budget_;
     // Of the wait in progress.
     std::int64_t started_ns_ = 0;

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from typing import TypeAlias, TypedDict
 
 from ringcast import _core
@@ -15,8 +16,30 @@ from ringcast._segment import GATING_STATES
 
 SCHEMA = 1
 
-Seat: TypeAlias = tuple[int, int, int, str, bool, str, int, int, int]
+Seat: TypeAlias = tuple[int, int, int, str, bool, str, int, int, int, dict[str, int] | None]
 """As `_core.Segment.seats` has it."""
+
+
+class WaitStats(TypedDict):
+    """How an end's waits have ended, and what they took, since it attached.
+
+    `brief`, within 5 microseconds; `awake`, by giving way to others meanwhile; `parked`, asleep. `parks` counts the
+    times it slept; `rescued_wakes` sleeps that ended by looking: 0, unless the other end was held up between its store
+    and its wake-up; `long_waits` waits that were logged. `vain_s` is the CPU time, in seconds, of being awake before a
+    park or a time-out; `wakeup_s` what the kernel lately took to wake this end up, in seconds, None before the first
+    time; `penalties` how often a yield took so long that the end did not stay awake for a while, because others need
+    the CPUs. Sleeps of `aget` and of a `Selector`, in which a thread sleeps for many ends at once, count for none.
+    """
+
+    brief: int
+    awake: int
+    parked: int
+    parks: int
+    rescued_wakes: int
+    long_waits: int
+    vain_s: float
+    wakeup_s: float | None
+    penalties: int
 
 
 class ReaderStats(TypedDict):
@@ -26,11 +49,12 @@ class ReaderStats(TypedDict):
     `alive` is the kernel's word. `process` says more: "running", "stopped" (by a signal or a debugger), "gone",
     "absent" (nobody has come yet to a seat that is kept for its rank: `pid` is 0, `alive` False), or "unknown", where
     the process is in another pid namespace. `behind` counts messages that are not read; `leased_blocks` and
-    `leased_bytes` what the reader's views hold.
+    `leased_bytes` what the reader's views hold. `waits` is None where there is no reader (any more); of one that was
+    killed it is what it was until another takes the seat.
 
     Of a reader elsewhere `seat` is that of its link, `behind` counts what is under way, too, `process` is "unknown" or
-    "gone", what its views hold is not known and 0; and its `state` is "cut" while its machine is out of reach, and
-    "lost" if that stays so.
+    "gone", what its views hold is not known and 0, `waits` is None; and its `state` is "cut" while its machine is out
+    of reach, and "lost" if that stays so.
     """
 
     host: str | None
@@ -43,6 +67,7 @@ class ReaderStats(TypedDict):
     behind: int
     leased_blocks: int
     leased_bytes: int
+    waits: WaitStats | None
 
 
 class StreamStats(TypedDict):
@@ -62,6 +87,7 @@ class StreamStats(TypedDict):
     reconnects: int
     encrypted: bool
     under_way: int
+    waits: WaitStats | None
 
 
 class LinkStats(StreamStats):
@@ -95,24 +121,8 @@ class WriterStats(TypedDict):
     pid: int
     alive: bool
     process: str
+    waits: WaitStats | None
     relayed_by: RelayStats | None
-
-
-class WaitStats(TypedDict):
-    """How this end's waits have ended, and what they took.
-
-    `brief`, within 5 microseconds; `awake`, by giving way to others meanwhile; `parked`, asleep. `vain_s` is the CPU
-    time, in seconds, of being awake before a park or a time-out; `wakeup_s` what the kernel lately took to wake this
-    end up, in seconds, None before the first time; `penalties` how often a yield took so long that the end did not stay
-    awake for a while, because others need the CPUs.
-    """
-
-    brief: int
-    awake: int
-    parked: int
-    vain_s: float
-    wakeup_s: float | None
-    penalties: int
 
 
 class MemoryStats(TypedDict):
@@ -170,9 +180,7 @@ class QueueStats(QueueInfo):
 
     On a reader `messages` and `bytes` count what it has received, and `queued` what it has not. `closed` is True if
     this end is closed. `waiting_s` is for how long a call of this end has now been waiting, in seconds; 0 if none is.
-    `parks` counts the times it slept, but not those in `aget`, in which a thread sleeps for many ends at once;
-    `rescued_wakes` sleeps that ended by looking: 0, unless the other end was held up between its store and its wake-up.
-    `long_waits` counts waits that were logged.
+    `waits` are those of this end; `parks`, `rescued_wakes` and `long_waits` are three of them.
     """
 
     role: str
@@ -234,8 +242,9 @@ def _readers_here(head: int, seats: list[Seat]) -> list[ReaderStats]:
             "behind": max(0, head - cursor),
             "leased_blocks": blocks,
             "leased_bytes": size,
+            "waits": _waits(counters),
         }
-        for seat, rank, pid, state, alive, process, cursor, blocks, size in seats
+        for seat, rank, pid, state, alive, process, cursor, blocks, size, counters in seats
         if rank not in (_core.NOBODY, _core.STREAM)
     ]
 
@@ -252,9 +261,10 @@ def _links(segment: _core.Segment, head: int, seats: list[Seat]) -> list[LinkSta
             "process": process,
             "under_way": max(0, head - cursor),
             "ranks": sorted(rank for _, rank, _, _, _, stream, *_ in placed if stream == seat),
+            "waits": _waits(counters),
             **_counted(segment, seat),
         }
-        for seat, rank, pid, state, alive, process, cursor, *_ in seats
+        for seat, rank, pid, state, alive, process, cursor, *_, counters in seats
         if rank == _core.STREAM
     ]
 
@@ -300,6 +310,7 @@ def _readers_elsewhere(segment: _core.Segment, links: list[LinkStats]) -> list[R
             "behind": behind + (under_way.get(stream, 0) if state != "evicted" else 0),
             "leased_blocks": 0,
             "leased_bytes": 0,
+            "waits": None,
         }
         for _, rank, state, pid, host, stream, behind, _ in segment.placements()
         if state in _STATES_ELSEWHERE
@@ -308,8 +319,9 @@ def _readers_elsewhere(segment: _core.Segment, links: list[LinkStats]) -> list[R
 
 def _writer(segment: _core.Segment) -> WriterStats:
     pid, alive, process = segment.creator_pid, segment.creator_alive, segment.creator_process
+    waits = _waits(segment.writer_waits)
     if not segment.is_relay:
-        return {"host": None, "pid": pid, "alive": alive, "process": process, "relayed_by": None}
+        return {"host": None, "pid": pid, "alive": alive, "process": process, "waits": waits, "relayed_by": None}
     host, source = segment.source
     died = segment.ending == "writer_died"
     return {
@@ -317,13 +329,33 @@ def _writer(segment: _core.Segment) -> WriterStats:
         "pid": source,
         "alive": alive and segment.ending not in ("writer_died", "link_died"),
         "process": "gone" if died else "unknown",
+        "waits": None,
         "relayed_by": {
             "pid": pid,
             "alive": alive,
             "process": process,
             "under_way": max(0, segment.wire(None)[5] - segment.head),
+            "waits": waits,
             **_counted(segment, None),
         },
+    }
+
+
+def _waits(counters: Mapping[str, int] | None) -> WaitStats | None:
+    return None if counters is None else _known(counters)
+
+
+def _known(counters: Mapping[str, int]) -> WaitStats:
+    return {
+        "brief": counters["brief"],
+        "awake": counters["awake"],
+        "parked": counters["parked"],
+        "parks": counters["parks"],
+        "rescued_wakes": counters["rescued_wakes"],
+        "long_waits": counters["long_waits"],
+        "vain_s": counters["vain_ns"] / 1e9,
+        "wakeup_s": counters["wake_ns"] / 1e9 if counters["wake_ns"] else None,
+        "penalties": counters["penalties"],
     }
 
 
@@ -342,21 +374,15 @@ def collect_stats(segment: _core.Segment, rank: int | None, counters: dict[str, 
                 info["queued"] = reader["behind"]
         info["messages"], info["bytes"] = counters["messages"], counters["bytes"]
     info["closed"] = closed
+    waits = _known(counters)
     return {
         **info,
         "role": "writer" if rank is None else "reader",
         "rank": rank,
         "pid": os.getpid(),
-        "parks": counters["parks"],
-        "rescued_wakes": counters["rescued_wakes"],
-        "long_waits": counters["long_waits"],
+        "parks": waits["parks"],
+        "rescued_wakes": waits["rescued_wakes"],
+        "long_waits": waits["long_waits"],
         "waiting_s": counters["waiting_ns"] / 1e9,
-        "waits": {
-            "brief": counters["brief"],
-            "awake": counters["awake"],
-            "parked": counters["parked"],
-            "vain_s": counters["vain_ns"] / 1e9,
-            "wakeup_s": counters["wake_ns"] / 1e9 if counters["wake_ns"] else None,
-            "penalties": counters["penalties"],
-        },
+        "waits": waits,
     }

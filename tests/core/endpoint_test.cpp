@@ -122,7 +122,7 @@ void keep_leases(const std::shared_ptr<Segment>& segment, std::uint32_t rank, st
             kept.push_back({number, view != nullptr ? view : message.bytes, message.length,
                             std::make_unique<Lease>(std::move(lease))});
         }
-        CHECK(receiver.counters().rescued_wakes.load() == 0);
+        CHECK(receiver.counts().rescued_wakes == 0);
     }
     done.store(true);  // the last leases outlive the end
     dropper.join();
@@ -144,14 +144,14 @@ void run(std::uint32_t n_reader, std::uint64_t largest, std::uint32_t depth, std
                 for (std::size_t i = 8; i < bytes.size(); ++i) CHECK(bytes[i] == std::byte(number % 251));
             }
             CHECK(number == messages);
-            CHECK(receiver.counters().rescued_wakes.load() == 0);
+            CHECK(receiver.counts().rescued_wakes == 0);
         });
     Sender sender(segment, Strategy::adaptive_default(), {});
     for (std::uint64_t number = 0; number < messages; ++number) send(sender, number, size_of(number, largest));
     CHECK(segment->committed_bytes() <= segment->geometry().control_bytes + segment->geometry().data_budget);
     sender.shut_down();
     for (auto& thread : threads) thread.join();
-    CHECK(sender.counters().rescued_wakes.load() == 0);
+    CHECK(sender.counts().rescued_wakes == 0);
 }
 
 }  // namespace
@@ -169,7 +169,7 @@ TEST(leased_blocks_stay_as_they_are_until_they_are_dropped_in_whatever_order) {
         sender.reclaim();
         CHECK(segment->ring().control->blocks_in_use.load() == 0);
         CHECK(segment->committed_bytes() <= segment->geometry().control_bytes + segment->geometry().data_budget);
-        CHECK(sender.counters().rescued_wakes.load() == 0);
+        CHECK(sender.counts().rescued_wakes == 0);
     }
 }
 
@@ -210,10 +210,10 @@ TEST(shutting_down_from_another_thread_ends_a_wait) {
             CHECK(receiver.stopped());
         });
         if (n % 2 == 0)
-            while (receiver.counters().parks.load() == 0) std::this_thread::yield();
+            while (receiver.counts().parks == 0) std::this_thread::yield();
         receiver.shut_down();
         waiting.join();
-        CHECK(receiver.counters().rescued_wakes.load() == 0);
+        CHECK(receiver.counts().rescued_wakes == 0);
     }
 }
 
@@ -329,4 +329,68 @@ TEST(the_chunk_of_a_thread_that_has_ended_is_dropped_for_whoever_needs_the_turn_
     CHECK(sender.messages() == 1);
     CHECK(sender.try_take_turn(platform::thread_id()));
     sender.give_turn_back();
+}
+
+TEST(an_end_counts_in_the_segment_and_a_seat_s_next_holder_begins_anew) {
+    const auto segment = make(1, 1000, 4, 0);
+    const auto seen = Segment::attach(segment->name(), Access::observe, "test");
+    const NativeSeat& seat = seen->ring().seats[0];
+    const auto counts = [&] { return waits_of(seat, seat.state.load()); };
+    const auto park = [](Receiver& receiver) {
+        receiver.begin_wait();
+        CHECK(!receiver.await_message(platform::monotonic_ns() + 1'000'000));
+        receiver.waiter().finish(false);
+    };
+    CHECK(!counts());
+    Sender sender(segment, Strategy::park(), {});
+    CHECK(seen->ring().control->waits.load_of(kWritersIncarnation)->parks == 0);
+    const auto attached = Segment::attach(segment->name(), Access::read, "test");
+    Receiver first(attached, Strategy::park(), claim_seat(*attached, 0));
+    CHECK(counts()->parks == 0);
+    park(first);
+    park(first);
+    first.count_long_wait();
+    CHECK(counts()->parks == 2 && counts()->long_waits == 1 && first.counts().parks == 2);
+    first.shut_down();
+    CHECK(!counts());
+
+    Receiver second(attached, Strategy::park(), claim_seat(*attached, 0));
+    CHECK(counts()->parks == 0 && counts()->long_waits == 0);
+    park(second);
+    first.count_long_wait();  // for itself
+    CHECK(counts()->parks == 1 && counts()->long_waits == 0);
+    CHECK(first.counts().parks == 2 && first.counts().long_waits == 2);
+    second.shut_down();
+    second.release();
+    CHECK(second.counts().parks == 1);
+    sender.shut_down();
+    sender.release();
+    sender.count_long_wait();
+    CHECK(sender.counts().long_waits == 1);
+}
+
+TEST(who_looks_sees_the_counts_of_one_holder_only) {
+    WaitCounters<platform::Native> counters{};
+    std::atomic<std::uint64_t> holder{0};
+    std::atomic<bool> done{false};
+    std::atomic<std::uint64_t> seen{0};
+    std::thread looker([&] {
+        while (!done.load()) {
+            const std::uint64_t whose = holder.load(std::memory_order_relaxed);
+            const auto counts = counters.load_of(whose);
+            if (!counts) continue;
+            ++seen;
+            for (const std::uint64_t count : {counts->brief, counts->parks, counts->penalties})
+                CHECK(count == 0 || count == whose + 1);
+        }
+    });
+    for (std::uint64_t whose = 1; whose <= 20'000ull * check::kScale || seen.load() == 0; ++whose) {
+        counters.begin(whose);
+        holder.store(whose, std::memory_order_relaxed);
+        for (auto* count : {&counters.penalties, &counters.brief, &counters.parks}) counters.add(*count, whose + 1);
+        if (whose % 1000 == 0) std::this_thread::yield();
+    }
+    done.store(true);
+    looker.join();
+    CHECK(seen.load() > 0);
 }

@@ -74,7 +74,7 @@ struct Writer {
 
     RingView<Native> ring;
     RingWriter<Native> writer;
-    WaitCounters counters;
+    WaitCounters<Native> counters{};
     Waiter<Native> waiter;
 };
 
@@ -95,7 +95,7 @@ void check_message(const std::uint64_t* words, std::uint64_t number) {
 enum class Ended { closed, enough, evicted };
 
 // Takes the seat, reads up to `most` messages, leaves.
-Ended read(World& world, std::uint32_t index, std::uint64_t most, std::uint64_t& count, WaitCounters& counters,
+Ended read(World& world, std::uint32_t index, std::uint64_t most, std::uint64_t& count, WaitCounters<Native>& counters,
            const Strategy& strategy = Strategy::park(), bool may_be_evicted = false) {
     const RingView<Native>& ring = world.ring;
     NativeSeat& seat = ring.seats[index];
@@ -153,7 +153,7 @@ Ended read(World& world, std::uint32_t index, std::uint64_t most, std::uint64_t&
 void run_steady(std::uint32_t n_readers, std::uint32_t depth, std::uint64_t messages, const Strategy& strategy) {
     World world(n_readers, depth, true);
     std::vector<std::uint64_t> counts(n_readers, 0);
-    std::vector<WaitCounters> counters(n_readers);
+    std::vector<WaitCounters<Native>> counters(n_readers);
     std::vector<std::thread> threads;
     for (std::uint32_t i = 0; i < n_readers; ++i)
         threads.emplace_back(
@@ -174,7 +174,7 @@ void run_joining(std::uint32_t depth) {
     constexpr std::uint32_t kReaders = 3;
     World world(kReaders, depth, false);
     std::vector<std::uint64_t> counts(kReaders, 0);
-    std::vector<WaitCounters> counters(kReaders);
+    std::vector<WaitCounters<Native>> counters(kReaders);
     std::vector<std::thread> threads;
     for (std::uint32_t i = 0; i < kReaders; ++i)
         threads.emplace_back([&, i] {
@@ -216,7 +216,7 @@ TEST(a_message_that_an_evicted_reader_accepts_was_never_torn) {
     constexpr std::uint32_t kReaders = 3;
     World world(kReaders, 2, false);
     std::vector<std::uint64_t> counts(kReaders, 0);
-    std::vector<WaitCounters> counters(kReaders);
+    std::vector<WaitCounters<Native>> counters(kReaders);
     std::atomic<std::uint64_t> evictions{0};
     std::vector<std::thread> threads;
     for (std::uint32_t i = 0; i < kReaders; ++i)
@@ -251,7 +251,7 @@ TEST(an_expected_reader_holds_the_writer_back_until_it_has_come_or_is_given_up) 
     CHECK(world.ring.seats[1].state.load() == seat_word(0, SeatState::forgone));
     CHECK(!writer.has_room());
     std::uint64_t count = 0;
-    WaitCounters counters;
+    WaitCounters<Native> counters{};
     CHECK(read(world, 0, 4, count, counters) == Ended::enough);
     CHECK(count == 4);
     CHECK(writer.has_room());

@@ -100,7 +100,7 @@ void run(std::uint32_t count, bool notifies) {
     done.store(true);
     for (std::thread& thread : threads) thread.join();
     CHECK(selection.collect().empty());
-    CHECK(selection.counters().rescued_wakes.load() <= check::kForgivenRescues);
+    CHECK(selection.counts().rescued_wakes <= check::kForgivenRescues);
 }
 
 // An end that is shut down while it is waited for is given, and its seat nobody else's before it has been removed.
@@ -109,7 +109,7 @@ void shut_down_while_waited_for() {
     Selection selection(Strategy::park());
     CHECK(selection.add(selection.access(), &queue, *queue.receiver, queue.left_over));
     std::thread ends([&] {
-        while (selection.counters().parks.load() == 0) std::this_thread::yield();
+        while (selection.counts().parks == 0) std::this_thread::yield();
         queue.receiver->shut_down();
     });
     selection.begin();

@@ -150,7 +150,7 @@ Strategy any_strategy(std::mt19937_64& random) {
 
 template <class End>
 void check_wakes(End& end) {
-    CHECK(end.counters().rescued_wakes.load() <= check::kForgivenRescues);
+    CHECK(end.counts().rescued_wakes <= check::kForgivenRescues);
 }
 
 enum class Ended { closed, enough, evicted, stopped };

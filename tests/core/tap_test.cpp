@@ -161,7 +161,7 @@ void check_that_it_is_woken(Sender& sender, std::uint64_t number, std::uint64_t 
     eventually([&] { return word.load(std::memory_order_relaxed) != 0; });
     free();
     waiting.join();
-    CHECK(sender.counters().rescued_wakes.load() <= check::kForgivenRescues);
+    CHECK(sender.counts().rescued_wakes <= check::kForgivenRescues);
 }
 
 }  // namespace
@@ -239,8 +239,8 @@ TEST(messages_that_one_thread_takes_and_another_acknowledges_later_are_whole_and
         taking.join();
         CHECK(link.tap.position() == messages);
         CHECK(link.tap.ending(false) == Ending::closed);
-        CHECK(link.tap.counters().rescued_wakes.load() <= check::kForgivenRescues);
-        CHECK(sender.counters().rescued_wakes.load() <= check::kForgivenRescues);
+        CHECK(link.tap.counts().rescued_wakes <= check::kForgivenRescues);
+        CHECK(sender.counts().rescued_wakes <= check::kForgivenRescues);
     }
 }
 
@@ -340,7 +340,7 @@ TEST(what_the_writer_wishes_wakes_the_link_that_waits) {
     CHECK(sender.readers().evict(7));
     waiting.join();
     CHECK(state_of(*segment, 0) == SeatState::active);
-    CHECK(link.tap.counters().rescued_wakes.load() <= check::kForgivenRescues);
+    CHECK(link.tap.counts().rescued_wakes <= check::kForgivenRescues);
     CHECK(!link.tap.await(platform::monotonic_ns()));  // it is told once
     CHECK(sender.readers().evict(7));
     CHECK(link.tap.await(platform::monotonic_ns()));

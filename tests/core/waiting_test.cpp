@@ -8,7 +8,6 @@
 using ringcast::Budget;
 using ringcast::kForever;
 using ringcast::Strategy;
-using ringcast::WaitCounters;
 
 namespace {
 
@@ -70,6 +69,7 @@ ringcast::platform::FutexResult Simulated::futex_wait(futex_word& word, std::uin
 }
 
 using Waiter = ringcast::Waiter<Simulated>;
+using WaitCounters = ringcast::WaitCounters<Simulated>;
 
 // One wait, for something that comes after `wait` ns. False: it did not come within `timeout`.
 bool wait_for(Waiter& waiter, std::int64_t wait, std::int64_t timeout = kForever) {
@@ -85,7 +85,7 @@ bool wait_for(Waiter& waiter, std::int64_t wait, std::int64_t timeout = kForever
 
 struct World {
     World() { machine = Machine{}; }
-    WaitCounters counters;
+    WaitCounters counters{};
     Waiter waiter{Strategy::adaptive_default(), counters};
 
     std::uint64_t vain_ns() const { return counters.vain_ns.load(); }

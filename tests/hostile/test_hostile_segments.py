@@ -40,7 +40,7 @@ def _original() -> tuple[bytes, int]:
 
 
 def _truncated(content: bytes, size: int) -> Iterator[tuple[bytes, int]]:
-    edges = {*range(0, len(content) + 1, 512), *range(0, 320, 8), *range(4096, 4096 + 896, 128), len(content), size}
+    edges = {*range(0, len(content) + 1, 512), *range(0, 320, 8), *range(4096, 4096 + 1024, 128), len(content), size}
     for length in sorted({near for edge in edges for near in (edge - 1, edge, edge + 1) if 0 <= near < size}):
         yield content[:length], length
 

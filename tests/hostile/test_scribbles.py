@@ -27,7 +27,7 @@ SIZES: dict[str, Any] = {"max_chunk_bytes": 256 * KIB, "max_chunks": 4, "max_lea
 INLINE = (1 << 64) - 1
 EDGES = (0, 1, 7, 8, 31, 64, 255, 256, 4096, 65535, 65536, 1 << 20, 1 << 21, 1 << 31, (1 << 32) - 1, 1 << 40, 1 << 63)
 DESCRIPTOR = struct.Struct("=QQIBBH")  # length, block, row, encoding, framed, padding
-CONTROL, SEATS, SEAT_BYTES, SLOT_HEADER_BYTES = 4096, 4096 + 896, 512, 32
+CONTROL, SEATS, SEAT_BYTES, SLOT_HEADER_BYTES = 4096, 4096 + 1024, 640, 32
 
 
 class Layout:
@@ -161,14 +161,15 @@ def test_payloads_with_any_bytes_are_errors_and_consumed(codec: str, start: Call
 def _words(link: Link, whose: str) -> None:
     """Garbage in the words that one side writes and the other reads, while both call whatever there is to call."""
     chance = random.Random(13)
-    # state, pid namespace, join position, rank and pid, cursor, leased blocks and bytes, parked, CPUs; of any seat
-    seat = (0, 8, 16, 24, 28, 128, 136, 144, 256, 384)
+    # state, pid namespace, join position, rank and pid, cursor, leased blocks and bytes, parked, CPUs, whose counts of
+    # waits are, two of these; of any seat
+    seat = (0, 8, 16, 24, 28, 128, 136, 144, 256, 384, 512, 520, 576)
     for _ in range(20):
         with Pair(name=unique_name(), wait="park") as pair, mapped(pair.writer.segment) as memory:
             layout = Layout(memory)
             places = {
                 "seats": [SEATS + SEAT_BYTES * n + word for n in (0, 1, 8) for word in seat],
-                "control": [CONTROL + word for word in (0, 128, 256, 260, 384, 392, 400, 408, 416, 512)],
+                "control": [CONTROL + word for word in (0, 128, 256, 260, 384, 392, 400, 408, 416, 512, 896, 904, 960)],
                 "marks": list(range(layout.marks, layout.data, 8))[:200],
                 "sequences": [layout.descriptor(n) - 8 for n in range(4)],
             }[whose]

@@ -130,7 +130,7 @@ def test_one_queue_shows_each_of_its_readers() -> None:
         done = run_python(RINGCAST, "ls", name)
         rows = [line.split() for line in done.stdout.splitlines()]
         assert done.returncode == 0
-        assert ["1", str(os.getpid()), "active", "3", "0", "0", "B", "running"] in rows
+        assert ["1", str(os.getpid()), "active", "3", "0", "0", "B", "0", "0", "running"] in rows
         assert ["writer", str(os.getpid())] in rows
         assert json.loads(run_python(RINGCAST, "ls", name, "--json").stdout)["name"] == name
 

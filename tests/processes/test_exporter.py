@@ -19,7 +19,7 @@ pytest.importorskip("prometheus_client")
 from ringcast import MessageQueue
 from tests.processes.test_cli_ls import RINGCAST
 from tests.processes.test_top import _read_when_told
-from tests.support import DEADLINE_S, Child, run_python, started_pids, unique_name
+from tests.support import DEADLINE_S, Child, eventually, run_python, started_pids, unique_name
 
 
 @pytest.fixture
@@ -63,6 +63,29 @@ def test_it_serves_what_there_is_and_ends_in_order(
         assert f"{up} 0.0" in scrape(url)
     process.terminate()
     assert process.wait(DEADLINE_S) == 143
+
+
+def test_it_tells_how_the_waits_of_other_processes_end(
+    exporter: tuple[subprocess.Popen[str], str], start: Callable[..., Child]
+) -> None:
+    _, url = exporter
+    name = unique_name("export")
+    with MessageQueue(1, name=name) as writer:
+        child = start(_read_when_told, name)
+        child.receive()
+        parks = re.compile(rf'ringcast_end_parks_total{{queue="{name}",rank="0",role="reader"}} (\d+)')
+
+        def slept() -> int:
+            found = parks.search(scrape(url))
+            assert found is not None
+            return int(found[1])
+
+        assert slept() == 0
+        child.send("read")
+        eventually(slept)
+        writer.enqueue(b"x")
+        child.join()
+        assert f'ringcast_end_rescued_wakes_total{{queue="{name}",rank="",role="writer"}} 0.0' in scrape(url)
 
 
 def test_a_port_that_is_taken_is_a_sentence() -> None:

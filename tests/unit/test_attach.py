@@ -240,7 +240,7 @@ def test_looking_at_segments_takes_no_seat(queue: MessageQueue) -> None:
     (info,) = [info for info in list_queues().queues if info["segment"] == queue.segment]
     assert (info["name"], info["closed"]) == (queue.name, False)
     here = {"pid": os.getpid(), "alive": True, "process": "running"}
-    assert info["writer"] == {**here, "host": None, "relayed_by": None}
+    assert info["writer"] == {**here, "host": None, "waits": queue.stats()["waits"], "relayed_by": None}
     assert info["readers"] == []
     assert queue.name is not None
     with MessageQueue.attach(queue.name, rank=0), MessageQueue.attach(queue.name, rank=1):

@@ -15,7 +15,7 @@ from ringcast.instruments import list_queues
 from tests.support import SHM, unique_name
 
 HEADER_BYTES = 304
-CONTROL_AND_SEATS = 4096 + 896 + 3 * 512
+CONTROL_AND_SEATS = 4096 + 1024 + 3 * 640
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 
 import ringcast
 from ringcast import MessageQueue, _core
-from tests.support import unique_name
+from tests.support import unique_name, until_asleep
 
 HEADER_FIELDS = {
     "magic": "Q",
@@ -54,8 +54,10 @@ HEADER = struct.Struct("=" + "".join(HEADER_FIELDS.values()))
 CONTROL = 4096
 HEAD, WRITER_PARKED = CONTROL, CONTROL + 128
 CLOSED, ALL_READY, INITIALISED = CONTROL + 256, CONTROL + 260, CONTROL + 264
-SEATS = CONTROL + 896
-SEAT_BYTES, SEAT_STATE, SEAT_RANK, SEAT_PID, SEAT_CURSOR, SEAT_PARKED = 512, 0, 24, 28, 128, 256
+SEATS = CONTROL + 1024
+SEAT_BYTES, SEAT_STATE, SEAT_RANK, SEAT_PID, SEAT_CURSOR, SEAT_PARKED = 640, 0, 24, 28, 128, 256
+WAITS, SEAT_WAITS = CONTROL + 896, 512
+WHOSE, PARKS, RESCUED = 0, 32, 40
 EXPECTED, ACTIVE = 1, 2
 INLINE = 2**64 - 1
 
@@ -107,7 +109,7 @@ def test_other_software_maps_a_segment_by_its_name(segment: Segment) -> None:
 def test_the_header_says_what_the_segment_is(segment: Segment) -> None:
     assert HEADER.size == 384
     header = segment.header()
-    assert header["layout_version"] == _core.LAYOUT_VERSION == 6
+    assert header["layout_version"] == _core.LAYOUT_VERSION == 7
     assert header["byte_order"] == 0x0102_0304
     assert header["epoch"] == segment.queue.export_handle().epoch
     assert header["n_reader"] == header["n_local"] == 3
@@ -171,6 +173,23 @@ def test_a_seat_tells_who_holds_it_and_how_far_it_has_read(segment: Segment) -> 
         assert segment.u64(seat + SEAT_CURSOR) == 1
         incarnation = segment.u64(seat + SEAT_STATE) >> 8
     assert segment.u64(seat + SEAT_STATE) == (incarnation + 1) << 8
+
+
+def test_an_end_counts_its_waits_in_the_segment_and_says_whose_they_are(segment: Segment) -> None:
+    assert segment.queue.name is not None
+    until_asleep(segment.queue.wait_until_ready, segment.queue)
+    assert segment.u64(WAITS + WHOSE) == 1
+    assert segment.u64(WAITS + PARKS) == segment.queue.stats()["parks"] > 0
+    waits = SEATS + SEAT_BYTES + SEAT_WAITS
+    assert segment.u64(waits + WHOSE) == 0
+    for _ in range(2):
+        with MessageQueue.attach(segment.queue.name, rank=1) as reader:
+            incarnation = segment.u64(SEATS + SEAT_BYTES + SEAT_STATE) >> 8
+            assert segment.u64(waits + WHOSE) == incarnation + 1
+            assert segment.u64(waits + PARKS) == 0
+            until_asleep(reader.dequeue, reader)
+            assert segment.u64(waits + PARKS) == reader.stats()["parks"] > 0
+            assert segment.u64(waits + RESCUED) == 0
 
 
 def test_a_reader_marks_the_row_of_a_block_that_it_is_done_with(segment: Segment) -> None:

@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ringcast import MessageQueue
 from ringcast.metrics import METRICS, RingcastCollector, instrument
 from ringcast.pool import PoolServer
-from tests.support import ROOT, broadcast, run_python, unique_name
+from tests.support import ROOT, broadcast, run_python, unique_name, until_asleep
 
 NAMES = {metric.prometheus_name for metric in METRICS}
 
@@ -65,6 +65,64 @@ def test_what_an_end_of_this_process_knows_is_told() -> None:
         assert registry.get_sample_value("ringcast_end_waits_total", {**labels, "how": "parked"}) == 0
         reader.close()
         assert registry.get_sample_value("ringcast_queue_messages_total", {"queue": name}) == 1
+
+
+def test_waits_are_told_of_every_end_and_of_none_twice() -> None:
+    name = unique_name("metrics")
+    with MessageQueue(1, name=name) as writer, MessageQueue.attach(name, 0, wait="park") as reader:
+        until_asleep(reader.dequeue, reader)
+        parks = reader.stats()["parks"]
+        assert parks > 0
+        for ends in ([], [reader], [writer, reader]):
+            registry = registered(ends)
+
+            def value(metric: str, role: str, rank: str = "", of: Any = registry, **more: str) -> float | None:
+                found: float | None = of.get_sample_value(metric, {"queue": name, "role": role, "rank": rank, **more})
+                return found
+
+            assert value("ringcast_end_parks_total", "reader", "0") == parks
+            assert value("ringcast_end_rescued_wakes_total", "reader", "0") == 0
+            assert value("ringcast_end_waits_total", "reader", "0", how="parked") == 0
+            assert value("ringcast_end_parks_total", "writer") == 0
+            assert (value("ringcast_end_messages_total", "reader", "0") is None) == (reader not in ends)
+
+
+def test_waits_of_queues_without_a_name_are_summed_and_never_fewer_and_none_twice() -> None:
+    given: list[MessageQueue] = []
+    registry = registered(given)
+
+    def parks() -> float:
+        labels = {"queue": "", "role": "reader", "rank": ""}
+        return registry.get_sample_value("ringcast_end_parks_total", labels) or 0.0
+
+    def park(queue: MessageQueue) -> int:
+        return until_asleep(queue.dequeue, queue)
+
+    before = parks()
+    with broadcast(2, wait="park") as (writer, readers):
+        slept = sum(park(one) for one in readers)
+        assert parks() == before + slept > before
+        given.extend([writer, *readers])
+        assert parks() == before + slept
+        readers[0].close()
+        assert parks() == before + slept
+        with MessageQueue.create_from_handle(writer.export_handle(), 0, wait="park") as again:
+            assert parks() == before + slept
+            slept += park(again)
+            assert parks() == before + slept
+    assert parks() == before + slept
+
+
+def test_what_an_end_counts_is_told_also_when_its_queue_s_name_is_gone() -> None:
+    name = unique_name("metrics")
+    writer = MessageQueue(1, name=name)
+    with MessageQueue.attach(name, 0, wait="park") as reader:
+        until_asleep(reader.dequeue, reader)
+        writer.close()
+        registry = registered([reader])
+        assert registry.get_sample_value("ringcast_queue_messages_total", {"queue": name}) is None
+        labels = {"queue": name, "role": "reader", "rank": "0"}
+        assert registry.get_sample_value("ringcast_end_parks_total", labels) == reader.stats()["parks"] > 0
 
 
 def test_queues_without_a_name_are_counted_together_and_never_fewer() -> None:

@@ -13,7 +13,7 @@ from ringcast.instruments import Observer
 from ringcast.instruments.blocking import in_pool
 from ringcast.instruments.processes import Processes
 from ringcast.instruments.watched import Watched
-from tests.support import broadcast, run_python, unique_name
+from tests.support import broadcast, run_python, unique_name, until_asleep
 
 SECOND = 10**9
 
@@ -143,6 +143,39 @@ def test_no_line_is_wider_than_the_screen_and_no_number_is_cut(width: int) -> No
     assert max(len(line.text) for line in lines) <= width
     (row,) = [line.text for line in lines if line.text.startswith(name[:10]) and "\N{HORIZONTAL ELLIPSIS}" in line.text]
     assert row.split()[1] == "-"
+
+
+def test_an_opened_queue_tells_each_end_s_waits_and_a_rescued_wake_up_is_red() -> None:
+    name = unique_name("top")
+    with MessageQueue(1, name=name) as writer, MessageQueue.attach(name, 0, wait="park") as reader:
+        until_asleep(reader.dequeue, reader)
+        overview = Observer().look()
+        (queue,) = [one for one in overview["queues"] if one["name"] == name]
+        parks = reader.stats()["parks"]
+        writer.enqueue(b"x")
+
+    def told() -> tuple[top_view.Line, top_view.Line]:
+        lines = top_view.opened(overview, f"queue {queue['epoch']}", 110)
+        assert lines is not None
+        at = next(i for i, line in enumerate(lines) if line.text.startswith("WAITS OF"))
+        assert lines[at].text.split()[2:8] == ["BRIEF", "AWAKE", "PARKED", "PARKS", "RESCUED", "LONG"]
+        return lines[at + 1], lines[at + 2]
+
+    first, second = told()
+    assert (first.text.split()[:4], first.style) == (["writer", "0", "0", "0"], top_view.PLAIN)
+    assert (second.text.split()[:8], second.style) == (
+        ["rank", "0", "0", "0", "0", str(parks), "0", "0"], top_view.PLAIN,
+    )  # fmt: skip
+    assert "rescued" not in top_view.summary(overview)
+    assert top_view.summary_style(overview) == top_view.BOLD
+    waits = queue["readers"][0]["waits"]
+    assert waits is not None
+    waits["rescued_wakes"] = overview["rescued_wakes"] = 2
+    assert [line.style for line in told()] == [top_view.PLAIN, top_view.BAD]
+    assert top_view.summary(overview).endswith(" lost wake-ups, 2 rescued")
+    assert top_view.summary_style(overview) == top_view.ALARM
+    (row,) = [line for line in top_view.rows(overview, None, name, "name", False) if line.key]
+    assert row.style == top_view.BAD
 
 
 def test_numbers_are_short() -> None:

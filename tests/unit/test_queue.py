@@ -201,7 +201,7 @@ def test_every_call_on_a_closed_end_says_that_it_is_closed() -> None:
 
 
 def test_statistics_count_what_happened() -> None:
-    with broadcast(2, max_chunks=7, max_chunk_bytes=50_000) as (writer, (first, _second)):
+    with broadcast(2, max_chunks=7, max_chunk_bytes=50_000) as (writer, (first, second)):
         writer.enqueue(b"x" * 100)
         writer.enqueue(b"x" * 2000)
         first.dequeue(10)
@@ -213,7 +213,8 @@ def test_statistics_count_what_happened() -> None:
         assert (stats["messages"], stats["bytes"], stats["queued"]) == (2, 2100, 2)
         assert (stats["rescued_wakes"], stats["long_waits"], stats["closed"]) == (0, 0, False)
         assert stats["writer"] == {
-            "pid": os.getpid(), "alive": True, "process": "running", "host": None, "relayed_by": None,
+            "pid": os.getpid(), "alive": True, "process": "running", "host": None, "waits": stats["waits"],
+            "relayed_by": None,
         }  # fmt: skip
         assert stats["waiting_s"] == 0
         assert stats["memory"]["data_committed"] >= 2000
@@ -222,8 +223,8 @@ def test_statistics_count_what_happened() -> None:
         same = {"host": None, "pid": os.getpid(), "state": "active", "alive": True, "process": "running"}
         same |= {"leased_blocks": 0, "leased_bytes": 0}
         assert stats["readers"] == [
-            {"rank": 0, "seat": 0, "behind": 1, **same},
-            {"rank": 1, "seat": 1, "behind": 2, **same},
+            {"rank": 0, "seat": 0, "behind": 1, "waits": first.stats()["waits"], **same},
+            {"rank": 1, "seat": 1, "behind": 2, "waits": second.stats()["waits"], **same},
         ]
         assert (stats["memory"]["blocks"], stats["oversize"]) == (1, 0)
         mine = first.stats()

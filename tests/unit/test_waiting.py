@@ -247,7 +247,8 @@ def test_statistics_tell_how_waits_have_ended() -> None:
         assert waits["wakeup_s"] is not None
         assert 0 < waits["wakeup_s"] < 1
         assert other.stats()["waits"] == {
-            "brief": 0, "awake": 0, "parked": 0, "vain_s": 0.0, "wakeup_s": None, "penalties": 0,
+            "brief": 0, "awake": 0, "parked": 0, "parks": 0, "rescued_wakes": 0, "long_waits": 0, "vain_s": 0.0,
+            "wakeup_s": None, "penalties": 0,
         }  # fmt: skip
 
 

@@ -124,7 +124,7 @@ private:
     std::mutex slots_;
     std::uint32_t slots_in_use_ = 0;  // a bit each
     std::array<std::uint32_t, kMailSlots> numbers_{};
-    WaitCounters counters_;
+    WaitCounters<Native> counters_{};
     std::uint32_t sum_of(std::uint32_t entry, Part part) const noexcept;
 
     std::vector<std::atomic<std::uint64_t>> intact_;  // by entry: what was found right last, see client.cpp

@@ -134,7 +134,7 @@ private:
     std::atomic<bool> stopping_{false};  // relaxed: `rouse` of parking.hpp orders it
     std::atomic<bool> closed_{false};
     std::atomic<bool> abandoned_{false};
-    WaitCounters counters_;
+    WaitCounters<Native> counters_{};
     Waiter<Native> waiter_;
     std::thread thread_;
 };

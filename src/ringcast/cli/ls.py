@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import click
 from click.shell_completion import CompletionItem
@@ -18,7 +18,7 @@ from click.shell_completion import CompletionItem
 from ringcast import _core
 from ringcast._names import POOL_PREFIX, suffix
 from ringcast._sizes import human_bytes
-from ringcast._stats import QueueInfo, StreamStats
+from ringcast._stats import QueueInfo, ReaderStats, StreamStats
 from ringcast.cli import common
 from ringcast.instruments.looking import Found, list_queues
 
@@ -31,6 +31,7 @@ _WORDS = {
     "QUEUE", "WRITER", "SEGMENT", "STATE", "PROCESS", "HOST", "STREAM TO", "STREAM FROM", "RANKS", "ENCRYPTED",
 }  # fmt: skip
 """Headings of columns that are no numbers."""
+_WAITS: dict[str, Literal["parks", "rescued_wakes"]] = {"PARKS": "parks", "RESCUED": "rescued_wakes"}
 Columns: TypeAlias = "list[tuple[str, list[str]]]"
 """Headings and cells."""
 
@@ -44,7 +45,8 @@ terminal shows more, a pipe everything. Queues whose writer is gone, and segment
 
 NAME may be a segment, too. Each of its readers is a line, wherever it is, and so is each stream to or from another
 machine: UNDER WAY is how many messages have not arrived at its other end, OUT and IN are bytes over the wire, and
-RECONNECTS is how often it had to connect again. The exit code is 1 if there is no such queue.
+RECONNECTS is how often it had to connect again. PARKS is how often a reader has slept, RESCUED how many of these sleeps
+ended by looking and not by a wake-up: 0. The exit code is 1 if there is no such queue.
 """
 
 EPILOG = f"""\b
@@ -211,6 +213,7 @@ def _detail(info: QueueInfo, rates: dict[int, float]) -> Iterator[RenderableType
             ("BEHIND", [str(reader["behind"]) for reader in readers]),
             ("VIEWS", ["-" if reader["host"] else str(reader["leased_blocks"]) for reader in readers]),
             ("HELD", ["-" if reader["host"] else human_bytes(reader["leased_bytes"]) for reader in readers]),
+            *((heading, [_waited(reader, what) for reader in readers]) for heading, what in _WAITS.items()),
             ("PROCESS", [reader["process"] for reader in readers]),
         ]
         yield _table(_fitted(columns, least=5, shortened=1) if elsewhere else columns)
@@ -222,6 +225,10 @@ def _detail(info: QueueInfo, rates: dict[int, float]) -> Iterator[RenderableType
     if relay := info["writer"]["relayed_by"]:
         yield common.plain("")
         yield _streams("STREAM FROM", [relay], [info["writer"]["host"]], [])
+
+
+def _waited(reader: ReaderStats, what: Literal["parks", "rescued_wakes"]) -> str:
+    return str(reader["waits"][what]) if reader["waits"] else "-"
 
 
 def _streams(heading: str, streams: Sequence[StreamStats], hosts: list[str | None], more: Columns) -> Table:

@@ -84,9 +84,11 @@ def _print(overview: Overview, sort: str, text: str) -> None:
     console = Console()
     width = console.width if console.is_terminal else None
     lines = [
-        Line(top_view.summary(overview)), *top_view.blocked_lines(overview["blocked"]), Line(""),
+        Line(top_view.summary(overview), top_view.summary_style(overview)),
+        *top_view.blocked_lines(overview["blocked"]),
+        Line(""),
         *top_view.rows(overview, width, text, sort, False),
-    ]  # fmt: skip
+    ]
     for line in lines:
         click.secho(line.text, bold="bold" in line.style, fg="red" if "red" in line.style else None)
 
@@ -202,7 +204,7 @@ class Screen:
         overview = self._overview
         when = time.strftime("%H:%M:%S", time.localtime(overview["at_ns"] / 1e9))
         state = "frozen" if self._frozen else f"every {self._interval:g} s"
-        lines = [(f"ringcast top  {when}  {state}   {top_view.summary(overview)}", top_view.BOLD)]
+        lines = [(f"ringcast top  {when}  {state}   {top_view.summary(overview)}", top_view.summary_style(overview))]
         detail = None if self._opened is None else top_view.opened(overview, self._opened, width)
         table = top_view.rows(overview, width, self._text, self._sort, self._backwards)
         self._keys = [line.key for line in table if line.key]

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from ringcast._sizes import human_bytes
+from ringcast._stats import WaitStats
 from ringcast.instruments.blocking import Blocked
 from ringcast.instruments.groups import GroupView
 from ringcast.instruments.overview import LinkView, Overview, PoolView
 from ringcast.instruments.processes import ProcessStats
-from ringcast.instruments.watched import EndView, QueueView
+from ringcast.instruments.watched import EndView, QueueView, ends_of, rescued_wakes
 
 SORTS = ("blocked", "rate", "queued", "memory", "cpu", "name")
 PLAIN, BOLD, FAINT, ALARM, BAD, CHOSEN = "", "bold", "dim", "bold red", "red", "reverse"
@@ -49,11 +50,17 @@ def summary(overview: Overview) -> str:
             ("queue", queues), ("group", overview["groups"]), ("link", overview["links"]), ("pool", overview["pools"]),
         )
     ]  # fmt: skip
-    lost = overview["lost_wakeups"]
+    lost, rescued = overview["lost_wakeups"], overview["rescued_wakes"]
     return (
         f"{', '.join(counts)}   {number(rate)} messages/s   {human_bytes(memory)}   "
         f"{len(overview['blocked'])} blocked   {lost} lost wake-up{'' if lost == 1 else 's'}"
+        f"{f', {rescued} rescued' if rescued else ''}"
     )
+
+
+def summary_style(overview: Overview) -> str:
+    """Of that line."""
+    return ALARM if overview["lost_wakeups"] or overview["rescued_wakes"] else BOLD
 
 
 def blocked_lines(blocked: Sequence[Blocked], most: int | None = None) -> Iterator[Line]:
@@ -154,7 +161,7 @@ def _queues(overview: Overview, cpu: dict[int, float | None], sort: str, backwar
                 _writer(queue), str(queue["lost_wakeups"]), human_bytes(_memory(queue)), _cpu(_cpu_of(queue, cpu)),
                 _waits(queue),
             ),
-            BAD if queue["blocked"] else FAINT if not queue["writer"]["alive"] else PLAIN,
+            BAD if queue["blocked"] or rescued_wakes(queue) else FAINT if not queue["writer"]["alive"] else PLAIN,
         )
         for queue in found
     ])  # fmt: skip
@@ -278,6 +285,22 @@ def _queue(queue: QueueView, cpu: dict[int, float | None], width: int | None) ->
     if found:
         yield Line("")
         yield from _table(_Section(headings, found), width)
+    if counted := list(ends_of(queue)):
+        yield Line("")
+        yield from _table(_counted(counted), width)
+
+
+def _counted(ends: list[tuple[str, WaitStats]]) -> _Section:
+    """How the waits of each end have ended, by its own count."""
+    headings = ("WAITS OF ", "BRIEF", "AWAKE", "PARKED", "PARKS", "RESCUED", "LONG", "WAKE-UP", "VAIN CPU")
+    return _Section(headings, [
+        _Row("", (
+            end, str(waits["brief"]), str(waits["awake"]), str(waits["parked"]), str(waits["parks"]),
+            str(waits["rescued_wakes"]), str(waits["long_waits"]),
+            "-" if waits["wakeup_s"] is None else f"{1e6 * waits['wakeup_s']:.0f} us", f"{waits['vain_s']:.2f} s",
+        ), BAD if waits["rescued_wakes"] else PLAIN)
+        for end, waits in ends
+    ])  # fmt: skip
 
 
 def _group(group: GroupView, cpu: dict[int, float | None], width: int | None) -> Iterator[Line]:

@@ -23,7 +23,7 @@ from ringcast.errors import RingcastError, SegmentNotFoundError
 from ringcast.instruments.blocking import Blocked, in_pool
 from ringcast.instruments.groups import GroupView, groups_of
 from ringcast.instruments.processes import Processes, ProcessStats
-from ringcast.instruments.watched import QueueView, Watched, has_its_name
+from ringcast.instruments.watched import QueueView, Watched, has_its_name, rescued_wakes
 from ringcast.pool import PoolStats, list_pools
 
 SCHEMA = 1
@@ -49,7 +49,10 @@ class PoolView(PoolStats):
 
 
 class Overview(TypedDict):
-    """What `Observer.look` returns, fit for JSON. `seconds` is since the last look, None of the first."""
+    """What `Observer.look` returns, fit for JSON. `seconds` is since the last look, None of the first.
+
+    `lost_wakeups` are those that were seen from outside, `rescued_wakes` what the ends that are there have counted.
+    """
 
     schema: int
     at_ns: int
@@ -61,6 +64,7 @@ class Overview(TypedDict):
     processes: list[ProcessStats]
     blocked: list[Blocked]
     lost_wakeups: int
+    rescued_wakes: int
     unreadable: list[str]
 
 
@@ -125,6 +129,7 @@ class Observer:
             "processes": self._processes.look(_roles(queues, groups, pools)),
             "blocked": blocked,
             "lost_wakeups": self._lost + sum(view["lost_wakeups"] for view in queues),
+            "rescued_wakes": sum(rescued_wakes(view) for view in queues),
             "unreadable": unreadable,
         }
 
@@ -189,6 +194,7 @@ class Observer:
                 "receive_rate": rates[1], "pid": stream["pid"], "alive": stream["alive"], "process": stream["process"],
                 "out_of_reach_s": stream["out_of_reach_s"], "bytes_sent": now[0], "bytes_received": now[1],
                 "reconnects": stream["reconnects"], "encrypted": stream["encrypted"], "under_way": stream["under_way"],
+                "waits": stream["waits"],
             })  # fmt: skip
 
         for queue in queues:

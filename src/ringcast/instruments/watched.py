@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import TypedDict
 
 from ringcast import _core
-from ringcast._stats import QueueInfo, described
+from ringcast._stats import QueueInfo, WaitStats, described
 from ringcast.instruments.blocking import Blocked, in_queue
 
 _LOST_AFTER_NS = 100_000_000
@@ -176,6 +177,26 @@ def _view(role: str, seat: int | None, rank: int | None, pid: int, end: _End, ra
         "role": role, "seat": seat, "rank": rank, "pid": pid, "sleep": end.sleep,
         "waits": {cause: round(seconds, 3) for cause, seconds in end.waits.items()}, "wakes": end.wakes, "rate": rate,
     }  # fmt: skip
+
+
+def ends_of(queue: QueueInfo) -> Iterator[tuple[str, WaitStats]]:
+    """The ends of this machine that are there, in words, and how their waits have ended; links' ends are some."""
+    writer = queue["writer"]
+    if writer["waits"]:
+        yield "writer", writer["waits"]
+    if (relay := writer["relayed_by"]) and relay["waits"]:
+        yield "link here", relay["waits"]
+    for reader in queue["readers"]:
+        if reader["waits"]:
+            yield f"rank {reader['rank']}", reader["waits"]
+    for link in queue["links"]:
+        if link["waits"]:
+            yield f"link to {link['host'] or 'another machine'}", link["waits"]
+
+
+def rescued_wakes(queue: QueueInfo) -> int:
+    """Of all its ends."""
+    return sum(waits["rescued_wakes"] for _, waits in ends_of(queue))
 
 
 def has_its_name(queue: QueueView) -> bool:

@@ -7,9 +7,10 @@
     start_http_server(9477)
 
 `ringcast exporter` is that as a program. Give the collector ends of this process, `RingcastCollector([queue])`, and
-there is what only an end itself knows: how its waits ended and what they took. With OpenTelemetry it is
-`instrument(meter, [queue])`. `METRICS` says which metrics there are; labels are names, ranks and words from short
-lists, and never pids, so that their number stays bounded.
+there is what only an end itself knows: what it has received, for how long a call has been waiting, and how the waits of
+an end have ended whose queue nobody can see any more. With OpenTelemetry it is `instrument(meter, [queue])`. `METRICS`
+says which metrics there are; labels are names, ranks and words from short lists, and never pids, so that their number
+stays bounded.
 """
 
 from __future__ import annotations

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeAlias
 
-from ringcast._stats import QueueStats
+from ringcast._stats import QueueStats, WaitStats
 from ringcast.errors import RingcastError
 from ringcast.instruments.overview import Observer, Overview, PoolView
 from ringcast.instruments.watched import QueueView
@@ -22,6 +23,8 @@ _READER_STATES = ("active", "expected", "failed", "evicted", "cut", "lost")
 _Add: TypeAlias = "Callable[..., None]"
 _Sample: TypeAlias = "tuple[str, float, tuple[str, ...]]"
 """A metric's name, its value, and the values of its labels but for the first one."""
+_Counted: TypeAlias = "dict[tuple[str, tuple[str, ...], tuple[int, ...]], float]"
+"""Counters of queues without names: by metric, labels, and whose it is."""
 
 
 class End(Protocol):
@@ -45,7 +48,7 @@ class Source:
         self._lock = threading.Lock()
         self._looked_at = float("-inf")
         self._last: Samples = []
-        self._nameless: dict[tuple[str, tuple[str, ...], int], float] = {}
+        self._nameless: _Counted = {}
         self._gone: defaultdict[tuple[str, tuple[str, ...]], float] = defaultdict(float)
 
     def glance(self) -> None:
@@ -65,15 +68,12 @@ class Source:
 
     def _made(self, overview: Overview, began: float) -> Samples:
         found: dict[str, dict[tuple[str, ...], float]] = {}
-        nameless: dict[tuple[str, tuple[str, ...], int], float] = {}
+        nameless: _Counted = {}
 
-        def add(name: str, value: float, *labels: object, sums: bool = False) -> None:
+        def add(name: str, value: float, *labels: object, join: Callable[..., float] = _the_first) -> None:
             values = found.setdefault(name, {})
             key = tuple(map(str, labels))
-            if sums:
-                values[key] = values.get(key, 0.0) + value
-            else:
-                values.setdefault(key, value)
+            values[key] = join(values[key], value) if key in values else value
 
         cpu = {one["pid"]: one["cpu_s"] for one in overview["processes"]}
         # A relay has the name of the queue that it brings here: where both are on this machine, it does not count.
@@ -82,31 +82,33 @@ class Source:
                 self._of_nameless(queue, add, nameless)
             else:
                 self._of_queue(queue, queue["name"], add, cpu)
-        for key in self._nameless.keys() - nameless.keys():
-            self._gone[key[:2]] += self._nameless[key]
+        # After what is seen from outside, so that no end is counted twice.
+        for end in self._ends:
+            _of_end(end, add, nameless)
+        for key, before in self._nameless.items():
+            if nameless.get(key, -1.0) < before:  # it is gone, or another one has begun in its place
+                self._gone[key[:2]] += before
         self._nameless = nameless
         for (name, labels, _), value in nameless.items():
-            add(name, value, *labels, sums=True)
+            add(name, value, *labels, join=operator.add)
         for (name, labels), value in self._gone.items():
-            add(name, value, *labels, sums=True)
+            add(name, value, *labels, join=operator.add)
         self._of_links(overview, add)
         self._of_groups(overview, add)
         for pool in overview["pools"]:
             _of_pool(pool, add)
         add("queues", len(overview["queues"]))
         add("unreadable_segments", len(overview["unreadable"]))
-        for end in self._ends:
-            _of_end(end, add)
         add("look", time.monotonic() - began)
         return [(_BY_NAME[name], found[name]) for name in _BY_NAME if name in found]
 
-    def _of_nameless(
-        self, queue: QueueView, add: _Add, nameless: dict[tuple[str, tuple[str, ...], int], float]
-    ) -> None:
+    def _of_nameless(self, queue: QueueView, add: _Add, nameless: _Counted) -> None:
         for name, value, labels in _counters(queue):
-            nameless[name, ("", *labels), queue["epoch"]] = value
+            nameless[name, ("", *labels), (queue["epoch"],)] = value
         for name, value, labels in _gauges(queue):
-            add(name, value, "", *labels, sums=True)
+            add(name, value, "", *labels, join=operator.add)
+        for role, rank, pid, waits in _ends_of(queue):
+            _of_nameless_end(queue["epoch"], role, rank, pid, waits, add, nameless)
 
     def _of_queue(self, queue: QueueView, name: str, add: _Add, cpu: dict[int, float | None]) -> None:
         for metric, value, labels in (*_counters(queue), *_gauges(queue)):
@@ -125,6 +127,8 @@ class Source:
                     add("queue.cpu", spent, name, "reader", rank)
         for rank, missed in queue["missed"].items():
             add("queue.missed_messages", missed, name, rank)
+        for role, of, _, waits in _ends_of(queue):
+            _of_named_end(name, role, of, waits, add)
 
     def _of_links(self, overview: Overview, add: _Add) -> None:
         for link in overview["links"]:
@@ -143,6 +147,53 @@ class Source:
         for state in ("running", "stopped", "gone"):
             add("group.workers", sum(worker["process"] == state for worker in workers), state)
         add("group.behind_calls", max((worker["behind"] for worker in workers), default=0))
+
+
+def _the_first(first: float, _: float) -> float:
+    return first
+
+
+def _ends_of(queue: QueueView) -> Iterator[tuple[str, int | None, int, WaitStats]]:
+    """Role, rank, pid and waits of the queue's ends here that are not links'; who has been evicted comes last."""
+    writer = queue["writer"]
+    if writer["waits"] is not None:
+        yield "writer", None, writer["pid"], writer["waits"]
+    for reader in sorted(queue["readers"], key=lambda one: one["state"] == "evicted"):
+        if reader["waits"] is not None:
+            yield "reader", reader["rank"], reader["pid"], reader["waits"]
+
+
+def _of_waits(waits: WaitStats) -> Iterator[_Sample]:
+    """The counters."""
+    for how in ("brief", "awake", "parked"):
+        yield "end.waits", waits[how], (how,)
+    yield "end.parks", waits["parks"], ()
+    yield "end.rescued_wakes", waits["rescued_wakes"], ()
+    yield "end.long_waits", waits["long_waits"], ()
+    yield "end.vain_cpu", waits["vain_s"], ()
+
+
+def _of_named_end(name: str, role: str, rank: int | None, waits: WaitStats, add: _Add) -> None:
+    """An end has the same labels, whoever tells of it: it counts once."""
+    labels = name, role, "" if rank is None else rank
+    for metric, value, more in _of_waits(waits):
+        add(metric, value, *labels, *more)
+    if waits["wakeup_s"] is not None:
+        add("end.wakeup", waits["wakeup_s"], *labels)
+
+
+def _of_nameless_end(
+    epoch: int, role: str, rank: int | None, pid: int, waits: WaitStats, add: _Add, nameless: _Counted
+) -> None:
+    for metric, value, more in _of_waits(waits):
+        nameless.setdefault((metric, ("", role, "", *more), _whose(epoch, rank, pid)), value)
+    if waits["wakeup_s"] is not None:
+        add("end.wakeup", waits["wakeup_s"], "", role, "", join=max)
+
+
+def _whose(epoch: int, rank: int | None, pid: int) -> tuple[int, ...]:
+    """Of an end of a queue without a name."""
+    return epoch, -1 if rank is None else rank, pid
 
 
 def _counters(queue: QueueView) -> Iterator[_Sample]:
@@ -204,21 +255,18 @@ def _of_pool(pool: PoolView, add: _Add) -> None:
             add("pool.tier_failures", tier[why], *labels, why)  # type: ignore[literal-required]
 
 
-def _of_end(end: End, add: _Add) -> None:
+def _of_end(end: End, add: _Add, nameless: _Counted) -> None:
+    """One of this process: what others see of it, if its queue cannot be seen any more, and what only it knows."""
     try:
         stats = end.stats()
     except RingcastError:  # it is closed: there is nothing more to say of it
         return
-    labels = stats["name"] or "", stats["role"], "" if stats["rank"] is None else stats["rank"]
-    waits = stats["waits"]
-    sums = stats["name"] is None
-    add("end.messages", stats["messages"], *labels, sums=sums)
-    for how in ("brief", "awake", "parked"):
-        add("end.waits", waits[how], *labels, how, sums=sums)
-    add("end.parks", stats["parks"], *labels, sums=sums)
-    add("end.rescued_wakes", stats["rescued_wakes"], *labels, sums=sums)
-    add("end.long_waits", stats["long_waits"], *labels, sums=sums)
-    add("end.vain_cpu", waits["vain_s"], *labels, sums=sums)
-    add("end.waiting", stats["waiting_s"], *labels)
-    if waits["wakeup_s"] is not None:
-        add("end.wakeup", waits["wakeup_s"], *labels)
+    name, role, rank = stats["name"], stats["role"], stats["rank"]
+    if name is None:
+        _of_nameless_end(stats["epoch"], role, rank, stats["pid"], stats["waits"], add, nameless)
+        nameless["end.messages", ("", role, ""), _whose(stats["epoch"], rank, stats["pid"])] = stats["messages"]
+        add("end.waiting", stats["waiting_s"], "", role, "", join=max)
+    else:
+        _of_named_end(name, role, rank, stats["waits"], add)
+        add("end.messages", stats["messages"], name, role, "" if rank is None else rank)
+        add("end.waiting", stats["waiting_s"], name, role, "" if rank is None else rank)
