@@ -366,7 +366,7 @@ def test_a_pool_is_served_with_a_tier_which_stat_shows(serve: Serve, tmp_path: P
         assert retrieved(client, keys) == 3
         eventually(lambda: json.loads(run("stat", name, "--json"))["tiers"][0]["stored"] == 3)
         [row] = [line for line in run("stat", name).splitlines() if line.startswith("FileTier")]
-        assert row.split()[1:5] == ["3", "of", "127", "3,"]
+        assert row.split()[1:5] == ["3", "of", "85", "3,"]
     assert (tmp_path / "a:b").stat().st_size == 1 << 20
 
 

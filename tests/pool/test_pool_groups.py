@@ -189,7 +189,6 @@ def test_plain_chunks_are_as_they_were() -> None:
 
 def test_events_tell_the_bytes_that_were_stored_and_no_checksums(tmp_path: Path) -> None:
     """Also where a chunk comes back from a tier, and where the next server knows it only from there."""
-    block = WHOLE + 4 * SHARDS
     keys = group_keys()
     told: list[tuple[str, str, int]] = []
 
@@ -198,7 +197,7 @@ def test_events_tell_the_bytes_that_were_stored_and_no_checksums(tmp_path: Path)
             told.extend((event.kind, event.medium, event.length) for event in next(events) if event.key in set(keys))
 
     def opened() -> FileTier:
-        return FileTier(tmp_path / "tier", BLOCK + 4 * (BLOCK + 4 * BLOCK), block)
+        return FileTier(tmp_path / "tier", BLOCK + 4 * (BLOCK + 4 * BLOCK), WHOLE)
 
     with tiered(opened(), chunk=WHOLE) as (server, [client]):
         events = watch(server.name)

@@ -12,7 +12,8 @@ from tests.pool.pools import CHUNK, LOOSE, figure, pool, retrieved, some_keys, s
 from tests.pool.tiers import BLOCK
 from tests.support import eventually
 
-SLOT = BLOCK + CHUNK
+SLOT = BLOCK + CHUNK + BLOCK
+"""A header, a chunk of whole blocks, and room for its parts' checksums."""
 
 
 def file_tier(folder: Path, slots: int = 64, **options: Any) -> FileTier:

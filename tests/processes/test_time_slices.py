@@ -74,21 +74,22 @@ def test_all_threads_and_what_they_start_have_the_slice_until_it_is_taken_back(s
     assert after == [system_s]
 
 
-def _idle_and_realtime(link: Link) -> None:
+def _idle_and_nice(link: Link) -> None:
     done = threading.Event()
     idle = threading.Thread(target=done.wait)
     idle.start()
     assert idle.native_id is not None
     os.sched_setscheduler(idle.native_id, os.SCHED_IDLE, os.sched_param(0))
+    before = os.nice(0)
     os.nice(3)
     assert set_time_slice(SHORT_S)
-    link.send((os.sched_getscheduler(idle.native_id) == os.SCHED_IDLE, os.nice(0), slice_of(0)))
+    link.send((os.sched_getscheduler(idle.native_id) == os.SCHED_IDLE, os.nice(0) - before, slice_of(0)))
     done.set()
 
 
 @needs_slices
 def test_a_thread_s_policy_and_niceness_stay(start: Callable[..., Child]) -> None:
-    assert start(_idle_and_realtime).receive() == (True, 3, SHORT_NS)
+    assert start(_idle_and_nice).receive() == (True, 3, SHORT_NS)
 
 
 def test_where_there_are_none_it_says_so_and_changes_nothing() -> None:

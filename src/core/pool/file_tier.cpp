@@ -8,6 +8,7 @@
 
 #include "fault_points.hpp"
 #include "platform/clock.hpp"
+#include "pool/parts.hpp"
 
 namespace ringcast::pool {
 
@@ -140,7 +141,7 @@ void FileTier::drop(Call& call, std::size_t at) noexcept {
 
 TierOutcome FileTier::store(const Digest& key, std::span<const std::byte> bytes, const TierNote& note) noexcept {
     count(stores_);
-    if (bytes.empty() || bytes.size() > file_.chunk_bytes()) {
+    if (bytes.empty() || bytes.size() > block_bytes(file_.chunk_bytes(), note.parts)) {
         count(refused_);
         return TierOutcome::refused;
     }

@@ -18,6 +18,7 @@
 #include "errors.hpp"
 #include "fault_points.hpp"
 #include "pool/checksum.hpp"
+#include "pool/parts.hpp"
 #include "threads.hpp"
 
 namespace ringcast::pool {
@@ -203,7 +204,7 @@ SlotFile::SlotFile(const Options& options)
     : path_(options.path),
       size_(options.size),
       chunk_bytes_(options.chunk_bytes),
-      stride_(kTierBlock + in_blocks(options.chunk_bytes)) {
+      stride_(kTierBlock + in_blocks(block_bytes(options.chunk_bytes, kMaxParts))) {
     if (size_ < kTierBlock + stride_)
         refuse("of " + std::to_string(size_) + " bytes has no room for one chunk of " + std::to_string(chunk_bytes_) +
                "; it takes " + std::to_string(kTierBlock + stride_));
@@ -339,7 +340,7 @@ std::vector<SlotFile::Record> SlotFile::records() const {
             SlotHeader header{};
             std::memcpy(&header, block.get(), sizeof header);
             const bool right = header.magic == kSlotMagic && header.crc == crc_of(header) && header.era == era_ &&
-                               header.length != 0 && header.length <= chunk_bytes_;
+                               header.length != 0 && header.length <= block_bytes(chunk_bytes_, kMaxParts);
             if (right)
                 found[i] = {header.key, header.length, header.era, header.sequence, header.note, header.bytes_crc};
         }

@@ -31,7 +31,7 @@ public:
     struct Options {
         std::string path;
         std::uint64_t size = 0;         // bytes of the file, header and all
-        std::uint64_t chunk_bytes = 0;  // of the longest chunk
+        std::uint64_t chunk_bytes = 0;  // of the longest chunk, without the checksums of its parts
         bool direct = true;             // past the page cache, if the file system can
     };
     // What a slot's header says of the chunk behind it.
