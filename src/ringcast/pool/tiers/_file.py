@@ -38,8 +38,8 @@ class FileTier(Tier):
     Args:
         path: of the file; its folder must be there.
         size: bytes of the file, or text like "8GiB". All of it is taken at once, where the file system can.
-        chunk_bytes: of the longest chunk, or text like "2MiB": `KVLayout.chunk_bytes`, however many shards it has. Each slot
-            has room for that, for the shards' checksums, and for a header of 4 KiB.
+        chunk_bytes: of the longest chunk, or text like "2MiB": `KVLayout.chunk_bytes`, however many shards it has. Each
+            slot has room for that, for the shards' checksums, and for a header of 4 KiB.
         direct: past the page cache, straight from and to memory that is aligned to 512 bytes or, on some disks, 4,096.
             Where the file system cannot, through the page cache; `stats()["direct"]` tells.
         threads, in_flight: as in Tier.
