@@ -6,6 +6,7 @@
 #include <new>
 
 #include "errors.hpp"
+#include "fault_points.hpp"
 #include "parking.hpp"
 #include "platform/clock.hpp"
 #include "platform/process.hpp"
@@ -141,6 +142,7 @@ std::vector<Desk::Request> Desk::take_requests() {
         Native::fence_acquire();                                           // [desk-text]
         if (place.word.load(std::memory_order_relaxed) != word) continue;  // given up; what is there now wakes us, too
         taken_[i] = word;
+        reached(FaultPoint::desk_request_taken);
         requests.push_back({i, desk_incarnation(word), desk_number(word), std::move(text)});
     }
     return requests;
@@ -155,10 +157,12 @@ bool Desk::answer(std::uint32_t place, std::uint32_t incarnation, std::uint32_t 
     // relaxed: who asks has read the last reply before, and has said so by its word [desk-ask], which was acquired then.
     if (at.word.load(std::memory_order_relaxed) != word) return false;
     at.reply.store(text);
+    reached(FaultPoint::desk_reply_written);
     if (!at.word.compare_exchange_strong(word, desk_word(incarnation, number, DeskPhase::answered),
                                          std::memory_order_release,  // release [desk-answer]
                                          std::memory_order_relaxed))
         return false;
+    reached(FaultPoint::desk_answered);
     Native::fence_seq_cst();  // [signal]
     unpark<Native>(at.parked);
     return true;
@@ -174,6 +178,7 @@ bool Desk::in_use() const { return desk_->area().locks().is_held_by_another(seat
 bool Desk::close_if_unused() {
     auto& life = desk_->control().life;
     life.store(DeskLife::closing, std::memory_order_relaxed);
+    reached(FaultPoint::desk_closing);
     Native::fence_seq_cst();  // [desk-close]
     if (!in_use()) {
         close();
@@ -186,7 +191,9 @@ bool Desk::close_if_unused() {
 void Desk::close() noexcept {
     if (desk_->in_forked_child() || closed_.exchange(true, std::memory_order_relaxed)) return;
     desk_->control().life.store(DeskLife::closed, std::memory_order_relaxed);
+    reached(FaultPoint::desk_close_stored);
     desk_->area().unlink();
+    reached(FaultPoint::desk_unlinked);
     Native::fence_seq_cst();  // [signal]
     for (std::uint32_t i = 0; i < kDeskPlaces; ++i) unpark<Native>(desk_->place(i).parked);
     rouse();
@@ -204,6 +211,7 @@ std::optional<std::uint32_t> try_take(const MappedDesk& desk) {
                     desk.link() + " has no room for another end: all " + std::to_string(kDeskPlaces) +
                         " places at its desk are taken; close queues, or use another job",
                     ENOSPC);
+    reached(FaultPoint::desk_place_locked);
     // Either the link sees the lock, or this end that the link is closing.
     Native::fence_seq_cst();  // [desk-close]
     if (desk.control().life.load(std::memory_order_relaxed) == DeskLife::open) return i;
@@ -233,6 +241,7 @@ Place::Place(std::unique_ptr<MappedDesk> desk, std::uint32_t index) noexcept
       incarnation_(desk_incarnation(place().word.load(std::memory_order_relaxed)) + 1) {
     place().word.store(desk_word(incarnation_, 0, DeskPhase::idle), std::memory_order_relaxed);
     place().parked.word.store(0, std::memory_order_relaxed);  // a dead holder may have slept
+    reached(FaultPoint::desk_place_taken);
 }
 
 Place::Begun Place::begin(std::string_view request) {
@@ -243,8 +252,10 @@ Place::Begun Place::begin(std::string_view request) {
     number_ = (number_ + 1) & 0xff'ffff;
     Native::fence_seq_cst();  // [desk-text]: after the word that says that nothing is asked
     place().request.store(request);
+    reached(FaultPoint::desk_request_written);
     place().word.store(desk_word(incarnation_, number_, DeskPhase::asked), std::memory_order_release);  // [desk-ask]
-    Native::fence_seq_cst();                                                                            // [signal]
+    reached(FaultPoint::desk_asked);
+    Native::fence_seq_cst();  // [signal]
     unpark<Native>(desk_->control().link_parked);
     return Begun::asked;
 }
@@ -272,6 +283,7 @@ Place::Progress Place::wait(std::int64_t timeout_ns) {
 
 void Place::end() noexcept {
     if (in_forked_child()) return;
+    reached(FaultPoint::desk_ask_end_begin);
     if (!closed()) place().word.store(desk_word(incarnation_, number_, DeskPhase::idle), std::memory_order_relaxed);
     const std::uint32_t use = use_.fetch_and(~kAsking, std::memory_order_acq_rel);  // acq_rel [place-use]
     if ((use & kClosed) != 0) leave();
@@ -288,8 +300,10 @@ void Place::close() noexcept {
 }
 
 void Place::leave() noexcept {
+    reached(FaultPoint::desk_leave_begin);
     place().word.store(desk_word(incarnation_, number_, DeskPhase::idle), std::memory_order_relaxed);
     desk_->area().locks().unlock(seat_lock(index_));
+    reached(FaultPoint::desk_left);
     Native::fence_seq_cst();  // [signal]
     unpark<Native>(desk_->control().link_parked);
     desk_->area().unlink_if_abandoned();  // of a link that died

@@ -14,6 +14,7 @@
 #include <string_view>
 
 #include "area_kind.hpp"
+#include "fault_points.hpp"
 #include "layout.hpp"
 #include "parked.hpp"
 #include "platform/policy.hpp"
@@ -74,6 +75,7 @@ public:
             std::uint64_t word = 0;
             std::memcpy(&word, text.data() + i * 8, std::min<std::size_t>(8, text.size() - i * 8));
             words_[i].store(word, std::memory_order_relaxed);
+            reached(FaultPoint::desk_text_word);
         }
     }
     std::string load() const {

@@ -64,8 +64,22 @@
     X(mark_begin)            /* a block's last use is over */                                      \
     X(mark_stored)                                                                                 \
     X(leave_begin)                                                                                 \
-    X(leave_swapped)       /* the seat is given back, the writer has not been woken */             \
-    X(leave_released)      /* the seat's lock is dropped, the rank's is not */                     \
+    X(leave_swapped)        /* the seat is given back, the writer has not been woken */            \
+    X(leave_released)       /* the seat's lock is dropped, the rank's is not */                    \
+    X(desk_place_locked)    /* a place's lock is held; is the link closing? */                     \
+    X(desk_place_taken)     /* its word is the new holder's, who asks nothing */                   \
+    X(desk_text_word)       /* of a request or an answer so much is written */                     \
+    X(desk_request_written) /* the request lies there, its word does not say so */                 \
+    X(desk_asked)           /* ... it does, the link has not been woken */                         \
+    X(desk_ask_end_begin)   /* the answer is copied, or the request given up; the word is old */   \
+    X(desk_leave_begin)                                                                            \
+    X(desk_left)           /* the place's lock is dropped, the link has not been woken */          \
+    X(desk_request_taken)  /* a link: a request is copied, and will not be taken again */          \
+    X(desk_reply_written)  /* ... the answer lies there, its word does not say so */               \
+    X(desk_answered)       /* ... it does, who asked has not been woken */                         \
+    X(desk_closing)        /* the desk says that its link looks whether anybody is there */        \
+    X(desk_close_stored)   /* it says that it is closed, its name is there */                      \
+    X(desk_unlinked)       /* ... its name is gone, nobody has been woken */                       \
     X(pool_described)      /* a pool's server: the entry says what is to come, and is free */      \
     X(pool_inserted)       /* ... its cell is there */                                             \
     X(pool_reserved)       /* ... it is reserved, nobody has been told */                          \

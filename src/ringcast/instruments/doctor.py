@@ -258,6 +258,7 @@ def other_machines() -> Iterator[Check]:
 def links() -> Iterator[Check]:
     """The link processes that run here, and how their streams fare."""
     running = [one for one in sweep(dry_run=True) if one.kind == "link" and one.fate == "alive"]
+    jobs = {one.writer_pid: one.name for one in running}
     streams: list[tuple[str, str, StreamStats]] = []
     for info in list_queues().queues:
         if not info["writer"]["alive"]:
@@ -276,7 +277,10 @@ def links() -> Iterator[Check]:
             yield Check("links", "warning", f"{who} does nothing: that process is stopped", "continue it: kill -CONT")
         elif cut_s is not None:
             found = f"{who} is out of reach for {cut_s:.0f} s; {stream['under_way']} messages are under way"
-            yield Check("links", "warning", found, "see whether that machine is up, and the network between")
+            remedy = "see whether that machine is up, and the network between"
+            if job := jobs.get(stream["pid"]):
+                remedy += f"; `ringcast link {job} --log` says what has happened"
+            yield Check("links", "warning", found, remedy)
     if not running and not streams:
         yield Check("links", "ok", "none runs here")
         return

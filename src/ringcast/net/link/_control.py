@@ -6,6 +6,7 @@ meanwhile (stopped, suspended, starved), what has come in the meantime is read f
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from ringcast.net.link._words import ACK, PING, POSITION, WORD, understood, word
 BEAT_S = 1.0
 SILENCE_S = 4.0
 _HELD_UP_S = 0.5
+
+log = logging.getLogger("ringcast.link")
 
 
 class Control:
@@ -65,9 +68,7 @@ class Control:
         except LinkError as error:
             why = str(error)
         except Exception as error:  # of one of the functions: this stream cannot go on, others can
-            import logging
-
-            logging.getLogger("ringcast.link").exception("the stream with %s fails", self._channel.peer)
+            log.exception("what was heard from %s is a fault here", self._channel.peer)
             why = f"{type(error).__name__}: {error}"
         self._channel.close()
         self._on_cut(self, silent, why)
@@ -89,6 +90,7 @@ class Control:
                 continue
             held_up = time.monotonic() - began - pause
             if held_up > _HELD_UP_S:
+                log.info("this process was held up for %.1f s, while it listened to %s", held_up, self._channel.peer)
                 heard += held_up
             elif time.monotonic() - heard >= SILENCE_S:
                 return

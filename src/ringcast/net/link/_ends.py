@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from contextlib import suppress
@@ -15,6 +16,7 @@ from ringcast.net._deadline import Deadline
 from ringcast.net.link import _keys
 from ringcast.net.link._desk import Place, new_job
 from ringcast.net.link._launch import link_of
+from ringcast.net.link._log import VARIABLE, path_wanted
 
 ENVIRONMENT = ("RINGCAST_HOST_IP", "RINGCAST_BIND_IP", "RINGCAST_ADVERTISE", "RINGCAST_PORT_RANGE")
 """What a link is told of the environment of who asks: where to listen, and what others are to be told of that."""
@@ -71,7 +73,18 @@ def export(
     except BaseException:
         place.close()
         raise
+    _see_log(place, answer["log"])
     return Export(place, (answer["address"][0], answer["address"][1]), mine, travelling, encrypt)
+
+
+def _see_log(place: Place, path: str | None) -> None:
+    """A link has one log, that of whoever started it: who wants another one is told so."""
+    wanted = path_wanted()
+    if wanted is not None and wanted != path:
+        logging.getLogger("ringcast.link").warning(
+            "%s runs already, and its log goes to %s: %s=%s has no effect. Set it for all processes of the job",
+            place.link, path or "no file", VARIABLE, wanted,
+        )  # fmt: skip
 
 
 def attached(place: Place) -> None:
@@ -107,6 +120,7 @@ def join(handle: Handle, rank: int, deadline: Deadline, *, zero_copy: bool) -> t
         segment = _segment.attach(answer["segment"], zero_copy=zero_copy)
         if segment.epoch != answer["epoch"]:
             raise LinkError("the ring that the link has made here is gone already")
+        _see_log(place, answer["log"])
     except BaseException:
         place.close()
         raise

@@ -96,6 +96,7 @@ class Exported:
         rank, pid = number_in(hello, "rank", -INT32_MAX, INT32_MAX), number_in(hello, "pid", 0, UINT32_MAX)
         self._find_place(None, rank)
         stream = Outgoing(self, name, host)
+        stream.log.info("begins, over %s: %s", channel.peer, self.segment.label)
         self._streams[stream.stream] = stream
         open_homes = self.open_homes() + (1 if stream.tap.kept else 0)
         try:
@@ -142,6 +143,7 @@ class Exported:
             version = self._version
             self.segment.place(index, rank, pid, stream.host, stream.tap.seat)
             others = [other for other in self._streams.values() if other is not stream and not other.over]
+        stream.log.info("rank %d (pid %d) has its place there", rank, pid)
         for other in others:
             other.tell()
         return {"rank": rank, "kept": kept, "given_up": given_up, "wished": wished, "version": version}
@@ -214,6 +216,9 @@ class Exported:
     def hear_of(self, stream: Outgoing, rank: int, before: tuple[Any, ...] | None, facts: tuple[Any, ...]) -> bool:
         """What a reader's link says of it. False: it has no such reader."""
         state, pid, behind, cause, position = facts
+        if before is None or before[:2] != (state, pid):
+            why = "" if cause is None else f" ({cause})"
+            stream.log.info("rank %d (pid %d) is %s there%s, %d messages behind", rank, pid, state, why, behind)
         with self._lock:
             place = next((one for one in self.segment.placements()
                           if one[1] == rank and one[2] != "open" and one[5] == stream.tap.seat), None)  # fmt: skip

@@ -39,6 +39,7 @@ class Greetings:
             if oldest is not None:
                 del self._silent[oldest]
         if oldest is not None:
+            log.warning("%s, who has the key, says nothing, and others have come: it is turned away", oldest.peer)
             oldest.close()  # which ends its thread
         threading.Thread(target=self._greet, args=(channel, control), name="ringcast-greeting", daemon=True).start()
 
@@ -59,6 +60,7 @@ class Greetings:
             self._turn_away(channel, LinkError(f"a fault of the link process: {type(error).__name__}: {error}"))
 
     def _turn_away(self, channel: Channel, error: Exception) -> None:
+        log.warning("%s, who has the key, is turned away: %s", channel.peer, error)
         with self._lock:
             has_room = len(self._silent) < MOST_GREETED
             if has_room:

@@ -6,7 +6,6 @@ it back. What is acknowledged has been published.
 
 from __future__ import annotations
 
-import logging
 import secrets
 import socket
 import threading
@@ -22,12 +21,14 @@ from ringcast.errors import (
     QueueClosedError,
     RingcastError,
 )
+from ringcast.net._addresses import shown
 from ringcast.net._deadline import Deadline
 from ringcast.net.link._carried import Carried
 from ringcast.net.link._channel import Channel
 from ringcast.net.link._control import Control
 from ringcast.net.link._dial import DialError, dial
 from ringcast.net.link._hello import Why
+from ringcast.net.link._log import of_stream
 from ringcast.net.link._relay import Relay
 from ringcast.net.link._words import (
     BATCH,
@@ -40,6 +41,7 @@ from ringcast.net.link._words import (
     INT32_MAX,
     LINK_DIED,
     WELCOME,
+    WRITER_DIED,
     LostError,
     number_in,
     receive,
@@ -58,7 +60,7 @@ _ACKNOWLEDGED_AFTER_S = 0.001
 """If nothing follows: an acknowledgement costs the other link's threads more than a message, and is not hurried for."""
 _HANGS_UP_WITHIN_S = 5.0
 
-log = logging.getLogger("ringcast.link")
+_ENDS = {CLOSED: "its queue was closed", WRITER_DIED: "its writer died"}
 
 
 class LeavingError(Exception):
@@ -79,6 +81,7 @@ class Incoming:
         self._n_local = len(wanted["local_ranks"])
         self._shape = list(wanted["shape"])
         self._stream = secrets.token_hex(8)
+        self._log = of_stream(self._stream, shown(self._address))
         self._lock = threading.RLock()
         self._answered = threading.Condition(self._lock)
         self._answers: dict[int, dict[str, Any] | None] = {}  # of the questions that wait for one
@@ -114,6 +117,7 @@ class Incoming:
             relay = self._relay
             assert relay is not None
             rank = rank if placed is None else number_in(placed, "rank", 0, INT32_MAX)
+            self._log.info("rank %d (pid %d) has its place here", rank, pid)
             relay.seat(rank, pid, placed)
             return {"segment": relay.segment.name, "epoch": relay.segment.epoch, "rank": rank}
 
@@ -178,6 +182,8 @@ class Incoming:
             self._relay = relay = Relay(data.peer, self._n_local, self._shape, welcome)
             relay.note_place(placed)
             self._connected(data, self._dialled({"stream": self._stream}, deadline, control=True))
+            self._log = of_stream(self._stream, relay.host)
+            self._log.info("begins, from %s: %s", data.peer, relay.segment.label)
             threading.Thread(target=self._run, args=(data, relay), name="ringcast-incoming", daemon=True).start()
         except BaseException:
             data.close()
@@ -260,11 +266,11 @@ class Incoming:
                     with self._lock:
                         if self.cut_at is None:
                             self.cut_at = time.monotonic()
-                            log.warning("the stream from %s is cut: %s", data.peer, error)
+                            self._log.warning("is cut: %s", error)
                         self._hang_up()
                 again = self._redial(relay)
                 if again is None:
-                    log.error("the stream from the writer's machine is lost: %s", self._lost)
+                    self._log.warning("is lost: %s", self._lost)
                     break
                 data = again
         except (CapacityError, MessageTooLargeError, CorruptError) as error:
@@ -272,7 +278,7 @@ class Incoming:
         except QueueClosedError:
             pass
         except Exception as error:
-            log.exception("the stream from %s fails", data.peer)
+            self._log.exception("fails")
             self._fail(f"{type(error).__name__}: {error}")
         finally:
             self._finish(data, relay, why)
@@ -294,11 +300,14 @@ class Incoming:
             data.wait(_HANGS_UP_WITHIN_S)
             with self._lock:
                 self._hang_up()
+        if not self._failed and not self._lost:
+            how = "no reader is left here" if self._leaving else _ENDS.get(why, "it was closed here")
+            self._log.info("ends: %s; %d messages", how, relay.head)
         self._note()
         self._has_finished = True
 
     def _fail(self, why: str) -> None:
-        log.error("the stream for the readers here cannot go on: %s", why)
+        self._log.error("cannot go on here: %s", why)
         with self._lock:
             self._failed = f"host {socket.gethostname()} cannot take its messages: {why}"
             control = self._control
@@ -374,7 +383,7 @@ class Incoming:
             if self.cut_at is None:
                 self.cut_at = time.monotonic()
                 if not self._leaving:
-                    log.warning("the stream is cut: %s", why)
+                    self._log.warning("is cut: %s", why)
             self._hang_up()
 
     def _redial(self, relay: Relay) -> Channel | None:
@@ -410,6 +419,8 @@ class Incoming:
                     data.close()
                 continue
             self.reconnects += 1
+            if self.cut_at is not None:
+                self._log.warning("is back after %.1f s, from %s", time.monotonic() - self.cut_at, data.peer)
             self._connected(data, control)
             return data
         return None

@@ -2,9 +2,9 @@
 
 A link belongs to nobody: it outlives whoever started it, and whatever is done to the starter or its terminal. So it is
 started by a fresh interpreter that forks once more and ends, in a session of its own, with nothing of the starter's but
-the environment: no descriptor, no blocked or ignored signal, no CPU pin, no folder. Only its standard error leads back,
-until its desk is there, and tells the starter that, or why not. Two that are started at once both want the desk's name:
-one gets it, the other ends.
+the environment, and of that no variable of ringcast's but the log's file: no descriptor, no blocked or ignored signal,
+no CPU pin, no folder. Only its standard error leads back, until its desk is there, and tells the starter that, or why
+not. Two that are started at once both want the desk's name: one gets it, the other ends.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ringcast import _version
 from ringcast.errors import LinkError, RingcastError, SegmentExistsError, SegmentNotFoundError
 from ringcast.net._deadline import Deadline
 from ringcast.net.link._desk import Place, desk_name
+from ringcast.net.link._log import VARIABLE, path_wanted
 
 FIRST_END_S = 5.0
 """So long a link that was started waits for its first end: the starter may have been killed meanwhile."""
@@ -59,6 +60,8 @@ def _start(job: str, deadline: Deadline) -> None:
     """Start a link, and wait until it, or another one, has made the desk."""
     command = [_interpreter(job), "-I", "-c", _BOOT, os.path.dirname(os.path.dirname(_version.__file__)), job]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RINGCAST_")}
+    if (path := path_wanted()) is not None:
+        environment[VARIABLE] = path
     try:
         process = subprocess.Popen(
             command,

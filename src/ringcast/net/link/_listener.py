@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import logging
 import selectors
 import socket
 import sys
@@ -45,6 +46,7 @@ _LEFT_UNREAD_BYTES = 4096
 _NO_DESCRIPTORS_NAP_S = 0.05
 _OUT_OF_THEM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
+log = logging.getLogger("ringcast.link")
 KeyOf: TypeAlias = "Callable[[int], tuple[bytes, bool] | None]"
 """A queue's key, and whether its payloads are sealed; None if there is no such queue."""
 OnPeer: TypeAlias = "Callable[[int, bool, Channel], None]"
@@ -93,10 +95,10 @@ class Listener:
                         self._hear(stranger)
                 now = time.monotonic()
                 for stranger in [one for one in self._unproven.values() if one.deadline <= now]:
-                    self._drop(stranger)
+                    self._drop(stranger, f"it has proven nothing for {PROVEN_WITHIN_S:g} s")
         finally:
             for stranger in list(self._unproven.values()):
-                self._drop(stranger)
+                self._drop(stranger, "nothing is listened for here any more")
             self._selector.close()
             self._socket.close()
             woken.close()
@@ -129,10 +131,11 @@ class Listener:
     def _make_room(self, among: list[_Stranger]) -> bool:
         oldest = min(among, key=lambda one: (one.has_spoken, one.deadline), default=None)
         if oldest is not None:
-            self._drop(oldest)
+            self._drop(oldest, "others have come, and it has shown the least")
         return oldest is not None
 
-    def _drop(self, stranger: _Stranger) -> None:
+    def _drop(self, stranger: _Stranger, why: str) -> None:
+        log.warning("the stranger %s is turned away: %s", stranger.shown, why)
         self.strangers += 1
         self._forget(stranger)
         stranger.socket.close()
@@ -152,31 +155,27 @@ class Listener:
         stranger.heard += part
         try:
             if not part:
-                self._drop(stranger)
+                self._drop(stranger, "it has gone")
             elif not stranger.has_spoken:
                 self._hear_hello(stranger)
             elif not stranger.missing:
                 self._hear_proof(stranger)
         except Exception:  # of one of the two functions; all others are still to be heard
-            import logging  # rarely needed, and not cheap to import
-
-            logging.getLogger("ringcast.link").exception(
-                "a connection from %s was lost by a fault here", stranger.shown
-            )
+            log.exception("a connection from %s was lost by a fault here", stranger.shown)
             if stranger.socket in self._unproven:
-                self._drop(stranger)
+                self._drop(stranger, "a fault here")
 
     def _hear_hello(self, stranger: _Stranger) -> None:
         version = version_of(bytes(stranger.heard))
         if version is None:
-            self._drop(stranger)
+            self._drop(stranger, "what it says is not what a link says")
         elif version not in (0, VERSION):
             self._refuse(stranger, Why.OTHER_VERSION)
         elif not stranger.missing:
             first = bytes(stranger.heard)
             hello = Hello.of(first[:HELLO_BYTES])
             if hello is None:
-                self._drop(stranger)
+                self._drop(stranger, "its hello is none")
             elif (known := self._key_of(hello.queue)) is None:
                 self._refuse(stranger, Why.UNKNOWN_QUEUE)
             elif hello.byte_order != sys.byteorder:
@@ -196,14 +195,14 @@ class Listener:
             return
         stranger.shook_hands(hello, handshake.split())
         if not self._say(stranger, answer(None) + second):
-            self._drop(stranger)
+            self._drop(stranger, "it does not listen")
 
     def _hear_proof(self, stranger: _Stranger) -> None:
         assert stranger.hello is not None
         assert stranger.ciphers is not None
         hello, ciphers = stranger.hello, stranger.ciphers
         if not proves(bytes(stranger.heard), ciphers[1]):
-            self._drop(stranger)
+            self._drop(stranger, "it has not the key, and says what another one has said")
             return
         self._forget(stranger)
         try:
@@ -223,7 +222,7 @@ class Listener:
         with suppress(OSError):
             stranger.socket.shutdown(socket.SHUT_WR)
             stranger.socket.recv(_LEFT_UNREAD_BYTES)
-        self._drop(stranger)
+        self._drop(stranger, why.name.lower().replace("_", " "))
 
     def _say(self, stranger: _Stranger, data: bytes) -> bool:
         try:

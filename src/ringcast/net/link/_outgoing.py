@@ -7,7 +7,6 @@ then nothing is given up but what it has.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from contextlib import suppress
@@ -18,6 +17,7 @@ from ringcast.errors import LinkError, RingcastError
 from ringcast.net.link._carried import Carried
 from ringcast.net.link._channel import MAX_RECORD, Channel, ChannelClosedError
 from ringcast.net.link._control import SILENCE_S, Control
+from ringcast.net.link._log import of_stream
 from ringcast.net.link._patience import Patience
 from ringcast.net.link._words import (
     BATCH,
@@ -52,8 +52,6 @@ _ORDERS_S = 0.05
 _TOLD_STATES = ("placed", "attached", "left", "died", "evicted")
 _CAUSES = (None, "dead", "slow", "absent")
 
-log = logging.getLogger("ringcast.link")
-
 
 class Outgoing:
     """One stream. Its first connection comes by `connect`, as all later ones do."""
@@ -68,6 +66,7 @@ class Outgoing:
         self.reconnects = -1
         self.tap = _core.Tap(exported.segment, WaitSettings.of(None).strategy)
         self.base = self.tap.first
+        self.log = of_stream(stream, host)
         self._exported = exported
         self._changed = threading.Condition()
         self._next: tuple[Channel, int | None, dict[str, Any]] | None = None
@@ -182,7 +181,7 @@ class Outgoing:
         except RingcastError as error:
             lost = str(error)
         except Exception:
-            log.exception("a stream to host %s fails", self.host)
+            self.log.exception("fails")
         finally:
             with self._changed:
                 self.over = True
@@ -191,7 +190,10 @@ class Outgoing:
                     self._next[0].close()
             self.note()
             if lost:
-                log.warning("the stream to host %s is lost: %s", self.host, lost)
+                self.log.warning("is lost: %s", lost)
+            else:
+                how = "no reader is left there" if self._leaving else "everything has arrived"
+                self.log.info("ends: %s; %d messages", how, self.tap.acknowledged - self.base)
             # Nothing is read any more when the writer is told. Whom it has evicted it does not hear of as lost.
             self.tap.close(lost=bool(lost) and self._exported.loses(self))
             if lost:
@@ -201,7 +203,8 @@ class Outgoing:
         """With the lock."""
         if self.cut_at is None:
             self.cut_at = time.monotonic()
-            log.warning("the stream to host %s is cut: %s", self.host, why)
+            if not self._leaving and not self._given_up:
+                self.log.warning("is cut: %s", why)
         self._close_connections()
 
     def _close_connections(self) -> None:
@@ -230,8 +233,10 @@ class Outgoing:
                     if left <= 0:
                         return None
                 self._changed.wait(left)
-            self._data, self.cut_at, self._silent = channel, None, False
             self._begun_at = time.monotonic()
+            if self.cut_at is not None:
+                self.log.warning("is back after %.1f s, over %s", self._begun_at - self.cut_at, channel.peer)
+            self._data, self.cut_at, self._silent = channel, None, False
             self.reconnects += 1
             self._end_is_sent = False
         if published is not None:

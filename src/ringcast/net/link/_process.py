@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +16,9 @@ from typing import Any
 
 from ringcast._version import __version__
 from ringcast.errors import ArgumentError, LinkError, RingcastError
-from ringcast.net.link._desk import Desk, Request
+from ringcast.net.link import _log
+from ringcast.net.link._desk import Desk, Request, desk_name
+from ringcast.net.link._log import LinkLog
 from ringcast.net.link._service import Service, in_background
 
 LINGER_S = 2.0
@@ -32,14 +35,16 @@ Handler = Callable[[Request], Any]
 class Link:
     """What the link process does at its desk."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, told: LinkLog | None = None) -> None:
         self.desk = desk
+        self._told = told
         self.service = Service(desk.held)
         self.handlers: dict[str, Handler] = {
             "ping": self._ping,
             "write": self._write,
             "read": self._read,
             "look": self._look,
+            "log": self._log,
         }
 
     def run(self, first_end_s: float | None = None) -> None:
@@ -49,6 +54,8 @@ class Link:
         while True:
             served = self.desk.wait(LOOK_S) and self._serve()
             self.service.look()
+            if self._told is not None:
+                self._told.look()
             now = time.monotonic()
             if served or self.desk.in_use() or self.service.is_busy:
                 patience, since = LINGER_S, now
@@ -61,9 +68,10 @@ class Link:
             try:
                 result = self._handle(request)
             except RingcastError as error:
+                log.warning("an end is refused: %s", error)
                 self.desk.refuse(request, error)
-            except Exception as error:
-                log.exception("the link process failed at %r", request.what)
+            except Exception as error:  # not all that was asked: there are keys in it
+                log.exception("the link process failed at a request to %r", request.what["op"])
                 self.desk.refuse(request, LinkError(f"the link process failed: {type(error).__name__}: {error}"))
             else:
                 if result is not LATER:
@@ -78,14 +86,14 @@ class Link:
         return handler(request)
 
     def _write(self, request: Request) -> Any:
-        return self.service.write(request.place, request.what)
+        return self._logged(self.service.write(request.place, request.what))
 
     def _look(self, request: Request) -> None:
         self.service.look()
 
     def _read(self, request: Request) -> Any:
         in_background(
-            lambda: self.service.read(request.place, request.what),
+            lambda: self._logged(self.service.read(request.place, request.what)),
             lambda result: self.desk.answer(request, result),
             lambda error: self.desk.refuse(request, error),
         )
@@ -93,6 +101,13 @@ class Link:
 
     def _ping(self, request: Request) -> dict[str, Any]:
         return {"pid": os.getpid(), "release": __version__}
+
+    def _log(self, request: Request) -> dict[str, Any]:
+        return self._logged({"last": [] if self._told is None else self._told.last})
+
+    def _logged(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """With the file that this link writes its log to, or None."""
+        return {**answer, "log": None if self._told is None else self._told.path}
 
 
 def main(
@@ -102,14 +117,27 @@ def main(
     on_ready: Callable[[], None] = lambda: None,
     first_end_s: float | None = None,
 ) -> None:
-    """Be the link of this job, until it is over. Raises SegmentExistsError if a living one has the desk."""
-    if log_to_stderr:
-        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
-    desk = Desk.create(job)
+    """Be the link of this job, until it is over.
+
+    Raises SegmentExistsError if a living one has the desk, and LinkError if its log cannot be written.
+    """
+    desk_name(job)
+    told = _log.begin(job, to_stderr=log_to_stderr)
     try:
-        on_ready()
-        log.info("the link of job '%s' (pid %d) is up", job, os.getpid())
-        Link(desk).run(first_end_s)
-        log.info("no end is left: the link of job '%s' ends", job)
+        desk = Desk.create(job)
+        try:
+            on_ready()
+            release = f"ringcast {__version__}, Python {sys.version.split()[0]}, host {socket.gethostname()}"
+            log.info("the link of job '%s' is up: %s", job, release)
+            Link(desk, told).run(first_end_s)
+            log.info("no end is left: the link of job '%s' ends", job)
+        except KeyboardInterrupt:
+            log.warning("the link of job '%s' ends: it was interrupted", job)
+            raise
+        except BaseException:
+            log.critical("the link of job '%s' ends by a fault", job, exc_info=True)
+            raise
+        finally:
+            desk.close()
     finally:
-        desk.close()
+        told.close()

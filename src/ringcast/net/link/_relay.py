@@ -56,11 +56,13 @@ class Relay:
         """For its readers, to take what has come."""
         self.published = 0
         """By the writer, when its link last said so; counted as here."""
+        self.host = text_in(welcome, "host")
+        """The writer's."""
         self.segment = segment = _core.Segment.create(
             name=segment_name(None), user_name=text_in(welcome, "name", _core.MAX_USER_NAME_BYTES), release=__version__,
             n_reader=homes, ranks=[_core.NOBODY] * homes, max_chunk_bytes=shape[1], max_chunks=shape[2],
             max_bytes=0, max_leases=0, data_budget=number_in(welcome, "data_budget"),
-            source=(text_in(welcome, "host")[:63], number_in(welcome, "pid", 0, UINT32_MAX)),
+            source=(self.host[:63], number_in(welcome, "pid", 0, UINT32_MAX)),
         )  # fmt: skip
         self._end: _core.End[Any] = _core.End(
             segment, writer=True, rank=None, strategy=WaitSettings.of(None).strategy,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ringcast.errors import LinkError, RingcastError
-from ringcast.net._addresses import Address, listening_for_links
+from ringcast.net._addresses import Address, listening_for_links, shown
 from ringcast.net._deadline import Deadline
 from ringcast.net.link._channel import Channel
 from ringcast.net.link._exported import Exported
@@ -43,7 +43,12 @@ class Service:
             listener, address = self._listening(request)
             exported = Exported(request, bytes.fromhex(request["key"]), listener)
             self._exported[exported.segment.epoch] = (exported, place)
-            log.info("queue %s can be read at %s", exported.segment.name, address)
+            log.info(
+                "%s, of process %d, can be read at %s",
+                exported.segment.label,
+                exported.segment.creator_pid,
+                shown(address),
+            )
             return {"address": list(address)}
 
     def read(self, place: int, request: dict[str, Any]) -> dict[str, Any]:
@@ -67,7 +72,8 @@ class Service:
                         if epoch not in self._incoming:  # else another reader has come meanwhile
                             self._incoming[epoch] = Incoming(request, bytes.fromhex(request["key"]))
                         incoming = self._incoming[epoch]
-        except BaseException:
+        except BaseException as error:
+            log.warning("rank %s (pid %s) cannot read here: %s", request["rank"], request["pid"], error)
             with self._lock:
                 self._readers.pop(place, None)
                 if not incoming.has_begun and self._incoming.get(epoch) is incoming:
@@ -82,6 +88,7 @@ class Service:
                 if exported.is_over and not self._held(place):
                     exported.close()
                     del self._exported[epoch]
+                    log.info("%s is over", exported.segment.label)
             for place in [place for place in self._readers if not self._held(place)]:
                 del self._readers[place]
             incoming = [*self._incoming.items(), *((one.epoch, one) for one in self._streams_over)]
