@@ -80,6 +80,7 @@ test-faults: $(FAULTS)/built
 	RINGCAST_FAULT_CORE=$$(echo $(FAULTS)/installed/ringcast/_core.*.so) $(BIN)/python -m tests.faults \
 		--scenarios $${FAULT_SCENARIOS:-2000} $${FAULT_SEED:+--seed $$FAULT_SEED}
 	RINGCAST_FAULT_CORE=$$(echo $(FAULTS)/installed/ringcast/_core.*.so) $(BIN)/python -m tests.faults pool
+	RINGCAST_FAULT_CORE=$$(echo $(FAULTS)/installed/ringcast/_core.*.so) $(BIN)/python -m tests.faults desk
 
 # STRESS_SECONDS is how long everything happens at once, under each sanitizer.
 sanitize: $(VENV)/dev

@@ -8,6 +8,7 @@
     checks    the promises, and whether a scenario kept them
     driver    the lanes, and the report
     pool      a pool, with scenarios and checks of its own; and tier, a FileTier
+    desk      a link's desk, likewise
 
 A scenario is made of its seed alone, so a failure is run again by its seed; only the kernel's scheduling differs.
 """

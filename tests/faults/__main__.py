@@ -29,6 +29,15 @@ elif sys.argv[1:2] == ["tiered-actor"]:
 
     role, name, path, seed, point, nth = sys.argv[2:]
     tiered.act(role, name, path, int(seed), point, int(nth))
+elif sys.argv[1:2] == ["desk-actor"]:
+    from tests.faults import desk
+
+    job, folder, seed, whose, point, action, nth = sys.argv[2:]
+    desk.ask(job, desk.Plan(folder, whose, point, action, int(nth)), int(seed))
+elif sys.argv[1:2] == ["desk"]:
+    from tests.faults import desk
+
+    sys.exit(desk.main(int((sys.argv[2:] or ["1"])[0]), *sys.argv[3:]))
 elif sys.argv[1:2] == ["pool"]:
     from tests.faults import pool, tier, tiered
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from ringcast import _core
 from tests import own_shm
-from tests.faults import core, pool, tier, tiered
+from tests.faults import core, desk, pool, tier, tiered
 from tests.faults.plan import ALL_POINTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,7 +89,7 @@ def main() -> int:
     parser.add_argument("--lanes", type=int, default=3, help="scenarios at a time")
     parser.add_argument("--stop-at-first", action="store_true", help="end with the first failure")
     options = parser.parse_args()
-    if set(_core._times_reached()) != ALL_POINTS | pool.POINTS | tier.POINTS | tiered.POINTS:  # type: ignore[attr-defined]
+    if set(_core._times_reached()) != ALL_POINTS | desk.POINTS | pool.POINTS | tier.POINTS | tiered.POINTS:  # type: ignore[attr-defined]
         print("the plan and the core do not know the same fault points", file=sys.stderr)
         return 2
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 40)

@@ -126,9 +126,9 @@ def main(
     try:
         desk = Desk.create(job)
         try:
-            on_ready()
             release = f"ringcast {__version__}, Python {sys.version.split()[0]}, host {socket.gethostname()}"
             log.info("the link of job '%s' is up: %s", job, release)
+            on_ready()
             Link(desk, told).run(first_end_s)
             log.info("no end is left: the link of job '%s' ends", job)
         except KeyboardInterrupt:
