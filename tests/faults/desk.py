@@ -194,7 +194,10 @@ class Scenario:
         until(lambda: victim.poll() is not None or _stopped(victim.pid), "an end of the victim", 2 * PATIENCE_S)
         if victim.poll() is None:
             self.hit = True
-            until(lambda: all(one.poll() is not None for one in others), "the others are served", 2 * PATIENCE_S)
+            if self.plan.point in REMOVAL_POINTS:  # nobody can have the name that it removes, and all are told so
+                time.sleep(PAUSE_S)
+            else:
+                until(lambda: all(one.poll() is not None for one in others), "the others are served", 2 * PATIENCE_S)
             victim.send_signal(signal.SIGKILL if "kill" in self.plan.action else signal.SIGCONT)
             victim.wait(2 * PATIENCE_S)
         if "kill" in self.plan.action and victim.returncode == -signal.SIGKILL:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import re
 import threading
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ringcast import _core, errors
-from ringcast._names import LINK_PREFIX, base36, suffix
+from ringcast._names import LINK_PREFIX, PREFIX, base36, suffix
 from ringcast._version import __version__
 from ringcast.errors import ArgumentError, BusyError, LinkError, RingcastError
 from ringcast.net._deadline import Deadline
@@ -36,6 +37,12 @@ def desk_name(job: str) -> str:
     if not isinstance(job, str) or not _VALID_JOB.match(job):
         raise ArgumentError(f"a job's name must be 1 to 11 of the characters a-z 0-9, not {job!r}")
     return LINK_PREFIX + job + suffix()
+
+
+def leave_nothing_of_the_dead() -> None:
+    """Remove what killed processes left in shared memory, a link's rings as well."""
+    with suppress(RingcastError):
+        _core.sweep(PREFIX, suffix(), dry_run=False)
 
 
 class Request(NamedTuple):

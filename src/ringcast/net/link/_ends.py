@@ -11,10 +11,10 @@ from typing import NamedTuple
 from ringcast import _core, _segment
 from ringcast._extras import needed
 from ringcast._handle import Handle
-from ringcast.errors import LinkError, RankError, RingcastError
+from ringcast.errors import LinkDiedError, LinkError, RankError, RingcastError
 from ringcast.net._deadline import Deadline
 from ringcast.net.link import _keys
-from ringcast.net.link._desk import Place, new_job
+from ringcast.net.link._desk import Place, leave_nothing_of_the_dead, new_job
 from ringcast.net.link._launch import link_of
 from ringcast.net.link._log import VARIABLE, path_wanted
 
@@ -121,7 +121,9 @@ def join(handle: Handle, rank: int, deadline: Deadline, *, zero_copy: bool) -> t
         if segment.epoch != answer["epoch"]:
             raise LinkError("the ring that the link has made here is gone already")
         _see_log(place, answer["log"])
-    except BaseException:
+    except BaseException as error:
         place.close()
+        if isinstance(error, LinkDiedError):
+            leave_nothing_of_the_dead()  # a ring that it had made, and that no reader has seen
         raise
     return place, segment, int(answer["rank"])

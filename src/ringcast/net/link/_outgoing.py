@@ -130,8 +130,11 @@ class Outgoing:
             if self.over:
                 return
             data = self._data
-            if data is not None and self._control is None and time.monotonic() - self._begun_at > SILENCE_S:
-                self._hang_up()
+            if data is not None and self._control is None and (why := self._is_half_open(data)):
+                self._note_cut(why)  # which `_pump` would not find out as long as there is nothing to send
+                self._changed.notify_all()
+                self.tap.rouse()
+                return
             acknowledged = self.tap.acknowledged
             why = self.patience.ends(
                 time.monotonic(),
@@ -143,6 +146,14 @@ class Outgoing:
             )
         if why:
             self._give_up(why)
+
+    def _is_half_open(self, data: Channel) -> str:
+        """Why a data connection without a control connection is given up, if it is."""
+        if data.wait(0):  # nothing is ever said on it to this side: it is the end
+            return "the other link has ended before its control connection came"
+        if time.monotonic() - self._begun_at > SILENCE_S:
+            return f"its control connection has not come for {SILENCE_S:g} s"
+        return ""
 
     def note(self) -> None:
         """Say in the queue's memory how the stream fares."""

@@ -17,7 +17,7 @@ from typing import Any
 from ringcast._version import __version__
 from ringcast.errors import ArgumentError, LinkError, RingcastError
 from ringcast.net.link import _log
-from ringcast.net.link._desk import Desk, Request, desk_name
+from ringcast.net.link._desk import Desk, Request, desk_name, leave_nothing_of_the_dead
 from ringcast.net.link._log import LinkLog
 from ringcast.net.link._service import Service, in_background
 
@@ -129,6 +129,7 @@ def main(
             release = f"ringcast {__version__}, Python {sys.version.split()[0]}, host {socket.gethostname()}"
             log.info("the link of job '%s' is up: %s", job, release)
             on_ready()
+            leave_nothing_of_the_dead()  # of the link before this one
             Link(desk, told).run(first_end_s)
             log.info("no end is left: the link of job '%s' ends", job)
         except KeyboardInterrupt:
