@@ -55,6 +55,9 @@ LINK_POINTS = (
 TEXT_POINT = "desk_text_word"
 POINTS = frozenset((*END_POINTS, *LINK_POINTS, TEXT_POINT))
 FAULTS = (("kill", 1), ("kill", 4), ("stop", 2), ("stop then kill", 1))
+RARE_FAULTS = (("kill", 1), ("stop", 1), ("stop then kill", 1))
+"""Of what a process comes to once in its life."""
+RARE_POINTS = (*CREATE_POINTS, *REMOVAL_POINTS, "desk_closing", "desk_close_stored", "desk_unlinked")
 TEXT_FAULTS = (("kill", 1), ("kill", 60), ("stop", 200), ("stop then kill", 400))
 
 
@@ -283,8 +286,8 @@ def main(rounds: int, *only: str) -> int:
         for point in points:
             if only and point not in only:
                 continue
-            faults = [(action, nth * factor) for factor in range(1, rounds + 1)
-                      for action, nth in (TEXT_FAULTS if point == TEXT_POINT else FAULTS)]  # fmt: skip
+            kinds = TEXT_FAULTS if point == TEXT_POINT else RARE_FAULTS if point in RARE_POINTS else FAULTS
+            faults = [(action, nth * factor) for factor in range(1, rounds + 1) for action, nth in kinds]
             was_hit = 0
             for action, nth in faults:
                 scenario = Scenario(whose, point, action, nth)

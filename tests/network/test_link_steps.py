@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,13 +118,8 @@ def test_a_link_that_dies_as_it_is_born_is_an_error_or_has_a_successor(
     mark = tmp_path / "mark"
     monkeypatch.setattr(_launch, "_BOOT", step.boot(mark))
     began = time.monotonic()
-    try:
-        with link_of(job, Deadline(JOINED_WITHIN_S)) as place:
-            place.ask({"op": "ping"}, Deadline(JOINED_WITHIN_S))
-    except LinkDiedError:
-        pass
-    except LinkError as error:
-        assert f"run `ringcast link {job}`" in str(error)
+    with suppress(LinkError, LinkDiedError), link_of(job, Deadline(JOINED_WITHIN_S)) as place:
+        place.ask({"op": "ping"}, Deadline(JOINED_WITHIN_S))
     assert mark.exists()
     assert time.monotonic() - began < JOINED_WITHIN_S, "told before its time was over"
     with link_of(job, Deadline(JOINED_WITHIN_S)) as place:
@@ -150,7 +146,6 @@ def test_a_readers_link_that_dies_is_told_to_the_reader_and_the_next_one_reads(t
         worker = b.start(_read, step.boot(mark), writer.handle, 0, {})
         found = worker.receive()
         assert mark.exists()
-        print(step, found)
         if not isinstance(found, Failure):  # it was seated
             worker.send(("died", ()))
             found = worker.receive()
@@ -181,24 +176,23 @@ def test_a_readers_link_that_dies_is_told_to_the_reader_and_the_next_one_reads(t
 @pytest.mark.parametrize("step", AT_THE_WRITER, ids=str)
 def test_a_writer_s_link_that_dies_is_told_to_both_ends(tmp_path: Path, step: Step) -> None:
     mark = tmp_path / "mark"
-    options = {"n_reader": 1, "n_local_reader": 0, "max_chunks": 4}
     with visited(2) as (a, b):
-        worker = a.start(_write, step.boot(mark), {**options, "connect_ip": a.ip})
+        options = {"n_reader": 1, "n_local_reader": 0, "max_chunks": 4, "connect_ip": a.ip}
+        worker = a.start(_write, step.boot(mark), options)
         handle = worker.receive()
         began = time.monotonic()
         reader = Reader(b, handle, 0, wait=False)
         found = reader.outcome()
-        print(step, found)
-        if not isinstance(found, Failure):
+        assert mark.exists()
+        if not isinstance(found, Failure):  # it was seated
             reader.tell("died")
             found = reader.outcome()
         assert isinstance(found, Failure)
-        assert found.kind in ("LinkError", "LinkDiedError", "DialError")
-        assert mark.exists()
-        assert found.at - began < JOINED_WITHIN_S + SLACK_S
-        worker.send(("send_until_it_fails", (0, 64)))
-        sent, failure = worker.receive()
-        print(sent, failure)
-        assert failure.at - began < JOINED_WITHIN_S + SLACK_S
+        assert found.kind in ("LinkError", "LinkDiedError")
+        assert found.at - began < TOLD_WITHIN_S + SLACK_S
+        worker.send(("send", (0, 20, 64, 5.0)))
+        failure = worker.receive()
+        # A link that had nobody's place yet is nobody's death: the rank is one that has not come.
+        assert failure.kind == ("QueueTimeoutError" if step.what.endswith("welcome") else "ReaderDiedError")
         worker.send(("close", (0,)))
         worker.receive()
