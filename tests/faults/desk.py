@@ -94,7 +94,7 @@ def be_link(job: str, plan: Plan) -> None:
         if plan.whose == "link":
             plan.arm()
     (folder / f"link.{os.getpid()}").touch()
-    _process.Link = EchoingLink  # type: ignore[misc]
+    _process.Link = EchoingLink  # type: ignore[assignment,misc]
     _process.LINGER_S, _process.LOOK_S = 0.1, 0.02
     born(job)
     (folder / f"ended.{os.getpid()}").touch()
