@@ -147,7 +147,8 @@ void bind_desk(nb::module_& module) {
         .def_prop_ro("closed", &Place::closed)
         .def_prop_ro("holder", [](const Place& place) { return holder_of(place.index(), place.incarnation()); })
         .def_prop_ro("link", &Place::link)
-        .def_prop_ro("link_pid", &Place::link_pid);
+        .def_prop_ro("link_pid", &Place::link_pid)
+        .def_prop_ro("link_lives", &Place::link_lives);
     module.attr("DESK_PLACES") = kDeskPlaces;
     module.attr("DESK_TEXT_BYTES") = DeskText::kBytes;
 }

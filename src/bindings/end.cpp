@@ -162,7 +162,7 @@ double End::report_wait(PyObject* self, double seconds, double due) {
 }
 
 void End::report_eviction(PyObject* self, const Eviction& eviction, std::int64_t waited_ns) const {
-    const char* const causes[] = {"dead", "slow", "absent"};
+    const char* const causes[] = {"dead", "slow", "absent", "linkless"};
     reporter_.attr("eviction")(nb::handle(self), eviction.rank, eviction.pid,
                                causes[static_cast<std::size_t>(eviction.cause)], eviction.behind,
                                static_cast<double>(waited_ns) / 1e9);

@@ -64,6 +64,7 @@ std::vector<std::uint32_t> await_ready(nb::handle self, End& end, nb::handle tim
             const auto drop_dead = [&](std::int64_t waited_ns) {
                 while (const auto eviction = sender.readers().check_all())
                     end.report_eviction(self.ptr(), *eviction, waited_ns);
+                sender.readers().check_link();
                 return false;
             };
             // Who does not wait, and finds somebody missing, need not know who else is.
@@ -108,7 +109,7 @@ std::uint64_t linger(nb::handle self, End& end, nb::handle timeout) {
     const std::int64_t started = platform::monotonic_ns();
     const std::int64_t deadline = options.timeout_ns >= kForever - started ? kForever : started + options.timeout_ns;
     sender.waiter().begin();
-    while (sender.undelivered() != 0 && platform::monotonic_ns() < deadline) {
+    while (sender.deliverable() != 0 && platform::monotonic_ns() < deadline) {
         {
             const Unlocked unlocked;
             sender.await_delivery(deadline);
@@ -164,6 +165,12 @@ void promise(End& end) {
         const Unlocked unlocked;
         platform::nap();
     }
+}
+
+// Of a writer: its readers on other machines come through the link at whose desk it holds this place, on this host.
+void rely_on(End& end, std::shared_ptr<Place> link, std::string host) {
+    Sender& sender = end.writer("export_handle");
+    end.endpoint().look([&] { sender.readers().rely_on(std::move(link), std::move(host)); });
 }
 
 // Shuts the end down as a process that is killed would, if it is a reader's: its promise stands, and the writer hears of
@@ -304,6 +311,7 @@ void bind_end(nb::module_& module) {
             .def("_check_not_forked", &End::check_not_forked)
             .def_ro("_skipped", &End::skipped)
             .def("_promise", &promise)
+            .def("_rely_on", &rely_on, "link"_a, "host"_a)
             .def("_abandon", &abandon)
             .def(
                 "_await_ready",

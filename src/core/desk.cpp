@@ -275,10 +275,13 @@ Place::Progress Place::wait(std::int64_t timeout_ns) {
     if (!ready()) park<Native>(place().parked, kParkedToken, std::min(timeout_ns, kDeskSliceNs), ready);
     if (answered()) return Progress::answered;
     if (closed()) return Progress::closed;
-    const bool died =
-        desk_->control().life.load(std::memory_order_relaxed) == DeskLife::closed || !desk_->area().creator_alive();
+    const bool lives = link_lives();
     if (answered()) return Progress::answered;  // just before it died
-    return died ? Progress::link_died : Progress::waiting;
+    return lives ? Progress::waiting : Progress::link_died;
+}
+
+bool Place::link_lives() const {
+    return desk_->control().life.load(std::memory_order_relaxed) != DeskLife::closed && desk_->area().creator_alive();
 }
 
 void Place::end() noexcept {

@@ -125,6 +125,8 @@ public:
     // "the link process of job 'x' (pid 77, stopped)"
     std::string link() const { return desk_->link(); }
     std::uint32_t link_pid() const noexcept { return desk_->header().creator_pid; }
+    // Has it neither died nor ended? Asks the kernel.
+    bool link_lives() const;
 
 private:
     static constexpr std::uint32_t kClosed = 1;

@@ -100,7 +100,9 @@ std::vector<Loss> ReaderWatch::final_losses() {
         const NativeSeat& seat = ring.seats[i];
         const std::uint64_t word = seat.state.load(std::memory_order_acquire);  // acquire [join]
         const std::uint64_t cursor = seat.cursor.load(std::memory_order_relaxed);
-        if (seat_state(word) == SeatState::lapsed || cursor >= head || is_stream(ring, i) || !is_gone(i, word))
+        // Who has not come is not told of here.
+        if (seat_state(word) == SeatState::lapsed || seat_state(word) == SeatState::expected || cursor >= head ||
+            is_stream(ring, i) || !is_gone(i, word))
             continue;
         losses.push_back({seat.rank.load(std::memory_order_relaxed), seat.pid.load(std::memory_order_relaxed),
                           Loss::Cause::died, cursor, head - cursor, true});
@@ -128,13 +130,18 @@ std::vector<Loss> ReaderWatch::final_losses() {
 bool ReaderWatch::is_gone(std::uint32_t seat, std::uint64_t word, bool ask_kernel) const {
     const SeatState state = seat_state(word);
     if (state == SeatState::failed || state == SeatState::lapsed) return true;
+    if (ask_kernel && kept_for_elsewhere(seat, word))
+        return link_is_gone() && segment_.ring().seats[seat].state.load(std::memory_order_acquire) == word;
     if (state != SeatState::active || !ask_kernel || segment_.locks().is_held_by_another(seat_lock(seat))) return false;
     // Else it left just now, or a restarted reader has taken it over.
     return segment_.ring().seats[seat].state.load(std::memory_order_acquire) == word;
 }
 
 std::optional<Eviction> ReaderWatch::drop_gone(std::uint32_t seat, std::uint64_t word) {
-    if (policy_.dead == ReaderPolicy::Dead::evict) return evict_seat(seat, word, Eviction::Cause::dead);
+    const bool linkless = kept_for_elsewhere(seat, word);
+    if (policy_.dead == ReaderPolicy::Dead::evict)
+        return evict_seat(seat, word, linkless ? Eviction::Cause::linkless : Eviction::Cause::dead);
+    if (linkless) throw_link_gone();
     const NativeSeat& s = segment_.ring().seats[seat];
     if (is_stream(segment_.ring(), seat)) {
         if (seat_state(word) != SeatState::lapsed && !writer_.lapse(seat, word)) return std::nullopt;
@@ -162,6 +169,14 @@ void ReaderWatch::throw_stream_gone(std::uint32_t seat) {
                     " is lost, and with it who reads through it; evict(rank) goes on without them, as "
                     "on_reader_death=\"evict\" does",
                 first);
+}
+
+void ReaderWatch::throw_link_gone() const {
+    throw Error(
+        ErrorCode::reader_died,
+        link_->link() + " on host " + host_ +
+            " has died or ended, so the readers on other machines that have not come cannot come any more; make "
+            "the queue anew, and give them its handle. on_reader_death=\"evict\" goes on without them");
 }
 
 void ReaderWatch::check_stream(std::uint32_t seat) {
@@ -224,7 +239,7 @@ std::optional<Eviction> ReaderWatch::evict_seat(std::uint32_t seat, std::uint64_
     const std::uint64_t head = segment_.ring().control->head.load(std::memory_order_relaxed);
     const Eviction eviction{kept_for_elsewhere(seat, word) ? kNobody : s.rank.load(std::memory_order_relaxed),
                             absent ? 0 : s.pid.load(std::memory_order_relaxed),
-                            absent ? Eviction::Cause::absent : cause,
+                            absent && cause == Eviction::Cause::slow ? Eviction::Cause::absent : cause,
                             head - std::min(head, s.cursor.load(std::memory_order_acquire))};
     return evict_at(seat, word) ? std::optional(eviction) : std::nullopt;
 }

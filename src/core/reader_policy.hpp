@@ -1,11 +1,14 @@
 // What a writer does about its readers: those who died, lag, leave or never came.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "desk.hpp"
 #include "platform/process.hpp"
 #include "readiness.hpp"
 #include "ring.hpp"
@@ -26,7 +29,7 @@ struct ReaderPolicy {
 
 // A reader that the writer does not wait for any more.
 struct Eviction {
-    enum class Cause { dead, slow, absent };  // absent: it never attached
+    enum class Cause { dead, slow, absent, linkless };  // absent: it never attached; linkless: nor can it
     std::uint32_t rank;
     std::uint32_t pid;  // 0 if it never attached
     Cause cause;
@@ -58,6 +61,23 @@ public:
     ReaderWatch(Segment& segment, RingWriter<Native>& writer, const ReaderPolicy& policy);
 
     const ReaderPolicy& policy() const noexcept { return policy_; }
+    // Readers on other machines come through the link at whose desk the writer holds this place, on `host`, and through
+    // no other one. From any thread, one at a time; the first call counts.
+    void rely_on(std::shared_ptr<const Place> link, std::string host) {
+        if (link_ != nullptr) return;
+        link_ = std::move(link);
+        host_ = std::move(host);
+        relied_on_.store(link_.get(), std::memory_order_release);  // release [rely]
+    }
+    // Is that link gone, and nobody left who could bring a reader from elsewhere? Asks the kernel.
+    bool link_is_gone() const {
+        const Place* link = relied_on_.load(std::memory_order_acquire);  // acquire [rely]
+        return link != nullptr && !link->link_lives();
+    }
+    // Throws reader_died if it is: not all readers can be there any more, whatever the policy.
+    void check_link() const {
+        if (link_is_gone()) throw_link_gone();
+    }
     // Promises the ranks, if nothing has been promised yet, every message from now on. Takes no turn. False: somebody is
     // just taking a rank's seat or leaving it, so it must be called again.
     bool promise();
@@ -70,8 +90,8 @@ public:
     // The ranks that lack messages now that the queue ends, and of which `departures` has not told.
     std::vector<Loss> final_losses();
 
-    // Is the seat's holder gone without having left, with `word` as its state? If the kernel is not asked, only what it
-    // has said before counts.
+    // Is the seat's holder gone without having left, with `word` as its state; or is the link gone that alone could bring
+    // whom the seat is kept for? If the kernel is not asked, only what it has said before counts.
     bool is_gone(std::uint32_t seat, std::uint64_t word, bool ask_kernel = true) const;
     // For such a holder: evicts it, as the policy says, or throws reader_died.
     std::optional<Eviction> drop_gone(std::uint32_t seat, std::uint64_t word);
@@ -106,10 +126,14 @@ private:
     std::string describe_stream(std::uint32_t seat) const;
     std::uint32_t homes() const noexcept { return segment_.geometry().n_reader; }
     [[noreturn]] void throw_stream_gone(std::uint32_t seat);
+    [[noreturn]] void throw_link_gone() const;
 
     Segment& segment_;
     RingWriter<Native>& writer_;
     ReaderPolicy policy_;
+    std::shared_ptr<const Place> link_;
+    std::string host_;
+    std::atomic<const Place*> relied_on_{nullptr};
     std::uint32_t departures_ = 0;
     std::atomic<std::uint32_t> promised_ranks_{0};  // of a named queue: the first so many have been seen to
     std::vector<Told> told_;                        // by home seat

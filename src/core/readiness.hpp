@@ -44,12 +44,12 @@ std::uint32_t readers_that_left(const RingView<P>& ring) noexcept {
     return ring.control->departures.load(std::memory_order_acquire);  // acquire [departure]
 }
 
-// How many messages wait for the one, of those who have not come yet, that has most to get.
+// How many messages wait for the one, of those who have not come yet to the first seats, that has most to get.
 template <class P>
-std::uint64_t kept_for_expected(const RingView<P>& ring) noexcept {
+std::uint64_t kept_for_expected(const RingView<P>& ring, std::uint32_t n_seats) noexcept {
     const std::uint64_t head = ring.control->head.load(std::memory_order_relaxed);
     std::uint64_t most = 0;
-    for (std::uint32_t i = 0; i < ring.n_seats; ++i) {
+    for (std::uint32_t i = 0; i < n_seats; ++i) {
         const Seat<P>& seat = ring.seats[i];
         // relaxed, as is the cursor: nobody but the writer has stored either.
         if (seat_state(seat.state.load(std::memory_order_relaxed)) != SeatState::expected) continue;

@@ -174,7 +174,13 @@ public:
 
     // Messages that a rank which has not come yet, or another machine, would still get; after `shut_down`.
     std::uint64_t undelivered() const noexcept {
-        return std::max(kept_for_expected(segment_->ring()), under_way(segment_->ring()));
+        return std::max(kept_for_expected(segment_->ring(), segment_->ring().n_seats), under_way(segment_->ring()));
+    }
+    // The same of what can still come to them: nothing comes to another machine once the link is gone. Asks the kernel.
+    std::uint64_t deliverable() const {
+        return undelivered() != 0 && readers_.link_is_gone()
+                   ? kept_for_expected(segment_->ring(), segment_->ring().n_local)
+                   : undelivered();
     }
     bool await_delivery(std::int64_t until_ns) noexcept {
         return waiter_.slice(parked_, kAnySeat, until_ns, [this] { return undelivered() == 0; });

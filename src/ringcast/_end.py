@@ -13,7 +13,7 @@ from ringcast import _arguments, _at_exit, _core, _html, _reports
 from ringcast._chunks import LoanedArray, ReadChunk, WriteChunk, loaned_array
 from ringcast._stats import QueueStats, collect_stats, described
 from ringcast.codec import get_ready
-from ringcast.errors import QueueClosedError, QueueTimeoutError, RoleError
+from ringcast.errors import QueueClosedError, QueueTimeoutError, ReaderDiedError, RoleError
 from ringcast.waiting import PATIENT, NativePolicy, NativeStrategy, WaitSettings
 
 if TYPE_CHECKING:
@@ -212,7 +212,8 @@ class QueueEnd(_core.End[T]):
 
         A writer waits up to `linger` seconds (None: without limit) for promised readers that have not attached yet, if
         there are messages for them, and for what is under way to other machines; readers that have attached keep what
-        was published. Raises QueueTimeoutError, with everything closed, that names who has not got all messages.
+        was published. Raises QueueTimeoutError, with everything closed, that names who has not got all messages, or at
+        once ReaderDiedError if the link has died that alone could bring them to other machines.
 
         >>> queue.enqueue("still delivered")
         >>> queue.close()
@@ -221,17 +222,25 @@ class QueueEnd(_core.End[T]):
         """
         _arguments.seconds("linger", linger)
         memory = self._segment
+        dead_link = None
         try:
             self.shutdown()
             undelivered = self._close(linger)
+            dead_link = self._dead_link()
         finally:
             self._segment = None
             self._leave_link()
         if memory is not None and self.role == "writer" and memory.name_is_left:
             _reports.name_left(self)
-        who = _reports.not_reached(described(memory)) if undelivered and memory else ""
+        seen = described(memory) if undelivered and memory else None
         del memory  # else it would live as long as an error's traceback
-        if undelivered:
+        if seen is not None:
+            who = _reports.not_reached(seen)
+            if dead_link is not None and _reports.lacks_elsewhere(seen):
+                raise ReaderDiedError(
+                    f"{self._context} is closed, but {undelivered} messages did not reach {who}: {dead_link}, so they "
+                    "cannot be brought there any more; make the queue anew, and send them again"
+                )
             raise QueueTimeoutError(
                 f"{self._context} is closed, but {undelivered} messages did not reach {who} within {linger} s; call "
                 "wait_until_ready() before sending, or close(linger=...)"
@@ -278,16 +287,23 @@ class QueueEnd(_core.End[T]):
             return
         linger = DEFAULT_LINGER_S if self._exported else 0
         undelivered = 0
+        dead_link = None
         try:
             if failed and self.role == "reader":
                 self._abandon()  # before it is shut down, by which it would leave in order
             self.shutdown()
             undelivered = self._close(linger)
+            dead_link = self._dead_link()
         finally:
             self._segment = None
             self._leave_link()
         if undelivered and self._exported:
-            _reports.undelivered(self, memory, undelivered, linger, why)
+            _reports.undelivered(self, memory, undelivered, linger, why, dead_link)
+
+    def _dead_link(self) -> str | None:
+        """That the link has died that this end relies on, in words."""
+        link = self._link
+        return None if link is None else link.death
 
     def _leave_link(self) -> None:
         link, self._link = self._link, None

@@ -46,6 +46,7 @@ _CAUSES = {
     "dead": "it died without leaving its seat",
     "slow": "it was in the way for longer than full_deadline",
     "absent": "it has never attached, and was in the way for longer than full_deadline",
+    "linkless": "it had not attached, and cannot any more, because this machine's link process has died",
 }
 _LIVES = {
     "absent": "absent",
@@ -222,8 +223,13 @@ def skipped(end: ReportingEnd, count: int) -> None:
     )  # fmt: skip
 
 
-def undelivered(end: ReportingEnd, memory: _core.Segment, messages: int, waited_s: float, why: str) -> None:
-    """Log what promised readers miss that have not attached to a queue that is closed where nothing can be raised."""
+def undelivered(
+    end: ReportingEnd, memory: _core.Segment, messages: int, waited_s: float, why: str, dead_link: str | None
+) -> None:
+    """Log what promised readers miss that have not attached to a queue that is closed where nothing can be raised.
+
+    `dead_link` says that the link has died by which some of them would have got it.
+    """
     seen = described(memory)
     by_rank = _missed_by(seen)
     facts = {
@@ -232,9 +238,15 @@ def undelivered(end: ReportingEnd, memory: _core.Segment, messages: int, waited_
         "expected_elsewhere": seen["expected_elsewhere"], "links": [one for one in seen["links"] if _holds_up(one)],
     }  # fmt: skip
     _log(
-        "loss", "%s %s: %s, and %d messages did not reach %s within %g s",
-        type(end).__name__, end.name or end.segment, why, messages, not_reached(seen), waited_s, facts=facts,
+        "loss", "%s %s: %s, and %d messages did not reach %s%s",
+        type(end).__name__, end.name or end.segment, why, messages, not_reached(seen),
+        f": {dead_link}" if dead_link is not None and lacks_elsewhere(seen) else f" within {waited_s:g} s", facts=facts,
     )  # fmt: skip
+
+
+def lacks_elsewhere(seen: QueueInfo) -> bool:
+    """Has anybody on another machine not got all messages?"""
+    return bool(seen["expected_elsewhere"]) or any(map(_holds_up, seen["links"]))
 
 
 def not_reached(seen: QueueInfo) -> str:

@@ -30,7 +30,14 @@ from ringcast._joining import Patience, find_living, take_rank
 from ringcast._of_groups import DEFAULT_FULL_DEADLINE_S, DEFAULT_LINK_TIMEOUT_S, CodecName, OfGroups
 from ringcast.codec import Codec
 from ringcast.codec import codec as make_codec
-from ringcast.errors import ArgumentError, NotReadyError, QueueClosedError, RankTakenError, SegmentNotFoundError
+from ringcast.errors import (
+    ArgumentError,
+    LinkDiedError,
+    NotReadyError,
+    QueueClosedError,
+    RankTakenError,
+    SegmentNotFoundError,
+)
 from ringcast.waiting import OnFull, OnReaderDeath, OnReaderLeave, Wait, WaitSettings, reader_policy
 
 if TYPE_CHECKING:
@@ -164,7 +171,7 @@ class MessageQueue(OfGroups[T]):
 
         From the first call on, each rank is promised every message that is sent, whether or not it has attached. A
         handle keeps nothing alive: keep the queue for as long as readers may come. Raises QueueClosedError once this
-        end is closed.
+        end is closed; with readers on other machines LinkError, and LinkDiedError once the link has died.
 
         >>> import json
         >>> late = MessageQueue(n_reader=1)
@@ -191,7 +198,13 @@ class MessageQueue(OfGroups[T]):
             assert self._linking is not None
             exported = export(memory, **self._linking)
             self._link, self._linked = exported.place, exported
+            exported.place.tell_of_its_life(self)
         exported = self._linked
+        if (death := exported.place.death) is not None:
+            raise LinkDiedError(
+                f"{self._context}: {death}, so a handle would lead nobody here; make the queue anew, and give its "
+                "readers the new handle"
+            )
         ip, port = exported.address
         is_ipv6 = ":" in ip
         return handle._replace(
@@ -359,7 +372,8 @@ class MessageQueue(OfGroups[T]):
 
         Raises NotReadyError after `timeout` seconds, whose `missing` names the ranks that have not attached, as far as
         they are known: those of readers of other machines are once these have come for them;
-        QueueClosedError, WriterDiedError, ReaderEvictedError.
+        QueueClosedError, WriterDiedError, ReaderEvictedError; on the writer ReaderDiedError, also where this machine's
+        link has died and nobody can come from other machines any more.
 
         >>> lonely = MessageQueue(n_reader=2)
         >>> try:

@@ -133,6 +133,93 @@ def test_a_killed_link_is_no_loss_of_what_had_come(whose: str) -> None:
         writer.gives_up()
 
 
+@contextmanager
+def _nobody_from_elsewhere(**options: Any) -> Iterator[tuple[Machine, Writer, Reader]]:
+    """A writer that expects readers of other machines, of whom none has come, and a local one; it is full."""
+    with visited(1) as (a,):
+        writer = Writer(a, n_reader=3, n_local_reader=1, max_chunks=4, **options)
+        reader = writer.reader(a, 0)
+        writer.does("send", 0, 4)
+        assert reader.does("take", 0, 4) == 4
+        yield a, writer, reader
+
+
+def _says_that_nobody_comes(failure: Failure, kind: str, a: Machine, writer: Writer, link: int) -> None:
+    assert failure.kind == kind, failure.text
+    for part in (a.host, f"job '{writer.handle.job}'", f"pid {link}", "make the queue anew"):
+        assert part.lower() in failure.text.lower(), failure.text
+
+
+WAITS_OF_A_WRITER = [
+    ("enqueue", "more", DEADLINE_S),
+    ("enqueue_many", ["more", "and more"], DEADLINE_S),
+    ("broadcast_object", "more"),
+    ("wait_until_ready", DEADLINE_S),
+    ("close", None),
+]
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["while it waits", "before it waits"])
+@pytest.mark.parametrize("call", WAITS_OF_A_WRITER, ids=lambda call: call[0])
+def test_a_writer_is_told_that_its_link_died_before_anybody_came_from_elsewhere(
+    call: tuple[Any, ...], before: bool
+) -> None:
+    with _nobody_from_elsewhere() as (a, writer, reader):
+        (link,) = writer.links(a)
+        if before:
+            killed = _kill(a, link)
+        writer.tell(*call)
+        if not before:
+            assert not writer.worker.link.poll(0.5), "it waits"
+            killed = _kill(a, link)
+        failure = writer.outcome()
+        assert isinstance(failure, Failure), failure
+        _says_that_nobody_comes(failure, "ReaderDiedError", a, writer, link)
+        _in_time(failure, killed)
+        if call[0] != "close":
+            _says_that_nobody_comes(writer.fails("export_handle"), "LinkDiedError", a, writer, link)
+            failure = writer.fails("close", None)
+            _says_that_nobody_comes(failure, "ReaderDiedError", a, writer, link)
+            assert "4 messages did not reach 2 readers of other machines" in failure.text
+        assert reader.does("take_to_end", 4)[1].kind == "QueueClosedError"
+
+
+def test_where_the_dead_are_evicted_a_writer_goes_on_without_those_whom_a_dead_link_would_bring() -> None:
+    with _nobody_from_elsewhere(on_reader_death="evict") as (a, writer, reader):
+        (link,) = writer.links(a)
+        killed = _kill(a, link)
+        reader.tell("take_to_end", 4)
+        assert writer.does("send", 4, 100) == 100
+        failure = writer.fails("wait_until_ready", DEADLINE_S)
+        _says_that_nobody_comes(failure, "ReaderDiedError", a, writer, link)
+        _in_time(failure, killed)
+        writer.does("close", None)
+        count, end = reader.outcome()
+        assert (count, end.kind) == (100, "QueueClosedError")
+
+
+@pytest.mark.parametrize("call", WAITS_OF_A_WRITER, ids=lambda call: call[0])
+def test_a_writer_is_told_that_its_link_died_when_some_had_come_from_elsewhere(call: tuple[Any, ...]) -> None:
+    with visited(2) as (a, b):
+        writer = Writer(a, n_reader=2, max_chunks=4)
+        (first,) = writer.readers(b, 0)
+        writer.does("send", 0, 4)
+        assert first.does("take", 0, 4) == 4
+        writer.tell(*call)
+        assert not writer.worker.link.poll(0.5), "it waits"
+        (link,) = writer.links(a)
+        killed = _kill(a, link)
+        failure = writer.outcome()
+        assert isinstance(failure, Failure), failure
+        assert failure.kind == "ReaderDiedError", failure.text
+        _in_time(failure, killed)
+        # It has read all there was: whoever closed had said so before.
+        assert first.fails("dequeue").kind == ("QueueClosedError" if call[0] == "close" else "LinkDiedError")
+        if call[0] != "close":
+            began = time.monotonic()
+            _in_time(writer.fails("close", None), began)
+
+
 @pytest.mark.parametrize("messages", [0, 5])
 def test_a_writer_that_is_killed_is_named_after_all_it_had_sent(messages: int) -> None:
     with _queue(max_chunks=8) as (a, _, writer, readers):

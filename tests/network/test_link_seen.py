@@ -21,7 +21,14 @@ from click.testing import CliRunner
 
 from ringcast import MessageQueue, _core
 from ringcast.cli.app import cli
-from ringcast.errors import LinkError, NotReadyError, QueueTimeoutError, RingcastError
+from ringcast.errors import (
+    LinkDiedError,
+    LinkError,
+    NotReadyError,
+    QueueTimeoutError,
+    ReaderDiedError,
+    RingcastError,
+)
 from ringcast.instruments import examine, list_queues, sweep
 from ringcast.instruments.doctor import links, other_machines
 from ringcast.net import _addresses
@@ -202,6 +209,66 @@ def test_no_number_that_stands_for_nobody_is_said_when_a_link_process_is_killed(
         assert "rank 0" in said[0]
         assert not any(str(number) in caplog.text for number in (_core.NOBODY, _core.STREAM))
     sweep()  # what the killed link has left
+
+
+def test_all_queues_of_a_dead_link_are_told_and_the_next_one_is_read() -> None:
+    with writer(1, max_chunks=1) as one, writer(1, max_chunks=1) as other, writer(1) as told:
+        queues = (one, other)
+        for queue in (*queues, told):
+            queue.export_handle()
+            queue.enqueue("for nobody")
+        assert told._link is not None
+        os.kill(told._link.link_pid, signal.SIGKILL)
+        says = rf"the link process of job '\w+' \(pid {told._link.link_pid}\b.*\) on host {HOST} has died"
+        for queue in queues:
+            with pytest.raises(ReaderDiedError, match=says) as error:
+                queue.enqueue("the next")
+            assert error.value.rank is None
+            eventually(lambda queue=queue: _is_told(queue), "a call that does not wait raises it, too")
+            with pytest.raises(LinkDiedError, match=says):
+                queue.export_handle()
+        with writer(1) as after, closing(MessageQueue.create_from_handle(after.export_handle(), 0)) as reader:
+            after.enqueue("by another link")
+            assert reader.dequeue(timeout=30) == "by another link"
+            with pytest.raises(ReaderDiedError, match=says):
+                told.close(linger=None)
+    sweep()  # what the killed link has left
+
+
+def _is_told(queue: MessageQueue) -> bool:
+    try:
+        queue.try_enqueue("the next")
+    except ReaderDiedError:
+        return True
+    return False
+
+
+def test_the_log_says_that_a_link_has_died_where_nothing_can_be_raised(caplog: pytest.LogCaptureFixture) -> None:
+    with writer(2, max_chunks=1, on_reader_death="evict") as queue, caplog.at_level(logging.WARNING, "ringcast"):
+        queue.export_handle()
+        assert queue._link is not None
+        link = queue._link.link_pid
+        queue.enqueue("for nobody")
+        os.kill(link, signal.SIGKILL)
+        queue.enqueue("nor this")
+        said = [one for one in caplog.records if "has evicted" in one.getMessage()]
+        assert len(said) == 2
+        for record in said:
+            assert "has evicted a reader of another machine" in record.getMessage()
+            assert "cannot any more, because this machine's link process has died" in record.getMessage()
+            assert record.ringcast["evicted"]["cause"] == "linkless"  # type: ignore[attr-defined]
+    with suppress(ZeroDivisionError), writer(1) as queue, caplog.at_level(logging.WARNING, "ringcast"), queue:
+        queue.export_handle()
+        assert queue._link is not None
+        link = queue._link.link_pid
+        queue.enqueue("for nobody")
+        os.kill(link, signal.SIGKILL)
+        caplog.clear()
+        _ = 1 / 0
+    said_last = caplog.records[-1].getMessage()
+    assert "1 messages did not reach 1 reader of another machine, who has not come: the link process of" in said_last
+    assert f"(pid {link}" in said_last
+    sweep()
 
 
 def test_a_long_wait_names_host_and_rank_of_who_is_in_the_way(

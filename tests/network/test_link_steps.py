@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from ringcast.errors import LinkDiedError, LinkError
+from ringcast import MessageQueue
+from ringcast.errors import LinkDiedError, LinkError, RingcastError
 from ringcast.net._deadline import Deadline
 from ringcast.net.link import _launch
 from ringcast.net.link._desk import desk_name, new_job
@@ -23,7 +24,7 @@ from tests.network import linked
 from tests.network.linked import SLACK_S, TOLD_WITHIN_S, Failure, Reader, Writer
 from tests.network.machines import visited
 from tests.network.test_desk import link_processes
-from tests.support import SHM, Link, eventually
+from tests.support import DEADLINE_S, SHM, Link, eventually
 
 JOINED_WITHIN_S = 10.0
 
@@ -90,6 +91,13 @@ AT_THE_WRITER = [
     Step("after", "_outgoing:Outgoing.connect"),
     Step("after", "_outgoing:Outgoing.control"),
 ]
+AT_THE_EXPORT = [
+    Step("before", "_service:Service.write"),
+    Step("after", "_exported:Exported.__init__"),
+    Step("after", "_service:Service.write"),
+    Step("before", "_desk:Desk.answer"),
+    Step("after", "_desk:Desk.answer"),
+]
 AT_THE_READERS = [
     Step("before", "_incoming:Incoming.join"),
     Step("after", "_incoming:dial"),
@@ -134,6 +142,45 @@ def _write(link: Link, boot: str, options: dict[str, Any]) -> None:
 def _read(link: Link, boot: str, handle: Any, rank: int, options: dict[str, Any]) -> None:
     _launch._BOOT = boot
     linked._read(link, handle, rank, options)
+
+
+def _export_twice(link: Link, boot: str, options: dict[str, Any]) -> None:
+    """With a link that dies meanwhile, of which one of the calls tells."""
+    _launch._BOOT = boot
+    queue: MessageQueue[Any] = MessageQueue(**options)
+    handle = None
+    try:
+        handle = queue.export_handle()
+        queue.wait_until_ready(DEADLINE_S)
+    except RingcastError as error:
+        link.send(linked._failure(error))
+    if handle is None:
+        link.send(queue.export_handle())
+    linked._obey(link, queue)
+
+
+@pytest.mark.usefixtures("machine_server")
+@pytest.mark.parametrize("step", AT_THE_EXPORT, ids=str)
+def test_a_writer_s_link_that_dies_at_the_export_is_told_to_it(tmp_path: Path, step: Step) -> None:
+    """By the export, which may be tried again, or where that had its answer, by what waits for readers."""
+    mark = tmp_path / "mark"
+    with visited(2) as (a, b):
+        options = {"n_reader": 1, "n_local_reader": 0, "max_chunks": 4, "connect_ip": a.ip}
+        began = time.monotonic()
+        worker = a.start(_export_twice, step.boot(mark), options)
+        failure = worker.receive()
+        assert mark.exists()
+        assert failure.at - began < JOINED_WITHIN_S
+        if step != AT_THE_EXPORT[-1]:
+            assert failure.kind == "LinkDiedError", failure.text
+            reader = Reader(b, worker.receive(), 0)
+            worker.send(("send", (0, 20)))
+            assert reader.does("take", 0, 20) == 20
+            assert worker.receive() == 20
+        else:
+            assert failure.kind == "ReaderDiedError", failure.text
+        worker.send(("close", (None,)))
+        assert worker.receive() is None
 
 
 @pytest.mark.usefixtures("machine_server")
@@ -192,7 +239,6 @@ def test_a_writer_s_link_that_dies_is_told_to_both_ends(tmp_path: Path, step: St
         assert found.at - began < TOLD_WITHIN_S + SLACK_S
         worker.send(("send", (0, 20, 64, 5.0)))
         failure = worker.receive()
-        # A link that had nobody's place yet is nobody's death: the rank is one that has not come.
-        assert failure.kind == ("QueueTimeoutError" if step.what.endswith("welcome") else "ReaderDiedError")
+        assert failure.kind == "ReaderDiedError", failure.text
         worker.send(("close", (0,)))
         worker.receive()

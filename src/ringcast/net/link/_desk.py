@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -172,6 +173,15 @@ class Place:
     def link_pid(self) -> int:
         """The link's process, in its own pid namespace."""
         return self._core.link_pid
+
+    @property
+    def death(self) -> str | None:
+        """That the link has died, in words; None while it lives."""
+        return None if self._core.link_lives else f"{self.link} on host {socket.gethostname()} has died or ended"
+
+    def tell_of_its_life(self, end: _core.End[Any]) -> None:
+        """From now on this writer's waiting calls find out when the link dies, which alone could bring it readers."""
+        end._rely_on(self._core, socket.gethostname())
 
     def ask(self, request: Any, deadline: Deadline) -> Any:
         """The link's answer. Signals' handlers run meanwhile.
