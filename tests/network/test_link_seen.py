@@ -224,7 +224,7 @@ def test_all_queues_of_a_dead_link_are_told_and_the_next_one_is_read() -> None:
             with pytest.raises(ReaderDiedError, match=says) as error:
                 queue.enqueue("the next")
             assert error.value.rank is None
-            eventually(lambda queue=queue: _is_told(queue), "a call that does not wait raises it, too")
+            eventually(partial(_is_told, queue), "a call that does not wait raises it, too")
             with pytest.raises(LinkDiedError, match=says):
                 queue.export_handle()
         with writer(1) as after, closing(MessageQueue.create_from_handle(after.export_handle(), 0)) as reader:
