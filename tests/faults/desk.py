@@ -54,7 +54,7 @@ LINK_POINTS = (
 )
 TEXT_POINT = "desk_text_word"
 POINTS = frozenset((*END_POINTS, *LINK_POINTS, TEXT_POINT))
-FAULTS = (("kill", 1), ("kill", 4), ("stop", 2), ("stop then kill", 1))
+FAULTS = (("kill", 1), ("stop", 2), ("stop then kill", 3))
 RARE_FAULTS = (("kill", 1), ("stop", 1), ("stop then kill", 1))
 """Of what a process comes to once in its life."""
 RARE_POINTS = (*CREATE_POINTS, *REMOVAL_POINTS, "desk_closing", "desk_close_stored", "desk_unlinked")
