@@ -20,7 +20,7 @@ __all__ = ["Busy", "SpinSleepTimer", "SpinTimer", "Wait", "WaitSettings", "memor
 DEFAULT_WAIT = "adaptive"
 DEFAULT_WARNING_INTERVAL_S = 60.0
 _MOST_BUSY_S = 60.0
-_LEAST_SLICE_S, _MOST_SLICE_S = 0.0001, 0.1
+LEAST_SLICE_S, MOST_SLICE_S = 0.0001, 0.1
 """Linux's own bounds."""
 NativeStrategy: TypeAlias = "tuple[int, int, int, bool]"
 
@@ -65,9 +65,9 @@ def set_time_slice(seconds: float | None) -> bool:
     if seconds is None:
         return _core.set_time_slice(0)
     seconds = number("seconds", seconds)
-    if not _LEAST_SLICE_S <= seconds <= _MOST_SLICE_S:
+    if not LEAST_SLICE_S <= seconds <= MOST_SLICE_S:
         raise ArgumentError(
-            f"a time slice is from {_LEAST_SLICE_S:g} to {_MOST_SLICE_S:g} seconds, or None for the system's own, "
+            f"a time slice is from {LEAST_SLICE_S:g} to {MOST_SLICE_S:g} seconds, or None for the system's own, "
             f"not {seconds!r}"
         )
     return _core.set_time_slice(round(seconds * 1e9))

@@ -10,12 +10,11 @@ import logging
 import os
 
 from ringcast.errors import ArgumentError
-from ringcast.waiting import Busy, Wait, set_time_slice
+from ringcast.waiting import LEAST_SLICE_S, MOST_SLICE_S, Busy, Wait, set_time_slice
 
 _SWITCH = "RINGCAST_VLLM"
 _WINDOW = "RINGCAST_VLLM_WINDOW"
 _SLICE = "RINGCAST_VLLM_SLICE"
-_SLICE_S = 0.0001
 _INTERVAL, _VLLM_INTERVAL = "RINGCAST_WARNING_INTERVAL", "VLLM_RINGBUFFER_WARNING_INTERVAL"
 
 
@@ -45,13 +44,13 @@ def time_slice() -> float:
     Raises ArgumentError."""
     text = os.environ.get(_SLICE, "")
     try:
-        seconds = float(text) if text else _SLICE_S
+        seconds = float(text) if text else LEAST_SLICE_S
     except ValueError:
         seconds = -1.0
-    if seconds != 0 and not 0.0001 <= seconds <= 0.1:
+    if seconds != 0 and not LEAST_SLICE_S <= seconds <= MOST_SLICE_S:
         raise ArgumentError(
-            f"the environment variable {_SLICE} is {text!r}; it must be seconds, from 0.0001 to 0.1, "
-            "or 0 to leave it alone"
+            f"the environment variable {_SLICE} is {text!r}; it must be seconds, from {LEAST_SLICE_S:g} to "
+            f"{MOST_SLICE_S:g}, or 0 to leave it alone"
         )
     return seconds
 
