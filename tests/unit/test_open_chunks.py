@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import sys
 import threading
 from collections.abc import Callable, Generator
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ import pytest
 
 from ringcast import MessageQueue
 from ringcast.errors import BusyError, QueueClosedError, QueueTimeoutError, ViewsAliveError
+from tests.interrupts import Interrupt
 from tests.support import WAYS_TO_WRITE, Background, broadcast, eventually, parked
 
 SMALL = 100
@@ -317,37 +316,6 @@ def test_a_task_that_is_cancelled_inside_a_chunk_publishes_nothing(call: str, nb
         check_goes_on(writer, reader)
 
 
-class Interrupt:
-    """Raises KeyboardInterrupt before the n-th instruction of one function, as a signal could."""
-
-    def __init__(self, function: Callable[[], None], n: int) -> None:
-        self._function = function
-        self._left = n
-
-    def run(self) -> bool:
-        """False: the function ended before that."""
-        sys.settrace(self._trace)
-        try:
-            self._function()
-        except KeyboardInterrupt:
-            return True
-        finally:
-            sys.settrace(None)
-        return False
-
-    def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
-        if frame.f_code is not getattr(self._function, "__code__", None):
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode":
-            self._left -= 1
-            if self._left < 0:
-                sys.settrace(None)
-                frame.f_trace = None
-                raise KeyboardInterrupt
-        return self._trace
-
-
 @in_every_size
 @in_every_way_to_write
 def test_an_interrupt_at_any_point_around_a_chunk_to_write_leaves_the_end_free(call: str, nbytes: int) -> None:
@@ -359,7 +327,7 @@ def test_an_interrupt_at_any_point_around_a_chunk_to_write_leaves_the_end_free(c
                 del memory
 
         interrupted = 0
-        while Interrupt(write, interrupted).run():
+        while Interrupt([write], interrupted).run(write):
             interrupted += 1
             while (message := reader.try_dequeue()) is not None:
                 assert len(message) == nbytes
@@ -381,7 +349,7 @@ def test_an_interrupt_at_any_point_around_a_chunk_to_read_leaves_the_end_free(nb
         interrupted = 0
         while True:
             writer.enqueue(bytes(nbytes))
-            if not Interrupt(read, interrupted).run():
+            if not Interrupt([read], interrupted).run(read):
                 break
             interrupted += 1
             while reader.try_dequeue() is not None:

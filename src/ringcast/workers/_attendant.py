@@ -6,12 +6,15 @@ otherwise looks now and then, because who asks a future for its result reads the
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
 
 from ringcast.workers._call import Call
 from ringcast.workers._calls import Calls
+
+_logger = logging.getLogger("ringcast.workers")
 
 _FIRST_S = 0.002
 _LAST_S = 0.05
@@ -71,7 +74,11 @@ class Attendant:
             quiet = False
             while not self._over:
                 before = len(self._calls.under_way)
-                soonest = self._round()
+                try:
+                    soonest = self._round()
+                except Exception as error:
+                    self._calls.fail_futures(error)
+                    soonest = -1.0
                 if soonest is None:
                     if quiet:
                         break
@@ -138,4 +145,7 @@ class Attendant:
             except IndexError:
                 return
             if call.future is not None:
-                call.future.complete()
+                try:
+                    call.future.complete()
+                except BaseException:  # of a callback; those that are Exceptions its future has logged
+                    _logger.critical("%s: a callback tried to end the thread that runs all", call.told, exc_info=True)

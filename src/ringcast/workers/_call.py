@@ -6,12 +6,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 from ringcast.workers._failures import Failure, note, one_of, unpacked
 
 if TYPE_CHECKING:
     from ringcast.workers._future import CallFuture
+
+_popleft = methodcaller("popleft")
+
+
+def move_first(source: deque[Any], target: deque[Any]) -> None:
+    """In one native step, so that an interruption finds it in one of the two."""
+    target.extend(map(_popleft, (source,)))
 
 
 class Call:
@@ -39,14 +47,16 @@ class Call:
         self.wake: threading.Event | None = None
         """Of one who waits while somebody else reads."""
         self.future: CallFuture[Any] | None = None
-        self.items: deque[tuple[int, Any]] | None = None
-        """Of a stream: what has come, (rank, item), and was not taken yet."""
+        self.items: deque[Any] | None = None
+        """Of a stream: the records of items that have come and were not taken yet."""
         self.asked_at: float = time.monotonic()
         self.expires: float | None = None if seconds is None else self.asked_at + seconds
         """Its deadline, by the clock of `time.monotonic`."""
 
     def fail(self, rank: int, error: Failure | BaseException) -> None:
-        self.errors = (*self.errors, (rank, error))
+        """Any number of times for the same rank."""
+        if all(rank != other for other, _ in self.errors):
+            self.errors = (*self.errors, (rank, error))
 
     @property
     def told(self) -> str:
@@ -67,7 +77,10 @@ class Call:
         """The result; raises what the workers raised."""
         if self.errors:
             raise self.error()
-        results = self.results
+        return self.result(self.results)
+
+    def result(self, results: dict[int, Any]) -> Any:
+        """The result that these make up, of all ranks."""
         if self.alone:
             return results[self.ranks[0]]
         return [results[rank] for rank in self.ranks]

@@ -31,7 +31,7 @@ from ringcast.errors import (
 )
 from ringcast.queue import MessageQueue
 from ringcast.waiting import Wait
-from ringcast.workers._call import Call
+from ringcast.workers._call import Call, move_first
 from ringcast.workers._records import CANCEL, DONE, ITEM, RAISED, UNKNOWN
 from ringcast.workers._rings import Rings
 from ringcast.workers._stats import Answered
@@ -39,6 +39,8 @@ from ringcast.workers._stats import Answered
 _SLICE_S = 0.25
 _ROOM_S = 0.002
 """So long at a time room for a call is waited for, before answers are looked at again."""
+_NONE = -2
+"""The number of no call."""
 
 
 class _Fork:
@@ -152,7 +154,7 @@ class Calls:
     def give_up(self, call: Call) -> None:
         """Nobody waits for it: it is not begun where it was not yet, and what is answered to it is dropped."""
         call.finish()
-        call.results.clear()
+        call.results = {}  # another one, for somebody may be reading that
         ranks = tuple(call.waiting)
         if call.number not in self.under_way or not ranks:
             return
@@ -281,6 +283,8 @@ class Calls:
         inbox, under_way = self.rings.inbox, self.under_way
         while inbox:
             number, rank, kind, value, at = inbox[0]
+            if number == UNKNOWN:
+                number = self._known()
             call = under_way.get(number)
             if kind == DONE and call is not None and not call.done:
                 call.results[rank] = value
@@ -293,10 +297,13 @@ class Calls:
                         self._finish(call)
                     under_way.pop(number, None)
                     self.answered.note(call.asked_at, call.times)
+                inbox.popleft()
+            elif kind == ITEM:
+                self._put_item(call, rank)
             else:
-                self._put(number, rank, kind, value)
+                self._put(call, rank, kind, value)
+                inbox.popleft()
             del value
-            inbox.popleft()
         while self.deaths:
             rank, error = self.deaths[0]
             self.rings.drop(rank)
@@ -305,28 +312,38 @@ class Calls:
                 return
             for call in list(self.under_way.values()):
                 if rank in call.waiting:
-                    call.waiting.discard(rank)
                     self._fail(call, rank, error)
             self.deaths.popleft()
 
-    def _put(self, number: int, rank: int, kind: int, value: Any) -> None:
-        call = self.under_way.get(number) if number != UNKNOWN else self.first_of(rank)
-        if call is None or rank not in call.waiting:
-            if call is not None and call.done and not call.waiting:
-                self.under_way.pop(call.number, None)  # an interruption came before that
+    def _known(self) -> int:
+        """Which call the first of the inbox, which could not be decoded, is of; for good, before it is put there."""
+        inbox = self.rings.inbox
+        _, rank, *rest = inbox[0]
+        first = self.first_of(rank)
+        number = _NONE if first is None else first.number
+        inbox[0] = (number, rank, *rest)
+        return number
+
+    def _put(self, call: Call | None, rank: int, kind: int, value: Any) -> None:
+        if call is None or (rank not in call.waiting and call.waiting):
             return
-        if kind == ITEM:
-            if call.items is not None and not call.done:
-                call.items.append((rank, value))
-                if call.wake is not None:
-                    call.wake.set()
-            return
-        call.waiting.discard(rank)
         if kind == RAISED:
             self._fail(call, rank, value)
-        elif not call.waiting:
-            self.under_way.pop(call.number, None)
+            return
+        call.waiting.discard(rank)
+        if not call.waiting:
             self._finish(call)
+            self.under_way.pop(call.number, None)
+
+    def _put_item(self, call: Call | None, rank: int) -> None:
+        """The first of the inbox, an item of a stream: goes on at once, or it would come twice."""
+        inbox = self.rings.inbox
+        if call is None or call.items is None or call.done or rank not in call.waiting:
+            inbox.popleft()
+            return
+        move_first(inbox, call.items)
+        if call.wake is not None:
+            call.wake.set()
 
     def first_of(self, rank: int) -> Call | None:
         """What it is doing, as far as is known here: what it has to answer first."""
@@ -339,21 +356,22 @@ class Calls:
 
     def _fail(self, call: Call, rank: int, error: Any) -> None:
         call.fail(rank, error)
+        call.waiting.discard(rank)
+        self._finish(call)
         if not call.waiting:
             self.under_way.pop(call.number, None)
-        self._finish(call)
 
     def _finish(self, call: Call) -> None:
-        if call.done:
-            return
+        """It has all its answers, or has failed. Any number of times."""
         call.finish()
         future = call.future
-        if future is not None:
-            if call.waiting:
-                self.give_up(call)
-            if not future.complete_unless_watched():
-                self.completed.append(call)
-                self.on_stray()
+        if future is None or future._is_over():
+            return
+        if call.waiting:
+            self.give_up(call)
+        if not future.complete_unless_watched():
+            self.completed.append(call)
+            self.on_stray()
 
     # Endings.
 
@@ -380,6 +398,13 @@ class Calls:
         stacks = dict(self.stacks(ranks))
         shown = "".join(f"\nrank {rank}:\n{text}" for rank, text in stacks.items())
         return CallTimeoutError(f"{self.label}: {call.told}: {', '.join(told)} {took}{shown}", ranks, stacks)
+
+    def fail_futures(self, error: BaseException) -> None:
+        """Those under way, whose answers cannot be read."""
+        for call in list(self.under_way.values()):
+            if call.future is not None and not call.done:
+                call.fail(min(call.waiting, default=-1), error)
+                self._finish(call)
 
     def close(self, why: str) -> None:
         """No call is sent from here on, and those under way fail."""

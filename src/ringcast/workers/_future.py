@@ -76,24 +76,38 @@ class CallFuture(concurrent.futures.Future[T]):
         return asyncio.wrap_future(self).__await__()
 
     def complete_unless_watched(self) -> bool:
-        """Sets what has become of the call, unless code of others would run. Was it set?"""
+        """Sets what has become of the call, unless code of others would run. Is it set?"""
+        if self._done_callbacks:  # type: ignore[attr-defined]
+            return self._is_over()
+        outcome = self._outcome()
         with self._condition:
             if self._done_callbacks and not self._is_over():  # type: ignore[attr-defined]
                 return False
-            self.complete()
+            self._set(outcome)
         return True
 
     def complete(self) -> None:
         """Sets what has become of the call; any number of times."""
+        self._set(self._outcome())
+
+    def _outcome(self) -> tuple[Any, BaseException | None] | None:
+        """The result or the error; None where it is set already."""
         call = self._call
+        # First of all: who drops them has set the future, or failed the call, before (expire, cancel).
+        results = call.results
         if self._is_over():
+            return None
+        return (None, call.error()) if call.errors else (call.result(results), None)
+
+    def _set(self, outcome: tuple[Any, BaseException | None] | None) -> None:
+        if outcome is None:
             return
-        error = call.error() if call.errors else None
+        result, error = outcome
         with suppress(concurrent.futures.InvalidStateError):  # it was set, or cancelled, meanwhile
             if error is not None:
                 self.set_exception(error)
             else:
-                self.set_result(call.outcome())
+                self.set_result(result)
 
     def expire(self) -> None:
         """The deadline has passed."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ringcast.errors import GroupMismatchError
-from ringcast.workers._call import Call
+from ringcast.workers._call import Call, move_first
 from ringcast.workers._records import CREDIT
 
 if TYPE_CHECKING:
@@ -92,13 +92,12 @@ class Stream:
     def _sort(self) -> None:
         items = self._call.items
         while items:
-            rank, item = items[0]
-            self._there[rank].append(item)
-            items.popleft()
+            rank = items[0][1]
+            move_first(items, self._there[rank])
 
     def _next(self) -> Any:
         call = self._call
-        step = [self._there[rank].popleft() for rank in call.ranks]
+        step = [self._there[rank].popleft()[3] for rank in call.ranks]
         self._taken += 1
         if self._taken >= _AT_ONCE and not call.done:
             self._calls.tell_surely(CREDIT, call, self._taken)

@@ -1,0 +1,169 @@
+"""What comes between two steps of putting an answer in its place: a signal, a cancellation, a failure."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from ringcast import WorkerGroup
+from ringcast.errors import CallTimeoutError
+from ringcast.workers._call import Call, move_first
+from ringcast.workers._calls import Calls
+from ringcast.workers._future import CallFuture
+from ringcast.workers._stream import Stream
+from tests.interrupts import Interrupt
+from tests.support import eventually
+from tests.workers.objects import LONG_S
+
+PUTTING_AN_ANSWER_IN_ITS_PLACE: list[Callable[..., Any]] = [
+    Calls._dispatch, Calls._put, Calls._put_item, Calls._known, Calls._fail, Calls._finish, Call.fail, move_first,
+    CallFuture.complete_unless_watched, CallFuture._outcome, CallFuture._set, Stream._sort,
+]  # fmt: skip
+
+
+def at_each_instruction(
+    group: WorkerGroup, prepare: Callable[[], Any], read: Callable[[Any], object], check: Callable[[Any], None]
+) -> int:
+    """How often `read` was interrupted; after each time, and once without, what is there has to be right."""
+    n = 0
+    while True:
+        with group._calls._lead:  # so that the group's own thread, which nobody interrupts, reads no answer
+            prepared = prepare()
+            interrupted = Interrupt(PUTTING_AN_ANSWER_IN_ITS_PLACE, n).run(partial(read, prepared))
+        check(prepared)
+        if not interrupted:
+            return n
+        n += 1
+
+
+def test_an_interruption_loses_no_result_and_no_failure(group: WorkerGroup) -> None:
+    def check(futures: list[CallFuture[Any]]) -> None:
+        one, failed, undecoded, after = futures
+        assert one.result(LONG_S) == [1, 1]
+        assert isinstance(failed.exception(LONG_S), BaseException)
+        assert "not here" in repr(undecoded.exception(LONG_S))
+        assert after.result(LONG_S) == "after"
+
+    def prepare() -> list[CallFuture[Any]]:
+        return [
+            group.submit("echo_only", 1),
+            group.submit("fail"),
+            group[0].submit("give_what_cannot_be_rebuilt"),
+            group[0].submit("echo_only", "after"),
+        ]
+
+    def read(futures: list[CallFuture[Any]]) -> None:
+        for future in futures:
+            future.exception(LONG_S)
+
+    assert at_each_instruction(group, prepare, read, check) > 50
+
+
+def test_an_interruption_keeps_no_callback_from_being_called(group: WorkerGroup) -> None:
+    def prepare() -> tuple[list[CallFuture[Any]], list[threading.Event]]:
+        futures = [group.submit("echo_only", 1), group.submit("fail")]
+        told = [threading.Event() for _ in futures]
+        for future, event in zip(futures, told, strict=True):
+            # Not by `add_done_callback` yet, which wakes the group's own thread.
+            future._done_callbacks.append(lambda _, event=event: event.set())  # type: ignore[attr-defined]
+        return futures, told
+
+    def read(prepared: tuple[list[CallFuture[Any]], list[threading.Event]]) -> None:
+        assert group.call("echo_only", 2) == [2, 2]  # which reads the answers before it
+
+    def check(prepared: tuple[list[CallFuture[Any]], list[threading.Event]]) -> None:
+        futures, told = prepared
+        for future in futures:
+            future.add_done_callback(lambda _: None)
+        assert all(event.wait(LONG_S) for event in told)
+        assert futures[0].result(0) == [1, 1]
+        assert isinstance(futures[1].exception(0), KeyError)
+
+    assert at_each_instruction(group, prepare, read, check) > 50
+
+
+def test_an_interruption_doubles_no_item_of_a_stream(group: WorkerGroup) -> None:
+    def read(stream: Stream) -> None:
+        while not stream._call.done:
+            group.call("echo_only", 1)  # which puts the items into their place, too
+        stream._sort()
+
+    def check(stream: Stream) -> None:
+        assert list(stream) == list(range(4))
+
+    assert at_each_instruction(group, lambda: group[0].stream("count_to", 4), read, check) > 20
+
+
+class _Meanwhile(dict[int, Any]):
+    """Answers; while the last of them is read, another thread does something."""
+
+    def __init__(self, what: Callable[[], object]) -> None:
+        super().__init__()
+        self.what = what
+
+    def __getitem__(self, rank: int) -> Any:
+        if rank == 1:
+            thread = threading.Thread(target=self.what)
+            thread.start()
+            thread.join()
+        return super().__getitem__(rank)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "late"])
+@pytest.mark.parametrize("watched", [False, True])
+def test_a_future_that_is_given_up_while_its_result_is_set_is_given_up(
+    group: WorkerGroup, how: str, watched: bool
+) -> None:
+    future = group.submit("nap", 0.1, deadline=LONG_S)
+    call = future._call
+
+    def give_up() -> None:
+        if how == "cancelled":
+            future.cancel()
+        else:
+            call.done = False  # as it was a moment ago, when the deadline was looked at
+            future.expire()
+
+    call.results = _Meanwhile(give_up)
+    told = threading.Event()
+    if watched:
+        future.add_done_callback(lambda _: told.set())
+        assert told.wait(LONG_S)
+    with pytest.raises(concurrent.futures.CancelledError if how == "cancelled" else CallTimeoutError):
+        future.result(LONG_S)
+    check_callbacks_are_called(group)
+
+
+def check_callbacks_are_called(group: WorkerGroup) -> None:
+    told = threading.Event()
+    group.submit("echo_only", 1).add_done_callback(lambda _: told.set())
+    assert told.wait(LONG_S)
+
+
+def test_a_callback_that_ends_its_thread_ends_no_other_s(group: WorkerGroup, caplog: pytest.LogCaptureFixture) -> None:
+    group.submit("nap", 0.1).add_done_callback(lambda _: sys.exit(3))
+    check_callbacks_are_called(group)
+    eventually(lambda: "a callback tried to end the thread" in caplog.text)
+    assert caplog.records[-1].levelno == logging.CRITICAL
+
+
+def test_futures_whose_answers_cannot_be_read_fail(group: WorkerGroup, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: float) -> None:
+        raise OSError(24, "Too many open files")
+
+    told = threading.Event()
+    future = group.submit("nap", 0.1)
+    monkeypatch.setattr(group._calls, "serve", broken)
+    future.add_done_callback(lambda _: told.set())
+    assert told.wait(LONG_S)
+    monkeypatch.undo()
+    with pytest.raises(OSError, match="Too many open files"):
+        future.result(LONG_S)
+    check_callbacks_are_called(group)
