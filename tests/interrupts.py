@@ -1,19 +1,40 @@
-"""Ctrl-C at a chosen instruction."""
+"""A signal at a chosen instruction: Ctrl-C, or one with a handler of its own."""
 
 from __future__ import annotations
 
+import dis
 import sys
 from collections.abc import Callable, Collection
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 
-class Interrupt:
-    """Raises KeyboardInterrupt before the n-th instruction of some functions, as a signal could."""
+def _interrupt() -> None:
+    raise KeyboardInterrupt
 
-    def __init__(self, functions: Collection[Callable[..., Any]], n: int) -> None:
+
+def _can_be_interrupted(code: CodeType, before: int | None, at: int) -> bool:
+    """Does the interpreter look for signals between these two instructions? Until 3.10, between nearly all."""
+    if sys.version_info < (3, 11):
+        return True
+    if before is None:
+        return True
+    last, this = dis.opname[code.co_code[before]], dis.opname[code.co_code[at]]
+    return last in ("CALL", "CALL_FUNCTION_EX", "CALL_KW", "JUMP_BACKWARD") or this == "RESUME"
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt, or calls another handler, the n-th time that a signal could come in some functions."""
+
+    def __init__(
+        self, functions: Collection[Callable[..., Any]], n: int, handler: Callable[[], object] = _interrupt
+    ) -> None:
         self._codes = {getattr(function, "__code__", None) for function in functions}
         self._left = n
+        self._handler = handler
+        self._before: dict[int, int] = {}  # by frame, which is not kept
+        self.struck = ""
+        """Where, once it has."""
 
     def run(self, function: Callable[[], object]) -> bool:
         """False: it ended before that."""
@@ -30,10 +51,15 @@ class Interrupt:
         if frame.f_code not in self._codes:
             return None
         frame.f_trace_opcodes = True
-        if event == "opcode":
-            self._left -= 1
+        if event == "return":
+            self._before.pop(id(frame), None)
+        elif event == "opcode":
+            before, self._before[id(frame)] = self._before.get(id(frame)), frame.f_lasti
+            self._left -= _can_be_interrupted(frame.f_code, before, frame.f_lasti)
             if self._left < 0:
                 sys.settrace(None)
                 frame.f_trace = None
-                raise KeyboardInterrupt
+                self.struck = f"{frame.f_code.co_name}, line {frame.f_lineno}, instruction {frame.f_lasti}"
+                self._handler()
+                return None
         return self._trace

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <memory>
 #include <tuple>
+#include <type_traits>
 
 #include "counts.hpp"
 #include "end.hpp"
@@ -36,13 +37,16 @@ public:
     bool add(End& end, nb::handle given) {
         Receiver& receiver = end.reader("a selector");
         end.check_usable();
-        const auto access = access_to(usable());
-        end.check_usable();
-        return usable().add(access, given.ptr(), receiver, end.left_over.shared_count());
+        return change(usable(), [&s = usable(), key = given.ptr(), hold = receiver.hold(),
+                                 left_over = end.left_over.shared_count()](const Selection::Access& access) {
+            return s.add(access, key, hold, left_over);
+        });
     }
     // Also once it is closed, which lets go of all ends.
     void remove(nb::handle given) {
-        if (!selection_->in_forked_child()) selection_->remove(access_to(*selection_), given.ptr());
+        if (selection_->in_forked_child()) return;
+        change(*selection_,
+               [&s = *selection_, key = given.ptr()](const Selection::Access& access) { s.remove(access, key); });
     }
     // What can be read, once something can; nothing when the time is over. `briefly`: the first moments of a wait keep the
     // interpreter's lock.
@@ -83,7 +87,7 @@ public:
     }
     int descriptor() {
         Selection& s = usable();
-        return s.descriptor(access_to(s));
+        return change(s, [&s](const Selection::Access& access) { return s.descriptor(access); });
     }
     void close() {
         if (selection_->in_forked_child()) return;
@@ -100,14 +104,14 @@ private:
         if (closed_) raise("QueueClosedError", "selector: it has been closed");
         return *selection_;
     }
-    // Who holds the mutex may be a thread that has no CPU now: it is not waited for with the interpreter's lock.
-    static Selection::Access access_to(Selection& s) {
-        Selection::Access access = s.access(false);
-        if (!access.owns_lock()) {
-            const Unlocked unlocked;
-            access = s.access();
-        }
-        return access;
+    // With the mutex held, and maybe without the interpreter's lock: who holds the mutex may be a thread that has no CPU
+    // now, so it is not waited for with that lock. Nor is that lock waited for with the mutex: who selects takes the mutex
+    // while he has it.
+    template <class Change>
+    static std::invoke_result_t<const Change&, const Selection::Access&> change(Selection& s, const Change& changes) {
+        if (const auto access = s.access(false); access.owns_lock()) return changes(access);
+        const Unlocked unlocked;  // goes after the mutex
+        return changes(s.access());
     }
     static nb::list collected(Selection& s) {
         nb::list result;

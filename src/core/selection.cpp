@@ -125,14 +125,14 @@ void Selection::change_rosters() noexcept {
     if (waits_ || notifier_.joinable()) rouse();  // who sleeps does so on the old one
 }
 
-bool Selection::add(const Access&, void* key, Receiver& receiver,
+bool Selection::add(const Access&, void* key, const std::shared_ptr<SeatHold>& hold,
                     std::shared_ptr<const std::atomic<std::uint64_t>> left_over) {
-    if (!receiver.hold()->enter_selection()) return false;
-    const RingView<Native>& ring = receiver.segment().ring();
-    NativeSeat& seat = ring.seats[receiver.seat()];
+    if (!hold->enter_selection()) return false;
+    const RingView<Native>& ring = hold->segment().ring();
+    NativeSeat& seat = ring.seats[hold->seat()];
     Source source;
     source.key = key;
-    source.hold = receiver.hold();
+    source.hold = hold;
     source.word = &seat.parked;
     source.left_over = std::move(left_over);
     source.seated = seat_word(seat_incarnation(seat.state.load(std::memory_order_relaxed)), SeatState::active);
@@ -141,7 +141,7 @@ bool Selection::add(const Access&, void* key, Receiver& receiver,
     try {
         sources_.push_back(std::move(source));
     } catch (...) {
-        receiver.hold()->leave_selection();
+        hold->leave_selection();
         throw;
     }
     change_rosters();

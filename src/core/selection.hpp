@@ -39,7 +39,7 @@ public:
     Access access(bool waiting = true);
     // `left_over`: messages that are the end's to hand out and not in the ring any more. False: it is in a selection
     // already. The seat stays its own until `remove`, also if it is closed before.
-    bool add(const Access& access, void* key, Receiver& receiver,
+    bool add(const Access& access, void* key, const std::shared_ptr<SeatHold>& hold,
              std::shared_ptr<const std::atomic<std::uint64_t>> left_over);
     void remove(const Access& access, void* key);
 

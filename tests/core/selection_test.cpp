@@ -56,7 +56,7 @@ void run(std::uint32_t count, bool notifies) {
     for (std::uint32_t i = 0; i < count; ++i) queues.push_back(std::make_unique<Queue>(i));
     Selection selection(Strategy::adaptive_default());
     const auto add = [&](Queue& queue) {
-        return selection.add(selection.access(), &queue, *queue.receiver, queue.left_over);
+        return selection.add(selection.access(), &queue, queue.receiver->hold(), queue.left_over);
     };
     for (const auto& queue : queues) CHECK(add(*queue));
     CHECK(!add(*queues[0]));
@@ -107,7 +107,7 @@ void run(std::uint32_t count, bool notifies) {
 void shut_down_while_waited_for() {
     Queue queue(0);
     Selection selection(Strategy::park());
-    CHECK(selection.add(selection.access(), &queue, *queue.receiver, queue.left_over));
+    CHECK(selection.add(selection.access(), &queue, queue.receiver->hold(), queue.left_over));
     std::thread ends([&] {
         while (selection.counts().parks == 0) std::this_thread::yield();
         queue.receiver->shut_down();

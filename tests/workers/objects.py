@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import os
 import re
 import signal
@@ -32,6 +33,16 @@ class Holding(Exception):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.lock = threading.Lock()
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    """Refuses notes and a cause."""
+
+    code: int
+
+    def __reduce__(self) -> Any:
+        return Frozen, (self.code,)
 
 
 class OnlyThere:
@@ -75,6 +86,9 @@ class Model:
 
     def fail_with(self, value: Any) -> None:
         raise KeyError(value)
+
+    def fail_frozen(self, code: int) -> None:
+        raise Frozen(code)
 
     def late_array(self, seconds: float, count: int) -> Any:
         time.sleep(seconds)

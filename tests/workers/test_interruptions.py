@@ -6,26 +6,33 @@ import concurrent.futures
 import logging
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import pytest
 
 from ringcast import WorkerGroup
-from ringcast.errors import CallTimeoutError
+from ringcast.errors import BusyError, CallTimeoutError
 from ringcast.workers._call import Call, move_first
 from ringcast.workers._calls import Calls
 from ringcast.workers._future import CallFuture
+from ringcast.workers._rings import Rings
 from ringcast.workers._stream import Stream
 from tests.interrupts import Interrupt
-from tests.support import eventually
-from tests.workers.objects import LONG_S
+from tests.support import Background, eventually
+from tests.workers.objects import LONG_S, Frozen
 
 PUTTING_AN_ANSWER_IN_ITS_PLACE: list[Callable[..., Any]] = [
-    Calls._dispatch, Calls._put, Calls._put_item, Calls._known, Calls._fail, Calls._finish, Call.fail, move_first,
+    Calls._dispatch, Calls._put, Calls._put_item, Calls._known, Calls._finish, Call.fail, move_first,
     CallFuture.complete_unless_watched, CallFuture._outcome, CallFuture._set, Stream._sort,
 ]  # fmt: skip
+
+
+def look_in(thread: threading.Thread, look: Callable[[], bool]) -> bool:
+    return threading.current_thread() is thread and look()
 
 
 def at_each_instruction(
@@ -34,7 +41,12 @@ def at_each_instruction(
     """How often `read` was interrupted; after each time, and once without, what is there has to be right."""
     n = 0
     while True:
-        with group._calls._lead:  # so that the group's own thread, which nobody interrupts, reads no answer
+        with pytest.MonkeyPatch.context() as patch:
+            # So that the group's own thread, which nobody interrupts, reads no answer.
+            patch.setattr(group._calls, "look", partial(look_in, threading.current_thread(), group._calls.look))
+            patch.setattr(group._calls, "serve", time.sleep)
+            with group._calls._lead:
+                pass  # it has left
             prepared = prepare()
             interrupted = Interrupt(PUTTING_AN_ANSWER_IN_ITS_PLACE, n).run(partial(read, prepared))
         check(prepared)
@@ -63,7 +75,7 @@ def test_an_interruption_loses_no_result_and_no_failure(group: WorkerGroup) -> N
         for future in futures:
             future.exception(LONG_S)
 
-    assert at_each_instruction(group, prepare, read, check) > 50
+    assert at_each_instruction(group, prepare, read, check) > 15
 
 
 def test_an_interruption_keeps_no_callback_from_being_called(group: WorkerGroup) -> None:
@@ -86,7 +98,7 @@ def test_an_interruption_keeps_no_callback_from_being_called(group: WorkerGroup)
         assert futures[0].result(0) == [1, 1]
         assert isinstance(futures[1].exception(0), KeyError)
 
-    assert at_each_instruction(group, prepare, read, check) > 50
+    assert at_each_instruction(group, prepare, read, check) > 15
 
 
 def test_an_interruption_doubles_no_item_of_a_stream(group: WorkerGroup) -> None:
@@ -98,7 +110,75 @@ def test_an_interruption_doubles_no_item_of_a_stream(group: WorkerGroup) -> None
     def check(stream: Stream) -> None:
         assert list(stream) == list(range(4))
 
-    assert at_each_instruction(group, lambda: group[0].stream("count_to", 4), read, check) > 20
+    assert at_each_instruction(group, lambda: group[0].stream("count_to", 4), read, check) > 5
+
+
+A_CALL: list[Callable[..., Any]] = [
+    Calls.send, Calls.tell, Calls.give_up, Calls.result_of, Calls.wait, Calls.look, Calls._read, Calls._hand_on,
+    Calls._lead_in, Calls._follows_no_more, Rings.take, Rings._take_from, *PUTTING_AN_ANSWER_IN_ITS_PLACE,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["echo_only", "fail_with"])
+def test_an_interruption_at_any_point_of_a_call_leaves_the_group_to_all(group: WorkerGroup, name: str) -> None:
+    n = 0
+    while True:
+        interrupt = Interrupt(A_CALL, n)
+        with suppress(KeyError):
+            interrupt.run(partial(group.call, name, n))
+        assert not group._calls._leads(), interrupt.struck
+        assert not group._calls._sending._is_owned(), interrupt.struck
+        assert group[0].call("echo_only", n) == n
+        assert Background(group.call, "echo_only", n).result(LONG_S) == [n, n]
+        if not interrupt.struck:
+            break
+        n += 1
+    assert n > 25
+
+
+@pytest.mark.parametrize("within", ["call", "fail_with", "late"])
+def test_a_handler_that_uses_the_group_in_the_midst_of_a_call_does_so_or_is_refused(
+    group: WorkerGroup, within: str
+) -> None:
+    """Whatever a signal's handler or a finalizer does there, each answer is its own call's."""
+    n = 0
+    counts = {"refused": 0, "answered": 0, "promised": 0}
+    while True:
+        outer, inner = ("outer", n), ("inner", n)
+        futures: list[CallFuture[Any]] = []
+
+        def handler(inner: Any = inner, futures: list[CallFuture[Any]] = futures) -> None:
+            try:
+                assert group.call("echo_only", inner) == [inner, inner]
+                counts["answered"] += 1
+            except BusyError:
+                counts["refused"] += 1
+            with suppress(BusyError):
+                futures.append(group.submit("echo_only", inner))
+            with suppress(BusyError):
+                group.cast("echo_only", inner)
+
+        def call(outer: Any = outer) -> None:
+            if within == "call":
+                assert group.call("echo_only", outer) == [outer, outer]
+            elif within == "late":
+                with suppress(CallTimeoutError):
+                    group.call("nap", 0.001, outer, deadline=0.0005)
+            else:
+                with pytest.raises(KeyError):
+                    group[0].call("fail_with", outer)
+
+        signal = Interrupt(A_CALL, n, handler)
+        signal.run(call)
+        for future in futures:
+            assert future.result(LONG_S) == [inner, inner]
+            counts["promised"] += 1
+        assert group.call("echo_only", n) == [n, n]
+        if not signal.struck:
+            break
+        n += 1
+    assert n > 25
+    assert all(counts.values()), counts
 
 
 class _Meanwhile(dict[int, Any]):
@@ -152,6 +232,45 @@ def test_a_callback_that_ends_its_thread_ends_no_other_s(group: WorkerGroup, cap
     check_callbacks_are_called(group)
     eventually(lambda: "a callback tried to end the thread" in caplog.text)
     assert caplog.records[-1].levelno == logging.CRITICAL
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_an_exception_that_nothing_can_be_added_to_is_raised_as_it_is(group: WorkerGroup, watched: bool) -> None:
+    future = group[0].submit("fail_frozen", 3)
+    if watched:
+        told = threading.Event()
+        future.add_done_callback(lambda _: told.set())
+        assert told.wait(LONG_S)
+    error = future.exception(LONG_S)
+    assert isinstance(error, Frozen)
+    assert error.code == 3
+    assert "fail_frozen" in str(error.__cause__)
+    assert "4" in repr(group.submit("fail_frozen", 4).exception(LONG_S))
+    check_callbacks_are_called(group)
+
+
+def test_an_interruption_while_one_waits_for_another_keeps_no_callback_waiting(group: WorkerGroup) -> None:
+    n = 0
+    while True:
+        with group_led_by_another(group) as follower:
+            interrupt = Interrupt([Calls.wait, Calls._read], n)
+            interrupt.run(follower)
+        check_callbacks_are_called(group)
+        if not interrupt.struck:
+            break
+        n += 1
+    assert n > 10
+
+
+@contextmanager
+def group_led_by_another(group: WorkerGroup) -> Iterator[Callable[[], object]]:
+    """Gives a call that waits while another thread reads the answers."""
+    future = group[0].submit("nap", 0.02)
+    leader = Background(group[0].call, "nap", 0.02)
+    eventually(lambda: not group._calls._lead.acquire(False) or group._calls._lead.release())
+    yield lambda: future.result(LONG_S)
+    leader.result(LONG_S)
+    future.result(LONG_S)
 
 
 def test_futures_whose_answers_cannot_be_read_fail(group: WorkerGroup, monkeypatch: pytest.MonkeyPatch) -> None:

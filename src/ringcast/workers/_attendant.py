@@ -10,6 +10,7 @@ import logging
 import queue
 import threading
 import time
+from contextlib import suppress
 
 from ringcast.workers._call import Call
 from ringcast.workers._calls import Calls
@@ -21,6 +22,8 @@ _LAST_S = 0.05
 """Between two looks, while nothing has happened."""
 _ROUND_S = 0.005
 """How often it looks through all that is under way, while it leads."""
+_PATIENCE_S = 0.5
+"""How long the same futures are tried on, when answers cannot be read: for want of memory, say."""
 
 
 class Attendant:
@@ -70,28 +73,45 @@ class Attendant:
         while not self._over:
             self._await(None)
             self._awake = True  # from here on who needs it does not wake it
-            pause = _FIRST_S
-            quiet = False
+            failing_since: float | None = None
             while not self._over:
-                before = len(self._calls.under_way)
                 try:
-                    soonest = self._round()
-                except Exception as error:
-                    self._calls.fail_futures(error)
-                    soonest = -1.0
-                if soonest is None:
-                    if quiet:
+                    self._serve()
+                    break
+                except BaseException as error:  # of a ring that cannot be read, or of an object that is rebuilt
+                    failing_since = failing_since or time.monotonic()
+                    if time.monotonic() - failing_since > _PATIENCE_S:
+                        self._give_up(error)
                         break
-                    self._awake = False
-                    quiet = True  # once more, for who came before that
-                    continue
-                quiet, self._awake = False, True
-                if soonest < 0:
-                    pause = _FIRST_S
-                    continue
-                self._await(max(0.0, min(pause, soonest - time.monotonic())))
-                self._calls.look()
-                pause = min(2 * pause, _LAST_S) if len(self._calls.under_way) == before else _FIRST_S
+                    self._await(_LAST_S)
+
+    def _serve(self) -> None:
+        """Until there is nothing to do."""
+        pause = _FIRST_S
+        quiet = False
+        while not self._over:
+            before = len(self._calls.under_way)
+            soonest = self._round()
+            if soonest is None:
+                if quiet:
+                    return
+                self._awake = False
+                quiet = True  # once more, for who came before that
+                continue
+            quiet, self._awake = False, True
+            if soonest < 0:
+                pause = _FIRST_S
+                continue
+            self._await(max(0.0, min(pause, soonest - time.monotonic())))
+            self._calls.look()
+            pause = min(2 * pause, _LAST_S) if len(self._calls.under_way) == before else _FIRST_S
+
+    def _give_up(self, error: BaseException) -> None:
+        _logger.error("%s: the answers of its workers cannot be read", self._calls.label, exc_info=error)
+        with suppress(BaseException):
+            self._calls.fail_futures(error)
+            self._complete()
+        self._awake = False
 
     def _await(self, seconds: float | None) -> None:
         try:
@@ -121,7 +141,8 @@ class Attendant:
             if seconds > 0:
                 self._calls.serve(seconds)
             self._complete()
-            if seconds <= 0 or self._over or self._calls.deaths or time.monotonic() > until:
+            over = self._over or not self._calls.under_way
+            if over or seconds <= 0 or self._calls.deaths or time.monotonic() > until:
                 return
 
     def _expire(self, outstanding: list[Call]) -> float:

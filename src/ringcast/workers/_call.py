@@ -14,12 +14,12 @@ from ringcast.workers._failures import Failure, note, one_of, unpacked
 if TYPE_CHECKING:
     from ringcast.workers._future import CallFuture
 
-_popleft = methodcaller("popleft")
+popleft = methodcaller("popleft")
 
 
 def move_first(source: deque[Any], target: deque[Any]) -> None:
     """In one native step, so that an interruption finds it in one of the two."""
-    target.extend(map(_popleft, (source,)))
+    target.extend(map(popleft, (source,)))
 
 
 class Call:

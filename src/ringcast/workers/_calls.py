@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from ringcast.errors import (
@@ -39,7 +40,7 @@ from ringcast.workers._stats import Answered
 _SLICE_S = 0.25
 _ROOM_S = 0.002
 """So long at a time room for a call is waited for, before answers are looked at again."""
-_NONE = -2
+_NONE = -1 << 62
 """The number of no call."""
 
 
@@ -91,9 +92,9 @@ class Calls:
         self._ring = ring
         self._pid, self._lives = os.getpid(), _fork.lives
         self.every: tuple[int, ...] = tuple(ranks)
-        self._sending = threading.RLock()
-        self._next = 0
-        self._lead: Any = threading.RLock()  # whose declaration knows not all that it has
+        self._sending: Any = threading.RLock()  # whose declaration knows not all that it has
+        self._saying = threading.RLock()
+        self._lead: Any = threading.RLock()
         self._followers: list[Call] = []
         self._unsaid: deque[tuple[int, tuple[int, ...]]] = deque()
 
@@ -101,22 +102,22 @@ class Calls:
 
     def send(self, kind: int, call: Call, arguments: Any, options: dict[str, Any], answered: bool = True) -> None:
         """Sends the call, and has its answers put into it. Raises what `enqueue` raises; then nothing was sent."""
+        if self._sending._is_owned() or (self._leads() and answered and call.future is None and call.items is None):
+            raise self._within()
         ranks = None if call.ranks == self.every else call.ranks
         patience = 0.0
         while True:
             with self._sending:
                 if self.dead or self.closed is not None:
                     self._check(call.ranks)
-                number = call.number = self._next
+                number = call.number = self._head()
                 try:
                     if answered:
                         self.under_way[number] = call
                     self._ring.enqueue((kind, number, ranks, call.name, arguments, options), patience)
-                    self._next = number + 1
                     break
                 except BaseException as error:
-                    self._next = self._head()
-                    if self._next == number:
+                    if self._head() == number:
                         self.under_way.pop(number, None)
                     if not isinstance(error, QueueTimeoutError):
                         raise
@@ -124,20 +125,20 @@ class Calls:
             left = call.left()
             if left is not None and left <= 0:
                 raise self._late(call, sent=False)
+            if self._leads():  # and takes no answers, before which there may be no room
+                raise self._within()
             self.look()
         if self._unsaid:
             self.say_what_is_unsaid()
 
     def tell(self, kind: int, number: int, ranks: tuple[int, ...], about: Any = ()) -> bool:
         """A word about a call, if there is room."""
+        if self._sending._is_owned():  # a signal came while a call is sent
+            return False
         with self._sending:
             if self.closed is not None:
                 return True
-            try:
-                sent = self._ring.try_enqueue((kind, self._next, ranks, number, about, {}))
-            finally:
-                self._next = self._head()
-        return sent
+            return self._ring.try_enqueue((kind, self._head(), ranks, number, about, {}))
 
     def tell_surely(self, kind: int, call: Call, about: Any) -> None:
         """A word about a call that is under way, as soon as there is room."""
@@ -164,7 +165,7 @@ class Calls:
 
     def say_what_is_unsaid(self) -> None:
         """Cancellations for which there was no room."""
-        with suppress(IndexError):
+        with suppress(IndexError), self._saying:
             while self._unsaid:
                 number, ranks = self._unsaid[0]
                 if number in self.under_way and not self.tell(CANCEL, number, ranks):
@@ -187,30 +188,30 @@ class Calls:
 
     def wait(self, call: Call, until: float | None) -> bool:
         """Until a call is done, or has an item, whoever reads it; False when the time is over."""
-        lead, nested = self._lead, self._lead._is_owned()
+        lead = self._lead
+        if self._leads() and not (call.done or call.items):
+            raise self._within()
         follows = False
         try:
             while not (call.done or call.items):
-                held = False
                 try:
-                    held = lead.acquire(False)
-                    if held:
+                    if lead.acquire(False):
                         if follows:
-                            self._followers.remove(call)
+                            self._follows_no_more(call)
                             follows = False
                         if not self._read(call, until):
                             return bool(call.done or call.items)
                         break
                 finally:
-                    if held or (not nested and lead._is_owned()):  # an interruption came between the two
+                    if lead._is_owned():
                         lead.release()
                         if self._followers:
                             self._hand_on()
                 if not follows:  # from here on who leads knows of it; it may have left before
                     if call.wake is None:
                         call.wake = threading.Event()
-                    self._followers.append(call)
                     follows = True
+                    self._followers.append(call)
                     continue
                 seconds = _SLICE_S if until is None else min(_SLICE_S, until - time.monotonic())
                 if seconds <= 0:
@@ -219,41 +220,54 @@ class Calls:
                 call.wake.wait(seconds)
                 call.wake.clear()
         finally:
+            if lead._is_owned():  # an interruption came before it was released
+                lead.release()
             if follows:
-                self._followers.remove(call)
+                self._follows_no_more(call)
         return True
+
+    def _leads(self) -> bool:
+        """Does this very thread? Then this is a signal's handler, a finalizer, or an answer that is being rebuilt."""
+        return bool(self._lead._is_owned())
+
+    def _within(self) -> BusyError:
+        return BusyError(
+            f"{self.label}: this thread is in the midst of another call of the group (this one comes from a signal's "
+            "handler, from a finalizer, or from an object that is rebuilt), and can wait for no answer there; nothing "
+            "was sent: submit or cast, or call from another thread"
+        )
 
     def look(self) -> bool:
         """Takes what is there, if nobody leads. Was there nobody?"""
-        held: list[bool] = []
-        try:
-            held.extend(map(self._lead.acquire, (False,)))
-            if held[0]:
-                self.rings.take_what_is_there()
-                self._dispatch()
-        finally:
-            if held and held[0]:
-                self._lead.release()
-                self._hand_on()
-        return held[0]
+        return self._lead_in(self.rings.take_what_is_there)
 
     def serve(self, seconds: float) -> None:
         """Leads for somebody else, until there is news, or somebody wants to lead for himself."""
         if self._followers:
+            seconds = min(seconds, _ROOM_S)
+            time.sleep(seconds)  # and then a moment, for an interruption may have left one that waits no more
+        if not self._lead_in(partial(self.rings.take, min(seconds, _SLICE_S))):
             time.sleep(min(seconds, _ROOM_S))
-            return
-        held: list[bool] = []
+
+    def _lead_in(self, take: Callable[[], None]) -> bool:
+        """If nobody leads."""
+        lead = self._lead
+        if lead._is_owned():
+            return False
         try:
-            held.extend(map(self._lead.acquire, (False,)))
-            if held[0]:
-                self.rings.take(min(seconds, _SLICE_S))
+            try:
+                if not lead.acquire(False):
+                    return False
+                take()
                 self._dispatch()
-            else:
-                time.sleep(min(seconds, _ROOM_S))
+                return True
+            finally:
+                if lead._is_owned():
+                    lead.release()
+                    self._hand_on()
         finally:
-            if held and held[0]:
-                self._lead.release()
-                self._hand_on()
+            if lead._is_owned():  # an interruption came before it was released
+                lead.release()
 
     def _read(self, call: Call, until: float | None) -> bool:
         """Leads until then; False when the time is over."""
@@ -273,9 +287,15 @@ class Calls:
 
     def _hand_on(self) -> None:
         for follower in list(self._followers):
-            if not follower.done and follower.wake is not None:
+            if follower.done:
+                self._follows_no_more(follower)
+            elif follower.wake is not None:
                 follower.wake.set()
                 return
+
+    def _follows_no_more(self, call: Call) -> None:
+        with suppress(ValueError):  # an interruption came before it did, or after
+            self._followers.remove(call)
 
     # Answers. Only who leads is here.
 
@@ -311,8 +331,7 @@ class Calls:
                 self._dispatch()
                 return
             for call in list(self.under_way.values()):
-                if rank in call.waiting:
-                    self._fail(call, rank, error)
+                self._put(call, rank, RAISED, error)
             self.deaths.popleft()
 
     def _known(self) -> int:
@@ -325,14 +344,16 @@ class Calls:
         return number
 
     def _put(self, call: Call | None, rank: int, kind: int, value: Any) -> None:
-        if call is None or (rank not in call.waiting and call.waiting):
+        """Any number of times, if an interruption comes before its end."""
+        if call is None:
             return
-        if kind == RAISED:
-            self._fail(call, rank, value)
-            return
-        call.waiting.discard(rank)
-        if not call.waiting:
+        if rank in call.waiting:
+            if kind == RAISED:
+                call.fail(rank, value)
+            call.waiting.discard(rank)
+        if call.errors or not call.waiting:
             self._finish(call)
+        if not call.waiting:
             self.under_way.pop(call.number, None)
 
     def _put_item(self, call: Call | None, rank: int) -> None:
@@ -353,13 +374,6 @@ class Calls:
         """In words, of one that has ended."""
         first = self.first_of(rank)
         return "and it had no call" if first is None else f"in {first.told}"
-
-    def _fail(self, call: Call, rank: int, error: Any) -> None:
-        call.fail(rank, error)
-        call.waiting.discard(rank)
-        self._finish(call)
-        if not call.waiting:
-            self.under_way.pop(call.number, None)
 
     def _finish(self, call: Call) -> None:
         """It has all its answers, or has failed. Any number of times."""
@@ -456,5 +470,6 @@ class Calls:
                 raise error
 
     def _head(self) -> int:
+        """The number of the next call: the place of its message in the ring."""
         memory = self._ring._segment
-        return self._next if memory is None else memory.head
+        return _NONE if memory is None else memory.head

@@ -60,12 +60,12 @@ def unpacked(failure: Failure, rank: int, doing: str) -> BaseException:
     if failure.pickled is not None:
         try:
             error = pickle.loads(failure.pickled)
-        except Exception:
+        except (Exception, SystemExit):
             error = None
     if not isinstance(error, Exception):
         error = _text_of(failure, rank, f"{failure.kind}: {failure.text}")
     note(error, f"raised by rank {rank} (host {failure.host}, pid {failure.pid}) {doing}")
-    error.__cause__ = _text_of(failure, rank, f"on rank {rank}:\n{failure.traceback}")
+    _set(error, "__cause__", _text_of(failure, rank, f"on rank {rank}:\n{failure.traceback}"))
     return error
 
 
@@ -78,11 +78,18 @@ def _text_of(failure: Failure, rank: int, text: str) -> RemoteError:
 def note(error: BaseException, text: str) -> None:
     """Adds what is known beside the exception: a note or, before Python 3.11, a line of its text."""
     if sys.version_info >= (3, 11):
-        error.add_note(text)
+        notes = getattr(error, "__notes__", None)
+        _set(error, "__notes__", [*(notes if isinstance(notes, list) else ()), text])
     elif error.args and isinstance(error.args[0], str):
-        error.args = (f"{error.args[0]}\n{text}", *error.args[1:])
+        _set(error, "args", (f"{error.args[0]}\n{text}", *error.args[1:]))
     else:
-        error.args = (*error.args, text)
+        _set(error, "args", (*error.args, text))
+
+
+def _set(error: BaseException, name: str, value: object) -> None:
+    """Also of one that refuses it, as frozen data classes do; not of one without room for it."""
+    with suppress(AttributeError, TypeError):
+        BaseException.__setattr__(error, name, value)
 
 
 def one_of(errors: Sequence[BaseException], what: str) -> BaseException:
@@ -104,9 +111,12 @@ def one_of(errors: Sequence[BaseException], what: str) -> BaseException:
             for other in errors[1:]:
                 note(errors[0], f"and {type(other).__name__}: {other}")
             return errors[0]
+    text = f"{len(errors)} ranks failed in {what}"
     kinds = {type(error) for error in errors}
+    error: BaseException
     if len(kinds) == 1:  # who expects that of one rank gets it of several, too
-        with suppress(TypeError):  # not every built-in can be combined with another
-            group = type(group.__name__, (group, kinds.pop()), {})
-    error: BaseException = group(f"{len(errors)} ranks failed in {what}", list(errors))
+        with suppress(Exception):  # not every class can be combined with another, or made so
+            error = type(group.__name__, (group, kinds.pop()), {})(text, list(errors))
+            return error
+    error = group(text, list(errors))
     return error

@@ -97,7 +97,10 @@ class CallFuture(concurrent.futures.Future[T]):
         results = call.results
         if self._is_over():
             return None
-        return (None, call.error()) if call.errors else (call.result(results), None)
+        try:
+            return (None, call.error()) if call.errors else (call.result(results), None)
+        except Exception as broken:  # of code that the workers' exceptions brought along
+            return None, broken
 
     def _set(self, outcome: tuple[Any, BaseException | None] | None) -> None:
         if outcome is None:

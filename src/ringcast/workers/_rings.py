@@ -50,11 +50,13 @@ class Rings:
         `each`, if nobody else waits for any: that is cheaper than to wait for all.
         """
         rings, inbox = self._rings, self.inbox
+        if inbox:  # left there by an interruption
+            return
         alone = len(rings) == 1
         moment = (seconds if alone or seconds < _MOMENT_S else _MOMENT_S,)
         rank = -1
         try:
-            for rank in rings if alone else wanted:
+            for rank in tuple(rings) if alone else wanted:
                 ring = rings[rank]
                 inbox.extend(map(ring.dequeue, moment))
                 if not each:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ringcast.errors import GroupMismatchError
-from ringcast.workers._call import Call, move_first
+from ringcast.workers._call import Call, move_first, popleft
 from ringcast.workers._records import CREDIT
 
 if TYPE_CHECKING:
@@ -97,7 +97,8 @@ class Stream:
 
     def _next(self) -> Any:
         call = self._call
-        step = [self._there[rank].popleft()[3] for rank in call.ranks]
+        records = list(map(popleft, self._there.values()))  # one native step: an interruption must not part the ranks
+        step = [value for _, _, _, value, _ in records]
         self._taken += 1
         if self._taken >= _AT_ONCE and not call.done:
             self._calls.tell_surely(CREDIT, call, self._taken)
