@@ -157,7 +157,7 @@ def test_a_server_registers_its_memory_when_it_starts_and_when_it_takes_over(
         child = start(*what)
         assert child.receive() is True
         evict(client)
-        assert retrieved(client, keys, wait=30) == 4
+        assert retrieved(client, keys, wait=60) == 4
         assert figures() == (0, 4, 0)
     child.link.send("end")
     assert child.receive() == (True, [])

@@ -171,9 +171,9 @@ def test_a_long_batch_runs_signal_handlers_and_its_sender_can_be_interrupted(kin
         if kind == "a generator":
             items = iter(items)
         before = signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
         try:
             with pytest.raises(Alarm):
+                signal.setitimer(signal.ITIMER_REAL, 0.05)
                 writer.enqueue_many(items)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
