@@ -46,14 +46,14 @@ def script(body: str, **queue: object) -> None:
 @pytest.mark.parametrize("end", ["writer", "reader"])
 def test_no_file_of_the_user_is_changed_asked_or_closed_in_place_of_the_lock_descriptor(end: str) -> None:
     use = {
-        "writer": "refused(lambda: queue.enqueue(bytes(8 << 20), timeout=1))",
-        "reader": "refused(lambda: reader.dequeue(timeout=1))",
+        "writer": "refused(lambda: queue.enqueue(bytes(8 << 20), timeout=60))",
+        "reader": "refused(lambda: reader.dequeue(timeout=60))",
     }
     script(f"{use[end]}\nrefused(queue.stats)\nreader.close()\nqueue.close(0)\nuntouched()")
 
 
 def test_a_full_queue_of_which_no_lock_can_be_asked_is_an_error_and_not_a_dead_reader() -> None:
-    script("queue.enqueue(1)\nqueue.enqueue(2)\nrefused(lambda: queue.enqueue(3, timeout=1))\nuntouched()")
+    script("queue.enqueue(1)\nqueue.enqueue(2)\nrefused(lambda: queue.enqueue(3, timeout=60))\nuntouched()")
 
 
 def test_a_forked_child_keeps_files_that_have_the_numbers_of_lost_descriptors() -> None:
@@ -87,5 +87,5 @@ refused(queue.stats)
 reader.close()
 queue.close(0)
 again.enqueue(bytes(1 << 20))
-assert len(attached.dequeue(5)) == 1 << 20
+assert len(attached.dequeue(60)) == 1 << 20
 assert again.stats()["readers"][0]["alive"]""")

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import ROOT, eventually
+from tests.support import DEADLINE_S, ROOT, eventually
 
 LENT = 64 << 20
 
@@ -32,10 +32,16 @@ def package() -> Any:
     return store
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+def kept_port() -> socket.socket:
+    """Has a port that nobody else gets while this lives, but for who asks for that very one, as a master does."""
+    kept = socket.socket()
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    kept.bind(("127.0.0.1", 0))
+    return kept
+
+
+def port_of(kept: socket.socket) -> int:
+    return int(kept.getsockname()[1])
 
 
 class Mooncake:
@@ -44,7 +50,8 @@ class Mooncake:
     def __init__(self, log: Path) -> None:
         package()
         self.log = log.open("ab")
-        self.port, self.metrics_port = free_port(), free_port()
+        self._ports = kept_port(), kept_port()
+        self.port, self.metrics_port = map(port_of, self._ports)
         self.address = f"127.0.0.1:{self.port}"
         self.start_master()
         self.lender = subprocess.Popen(
@@ -66,7 +73,9 @@ class Mooncake:
             "rpc_port": self.port,
             "metrics_host": "127.0.0.1",
             "metrics_port": self.metrics_port,
-            "client_ttl": 5,
+            "client_ttl": int(
+                DEADLINE_S
+            ),  # or who is stopped, or gets no CPU, is taken for dead, and its memory with it
         }
         program = Path(next(iter(spec.submodule_search_locations)), "mooncake_master")
         self.master = subprocess.Popen(
@@ -96,6 +105,8 @@ class Mooncake:
         for pipe in (self.lender.stdin, self.lender.stdout, self.log):
             if pipe is not None:
                 pipe.close()
+        for port in self._ports:
+            port.close()
 
 
 def lend(master: str, nbytes: str) -> None:

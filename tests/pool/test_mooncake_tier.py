@@ -13,7 +13,7 @@ import pytest
 from ringcast import _core
 from ringcast.errors import ArgumentError, ArgumentTypeError, MissingPackageError, PoolClosedError, TierError
 from ringcast.pool import MooncakeTier, PoolClient, PoolServer
-from tests.pool.mooncake import LENT, Mooncake, free_port
+from tests.pool.mooncake import LENT, Mooncake, kept_port, port_of
 from tests.pool.pools import CHUNK as POOL_CHUNK
 from tests.pool.pools import COMMITTED, Starter, retrieved, some_keys
 from tests.pool.pools import store as pool_store
@@ -74,8 +74,8 @@ def test_a_master_that_has_stopped_makes_misses(own_mooncake: Mooncake) -> None:
 
 def test_nobody_who_listens_is_said_to_be_nobody() -> None:
     pytest.importorskip("mooncake.store")
-    with pytest.raises(TierError, match="no master listens there"):
-        MooncakeTier(f"127.0.0.1:{free_port()}")
+    with kept_port() as port, pytest.raises(TierError, match="no master listens there"):
+        MooncakeTier(f"127.0.0.1:{port_of(port)}")
 
 
 def test_registered_memory_is_not_copied(mooncake: Mooncake) -> None:
@@ -157,7 +157,7 @@ def test_a_server_registers_its_memory_when_it_starts_and_when_it_takes_over(
         child = start(*what)
         assert child.receive() is True
         evict(client)
-        assert retrieved(client, keys, wait=30) == 4
+        assert retrieved(client, keys, wait=60) == 4
         assert figures() == (0, 4, 0)
     child.link.send("end")
     assert child.receive() == (True, [])

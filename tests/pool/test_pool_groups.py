@@ -20,6 +20,7 @@ from tests.pool.pools import (
     ORPHAN,
     PENDING,
     RESERVED,
+    answered,
     content,
     pool,
     some_keys,
@@ -27,7 +28,7 @@ from tests.pool.pools import (
 )
 from tests.pool.tiered import evict, is_tiered, tier_figure, tiered
 from tests.pool.tiers import BLOCK
-from tests.support import eventually, unique_name
+from tests.support import DEADLINE_S, eventually, unique_name
 
 
 def test_a_chunk_is_there_when_its_last_part_is_and_each_rank_reads_its_own() -> None:
@@ -109,23 +110,25 @@ def test_a_commit_that_waits_for_others_names_the_parts() -> None:
     with (
         PoolServer(unique_name("p"), "1MiB") as server,
         PoolClient.connect(server.name, "scheduler", layout=WHOLE, timeout=0.2) as client,
+        PoolClient.connect(server.name, "rank", layout=WHOLE, timeout=DEADLINE_S) as worker,
     ):
-        lease = client.prepare_store(group_keys(2))
-        store_part(client, lease.export(), 1)
+        lease = answered(lambda: client.prepare_store(group_keys(2)))
+        store_part(worker, lease.export(), 1)
         with pytest.raises(errors.PoolTimeoutError, match=r"worker 'scheduler'.*2 chunks.*waited 0\.2.*parts 0, 2"):
             client.commit_store(lease)
-        store_part(client, lease.export(), 0)
-        store_part(client, lease.export(), 2)
-        assert client.commit_store(lease) == [COMMITTED] * 2
+        store_part(worker, lease.export(), 0)
+        store_part(worker, lease.export(), 2)
+        assert answered(lambda: client.commit_store(lease)) == [COMMITTED] * 2
 
 
 def test_a_block_that_ends_before_the_others_are_done_aborts_for_all() -> None:
     with (
         PoolServer(unique_name("p"), "1MiB") as server,
         PoolClient.connect(server.name, "scheduler", layout=WHOLE, timeout=0.2) as client,
-        PoolClient.connect(server.name, "rank 0", layout=WHOLE) as worker,
+        PoolClient.connect(server.name, "rank 0", layout=WHOLE, timeout=DEADLINE_S) as worker,
     ):
-        with pytest.raises(errors.PoolTimeoutError), client.store(group_keys(1)) as lease:
+        lease = answered(lambda: client.store(group_keys(1)))
+        with pytest.raises(errors.PoolTimeoutError), lease:
             joined = join_store(worker, lease.export(), 0)
         with pytest.raises(errors.LeaseExpiredError, match=r"worker 'scheduler'.*aborted"):
             worker.commit_store(joined)

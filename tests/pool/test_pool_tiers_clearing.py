@@ -88,7 +88,7 @@ def test_a_tier_that_is_asked_is_emptied_whatever_is_cleared(tmp_path: Path) -> 
         assert tier_figure(server, "chunks", 1)() == 0
         assert is_gone(client, others)
         assert client.prefetch(others).result() == 0
-        assert retrieved(client, keys, wait=10) == 4
+        assert retrieved(client, keys, wait=60) == 4
         eventually(lambda: len(kept) == 5, "a copy again of what is used again")
 
 

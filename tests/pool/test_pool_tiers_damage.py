@@ -23,7 +23,7 @@ def test_a_bit_that_changed_in_the_file_is_a_miss_and_an_event(tmp_path: Path) -
         flip(tmp_path / "tier", header_of_key(tmp_path, keys[1]) + BLOCK + 17)
         events = watch(server.name)
         next(events)
-        assert retrieved(client, keys, wait=10) == 1
+        assert retrieved(client, keys, wait=60) == 1
         assert client.lookup(keys) == (1, 1), "what continued it went along"
         told = [event for batch in (next(events),) for event in batch if event.reason == "damaged"]
         assert [(event.kind, event.key, event.medium) for event in told] == [("removed", keys[1], "FileTier")]
@@ -57,7 +57,7 @@ def test_a_bit_that_changed_among_the_objects_is_a_miss_and_an_event(tmp_path: P
         flip(path, path.stat().st_size - 7)
         events = watch(server.name)
         next(events)
-        assert retrieved(client, keys, wait=10) == 1
+        assert retrieved(client, keys, wait=60) == 1
         told = [event for event in next(events) if event.reason == "damaged"]
         assert [(event.key, event.medium) for event in told] == [(keys[1], "ObjectTier")]
         assert not path.exists()
@@ -85,7 +85,7 @@ def test_a_bit_that_changed_before_the_server_came_is_a_miss_and_an_event(tmp_pa
     with tiered(tier := opened()) as (server, [client]):
         events = watch(server.name)
         next(events)
-        assert retrieved(client, keys, wait=10) == 1
+        assert retrieved(client, keys, wait=60) == 1
         told = [event for event in next(events) if event.reason == "damaged"]
         assert [(event.key, event.medium) for event in told] == [(keys[1], type(tier).__name__)]
         assert tier_figure(server, "corrupt")() == 1

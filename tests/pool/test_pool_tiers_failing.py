@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from ringcast.errors import PoolError
-from ringcast.pool import PoolClient, PoolServer, _server, _tending
+from ringcast.pool import Keys, PoolClient, PoolServer, _server, _tending
 from tests.pool.pools import COMMITTED, retrieved, some_keys, store
 from tests.pool.tiered import evict, file_tier, is_gone, keep, tier_figure, tiered
 from tests.pool.tiers import DictTier
-from tests.support import eventually
+from tests.support import DEADLINE_S, eventually
 
 
 class Troubled(DictTier):
@@ -84,6 +84,19 @@ def goes_on(server: PoolServer, client: PoolClient, round_: int) -> None:
         assert retrieved(client, keys, wait=0.01) == 2
 
 
+def keep_impatiently(server: PoolServer, client: PoolClient, tier: DictTier, keys: Keys) -> None:
+    """`keep`, where a tier that does not get the CPU in time is taken for one that hangs: then they are used again."""
+    stored, running = tier_figure(server, "stored"), tier_figure(server, "running")
+    goal = stored() + len(keys)
+    store(client, keys)
+
+    def has_copies() -> bool:
+        client.touch(keys)
+        return stored() >= goal and running() == 0 and all(key in tier.kept for key in keys)
+
+    eventually(has_copies, "copies")
+
+
 @pytest.mark.parametrize("trouble", ["hangs", "raises", "exits", "full", "forgets", "keeps"])
 def test_a_tier_in_trouble_fails_and_delays_nothing_in_memory(troubled: Troubled, trouble: str) -> None:
     with tiered(troubled) as (server, [client]):
@@ -97,7 +110,7 @@ def test_a_tier_in_trouble_fails_and_delays_nothing_in_memory(troubled: Troubled
         troubled.trouble = ""
         troubled.seen.clear()
         troubled.go_on.set()
-        assert retrieved(client, keys, wait=10) == 4
+        assert retrieved(client, keys, wait=60) == 4
 
 
 def test_a_chunk_that_is_lied_about_is_a_miss(troubled: Troubled) -> None:
@@ -106,8 +119,8 @@ def test_a_chunk_that_is_lied_about_is_a_miss(troubled: Troubled) -> None:
         keep(server, client, keys)
         evict(client)
         file.trouble = "lies"
-        assert retrieved(client, some_keys(3, 4), wait=5) == 0, "what it says to have and has not"
-        assert retrieved(client, keys, wait=5) == 0
+        assert retrieved(client, some_keys(3, 4), wait=60) == 0, "what it says to have and has not"
+        assert retrieved(client, keys, wait=60) == 0
         assert tier_figure(server, "corrupt")() >= 1
 
 
@@ -117,11 +130,11 @@ def test_what_a_tier_hangs_on_is_given_up_and_the_rest_goes_on(
     monkeypatch.setattr(_server, "_TIER_PATIENCE_S", 0.3)
     with tiered(troubled) as (server, [client]):
         keys = some_keys(6)
-        keep(server, client, keys)
+        keep_impatiently(server, client, troubled, keys)
         evict(client)
         troubled.trouble = "hangs"
         # Asked in a thread of the tier's own, the question itself hangs.
-        assert retrieved(client, keys, wait=10) == 0, "and not after ten seconds only: the server gives up"
+        assert retrieved(client, keys, wait=DEADLINE_S) == 0, "and not after a minute only: the server gives up"
         assert store(client, keys) == [COMMITTED] * 6
         goes_on(server, client, 0)
         with pytest.raises(PoolError, match="promise"):
@@ -129,7 +142,7 @@ def test_what_a_tier_hangs_on_is_given_up_and_the_rest_goes_on(
         troubled.trouble = ""
         troubled.go_on.set()
         eventually(lambda: troubled.era == 1, "the clear that was owed")
-        keep(server, client, keys)
+        keep_impatiently(server, client, troubled, keys)
 
 
 def test_a_load_that_hangs_keeps_its_memory_and_nothing_else(
@@ -139,15 +152,20 @@ def test_a_load_that_hangs_keeps_its_memory_and_nothing_else(
     monkeypatch.setattr(Troubled, "has_chunk", DictTier.has_chunk)
     with tiered(troubled) as (server, [client]):
         keys = some_keys(6)
-        keep(server, client, keys)
+        keep_impatiently(server, client, troubled, keys)
         evict(client)
         troubled.trouble = "hangs"
-        future = client.prefetch(keys)
-        assert troubled.held.wait(10)
+        futures = []
+
+        def hangs() -> bool:  # the question before it may be given up, as above
+            futures.append(client.prefetch(keys))
+            return troubled.held.wait(5)
+
+        eventually(hangs, "a load")
         assert client.lookup(keys) == (0, 0)
-        assert future.result() == 0
+        assert [future.result() for future in futures] == [0] * len(futures)
         eventually(lambda: tier_figure(server, "late")() >= 1)
-        assert server.stats()["reserved"] == 0
+        eventually(lambda: server.stats()["reserved"] == 0)
         assert store(client, keys) == [COMMITTED] * 6, "others may store it"
         goes_on(server, client, 0)
         troubled.trouble = ""
@@ -160,7 +178,7 @@ def test_a_server_ends_although_a_tier_hangs(troubled: Troubled, caplog: pytest.
         troubled.trouble = "hangs"
         store(client, some_keys(1))
         assert retrieved(client, some_keys(1)) == 1
-        assert troubled.held.wait(10)
+        assert troubled.held.wait(DEADLINE_S)
     assert server.closed
     assert not troubled.closed
     assert "has not come back" in caplog.text
@@ -192,7 +210,7 @@ def test_a_file_that_is_gone_fails_nothing(tmp_path: Path) -> None:
         evict(client)
         with (tmp_path / "tier").open("r+b") as file:
             file.truncate(0)
-        assert retrieved(client, keys, wait=10) == 0
+        assert retrieved(client, keys, wait=60) == 0
         assert is_gone(client, keys)
         goes_on(server, client, 0)
         keep(server, client, keys)

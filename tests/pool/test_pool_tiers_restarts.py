@@ -79,8 +79,8 @@ def test_what_the_file_has_is_found_by_the_next_server(start: Starter, tmp_path:
     assert serving.adopted == adopted
     client = client if adopted else serving.connect()
     assert is_tiered(client, keys)
-    assert retrieved(client, keys, wait=10) == 4
-    assert retrieved(client, some_keys(3, 1), wait=10) == 3
+    assert retrieved(client, keys, wait=60) == 4
+    assert retrieved(client, some_keys(3, 1), wait=60) == 3
     client.close()
 
 
@@ -129,7 +129,7 @@ def test_a_chunk_is_stored_behind_one_that_the_file_has(start: Starter, tmp_path
     client = client if adopted else serving.connect()
     assert client.lookup(keys) == (0, 4)
     assert store(client, keys[4:]) == [COMMITTED] * 2
-    assert retrieved(client, keys, wait=10) == 6
+    assert retrieved(client, keys, wait=60) == 6
     client.close()
 
 
@@ -180,7 +180,7 @@ def test_a_client_that_waits_is_served_by_the_next_server(start: Starter, tmp_pa
     future = client.prefetch(keys)
     serving.begin()
     assert future.result() in {0, 4}
-    assert retrieved(client, keys, wait=10) == 4
+    assert retrieved(client, keys, wait=60) == 4
     client.close()
 
 
@@ -208,7 +208,7 @@ def test_ten_thousand_chunks_through_a_pool_of_a_hundred(start: Starter, tmp_pat
     kept = 0
     for keys in chosen.sample(chains, len(chains)):
         total = client.lookup(keys).total
-        found = retrieved(client, keys, wait=10)
+        found = retrieved(client, keys, wait=60)
         assert found == total
         for i in range(total, length):
             assert client.lookup(keys[i:]) == (0, 0), "an orphan"

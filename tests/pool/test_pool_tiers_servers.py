@@ -21,7 +21,8 @@ def test_a_tier_is_shown_with_what_it_did(tmp_path: Path) -> None:
         keys = some_keys(4)
         keep(server, client, keys)
         evict(client)
-        retrieved(client, keys, wait=10)
+        retrieved(client, keys, wait=60)
+        eventually(lambda: tier_figure(server, "running")() == 0, "what is told a moment after the chunks are there")
         [tier] = describe(server.name)["tiers"]
         assert (tier["name"], tier["local"], tier["slots"], tier["chunks"]) == ("FileTier", True, 64, 4)
         assert (tier["stored"], tier["stored_bytes"], tier["wanted"], tier["hits"]) == (4, 4 * CHUNK, 4, 4)
@@ -38,7 +39,7 @@ def test_events_say_where_it_happened(tmp_path: Path) -> None:
         keys = some_keys(1)
         keep(server, client, keys)
         evict(client)
-        retrieved(client, keys, wait=10)
+        retrieved(client, keys, wait=60)
         told: list[tuple[str, str]] = []
         while len(told) < 4:
             told += [(event.kind, event.medium) for event in next(events) if event.key == keys[0]]
@@ -93,7 +94,7 @@ def test_the_pools_memory_is_registered_with_tiers_that_want_it(caplog: pytest.L
         keep(server, client, keys)
         eventually(lambda: tier_figure(server, "stored", 1)() == 4)
         evict(client)
-        assert retrieved(client, keys, wait=10) == 4
+        assert retrieved(client, keys, wait=60) == 4
         assert [tier.memory_bytes() for tier in tiers] == [server.capacity, 0]
     assert [tier.inside for tier in tiers] == [[True] * 8, [False] * 4]
     assert [tier.memory_bytes() for tier in tiers] == [0, 0]

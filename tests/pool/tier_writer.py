@@ -1,8 +1,9 @@
-"""A process that stores chunks in a FileTier until it is killed, and says on its standard output what is stored.
+"""A process that stores chunks in a FileTier, says on its standard output what is stored, and is killed at some time.
 
     python -m tests.pool.tier_writer PATH SIZE CHUNK FIRST COUNT DIRECT [LIMIT]
 
 With LIMIT the kernel cuts the write that comes to that byte of the file short, and kills the process at the next one.
+Without it the process stays when it has stored all, so that whoever kills it never comes too late.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ def main(path: str, size: str, chunk_bytes: str, first: str, count: str, direct:
         job.add_done_callback(lambda stored, number=number: say(number, stored))  # type: ignore[misc]
     tier.close()
     os.write(1, b"done\n")
+    if not limit:
+        signal.pause()
 
 
 if __name__ == "__main__":

@@ -170,11 +170,15 @@ def test_a_long_batch_runs_signal_handlers_and_its_sender_can_be_interrupted(kin
         items: Any = [b"x"] * 10_000_000 if kind == "bytes" else [(1, 2)] * 10_000_000
         if kind == "a generator":
             items = iter(items)
+
+        def send() -> None:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            writer.enqueue_many(items)
+
         before = signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
         try:
             with pytest.raises(Alarm):
-                writer.enqueue_many(items)
+                send()
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)

@@ -108,7 +108,7 @@ def test_wait_until_ready_ends_on_a_reader_when_the_writer_closes_before_all_are
         writer.close(0)
         try:
             with pytest.raises(QueueClosedError, match="the writer has closed the queue"):
-                waiting.result(timeout=10)
+                waiting.result()
         finally:
             reader.shutdown()
             eventually(lambda: not waiting.running, "the thread's end")

@@ -141,7 +141,7 @@ def test_who_listens_to_all_hears_all(caplog: pytest.LogCaptureFixture) -> None:
     logging.getLogger("ringcast").addHandler(listener)
     try:
         with MessageQueue(1) as queue, pytest.raises(NotReadyError):
-            queue.wait_until_ready(timeout=0.2)
+            queue.wait_until_ready(timeout=0.5)
     finally:
         logging.getLogger("ringcast").removeHandler(listener)
     assert {record.name for record in heard} == {"ringcast.wait"}

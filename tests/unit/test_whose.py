@@ -101,7 +101,7 @@ def test_who_waits_for_a_rank_of_a_queue_that_ends_is_told_that_it_ended() -> No
     name = unique_name()
     writer = MessageQueue(1, name=name)
     reader = MessageQueue.attach(name)
-    coming = Background(MessageQueue.attach, name, timeout=0.5)
+    coming = Background(MessageQueue.attach, name, timeout=2.0)
     writer.close()
     with pytest.raises(SegmentNotFoundError, match=rf"'{name}'"):
         coming.result()

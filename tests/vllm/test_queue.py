@@ -46,8 +46,8 @@ def test_arrays_arrive_writable_and_may_be_kept(nbytes: int) -> None:
     with pair() as (writer, reader):
         kept = []
         for number in range(KEPT if nbytes <= 100_000 else 40):
-            writer.enqueue({"a": np.full(nbytes, number % 256, np.uint8)}, timeout=10.0)
-            kept.append(reader.dequeue(timeout=10.0)["a"])
+            writer.enqueue({"a": np.full(nbytes, number % 256, np.uint8)}, timeout=60.0)
+            kept.append(reader.dequeue(timeout=60.0)["a"])
             kept[-1][0] ^= 255
         assert all(int(array[-1]) == number % 256 for number, array in enumerate(kept))
 
@@ -177,7 +177,7 @@ def test_the_death_of_a_writer_whose_memory_has_no_name_is_noticed(start: Callab
 def _read_remotely(link: Link, handle: Any) -> None:
     with MessageQueue.create_from_handle(handle, -1) as reader:
         reader.wait_until_ready()
-        link.send(reader.dequeue(timeout=30.0).flags.writeable)
+        link.send(reader.dequeue(timeout=60.0).flags.writeable)
 
 
 def test_rank_minus_one_reads_through_the_link(start: Callable[..., Child]) -> None:

@@ -71,7 +71,7 @@ class Toy:
     """An engine of two ranks. It has no prefixes of its own: all that it need not compute is the pool's."""
 
     def __init__(self, pool: str, blocks: int = 64, model: Model = MODEL, **settings: Any) -> None:
-        self.settings = Settings.of({"pool": pool, "timeout": 5.0, "retry": 0.0, **settings})
+        self.settings = Settings.of({"pool": pool, "timeout": DEADLINE_S, "retry": 0.0, **settings})
         self.free = list(range(blocks))
         self.held: dict[int, int] = {}
         self.n_blocks = blocks
