@@ -123,9 +123,9 @@ def test_a_killed_writer_is_known_within_a_second_after_all_it_sent(start: Calla
             await task
         return sleeps() - slept
 
-    # Not of the clock, which a busy machine makes late: no sleep takes longer than 0.6 s, and it is known after the one
-    # that it came in, or before which it came a moment too late to be seen.
-    assert asyncio.run(main()) <= 1
+    # Not by the clock, which a busy machine makes late: between two looks, a second apart, there are three sleeps, and
+    # perhaps a short one to be on time.
+    assert asyncio.run(main()) <= 4
     assert received == list(range(10))
     reader.close()
 
