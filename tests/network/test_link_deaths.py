@@ -363,7 +363,7 @@ def test_a_stuck_remote_reader_is_named_when_the_queue_stays_full() -> None:
 
 
 def test_a_stuck_remote_reader_is_evicted_and_its_neighbours_lose_nothing() -> None:
-    with _queue(max_chunks=4, on_full="evict", full_deadline=2.0) as (_, _, writer, readers):
+    with _queue(max_chunks=4, on_full="evict", full_deadline=0.5) as (_, _, writer, readers):
         readers[2].worker.stop()
         for reader in readers[:2]:
             reader.tell("take", 3, 200)
