@@ -33,8 +33,7 @@ else:
     def ranks(rank_server: None) -> Iterator[Starter]:
         starter = Starter()
         yield starter
-        for rank in starter.started:
-            rank.discard()
+        starter.end()
 
     @pytest.fixture(scope="module")
     def torch_machine_server() -> Iterator[None]:

@@ -41,9 +41,10 @@ class Proxy:
         """All connections end by a reset at both sides. New ones are taken."""
         self._worker.ask(("reset",))
 
-    def reset_after(self, nbytes: int, direction: int) -> None:
-        """The same once so many more bytes have gone in this direction, whatever they are in the middle of."""
-        self._worker.ask(("reset_after", nbytes, direction))
+    def reset_after(self, nbytes: int, direction: int, times: int = 1) -> None:
+        """The same once so many more bytes have gone in this direction, whatever they are in the middle of; and again
+        after as many."""
+        self._worker.ask(("reset_after", nbytes, direction, times))
 
     def spoil(self, how: str, direction: int) -> None:
         """Once, soon: "flip" a bit, "repeat" a piece, or "drop" one."""
@@ -71,6 +72,7 @@ class _Carrier:
         self._free_at = [0.0, 0.0]
         self._goes = [asyncio.Event(), asyncio.Event()]
         self._left: list[int | None] = [None, None]
+        self._again: list[tuple[int, int]] = [(0, 0), (0, 0)]
         self._spoils: list[str | None] = [None, None]
         self._passed = [0, 0]
         self._resets = 0
@@ -127,6 +129,8 @@ class _Carrier:
                 self._left[direction] = None
                 await asyncio.sleep(0.01)  # what was written lies in the socket, which a reset empties
                 self.reset()
+                nbytes, times = self._again[direction]
+                self.reset_after(nbytes, direction, times)
         if sink.can_write_eof():
             sink.write_eof()
 
@@ -156,8 +160,9 @@ class _Carrier:
         for end in self._open:
             _reset(end)
 
-    def reset_after(self, nbytes: int, direction: int) -> None:
-        self._left[direction] = nbytes
+    def reset_after(self, nbytes: int, direction: int, times: int) -> None:
+        self._left[direction] = nbytes if times else None
+        self._again[direction] = nbytes, max(0, times - 1)
 
     def passed(self) -> list[int]:
         return self._passed

@@ -88,21 +88,41 @@ class Starter:
 
     def __init__(self) -> None:
         self.started: list[Rank] = []
+        self._held: list[socket.socket] = []
 
     def __call__(self, size: int, function: Callable[..., None], *arguments: Any, **options: Any) -> list[Rank]:
         """All ranks of a group. `absent`: but those; `apart`: those have a /dev/shm of their own, of `shm` bytes;
         `env`: which environment which rank has; `shared_port`: nobody listens at the port yet."""
-        listening = socket.create_server(("127.0.0.1", 0))
-        self.port = listening.getsockname()[1]
-        ranks = []
         if options.get("shared_port"):
-            listening.close()
-        for rank in range(size):
-            if rank not in options.get("absent", ()):
-                meet = Meet(rank, size, self.port, listening if rank == 0 and not options.get("shared_port") else None)
-                ranks.append(self.one(function, meet, *arguments, **options))
-        listening.close()
-        return ranks
+            return self._ranks(size, None, self._reserved_port(), function, arguments, options)
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            return self._ranks(size, listening, listening.getsockname()[1], function, arguments, options)
+
+    def _ranks(
+        self, size: int, listening: socket.socket | None, port: int, function: Callable[..., None],
+        arguments: tuple[Any, ...], options: dict[str, Any],
+    ) -> list[Rank]:  # fmt: skip
+        self.port = port
+        return [
+            self.one(function, Meet(rank, size, port, listening if rank == 0 else None), *arguments, **options)
+            for rank in range(size)
+            if rank not in options.get("absent", ())
+        ]
+
+    def _reserved_port(self) -> int:
+        """Of a socket that is bound and does not listen: who asks for this very port gets it, and nobody else does."""
+        held = socket.socket()
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        self._held.append(held)
+        port: int = held.getsockname()[1]
+        return port
+
+    def end(self) -> None:
+        for rank in self.started:
+            rank.discard()
+        for held in self._held:
+            held.close()
 
     def one(self, function: Callable[..., None], meet: Meet, *arguments: Any, **options: Any) -> Rank:
         self.started.append(Rank(function, meet, arguments, options))

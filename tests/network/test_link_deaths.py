@@ -74,8 +74,8 @@ def test_where_the_dead_are_evicted_the_others_go_on() -> None:
             reader.tell("take", 3, 100)
         assert writer.does("send", 3, 100) == 100
         assert [reader.outcome() for reader in (readers[0], readers[2])] == [100, 100]
-        again = writer.reader(b, 1, timeout=10.0)
-        writer.does("wait_until_ready", 10)
+        again = writer.reader(b, 1, timeout=DEADLINE_S)
+        writer.does("wait_until_ready", DEADLINE_S)
         for reader in (readers[0], again, readers[2]):
             reader.tell("take", 103, 10)
         assert writer.does("send", 103, 10) == 10
@@ -345,7 +345,7 @@ def test_who_waits_for_a_remote_reader_is_told_which_one_and_where() -> None:
 
 
 def test_a_stuck_remote_reader_is_named_when_the_queue_stays_full() -> None:
-    with _queue(max_chunks=4, on_full="raise", full_deadline=0.5) as (_, b, writer, readers):
+    with _queue(max_chunks=4, on_full="raise", full_deadline=2.0) as (_, b, writer, readers):
         readers[1].worker.stop()
         for reader in (readers[0], readers[2]):
             reader.tell("take_to_end", 3)
@@ -387,10 +387,10 @@ def test_a_remote_reader_is_evicted_by_its_rank_and_may_come_back() -> None:
         assert writer.does("send", 3, 20) == 20
         assert [reader.outcome() for reader in (readers[0], readers[2])] == [20, 20]
         readers[1].does("close")
-        again = writer.reader(b, 1, timeout=10.0)
-        writer.does("wait_until_ready", 10)
+        again = writer.reader(b, 1, timeout=DEADLINE_S)
+        writer.does("wait_until_ready", DEADLINE_S)
         writer.does("enqueue", "welcome back")
-        assert again.does("dequeue", 10) == "welcome back"
+        assert again.does("dequeue", DEADLINE_S) == "welcome back"
         writer.gives_up()
 
 

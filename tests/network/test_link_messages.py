@@ -27,7 +27,7 @@ def _end(writer: Writer, readers: list[Reader]) -> None:
     """The writer closes: all are told so, after all that was sent."""
     writer.does("close")
     for reader in readers:
-        assert reader.fails("dequeue", 10).kind == "QueueClosedError"
+        assert reader.fails("dequeue", DEADLINE_S).kind == "QueueClosedError"
 
 
 @pytest.mark.parametrize("encrypt", [True, False])
@@ -75,7 +75,7 @@ def test_bytes_that_are_encrypted_are_not_seen_on_the_wire_and_others_are() -> N
             assert wire.receive() == "listening"
             (reader,) = writer.readers(b, 0)
             writer.does("enqueue", b"not for everybody" * 100)
-            assert reader.does("dequeue", 10) == b"not for everybody" * 100
+            assert reader.does("dequeue", DEADLINE_S) == b"not for everybody" * 100
             assert wire.ask("seen?") == (not encrypt)
 
 
@@ -169,14 +169,14 @@ def test_codecs_are_the_writers_and_a_reader_may_refuse_pickles() -> None:
         writer = Writer(a, n_reader=1, codec="msgpack")
         (reader,) = writer.readers(b, 0)
         writer.does("enqueue", {"a": [1, "two"]})
-        assert reader.does("dequeue", 10) == {"a": [1, "two"]}
+        assert reader.does("dequeue", DEADLINE_S) == {"a": [1, "two"]}
         writer = Writer(a, n_reader=1)
         (reader,) = writer.readers(b, 0, allow_pickle=False)
         writer.does("enqueue", {1, 2})
-        failure = reader.fails("dequeue", 10)
+        failure = reader.fails("dequeue", DEADLINE_S)
         assert DecodeError.__name__ in failure.kinds
         writer.does("enqueue", b"goes on")
-        assert reader.does("dequeue", 10) == b"goes on"
+        assert reader.does("dequeue", DEADLINE_S) == b"goes on"
 
 
 def test_a_handle_travels_as_json_and_any_rank_may_be_asked_for() -> None:
@@ -257,11 +257,11 @@ def test_a_reader_that_leaves_frees_its_rank_on_any_machine() -> None:
         _all_take([stays, leaves], 3)
         leaves.does("close")
         for place in (b, c):
-            again = Reader(place, writer.handle, 1, timeout=10.0)
-            writer.does("wait_until_ready", 10)
+            again = Reader(place, writer.handle, 1, timeout=DEADLINE_S)
+            writer.does("wait_until_ready", DEADLINE_S)
             writer.does("enqueue", place.host)
-            assert again.does("dequeue", 10) == place.host
-            assert stays.does("dequeue", 10) == place.host
+            assert again.does("dequeue", DEADLINE_S) == place.host
+            assert stays.does("dequeue", DEADLINE_S) == place.host
             again.does("close")
         _end(writer, [stays])
 

@@ -32,7 +32,7 @@ from ringcast.errors import (
 from ringcast.instruments import examine, list_queues, sweep
 from ringcast.instruments.doctor import links, other_machines
 from ringcast.net import _addresses
-from tests.support import Child, Link, eventually, unique_name
+from tests.support import DEADLINE_S, Child, Link, eventually, runs, unique_name
 
 HOST = socket.gethostname()
 
@@ -55,7 +55,7 @@ def reads(link: Link, handle: object, rank: int) -> None:
     with MessageQueue.create_from_handle(handle, rank) as reader:  # type: ignore[arg-type]
         link.send(os.getpid())
         while link.recv() == "read":
-            link.send(reader.dequeue(timeout=10))
+            link.send(reader.dequeue(timeout=DEADLINE_S))
 
 
 @contextmanager
@@ -157,7 +157,7 @@ def test_the_writer_says_how_many_readers_of_other_machines_have_not_come() -> N
                 with pytest.raises(NotReadyError, match="but 1 reader of other machines has not come"):
                     queue.wait_until_ready(timeout=0.01)
                 with closing(MessageQueue.create_from_handle(handle, 1)):
-                    queue.wait_until_ready(timeout=30)
+                    queue.wait_until_ready(timeout=DEADLINE_S)
 
 
 def test_who_closes_is_told_of_readers_of_other_machines_that_never_came() -> None:
@@ -186,7 +186,7 @@ def test_an_eviction_of_a_seat_for_whoever_comes_names_no_rank(caplog: pytest.Lo
         queue.export_handle()
         with caplog.at_level(logging.WARNING, "ringcast"):
             for number in range(2):
-                queue.enqueue(number, timeout=10)
+                queue.enqueue(number, timeout=DEADLINE_S)
         (record,) = (one for one in caplog.records if "has evicted" in one.getMessage())
         assert (
             "has evicted a reader of another machine, 1 messages behind: it has never attached" in record.getMessage()
@@ -202,7 +202,7 @@ def test_no_number_that_stands_for_nobody_is_said_when_a_link_process_is_killed(
         with caplog.at_level(logging.WARNING, "ringcast"), closing(reader):
             os.kill(queue.stats()["links"][0]["pid"], signal.SIGKILL)
             for number in range(3):
-                queue.enqueue(number, timeout=10)
+                queue.enqueue(number, timeout=DEADLINE_S)
         said = [one.getMessage() for one in caplog.records if "has evicted" in one.getMessage()]
         assert len(said) == 1
         assert f"has evicted the link to host {HOST} (pid " in said[0]
@@ -229,7 +229,7 @@ def test_all_queues_of_a_dead_link_are_told_and_the_next_one_is_read() -> None:
                 queue.export_handle()
         with writer(1) as after, closing(MessageQueue.create_from_handle(after.export_handle(), 0)) as reader:
             after.enqueue("by another link")
-            assert reader.dequeue(timeout=30) == "by another link"
+            assert reader.dequeue(timeout=DEADLINE_S) == "by another link"
             with pytest.raises(ReaderDiedError, match=says):
                 told.close(linger=None)
     sweep()  # what the killed link has left
@@ -263,6 +263,7 @@ def test_the_log_says_that_a_link_has_died_where_nothing_can_be_raised(caplog: p
         link = queue._link.link_pid
         queue.enqueue("for nobody")
         os.kill(link, signal.SIGKILL)
+        eventually(lambda: not runs(link), "the link's end")
         caplog.clear()
         _ = 1 / 0
     said_last = caplog.records[-1].getMessage()
@@ -315,7 +316,7 @@ def test_ls_shows_readers_elsewhere_links_and_relays() -> None:
 def test_both_sides_of_a_stream_say_what_it_has_carried(encrypt: bool) -> None:
     with writer(1, encrypt=encrypt) as queue, closing(MessageQueue.create_from_handle(queue.export_handle(), 0)) as end:
         queue.enqueue(bytes(100_000))
-        assert len(end.dequeue(timeout=10)) == 100_000
+        assert len(end.dequeue(timeout=DEADLINE_S)) == 100_000
 
         def counted() -> Any:
             here, there = queue.stats()["links"][0], end.stats()["writer"]["relayed_by"]

@@ -146,7 +146,10 @@ def test_what_is_left_on_a_machine_is_told_and_ends_with_it(monkeypatch: pytest.
     outside = 0
     with pytest.raises(AssertionError, match=r"machine-b is left with processes \{.*/dev/shm \['rest'\]"):  # noqa: PT012
         with machines(2) as (_, b):
-            daemon = b.start(_fork_a_daemon).receive()
+            worker = b.start(_fork_a_daemon)
+            daemon = worker.receive()
+            worker.link.close()
+            worker.wait()
             eventually(lambda: b.links() == [daemon], "the process between has ended")
             b.shell("touch /dev/shm/rest")
             (outside,) = _pids_outside(b)

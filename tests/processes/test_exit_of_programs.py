@@ -229,8 +229,10 @@ print("main ends", flush=True)
 
 
 def test_a_call_in_a_thread_whose_result_is_awaited_goes_on_waiting(tmp_path: Path) -> None:
+    # asyncio's debug mode warns of a step that took 0.1 s, which a busy machine makes of any
     source = """
-import asyncio
+import asyncio, logging
+logging.getLogger("asyncio").setLevel(logging.ERROR)
 from ringcast import MessageQueue
 queue = MessageQueue(1); reader = MessageQueue.create_from_handle(queue.export_handle(), 0)
 async def main():

@@ -21,7 +21,12 @@ def test_a_reader_that_attaches_late_by_handle_misses_nothing(start: Callable[..
         handle = writer.export_handle()
         early = start(_collect, handle, 0)
         writer.enqueue_many(range(8), timeout=60)
-        eventually(lambda: writer.stats()["readers"][0]["state"] == "active", "the first reader")
+
+        def has_read_all() -> bool:
+            first = writer.stats()["readers"][0]
+            return (first["state"], first["behind"]) == ("active", 0)
+
+        eventually(has_read_all, "the first reader")
         with pytest.raises(QueueTimeoutError, match="rank 1"):
             writer.enqueue("too many", timeout=0.2)
         late = start(_collect, handle, 1)

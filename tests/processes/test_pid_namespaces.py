@@ -21,8 +21,8 @@ from tests.support import SHM, Child, Link, eventually, mapped, unique_name
 NAMESPACE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 CREATOR_PID, SEAT_PID = 128, 4096 + 1024 + 28
 TOLD_WITHIN_S = 1.0
-SLACK_S = 4.0
-"""For a machine that does other things besides."""
+SLACK_S = 19.0
+"""For a machine that does other things besides; the calls themselves would wait for three times as long."""
 
 
 def _may_unshare() -> bool:

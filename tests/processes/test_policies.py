@@ -256,10 +256,11 @@ def test_a_reader_is_told_that_its_writer_is_stopped_and_when_it_died(
         eventually(lambda: reader.stats()["writer"]["process"] == "stopped", "the stop")
         with pytest.raises(QueueTimeoutError, match=rf"the writer \(pid {child.pid}, stopped\)"):
             reader.dequeue(timeout=0.1)
-        assert f"the writer (pid {child.pid}, alive, but stopped)" in caplog.text
+        waiting = Background(reader.dequeue)
+        eventually(lambda: f"the writer (pid {child.pid}, alive, but stopped)" in caplog.text, "the report")
         child.kill()
         with pytest.raises(WriterDiedError) as caught:
-            reader.dequeue()
+            waiting.result()
         assert (caught.value.rank, caught.value.pid) == (None, child.pid)
         assert reader.stats()["writer"]["process"] == "gone"
 

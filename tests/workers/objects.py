@@ -4,20 +4,82 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import fcntl
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from ringcast import workers
+from ringcast.errors import CallTimeoutError
 
 LONG_S = 60.0
 """How long is waited for what has to happen."""
+
+
+class Gate:
+    """Keeps calls of workers of this machine under way until it is opened, however long anybody takes until then."""
+
+    def __init__(self) -> None:
+        self._descriptor, self.path = tempfile.mkstemp(prefix="ringcast-gate-")
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+
+    def __enter__(self) -> Gate:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.open()
+
+    def reached(self, *ranks: int, before: float = float("inf")) -> bool:
+        """Were these ranks at it before that time?"""
+        try:
+            return all(os.stat(f"{self.path}.{rank}").st_mtime < before for rank in ranks)
+        except FileNotFoundError:
+            return False
+
+    def open(self) -> None:
+        """Any number of times."""
+        if self._descriptor >= 0:
+            os.unlink(self.path)
+            os.close(self._descriptor)  # whose lock they wait for
+            self._descriptor = -1
+        for mark in Path(self.path).parent.glob(f"{Path(self.path).name}.*"):
+            mark.unlink(missing_ok=True)
+
+
+def _wait_at(gate: str, wait: Callable[[int, int], object] = fcntl.flock) -> None:
+    with suppress(FileNotFoundError), open(gate) as file:
+        Path(f"{gate}.{workers.rank()}").touch()
+        wait(file.fileno(), fcntl.LOCK_SH)
+
+
+def late_at_a_gate(
+    ask: Callable[[str, float], object], *ranks: int, deadlines: Sequence[float] = (0.3, 2.0, 10.0, LONG_S)
+) -> CallTimeoutError:
+    """What `ask(gate, deadline)` raises, with the first deadline that was long enough for these ranks to begin."""
+    for deadline in deadlines:
+        with Gate() as gate:
+            over_at = time.time() + deadline
+            try:
+                ask(gate.path, deadline)
+            except CallTimeoutError as error:
+                # Less than the clock of the file system may be behind.
+                if gate.reached(*ranks, before=over_at - 0.02):
+                    return error
+            else:
+                raise AssertionError("the deadline did not pass")
+    raise AssertionError(f"ranks {ranks} did not begin within {deadlines[-1]} s")
 
 
 class Picky(Exception):
@@ -90,8 +152,19 @@ class Model:
     def fail_frozen(self, code: int) -> None:
         raise Frozen(code)
 
-    def late_array(self, seconds: float, count: int) -> Any:
-        time.sleep(seconds)
+    def wait_at(self, gate: str, value: Any = None) -> Any:
+        self.begun.append(value)
+        _wait_at(gate)
+        return value
+
+    def wait_at_by_rank(self, gate: str, seconds: float = 0.0) -> None:
+        """All but rank 0."""
+        if workers.rank() > 0:
+            _wait_at(gate)
+            time.sleep(seconds)
+
+    def array_behind(self, gate: str, count: int) -> Any:
+        _wait_at(gate)
         return self.array(count)
 
     def seen(self) -> list[Any]:
@@ -113,18 +186,15 @@ class Model:
         time.sleep(seconds)
         return value
 
-    def nap_by_rank(self, seconds: float) -> None:
-        time.sleep(seconds * workers.rank())
-
     def fail(self, text: str = "no", ranks: tuple[int, ...] | None = None) -> str:
         if ranks is None or workers.rank() in ranks:
             raise KeyError(text)
         return "well"
 
-    def fail_or_nap(self, rank: int, seconds: float) -> None:
+    def fail_or_wait_at(self, rank: int, gate: str) -> None:
         if workers.rank() == rank:
             raise KeyError("no")
-        time.sleep(seconds)
+        _wait_at(gate)
 
     def raise_picky(self) -> None:
         raise Picky("one", "two")
@@ -162,9 +232,9 @@ class Model:
         self.eaten = bytearray(b"1") * nbytes
         return len(self.eaten)
 
-    def hold_the_lock(self, seconds: float) -> None:
+    def hold_the_lock_at(self, gate: str) -> None:
         """Without ever letting go of the interpreter's lock."""
-        ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+        _wait_at(gate, ctypes.PyDLL(None).flock)
 
     def hold_the_lock_for_ever(self) -> None:
         """And no signal ends it."""
@@ -183,10 +253,11 @@ class Model:
     def count_to_rank(self, n: int) -> Iterator[int]:
         yield from range(n + workers.rank())
 
-    def count_slowly(self, n: int) -> Iterator[int]:
-        for number in range(n):
-            yield number
-            time.sleep(0.2)
+    def count_to_gate(self, n: int, gate: str) -> Iterator[int]:
+        """Waits there before the last one."""
+        yield from range(n - 1)
+        _wait_at(gate)
+        yield n - 1
 
     def counted(self) -> int:
         return self.count
@@ -206,6 +277,8 @@ class Broken:
             raise KeyError("no")
         if how == "hang":
             time.sleep(600)
+        if how.startswith("wait at "):
+            _wait_at(how.removeprefix("wait at "))
         Model().end(how)
 
 

@@ -23,7 +23,7 @@ from ringcast.errors import (
     RoleError,
 )
 from tests.support import run_python
-from tests.workers.objects import Holding, Model, OnlyThere
+from tests.workers.objects import Gate, Holding, Model, OnlyThere
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +90,8 @@ def test_an_exception_keeps_its_type_and_says_where_it_was(group: WorkerGroup) -
 
 
 def test_the_first_exception_does_not_wait_for_the_others(group: WorkerGroup) -> None:
-    with pytest.raises(KeyError) as caught:
-        group.call("fail_or_nap", 0, 1.0)
+    with Gate() as gate, pytest.raises(KeyError) as caught:
+        group.call("fail_or_wait_at", 0, gate.path)
     if sys.version_info >= (3, 11):
         assert any("rank 1 had not answered" in note for note in caught.value.__notes__)
     assert group.call("rank") == [0, 1]  # and not what was answered late

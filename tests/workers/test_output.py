@@ -12,7 +12,7 @@ import pytest
 
 from ringcast import WorkerGroup
 from tests.support import ROOT, eventually, run_python, started_pids
-from tests.workers.objects import Model
+from tests.workers.objects import LONG_S, Gate, Model
 
 SCRIPT = """
 import sys
@@ -55,19 +55,24 @@ def test_the_last_words_of_a_worker_that_dies_are_shown(capfd: pytest.CaptureFix
 def test_statistics_tell_a_straggler() -> None:
     with WorkerGroup(Model, 2) as group:
         for _ in range(5):
-            group.call("nap_by_rank", 0.02)
+            with Gate() as gate:
+                future = group.submit("wait_at_by_rank", gate.path, 0.02)
+                # Rank 1 begins its nap when rank 0 has answered.
+                eventually(lambda: group.stats()["ranks"][0]["under_way"] == 0, "the first answer")
+            future.result(LONG_S)
         stats = group.stats()
         first, second = stats["ranks"]
         assert [one["answers"] for one in stats["ranks"]] == [5, 5]
         assert first["behind_p50"] == 0.0
         assert second["behind_p50"] is not None
-        assert second["behind_p50"] > 0.005
+        assert second["behind_p50"] > 0.02
         assert second["slowest"] == 1.0
         assert second["latency_p50"] is not None
         assert second["latency_p50"] > 0.02
-        busy = group[1].submit("nap", 0.2)
-        assert [one["under_way"] for one in group.stats()["ranks"]] == [0, 1]
-        busy.result(60)
+        with Gate() as gate:
+            busy = group[1].submit("wait_at", gate.path)
+            assert [one["under_way"] for one in group.stats()["ranks"]] == [0, 1]
+        busy.result(LONG_S)
         os.kill(group.pids[1], signal.SIGKILL)
         eventually(lambda: not group.stats()["ranks"][1]["alive"])
 
