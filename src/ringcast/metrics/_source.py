@@ -5,8 +5,8 @@ from __future__ import annotations
 import operator
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol, TypeAlias
 
 from ringcast._stats import QueueStats, WaitStats
@@ -25,6 +25,7 @@ _Sample: TypeAlias = "tuple[str, float, tuple[str, ...]]"
 """A metric's name, its value, and the values of its labels but for the first one."""
 _Counted: TypeAlias = "dict[tuple[str, tuple[str, ...], tuple[int, ...]], float]"
 """Counters of queues without names: by metric, labels, and whose it is."""
+_Sums: TypeAlias = "dict[tuple[str, tuple[str, ...]], float]"
 
 
 class End(Protocol):
@@ -45,26 +46,39 @@ class Source:
         self._observer = Observer()
         self._ends = ends
         self._fresh_s = fresh_s
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._is_looking = False
         self._looked_at = float("-inf")
         self._last: Samples = []
-        self._nameless: _Counted = {}
-        self._gone: defaultdict[tuple[str, tuple[str, ...]], float] = defaultdict(float)
+        self._counted: tuple[_Counted, _Sums] = {}, {}
+        """Of queues without a name: the counters of those that are there, and the sums of those that are gone."""
 
     def glance(self) -> None:
         """Sees who sleeps for what now."""
-        with self._lock:
-            self._observer.glance()
+        with self._looking() as looks:
+            if looks:
+                self._observer.glance()
 
     def samples(self) -> Samples:
         """All metrics that have values. Raises SystemCallError only if the segments cannot be listed."""
-        with self._lock:
+        with self._looking() as looks:
             began = time.monotonic()
-            if began - self._looked_at >= self._fresh_s:
+            if looks and began - self._looked_at >= self._fresh_s:
                 overview = self._observer.look()
                 self._last = self._made(overview, began)
                 self._looked_at = time.monotonic()
             return self._last
+
+    @contextmanager
+    def _looking(self) -> Iterator[bool]:
+        """One thread at a time. False: this one looks already, and a signal's handler asks; there is the last look."""
+        with self._lock:
+            looks = not self._is_looking
+            try:
+                self._is_looking = True
+                yield looks
+            finally:
+                self._is_looking = not looks
 
     def _made(self, overview: Overview, began: float) -> Samples:
         found: dict[str, dict[tuple[str, ...], float]] = {}
@@ -85,13 +99,13 @@ class Source:
         # After what is seen from outside, so that no end is counted twice.
         for end in self._ends:
             _of_end(end, add, nameless)
-        for key, before in self._nameless.items():
+        last, gone = self._counted[0], self._counted[1].copy()
+        for key, before in last.items():
             if nameless.get(key, -1.0) < before:  # it is gone, or another one has begun in its place
-                self._gone[key[:2]] += before
-        self._nameless = nameless
+                gone[key[:2]] = gone.get(key[:2], 0.0) + before
         for (name, labels, _), value in nameless.items():
             add(name, value, *labels, join=operator.add)
-        for (name, labels), value in self._gone.items():
+        for (name, labels), value in gone.items():
             add(name, value, *labels, join=operator.add)
         self._of_links(overview, add)
         self._of_groups(overview, add)
@@ -100,6 +114,7 @@ class Source:
         add("queues", len(overview["queues"]))
         add("unreadable_segments", len(overview["unreadable"]))
         add("look", time.monotonic() - began)
+        self._counted = nameless, gone  # last: what raises before leaves each counted once
         return [(_BY_NAME[name], found[name]) for name in _BY_NAME if name in found]
 
     def _of_nameless(self, queue: QueueView, add: _Add, nameless: _Counted) -> None:

@@ -334,13 +334,15 @@ class PoolClient(_core.PoolClient):
 
         def bring() -> None:
             try:
-                future.set_result(self._prefetch(keys, self._wanted["timeout_ns"] / 1e9))
+                found = self._prefetch(keys, self._wanted["timeout_ns"] / 1e9)
             except BaseException as error:
                 future.set_exception(error)
+            else:
+                future.set_result(found)
 
-        found = self.lookup(keys)
-        if found.memory == len(keys):
-            future.set_result(found.memory)
+        there = self.lookup(keys).memory
+        if there == len(keys):
+            future.set_result(there)
         else:
             threading.Thread(target=bring, name="ringcast prefetch", daemon=True).start()
         return future
