@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ringcast import MessageQueue
-from ringcast.metrics import METRICS, RingcastCollector, instrument
+from ringcast.errors import QueueClosedError
+from ringcast.metrics import METRICS, RingcastCollector, _source, instrument
 from ringcast.pool import PoolServer
 from tests.support import ROOT, broadcast, run_python, unique_name, until_asleep
 
@@ -229,3 +231,54 @@ def test_what_the_documentation_shows_runs(snippet: str, tmp_path: Path) -> None
 
 def test_there_are_snippets_to_run() -> None:
     assert len(SNIPPETS) == 3
+
+
+class Odd:
+    """An end that does something when it is asked."""
+
+    def __init__(self, does: Any) -> None:
+        self._does = does
+
+    def stats(self) -> Any:
+        self._does()
+        raise QueueClosedError("nothing to say")
+
+
+def test_a_signal_s_handler_may_ask_while_its_thread_looks() -> None:
+    asked: list[list[str]] = []
+
+    def handler(*_: Any) -> None:
+        collector.glance()
+        asked.append([family.name for family in collector.collect()])
+
+    collector = RingcastCollector([Odd(lambda: signal.raise_signal(signal.SIGUSR1))])
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        names = [[family.name for family in collector.collect()] for _ in range(2)]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert asked == [[], names[0]], "what was seen last"
+    assert "ringcast_queues" in names[0]
+
+
+def test_what_raises_in_a_look_counts_no_queue_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = registered()
+
+    def sent() -> float:
+        return registry.get_sample_value("ringcast_queue_messages_total", {"queue": ""}) or 0.0
+
+    before = sent()
+    with broadcast(1) as (writer, _):
+        writer.enqueue_many([b"x"] * 3)
+        assert sent() == before + 3
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for late in ("_of_links", "_of_groups"):
+        with monkeypatch.context() as patch:
+            patch.setattr(_source.Source, late, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                sent()
+    assert sent() == before + 3
+    assert sent() == before + 3
