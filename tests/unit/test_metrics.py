@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ringcast import MessageQueue
 from ringcast.errors import QueueClosedError
+from ringcast.instruments import Observer, Overview
 from ringcast.metrics import METRICS, RingcastCollector, _source, instrument
 from ringcast.pool import PoolServer
+from tests.interrupts import Interrupt
 from tests.support import ROOT, broadcast, run_python, unique_name, until_asleep
 
 NAMES = {metric.prometheus_name for metric in METRICS}
@@ -261,24 +265,21 @@ def test_a_signal_s_handler_may_ask_while_its_thread_looks() -> None:
     assert "ringcast_queues" in names[0]
 
 
-def test_what_raises_in_a_look_counts_no_queue_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    registry = registered()
-
-    def sent() -> float:
-        return registry.get_sample_value("ringcast_queue_messages_total", {"queue": ""}) or 0.0
-
-    before = sent()
+def test_wherever_a_look_is_interrupted_it_counts_no_queue_twice() -> None:
     with broadcast(1) as (writer, _):
         writer.enqueue_many([b"x"] * 3)
-        assert sent() == before + 3
+        there, epoch = Observer().look(), writer.stats()["epoch"]
+    there["queues"] = [queue for queue in there["queues"] if queue["epoch"] == epoch]
+    gone: Overview = {**there, "queues": []}
 
-    def interrupted(*_: Any) -> None:
-        raise KeyboardInterrupt
+    def sent(samples: _source.Samples) -> float:
+        return next(values for metric, values in samples if metric.name == "ringcast.queue.messages")[("",)]
 
-    for late in ("_of_links", "_of_groups"):
-        with monkeypatch.context() as patch:
-            patch.setattr(_source.Source, late, interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                sent()
-    assert sent() == before + 3
-    assert sent() == before + 3
+    for n in itertools.count():
+        source = _source.Source()
+        source._made(there, 0.0)
+        interrupted = Interrupt([_source.Source._made], n).run(partial(source._made, gone, 0.0))
+        assert sent(source._made(gone, 0.0)) == 3, f"interrupted at instruction {n}"
+        if not interrupted:
+            break
+    assert n > 100

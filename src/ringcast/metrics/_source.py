@@ -6,7 +6,6 @@ import operator
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Protocol, TypeAlias
 
 from ringcast._stats import QueueStats, WaitStats
@@ -47,7 +46,6 @@ class Source:
         self._ends = ends
         self._fresh_s = fresh_s
         self._lock = threading.RLock()
-        self._is_looking = False
         self._looked_at = float("-inf")
         self._last: Samples = []
         self._counted: tuple[_Counted, _Sums] = {}, {}
@@ -55,30 +53,27 @@ class Source:
 
     def glance(self) -> None:
         """Sees who sleeps for what now."""
-        with self._looking() as looks:
-            if looks:
+        if not self._looks:
+            with self._lock:
                 self._observer.glance()
 
     def samples(self) -> Samples:
         """All metrics that have values. Raises SystemCallError only if the segments cannot be listed."""
-        with self._looking() as looks:
+        if self._looks:
+            return self._last
+        with self._lock:
             began = time.monotonic()
-            if looks and began - self._looked_at >= self._fresh_s:
+            if began - self._looked_at >= self._fresh_s:
                 overview = self._observer.look()
                 self._last = self._made(overview, began)
                 self._looked_at = time.monotonic()
             return self._last
 
-    @contextmanager
-    def _looking(self) -> Iterator[bool]:
-        """One thread at a time. False: this one looks already, and a signal's handler asks; there is the last look."""
-        with self._lock:
-            looks = not self._is_looking
-            try:
-                self._is_looking = True
-                yield looks
-            finally:
-                self._is_looking = not looks
+    @property
+    def _looks(self) -> bool:
+        """Does this very thread look just now? Then it is a signal's handler that asks, and it is told the last look."""
+        owned: bool = self._lock._is_owned()  # type: ignore[attr-defined]
+        return owned
 
     def _made(self, overview: Overview, began: float) -> Samples:
         found: dict[str, dict[tuple[str, ...], float]] = {}
