@@ -9,8 +9,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def shown(error: BaseException) -> str:
@@ -56,3 +59,23 @@ def hand_over(threads: ThreadPoolExecutor, do: Callable[[], None], otherwise: Ca
     except RuntimeError:  # where no thread could be started it has been queued, and another may have it by now
         if begun.acquire(blocking=False):
             otherwise()
+
+
+class Promise(Future[T]):
+    """A future of which every callback is called, also after one that raises SystemExit in a thread of ours."""
+
+    def add_done_callback(self, fn: Callable[[Future[T]], Any]) -> None:
+        """As Future has it."""
+        adder = threading.get_ident()
+
+        def call(future: Future[T]) -> None:
+            try:
+                fn(future)
+            except BaseException as error:
+                if isinstance(error, Exception) or threading.get_ident() == adder:
+                    raise  # the first are logged by Future, and the user's own thread is his to end
+                tell(
+                    logging.getLogger("ringcast.pool"), "a callback of a future's raised %s", shown(error), error=error
+                )
+
+        super().add_done_callback(call)

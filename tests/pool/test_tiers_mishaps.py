@@ -136,6 +136,22 @@ def test_whatever_it_does_with_a_few_together_is_a_job_that_failed(
         assert in_order(tier)
 
 
+def test_who_else_waits_for_a_job_is_told_whatever_one_does() -> None:
+    held, told = threading.Event(), threading.Event()
+
+    def exits(_: object) -> None:
+        raise SystemExit
+
+    with OfChunks() as tier:
+        tier.does = lambda: held.wait(DEADLINE_S)
+        job = tier.store([key(1)], [chunk(1)])
+        job.add_done_callback(exits)
+        job.add_done_callback(lambda _: told.set())
+        held.set()
+        assert told.wait(DEADLINE_S)
+        assert job.result() == [True]
+
+
 def test_who_logs_it_may_raise_too() -> None:
     def exits(record: logging.LogRecord) -> bool:
         raise SystemExit

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ringcast._mishaps import hand_over, named, shown, tell
+from ringcast._mishaps import Promise, hand_over, named, shown, tell
 from tests.mishaps import Mute, MuteForGood, filtered, no_threads
+from tests.support import Background
 
 
 def test_every_exception_and_every_object_has_a_text_that_can_be_encoded() -> None:
@@ -47,3 +49,24 @@ def test_what_no_thread_could_be_had_for_is_done_otherwise_and_not_again(monkeyp
     assert done == ["here", "the next"]
     hand_over(threads, lambda: done.append("by a thread"), lambda: done.append("after the end"))
     assert done == ["here", "the next", "after the end"]
+
+
+def test_each_callback_of_a_promise_is_called_and_the_caller_s_own_may_end_it() -> None:
+    called: list[str] = []
+
+    def exits(_: object) -> None:
+        called.append("exits")
+        raise SystemExit
+
+    promise: Promise[int] = Promise()
+    promise.add_done_callback(exits)
+    promise.add_done_callback(lambda done: called.append(f"got {done.result()}"))
+    Background(promise.set_result, 7).result()
+    assert called == ["exits", "got 7"]
+    with pytest.raises(SystemExit):
+        promise.add_done_callback(exits)
+    assert asyncio.run(awaited(promise)) == 7
+
+
+async def awaited(promise: Promise[int]) -> int:
+    return await asyncio.wrap_future(promise)

@@ -71,7 +71,7 @@ class Source:
 
     @property
     def _looks(self) -> bool:
-        """Does this very thread look just now? Then it is a signal's handler that asks, and it is told the last look."""
+        """Does this very thread look just now? Then a signal's handler asks, and is told the last look."""
         owned: bool = self._lock._is_owned()  # type: ignore[attr-defined]
         return owned
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from ringcast import _core, _html
 from ringcast._arguments import checked, flag, refuse
+from ringcast._mishaps import Promise
 from ringcast._names import pool_segment_name
 from ringcast._sizes import human_bytes
 from ringcast._version import __version__
@@ -329,7 +330,7 @@ class PoolClient(_core.PoolClient):
         ...     client.prefetch(keys).result()
         2
         """
-        future: Future[int] = Future()
+        future: Future[int] = Promise()
         future.set_running_or_notify_cancel()
 
         def bring() -> None:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ringcast import _core
 from ringcast._arguments import checked, refuse
-from ringcast._mishaps import hand_over, shown, tell
+from ringcast._mishaps import Promise, hand_over, shown, tell
 from ringcast.errors import ArgumentError, LayoutError
 from ringcast.pool._accelerators import DeviceCopy, is_device
 from ringcast.pool._forms import Plane, TokenForm, form_of, tensors_of
@@ -197,7 +197,7 @@ def _start(
     else:
         slots = list(slots)
     copy = _core.PoolCopy(rows.plan, ids, slots, gathers, layout.form is not None, skip)
-    future: Future[list[int]] = Future()
+    future: Future[list[int]] = Promise()
     here = False
     run: Callable[[int], list[int]] = copy.run
     try:

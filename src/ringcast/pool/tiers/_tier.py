@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ringcast._arguments import INT64_MAX, checked, refuse
-from ringcast._mishaps import hand_over, named, shown, tell
+from ringcast._mishaps import Promise, hand_over, named, shown, tell
 from ringcast._sizes import byte_size
 from ringcast.errors import ArgumentError, CorruptError, ForkedError, PoolClosedError, TierError
 from ringcast.pool._keys import Keys
@@ -586,7 +586,7 @@ class _Job:
     """The answers of one call, until there is one for each key."""
 
     def __init__(self, count: int) -> None:
-        self.future: Future[list[bool]] = Future()
+        self.future: Future[list[bool]] = Promise()
         self.future.set_running_or_notify_cancel()  # memory is in use: it cannot be called off
         self._answers = [False] * count
         self._left = count
