@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ringcast import MessageQueue
-from ringcast.metrics import METRICS, RingcastCollector, instrument
+from ringcast.errors import QueueClosedError
+from ringcast.instruments import Observer, Overview
+from ringcast.metrics import METRICS, RingcastCollector, _source, instrument
 from ringcast.pool import PoolServer
+from tests.interrupts import Interrupt
 from tests.support import ROOT, broadcast, run_python, unique_name, until_asleep
 
 NAMES = {metric.prometheus_name for metric in METRICS}
@@ -229,3 +235,51 @@ def test_what_the_documentation_shows_runs(snippet: str, tmp_path: Path) -> None
 
 def test_there_are_snippets_to_run() -> None:
     assert len(SNIPPETS) == 3
+
+
+class Odd:
+    """An end that does something when it is asked."""
+
+    def __init__(self, does: Any) -> None:
+        self._does = does
+
+    def stats(self) -> Any:
+        self._does()
+        raise QueueClosedError("nothing to say")
+
+
+def test_a_signal_s_handler_may_ask_while_its_thread_looks() -> None:
+    asked: list[list[str]] = []
+
+    def handler(*_: Any) -> None:
+        collector.glance()
+        asked.append([family.name for family in collector.collect()])
+
+    collector = RingcastCollector([Odd(lambda: signal.raise_signal(signal.SIGUSR1))])
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        names = [[family.name for family in collector.collect()] for _ in range(2)]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert asked == [[], names[0]], "what was seen last"
+    assert "ringcast_queues" in names[0]
+
+
+def test_wherever_a_look_is_interrupted_it_counts_no_queue_twice() -> None:
+    with broadcast(1) as (writer, _):
+        writer.enqueue_many([b"x"] * 3)
+        there, epoch = Observer().look(), writer.stats()["epoch"]
+    there["queues"] = [queue for queue in there["queues"] if queue["epoch"] == epoch]
+    gone: Overview = {**there, "queues": []}
+
+    def sent(samples: _source.Samples) -> float:
+        return next(values for metric, values in samples if metric.name == "ringcast.queue.messages")[("",)]
+
+    for n in itertools.count():
+        source = _source.Source()
+        source._made(there, 0.0)
+        interrupted = Interrupt([_source.Source._made], n).run(partial(source._made, gone, 0.0))
+        assert sent(source._made(gone, 0.0)) == 3, f"interrupted at instruction {n}"
+        if not interrupted:
+            break
+    assert n > 100

@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeAlias
 
@@ -25,6 +24,7 @@ _Sample: TypeAlias = "tuple[str, float, tuple[str, ...]]"
 """A metric's name, its value, and the values of its labels but for the first one."""
 _Counted: TypeAlias = "dict[tuple[str, tuple[str, ...], tuple[int, ...]], float]"
 """Counters of queues without names: by metric, labels, and whose it is."""
+_Sums: TypeAlias = "dict[tuple[str, tuple[str, ...]], float]"
 
 
 class End(Protocol):
@@ -45,19 +45,22 @@ class Source:
         self._observer = Observer()
         self._ends = ends
         self._fresh_s = fresh_s
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._looked_at = float("-inf")
         self._last: Samples = []
-        self._nameless: _Counted = {}
-        self._gone: defaultdict[tuple[str, tuple[str, ...]], float] = defaultdict(float)
+        self._counted: tuple[_Counted, _Sums] = {}, {}
+        """Of queues without a name: the counters of those that are there, and the sums of those that are gone."""
 
     def glance(self) -> None:
         """Sees who sleeps for what now."""
-        with self._lock:
-            self._observer.glance()
+        if not self._looks:
+            with self._lock:
+                self._observer.glance()
 
     def samples(self) -> Samples:
         """All metrics that have values. Raises SystemCallError only if the segments cannot be listed."""
+        if self._looks:
+            return self._last
         with self._lock:
             began = time.monotonic()
             if began - self._looked_at >= self._fresh_s:
@@ -65,6 +68,12 @@ class Source:
                 self._last = self._made(overview, began)
                 self._looked_at = time.monotonic()
             return self._last
+
+    @property
+    def _looks(self) -> bool:
+        """Does this very thread look just now? Then a signal's handler asks, and is told the last look."""
+        owned: bool = self._lock._is_owned()  # type: ignore[attr-defined]
+        return owned
 
     def _made(self, overview: Overview, began: float) -> Samples:
         found: dict[str, dict[tuple[str, ...], float]] = {}
@@ -85,13 +94,13 @@ class Source:
         # After what is seen from outside, so that no end is counted twice.
         for end in self._ends:
             _of_end(end, add, nameless)
-        for key, before in self._nameless.items():
+        last, gone = self._counted[0], self._counted[1].copy()
+        for key, before in last.items():
             if nameless.get(key, -1.0) < before:  # it is gone, or another one has begun in its place
-                self._gone[key[:2]] += before
-        self._nameless = nameless
+                gone[key[:2]] = gone.get(key[:2], 0.0) + before
         for (name, labels, _), value in nameless.items():
             add(name, value, *labels, join=operator.add)
-        for (name, labels), value in self._gone.items():
+        for (name, labels), value in gone.items():
             add(name, value, *labels, join=operator.add)
         self._of_links(overview, add)
         self._of_groups(overview, add)
@@ -100,6 +109,7 @@ class Source:
         add("queues", len(overview["queues"]))
         add("unreadable_segments", len(overview["unreadable"]))
         add("look", time.monotonic() - began)
+        self._counted = nameless, gone  # last: what raises before leaves each counted once
         return [(_BY_NAME[name], found[name]) for name in _BY_NAME if name in found]
 
     def _of_nameless(self, queue: QueueView, add: _Add, nameless: _Counted) -> None:

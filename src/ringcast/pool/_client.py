@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from ringcast import _core, _html
 from ringcast._arguments import checked, flag, refuse
+from ringcast._mishaps import Promise
 from ringcast._names import pool_segment_name
 from ringcast._sizes import human_bytes
 from ringcast._version import __version__
@@ -329,18 +330,20 @@ class PoolClient(_core.PoolClient):
         ...     client.prefetch(keys).result()
         2
         """
-        future: Future[int] = Future()
+        future: Future[int] = Promise()
         future.set_running_or_notify_cancel()
 
         def bring() -> None:
             try:
-                future.set_result(self._prefetch(keys, self._wanted["timeout_ns"] / 1e9))
+                found = self._prefetch(keys, self._wanted["timeout_ns"] / 1e9)
             except BaseException as error:
                 future.set_exception(error)
+            else:
+                future.set_result(found)
 
-        found = self.lookup(keys)
-        if found.memory == len(keys):
-            future.set_result(found.memory)
+        there = self.lookup(keys).memory
+        if there == len(keys):
+            future.set_result(there)
         else:
             threading.Thread(target=bring, name="ringcast prefetch", daemon=True).start()
         return future

@@ -6,20 +6,25 @@ thread. For tensors of a device see _accelerators.py.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from operator import is_
 from typing import Any, NamedTuple
 
 from ringcast import _core
 from ringcast._arguments import checked, refuse
+from ringcast._mishaps import Promise, hand_over, shown, tell
 from ringcast.errors import ArgumentError, LayoutError
 from ringcast.pool._accelerators import DeviceCopy, is_device
 from ringcast.pool._forms import Plane, TokenForm, form_of, tensors_of
 from ringcast.pool._layouts import KVLayout, page_planes
+
+_log = logging.getLogger("ringcast.pool")
 
 _MOST_THREADS = 1024
 _DEFAULT_THREADS = 4
@@ -192,6 +197,8 @@ def _start(
     else:
         slots = list(slots)
     copy = _core.PoolCopy(rows.plan, ids, slots, gathers, layout.form is not None, skip)
+    future: Future[list[int]] = Promise()
+    here = False
     run: Callable[[int], list[int]] = copy.run
     try:
         on_device = bool(slots) and is_device(rows.planes[0].view.device)
@@ -200,14 +207,15 @@ def _start(
                 copy, rows.planes, rows.n_blocks, rows.block_tokens, layout.pages_per_chunk, ids, slots, skip
             )
             run = device.gather if gathers else device.scatter
-        future: Future[list[int]] = Future()
-        if not on_device and len(slots) * rows.plan.chunk_bytes <= _OWN_BYTES:
-            _do(future, copy, run, count, kv)
+        make = partial(_do, future, copy, run, count, kv)  # until it ends the tensors are kept
+        here = not on_device and len(slots) * rows.plan.chunk_bytes <= _OWN_BYTES
+        if here:
+            make()
         else:
-            # Until it ends the tensors are kept.
-            _executor().submit(_do, future, copy, run, count, kv)
+            hand_over(_executor(), make, make)
     except BaseException:
-        copy.give_up()
+        if here or future.cancel():  # if not, a thread makes it, whoever is interrupted here
+            copy.give_up()
         raise
     return future
 
@@ -222,11 +230,30 @@ def _do(future: Future[list[int]], copy: _core.PoolCopy, run: Callable[[int], li
         copy.give_up()
         future.set_exception(error)
         return
-    damaged = copy.damaged
+    if copy.damaged:  # told before the future is done: what is called then is the user's
+        _report(copy)
     future.set_result(failed)
-    if damaged:
-        # It waits for the server, and other copies do not.
-        threading.Thread(target=copy.report, name="ringcast-report", daemon=True).start()
+
+
+def _report(copy: _core.PoolCopy) -> None:
+    """Tells the server which chunks are damaged. It is waited for by a thread of its own, and by no other copy."""
+
+    def report() -> None:
+        try:
+            copy.report()
+        except BaseException as error:
+            _untold(error)
+
+    try:
+        threading.Thread(target=report, name="ringcast-report", daemon=True).start()
+    except RuntimeError as error:  # no thread can be had
+        _untold(error)
+
+
+def _untold(error: BaseException) -> None:
+    tell(
+        _log, "damaged chunks could not be told to their pool's server, and are left to the next copy: %s", shown(error)
+    )
 
 
 def _refuse_read_only(rows: Rows) -> None:

@@ -13,20 +13,27 @@ from typing import Any, Literal, NamedTuple
 
 from ringcast import _core
 from ringcast._arguments import checked, refuse
+from ringcast._mishaps import shown, tell
 from ringcast._names import pool_segment_name
 from ringcast._version import __version__
 from ringcast.errors import (
     PoolConnectError,
     QueueTimeoutError,
     SegmentError,
+    SegmentMismatchError,
     SegmentNotFoundError,
+    SegmentPermissionError,
     ServerDiedError,
 )
 from ringcast.queue import MessageQueue
 
+_log = logging.getLogger("ringcast.pool")
+
 _MOST = 256
 """Events in a batch."""
 _SLICE_NS = 250_000_000
+_RETRY_S = 1.0
+"""After how long a server's events are read again that could not be."""
 _LINGER_S = 5.0
 """For how long a server that ends waits for a function to take its last events."""
 
@@ -127,8 +134,10 @@ def _check_still_there(memory: _core.PoolMemory, segment: str) -> None:
     try:
         if _core.PoolMemory(segment, __version__).id == memory.id:
             return
-    except SegmentNotFoundError:
+    except (SegmentNotFoundError, SegmentMismatchError, SegmentPermissionError):
         pass
+    except SegmentError:  # it cannot be said just now, which is no answer: it is asked again
+        return
     raise ServerDiedError(f"{memory.label}: its server died, and nobody took the pool over; watch the next one")
 
 
@@ -152,23 +161,42 @@ class Teller:
             return
         self._thread.join(_LINGER_S)
         if self._thread.is_alive():
-            logging.getLogger("ringcast.pool").warning(
+            _log.warning(
                 "pool '%s': on_event has not returned for %g s; what it has not been told is not waited for",
                 self._name,
                 _LINGER_S,
             )
 
     def _run(self) -> None:
-        for batch in _batches(self._memory, pool_segment_name(self._name), self._first, self._ending.is_set):
+        """Whatever the function or its queue raises, or looking at the pool: the next events are told."""
+        first, failures = self._first, 0
+        while True:
             try:
-                if not isinstance(self._sink, MessageQueue):
-                    self._sink(batch)
-                elif not self._sent(self._sink, batch):
-                    return
-            except Exception:
-                logging.getLogger("ringcast.pool").exception(
-                    "pool '%s': events %d to %d could not be told", self._name, batch[0].number, batch[-1].number
-                )
+                for batch in _batches(self._memory, pool_segment_name(self._name), first, self._ending.is_set):
+                    if not self._told(batch):
+                        return
+                return
+            except BaseException as error:
+                failures += 1
+                if failures & (failures - 1) == 0:  # told ever less often
+                    tell(_log, "pool '%s': its events could not be read: %s", self._name, shown(error), error=error)
+            first = None  # who is told makes his picture anew
+            if self._ending.wait(_RETRY_S):
+                tell(_log, "pool '%s': its last events were not told, for they could not be read", self._name)
+                return
+
+    def _told(self, batch: list[PoolEvent]) -> bool:
+        """False: nothing more can be told."""
+        try:
+            if isinstance(self._sink, MessageQueue):
+                return self._sent(self._sink, batch)
+            self._sink(batch)
+        except BaseException as error:
+            tell(
+                _log, "pool '%s': events %d to %d could not be told: %s",
+                self._name, batch[0].number, batch[-1].number, shown(error), error=error, level=logging.ERROR,
+            )  # fmt: skip
+        return True
 
     def _sent(self, queue: MessageQueue[Any], batch: list[PoolEvent]) -> bool:
         """A full queue is waited for as long as the server serves."""
@@ -178,11 +206,10 @@ class Teller:
                 return True
             except QueueTimeoutError:
                 if self._ending.is_set():
-                    logging.getLogger("ringcast.pool").warning(
-                        "pool '%s': its events from %d on were not sent, for the queue is full",
-                        self._name,
-                        batch[0].number,
-                    )
+                    tell(
+                        _log, "pool '%s': its events from %d on were not sent, for the queue is full",
+                        self._name, batch[0].number,
+                    )  # fmt: skip
                     return False
 
 

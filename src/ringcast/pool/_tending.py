@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 from ringcast import _core
 from ringcast._arguments import refuse
+from ringcast._mishaps import named, shown, tell
 from ringcast.errors import ArgumentError, CorruptError
 from ringcast.pool.tiers import FileTier, Tier
+from ringcast.pool.tiers._tier import one_for_each
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +88,10 @@ class Tending:
         for tier in self._registered:
             self._try("unregistered", tier, tier.unregister)
         for tier in self._tiers:
-            tier.close()
+            try:
+                tier.close()
+            except Exception as error:
+                tell(log, "pool '%s': %s could not be closed: %s", self._pool, named(tier), shown(error))
         if self._memory is not None:
             with suppress(BufferError):  # a tier keeps a view
                 self._memory.release()
@@ -102,10 +107,7 @@ class Tending:
         try:
             do(self._memory)
         except Exception as error:
-            log.warning(
-                "pool '%s': its memory could not be %s with %r: %s: %s",
-                self._pool, what, tier, type(error).__name__, error,
-            )  # fmt: skip
+            tell(log, "pool '%s': its memory could not be %s with %s: %s", self._pool, what, named(tier), shown(error))
             return False
         return True
 
@@ -115,13 +117,18 @@ class Tending:
 
     def _tell(self) -> None:
         """Logs what fails, ever less often: at the first, second, fourth, eighth time."""
-        told = [0] * len(self._tiers)
+        logged = [0] * len(self._tiers)
         while not self._ended.wait(_LOOK_S):
-            for number, (times, error) in enumerate(self._core.tier_errors()):
-                if times.bit_length() > told[number]:
-                    told[number] = times.bit_length()
-                    tier = self._tiers[number]
-                    log.warning("pool '%s': %r has failed %d times; the last: %s", self._pool, tier, times, error)
+            try:
+                found = self._core.tier_errors()
+            except Exception as error:
+                tell(log, "pool '%s': it cannot be said what has failed: %s", self._pool, shown(error))
+                continue
+            for number, (times, text) in enumerate(found):
+                if times.bit_length() > logged[number]:
+                    logged[number] = times.bit_length()
+                    tier = named(self._tiers[number])
+                    tell(log, "pool '%s': %s has failed %d times; the last: %s", self._pool, tier, times, text)
 
 
 def _work(core: _core.PoolServer, number: int, tier: Tier) -> None:
@@ -133,17 +140,15 @@ def _work(core: _core.PoolServer, number: int, tier: Tier) -> None:
         found: list[bool] = []
         try:
             outcome, found = _done(tier, job)
-        except CorruptError as raised:
-            outcome, error = "corrupt", str(raised)
         except BaseException as raised:
-            error = f"{type(raised).__name__}: {raised}"
+            outcome, error = "corrupt" if isinstance(raised, CorruptError) else "failed", shown(raised)
         job.finish(outcome, found, error)
         del job
 
 
 def _done(tier: Tier, job: _core.PoolTierJob) -> tuple[str, list[bool]]:
     if job.task == "find":
-        return "done", tier.exists(job.keys).result()
+        return "done", one_for_each(job.keys, tier.exists(job.keys).result())
     if job.task == "clear":
         tier.clear()
         return "done", []

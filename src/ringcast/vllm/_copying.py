@@ -10,10 +10,12 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from ringcast import _core
 from ringcast._core import RetrieveLease, StoreLease
+from ringcast._mishaps import hand_over, shown, tell
 from ringcast.errors import PoolConnectError, PoolError
 from ringcast.pool import KVLayout, PoolClient, gather_paged, scatter_paged
 from ringcast.pool._trial import try_layout
@@ -61,9 +63,9 @@ class Copying:
         """Begin what a step's plan asks for. Waits for nothing."""
         wait = self._fence() if self._fence is not None and (plan.loads or plan.stores) else _at_once
         for load in plan.loads:
-            self._loaders.submit(self._load, load, wait)
+            hand_over(self._loaders, partial(self._load, load, wait), partial(self._load_ended, load))
         for store in plan.stores:
-            self._storers.submit(self._store, store, wait)
+            hand_over(self._storers, partial(self._store, store, wait), partial(self._store_ended, store))
 
     def take_received(self) -> set[str]:
         """Requests whose loads have ended since, well or not."""
@@ -90,14 +92,18 @@ class Copying:
         self._access.close()
 
     def _load(self, load: Load, wait: Callable[[], object]) -> None:
-        failed: Sequence[int] = range(len(load.blocks))
+        failed: Sequence[int] | None = None
         try:
             wait()
             failed = self._scatter(load)
-        except PoolError as error:
-            _log.warning("ringcast: blocks of request %s were not loaded: %s", load.request, error)
-        except Exception:
-            _log.exception("ringcast: blocks of request %s were not loaded", load.request)
+        except BaseException as error:
+            _tell("ringcast: blocks of request %s were not loaded: %s", load.request, error)
+        self._load_ended(load, failed)
+
+    def _load_ended(self, load: Load, failed: Sequence[int] | None = None) -> None:
+        """Which of its blocks hold nothing of use; None: all."""
+        if failed is None:
+            failed = range(len(load.blocks))
         with self._lock:
             self._received.add(load.request)
             if failed:
@@ -125,10 +131,11 @@ class Copying:
             wait()
             self._gather(store)
             done = True
-        except PoolError as error:
-            _log.warning("ringcast: %d blocks were not stored: %s", len(store.blocks), error)
-        except Exception:
-            _log.exception("ringcast: %d blocks were not stored", len(store.blocks))
+        except BaseException as error:
+            _tell("ringcast: %s blocks were not stored: %s", len(store.blocks), error)
+        self._store_ended(store, done)
+
+    def _store_ended(self, store: Store, done: bool = False) -> None:
         with self._lock:
             counted = self._report.stored if done else self._report.not_stored
             counted[store.number] = counted.get(store.number, 0) + 1
@@ -157,6 +164,14 @@ class Copying:
         if client is None:
             raise PoolConnectError("this worker has no pool")
         return client
+
+
+def _tell(message: str, what: object, error: BaseException) -> None:
+    """Logs it, with the traceback of what is no error of the pool's."""
+    if isinstance(error, PoolError):
+        tell(_log, message, what, shown(error))
+    else:
+        tell(_log, message, what, shown(error), error=error, level=logging.ERROR)
 
 
 def _at_once() -> None:

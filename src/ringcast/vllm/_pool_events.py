@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from typing import NamedTuple
 
+from ringcast._mishaps import shown, tell
 from ringcast.errors import PoolError
 from ringcast.pool import PoolEvent, watch
 from ringcast.vllm._pool_settings import Settings
@@ -71,10 +72,11 @@ class Announcements:
                     self._saw(batch)
                     if self._closed.is_set():
                         return
-                self._all_gone()
             except PoolError as error:
-                _log.debug("ringcast: no events: %s", error)
-                self._all_gone()
+                tell(_log, "ringcast: no events: %s", shown(error), level=logging.DEBUG)
+            except BaseException as error:  # whatever it is, nobody is sent to blocks that may have gone
+                tell(_log, "ringcast: the pool's events could not be read: %s", shown(error), error=error)
+            self._all_gone()
             self._closed.wait(max(self._settings.retry, 0.1))
 
     def _saw(self, batch: list[PoolEvent]) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ringcast._mishaps import shown, tell
 from ringcast.errors import LeaseExpiredError, PoolError
 from ringcast.pool import ChunkStatus, Keys, KVLayout, PoolClient, RetrieveLease, StoreLease
 from ringcast.vllm._counts import Counts
@@ -192,8 +193,8 @@ class Stores:
         while (job := self._to_do.get()) is not None:
             try:
                 job()
-            except Exception:
-                _log.exception("ringcast: a store has come to nothing")
+            except BaseException as error:
+                tell(_log, "ringcast: a store has come to nothing: %s", shown(error), error=error, level=logging.ERROR)
 
     def _do_connect(self) -> None:
         try:
@@ -221,6 +222,12 @@ class Stores:
 
     def _settle(self, store: _Storing) -> None:
         """All workers have said what became of their parts."""
+        try:
+            self._end(store)
+        finally:  # an engine goes on stepping as long as there is one
+            self._settling.discard(store.number)
+
+    def _end(self, store: _Storing) -> None:
         client, lease, store.lease = store.client, store.lease, None
         assert client is not None
         assert lease is not None
@@ -242,7 +249,6 @@ class Stores:
                 for key, said, there in zip(store.keys, store.told, committed, strict=True):
                     if there:
                         self.announcements.stored(key, said)
-            self._settling.discard(store.number)
 
 
 def exported(lease: RetrieveLease | StoreLease) -> bytes:

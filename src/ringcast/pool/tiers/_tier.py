@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ringcast._arguments import INT64_MAX, checked, refuse
+from ringcast._mishaps import Promise, hand_over, named, shown, tell
 from ringcast._sizes import byte_size
 from ringcast.errors import ArgumentError, CorruptError, ForkedError, PoolClosedError, TierError
 from ringcast.pool._keys import Keys
@@ -267,7 +268,7 @@ class Tier(ABC):
             self._figures["refused"] += len(refused)
         if refused:
             job.answer(refused, [False] * len(refused))
-        self._start_all(job, taken, checked_keys, memory, self._store)
+        self._start_all(job, taken, checked_keys, memory, self._store, self._not_stored)
         return job.future
 
     def load(self, keys: Keys | Sequence[bytes], slots: Sequence[Any]) -> Future[list[bool]]:
@@ -329,7 +330,7 @@ class Tier(ABC):
             except TierError:
                 raise
             except Exception as error:
-                raise TierError(f"{self!r} could not be cleared: {_shown(error)}") from error
+                raise TierError(f"{self!r} could not be cleared: {shown(error)}") from error
         return wanted
 
     def sync(self) -> bool:
@@ -341,7 +342,11 @@ class Tier(ABC):
         True
         """
         self._check_open()
-        return self._tried("sync", self.sync_chunks)
+        try:
+            return bool(self.sync_chunks())
+        except Exception as error:  # in the caller's own thread all else is his
+            self._failed("sync", error)
+            return False
 
     def stats(self) -> TierStats:
         """What the tier has done since it was opened.
@@ -443,30 +448,51 @@ class Tier(ABC):
         keys: list[bytes],
         memory: list[memoryview],
         move: Callable[[list[bytes], list[memoryview]], list[bool]],
+        dropped: Callable[[list[memoryview]], None] | None = None,
     ) -> None:
         """Each chunk by itself, or as many as go together while every thread has its share."""
+
+        def start() -> None:
+            chunks = [memory[i] for i in group]
+            self._start(
+                job, group, partial(move, [keys[i] for i in group], chunks),
+                None if dropped is None else partial(dropped, chunks),
+            )  # fmt: skip
+
         share = -(-len(indices) // self._thread_count)
         group: list[int] = []
         nbytes = 0
         for index in indices:
             if group and (nbytes + memory[index].nbytes > self.together or len(group) == share):
-                self._start(job, group, partial(move, [keys[i] for i in group], [memory[i] for i in group]))
+                start()
                 group, nbytes = [], 0
             group.append(index)
             nbytes += memory[index].nbytes
         if group:
-            self._start(job, group, partial(move, [keys[i] for i in group], [memory[i] for i in group]))
+            start()
 
-    def _start(self, job: _Job, indices: list[int], body: Callable[[], list[bool]]) -> None:
-        try:
-            self._threads.submit(lambda: job.answer(indices, body()))
-        except RuntimeError:  # closed meanwhile, or no thread can be had
+    def _start(
+        self, job: _Job, indices: list[int], body: Callable[[], list[bool]], dropped: Callable[[], None] | None = None
+    ) -> None:
+        """Has a thread answer for these; if none can be had, there is nothing of them, and `dropped` is called."""
+
+        def run() -> None:
+            answers = [False] * len(indices)
+            try:
+                answers = body()
+            finally:
+                job.answer(indices, answers)
+
+        def refuse() -> None:
+            if dropped is not None:
+                dropped()
             job.answer(indices, [False] * len(indices))
+
+        hand_over(self._threads, run, refuse)
 
     def _store(self, keys: list[bytes], chunks: list[memoryview]) -> list[bool]:
         began = time.perf_counter_ns()
-        framed = chunks if self.checks else [framed_chunk(*each) for each in zip(keys, chunks, strict=True)]
-        stored = self._tried_all("store", len(keys), partial(self.store_chunks, keys, framed))
+        stored = self._tried_all("store", len(keys), partial(self._put, keys, chunks))
         with self._lock:
             self._in_flight -= sum(chunk.nbytes for chunk in chunks)
             self._figures["stores"] += len(chunks)
@@ -475,21 +501,36 @@ class Tier(ABC):
             self._figures["stored_bytes"] += _bytes_of(chunks, stored)
         return stored
 
+    def _not_stored(self, chunks: list[memoryview]) -> None:
+        """What had been taken is refused after all."""
+        with self._lock:
+            self._in_flight -= sum(chunk.nbytes for chunk in chunks)
+            self._figures["stores"] += len(chunks)
+            self._figures["refused"] += len(chunks)
+
+    def _put(self, keys: list[bytes], chunks: list[memoryview]) -> list[bool]:
+        framed = chunks if self.checks else [framed_chunk(*each) for each in zip(keys, chunks, strict=True)]
+        return one_for_each(keys, self.store_chunks(keys, framed))
+
     def _load(self, keys: list[bytes], into: list[memoryview]) -> list[bool]:
         began = time.perf_counter_ns()
-        framed = into if self.checks else [memoryview(bytearray(HEADER_BYTES + slot.nbytes)) for slot in into]
-        loaded = self._tried_all("load", len(keys), partial(self.load_chunks, keys, framed))
-        if not self.checks:
-            loaded = [
-                done and self._tried("load", partial(self._take_out, key, found, slot))
-                for done, key, found, slot in zip(loaded, keys, framed, into, strict=True)
-            ]
+        loaded = self._tried_all("load", len(keys), partial(self._get, keys, into))
         with self._lock:
             self._figures["loads"] += len(into)
             self._figures["load_ns"] += time.perf_counter_ns() - began
             self._figures["hits"] += sum(loaded)
             self._figures["loaded_bytes"] += _bytes_of(into, loaded)
         return loaded
+
+    def _get(self, keys: list[bytes], into: list[memoryview]) -> list[bool]:
+        if self.checks:
+            return one_for_each(keys, self.load_chunks(keys, into))
+        framed = [memoryview(bytearray(HEADER_BYTES + slot.nbytes)) for slot in into]
+        loaded = one_for_each(keys, self.load_chunks(keys, framed))
+        return [
+            done and self._tried("load", partial(self._take_out, key, found, slot))
+            for done, key, found, slot in zip(loaded, keys, framed, into, strict=True)
+        ]
 
     def _store_checked(self, key: bytes, chunk: memoryview) -> bool:
         """As `store_chunk`, but so that `_load_checked` can tell other bytes."""
@@ -505,20 +546,18 @@ class Tier(ABC):
         try:
             check(key.hex(), key, framed[:HEADER_BYTES], framed[HEADER_BYTES:])
         except CorruptError:
-            with suppress(Exception):
+            with suppress(BaseException):
                 self.remove_chunk(key)
             raise
         into[:] = framed[HEADER_BYTES:]
         return True
 
     def _tried(self, what: str, body: Callable[[], bool]) -> bool:
-        """The answer; False, counted and logged, if there is an exception instead."""
+        """The answer; False, counted and logged, if there is an exception instead. In a thread of the tier's own."""
         try:
             return bool(body())
-        except CorruptError as error:
-            self._note("corrupt", what, _shown(error))
-        except Exception as error:
-            self._note("failed", what, _shown(error))
+        except BaseException as error:
+            self._failed(what, error)
         return False
 
     def _answers_of_one(self, what: str, body: Callable[[], bool]) -> list[bool]:
@@ -527,9 +566,12 @@ class Tier(ABC):
     def _tried_all(self, what: str, count: int, body: Callable[[], list[bool]]) -> list[bool]:
         try:
             return body()
-        except Exception as error:
-            self._note("failed", what, _shown(error))
-            return [False] * count
+        except BaseException as error:
+            self._failed(what, error)
+        return [False] * count
+
+    def _failed(self, what: str, error: BaseException) -> None:
+        self._note("corrupt" if isinstance(error, CorruptError) else "failed", what, shown(error))
 
     def _note(self, figure: str, what: str, why: str) -> None:
         with self._lock:
@@ -537,14 +579,14 @@ class Tier(ABC):
             self._last_error = f"{what}: {why}"
             times = self._figures[figure]
         if times & (times - 1) == 0:  # a tier that is gone fails each time: told ever less often
-            log.warning("%r: %s %s: %s (%d so far)", self, what, figure, why, times)
+            tell(log, "%s: %s %s: %s (%d so far)", named(self), what, figure, why, times)
 
 
 class _Job:
     """The answers of one call, until there is one for each key."""
 
     def __init__(self, count: int) -> None:
-        self.future: Future[list[bool]] = Future()
+        self.future: Future[list[bool]] = Promise()
         self.future.set_running_or_notify_cancel()  # memory is in use: it cannot be called off
         self._answers = [False] * count
         self._left = count
@@ -566,13 +608,17 @@ def _bytes_of(memory: list[memoryview], done: list[bool]) -> int:
     return sum(slot.nbytes for slot, is_done in zip(memory, done, strict=True) if is_done)
 
 
+def one_for_each(keys: Sequence[bytes], answers: Iterable[object]) -> list[bool]:
+    """What a tier's own code has answered, as bools. Raises TierError if they are not one for each key."""
+    found = [bool(answer) for answer in answers]
+    if len(found) != len(keys):
+        raise TierError(f"{len(found)} answers came for {len(keys)} keys: a tier must answer for each of them")
+    return found
+
+
 def rate(nbytes: int, nanoseconds: int) -> float:
     """Bytes for each second; 0.0 before there were any."""
     return nbytes * 1e9 / nanoseconds if nanoseconds else 0.0
-
-
-def _shown(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def _keys(keys: Any) -> list[bytes]:
