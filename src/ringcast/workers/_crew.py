@@ -18,7 +18,7 @@ from typing import Any
 
 from ringcast import _at_exit, _core, _reports
 from ringcast._names import PREFIX, suffix
-from ringcast.errors import CallTimeoutError, EncodeError, QueueClosedError, RingcastError
+from ringcast.errors import CallTimeoutError, EncodeError, RingcastError
 from ringcast.queue import MessageQueue
 from ringcast.waiting import Wait
 from ringcast.workers._attendant import Attendant
@@ -114,7 +114,7 @@ class Crew:
             self._await([worker], _FOR_THE_KERNEL_S)
             if self.calls.closed is not None and worker.ring is not None:
                 worker.ring.close(0)  # it may have come too late to be closed with the others
-            if isinstance(error, Exception) and not isinstance(error, QueueClosedError):
+            if isinstance(error, Exception):
                 self._check_is_open()
             raise
 
@@ -232,8 +232,9 @@ class Crew:
 
     def _leaves(self, rank: int, _: RingcastError) -> None:
         worker = self.workers[rank]
-        if not worker.ended.is_set() and worker.leaving_since is None:
-            worker.leaving_since = time.monotonic()
+        if not worker.ended.is_set():
+            if worker.leaving_since is None:
+                worker.leaving_since = time.monotonic()
             self._keeper.look()
 
     def _stacks(self, ranks: Sequence[int]) -> dict[int, str]:

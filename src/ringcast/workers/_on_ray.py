@@ -18,7 +18,7 @@ from typing import Any
 from ringcast import _core
 from ringcast._extras import needed
 from ringcast._names import PREFIX, suffix
-from ringcast.errors import ArgumentError, CallTimeoutError, QueueClosedError, RingcastError, WorkerDiedError
+from ringcast.errors import ArgumentError, CallTimeoutError, RingcastError, WorkerDiedError
 from ringcast.net._same_node import Offer
 from ringcast.queue import MessageQueue
 from ringcast.waiting import Wait
@@ -154,7 +154,7 @@ class RayCrew(Guests):
             else:
                 self._died(rank, "was not brought back")
             self._kill(worker)
-            if isinstance(error, Exception) and not isinstance(error, QueueClosedError):
+            if isinstance(error, Exception):
                 self._check_is_open()
             raise
 

@@ -21,22 +21,23 @@ class Steps:
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
-        self._failing: dict[str, type[BaseException]] = {}
+        self._failing: dict[tuple[int, str], type[BaseException]] = {}
 
     def take(self, what: str, step: Callable[..., Any], *arguments: Any) -> Any:
         """What the step returns. None: it has failed, which is logged; once, if it fails so again and again.
 
         Ctrl-C, and what else comes to the main thread by a signal, is raised.
         """
+        failing, key = self._failing, (threading.get_ident(), what)
         try:
             result = step(*arguments)
         except BaseException as error:
             if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
                 raise
-            if self._failing.get(what) is not type(error):
-                self._failing[what] = type(error)
+            if failing.get(key) is not type(error):
+                failing[key] = type(error)
                 with suppress(Exception):  # of a handler of logs
                     _logger.exception("%s: %s failed; the group goes on", self._calls.label, what)
             return None
-        self._failing.pop(what, None)
+        failing.pop(key, None)
         return result
