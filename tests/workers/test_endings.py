@@ -28,6 +28,7 @@ from ringcast.workers._guests import Guest, Guests
 from ringcast.workers._keeper import Keeper
 from ringcast.workers._records import CALL
 from ringcast.workers._rings import Rings
+from ringcast.workers._starting import Patience
 from ringcast.workers._steps import Steps
 from ringcast.workers._worker import Worker
 from tests.interrupts import Interrupt
@@ -60,7 +61,7 @@ def test_who_asks_for_stacks_never_writes_to_what_has_got_the_descriptor_since(
     import multiprocessing
 
     worker = Worker(multiprocessing.get_context("spawn"), 0, prints=False)
-    theirs = {worker._ask: tmp_path / "ask", worker._stacks: tmp_path / "stacks"}
+    theirs = {number: tmp_path / str(number) for number in (worker._asked, worker._ask, worker._stacks)}
     told = []
     os_close = os.close
 
@@ -77,7 +78,7 @@ def test_who_asks_for_stacks_never_writes_to_what_has_got_the_descriptor_since(
     monkeypatch.setattr(os, "close", close)
     assert worker.reap(surely_ended=True)
     monkeypatch.undo()
-    assert told == ["(could not be started)"] * 2
+    assert told == ["(could not be started)"] * 3
     for descriptor, path in theirs.items():
         assert path.read_text() == "a user's"
         os.close(descriptor)
@@ -353,6 +354,14 @@ def test_a_close_ends_a_rank_s_coming_back(tmp_path: Path) -> None:
     with pytest.raises(QueueClosedError, match="is closed"):
         coming.result()
     assert not any(map(runs, group.pids))
+
+
+def test_a_wait_for_a_start_ends_with_what_else_ends_it() -> None:
+    def check() -> None:
+        raise QueueClosedError("of the test")
+
+    with pytest.raises(QueueClosedError):
+        Patience(None, "of the test", check).over([0], "while it is made")
 
 
 def test_a_rank_is_brought_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
