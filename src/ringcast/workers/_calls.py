@@ -421,16 +421,14 @@ class Calls:
                 self._finish(call)
 
     def close(self, why: str) -> None:
-        """No call is sent from here on, and those under way fail."""
+        """No call is sent from here on, and those under way fail. Any number of times."""
         with self._sending:
-            if self.closed is not None:
-                return
-            self.closed = why
+            if self.closed is None:
+                self.closed = why
             self._ring.shutdown()
-        for call in list(self.under_way.values()):
+        for call in list(self.under_way.values()):  # each time: the one before may have been interrupted
             if not call.done:
-                ranks = tuple(call.waiting)
-                call.fail(ranks[0] if ranks else 0, self.closed_error())
+                call.fail(next(iter(call.ranks), 0), self.closed_error())
                 call.waiting.clear()
                 self._finish(call)
 

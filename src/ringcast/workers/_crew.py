@@ -28,6 +28,7 @@ from ringcast.workers._echo import Echo
 from ringcast.workers._failures import Failure, note, one_of, unpacked
 from ringcast.workers._keeper import Keeper
 from ringcast.workers._starting import Patience
+from ringcast.workers._steps import Steps
 from ringcast.workers._worker import Worker
 
 _DOING = "while its object was made"
@@ -35,6 +36,7 @@ _AFTER_TERM_S = 0.5
 _OTHERS_S = 0.05
 """Once one could not be started, others have so long to say that they could not either."""
 _IN_HASTE_S = 0.5
+_MOMENT_S = 0.002
 _FOR_THE_KERNEL_S = 10.0
 """How long a killed process is waited for, which may still write its core or wait for a device."""
 
@@ -75,10 +77,11 @@ class Crew:
         self._ring = ring
         self.calls = Calls(ring, range(n), label, self._leaves, wait)
         self.calls.stacks = self._stacks
+        self._steps = Steps(self.calls)
         self.workers: list[Worker] = []
         self._attendant = Attendant(self.calls)
         self._echo = Echo(label) if prints else None
-        self._keeper = Keeper(wait, self._died)
+        self._keeper = Keeper(wait, self._steps, self._died)
         _crews.add(self)
         atexit.unregister(_end_all)
         atexit.register(_end_all)  # before the handler that closes queues, and those that join processes
@@ -94,15 +97,30 @@ class Crew:
 
     def respawn(self, rank: int, timeout: float | None) -> None:
         """A new process, and object, in the place of one that has ended. Raises what keeps it from starting."""
+        while self._keeper.keeps(self.workers[rank]) or self.calls.deaths:  # or the new one would be told to be dead
+            self._check_is_open()
+            if not self._steps.take("taking answers", self.calls.look):
+                time.sleep(_MOMENT_S)
         worker = Worker(self._context, rank, self._prints)
         self.workers[rank] = worker
         try:
             self._start([worker], timeout)
-        except BaseException:
+            self._check_is_open()  # or nobody ends it
+            with self.calls._sending:  # so that nobody sends to it who is not told of its end
+                if not worker.ended.is_set():
+                    del self.calls.dead[rank]
+        except BaseException as error:
             self._keeper.signal(worker, signal.SIGKILL)
             self._await([worker], _FOR_THE_KERNEL_S)
+            if self.calls.closed is not None and worker.ring is not None:
+                worker.ring.close(0)  # it may have come too late to be closed with the others
+            if isinstance(error, Exception):
+                self._check_is_open()
             raise
-        del self.calls.dead[rank]
+
+    def _check_is_open(self) -> None:
+        if self.calls.closed is not None:
+            raise self.calls.closed_error()
 
     def end(self, timeout: float, why: str) -> None:
         """Asks, then SIGTERM, then SIGKILL. Afterwards no process is left. Any number of times."""
@@ -119,6 +137,9 @@ class Crew:
         _thread.start_new_thread(self.end, (_IN_HASTE_S, "was dropped without close()"))
 
     def _end(self, timeout: float) -> None:
+        for worker in self.workers:
+            if not worker.pid:
+                self._keeper.signal(worker, signal.SIGKILL)
         try:
             if timeout > 0 and not self._await(self.workers, timeout):
                 self._signal_all(signal.SIGTERM)
@@ -127,8 +148,7 @@ class Crew:
             self._signal_all(signal.SIGKILL)
             self._await(self.workers, _FOR_THE_KERNEL_S)
             self._attendant.end()
-            self._keeper.end()
-            self._keeper.thread.join(_FOR_THE_KERNEL_S)
+            self._keeper.end(_FOR_THE_KERNEL_S)
             if self._echo is not None:
                 self._echo.close()
             self.calls.let_go()
@@ -138,7 +158,7 @@ class Crew:
             self._ended = True
 
     def _start(self, workers: Sequence[Worker], timeout: float | None) -> None:
-        patience = Patience(timeout, self.calls.label)
+        patience = Patience(timeout, self.calls.label, self._check_is_open)
         for worker in workers:
             if self._echo is not None:
                 self._echo.add(worker)
@@ -183,7 +203,7 @@ class Crew:
             left = until - time.monotonic()
             if left <= 0:
                 return False
-            self.calls.look()
+            self._steps.take("taking answers", self.calls.look)
             with self._keeper.changed:
                 self._keeper.changed.wait(min(left, 0.02))
         return True
@@ -196,24 +216,25 @@ class Crew:
     # Called by the keeper, and by whoever leads.
 
     def _died(self, worker: Worker) -> None:
-        calls = self.calls
-        error = worker.died(calls.doing(worker.rank))
-        calls.dead[worker.rank] = str(worker.death)
+        calls, steps, rank = self.calls, self._steps, worker.rank
+        error = worker.died(steps.take("naming its call", calls.doing, rank) or "and what it did is not known")
+        calls.dead[rank] = str(worker.death)
         if not self._closing and worker.ring is not None:
-            _reports.worker_died(calls.label, worker.rank, worker.pid, str(error))
+            steps.take("logging a death", _reports.worker_died, calls.label, rank, worker.pid, str(error))
         if not self._closing:
             with suppress(Exception):
-                self._ring.evict(worker.rank)
+                self._ring.evict(rank)
+        calls.deaths.append((rank, error))
         if worker.ring is not None:
             worker.ring._rouse()
-        calls.deaths.append((worker.rank, error))
-        if not calls.look():
+        if not steps.take("taking answers", calls.look):
             calls.on_stray()
 
     def _leaves(self, rank: int, _: RingcastError) -> None:
         worker = self.workers[rank]
-        if not worker.ended.is_set() and worker.leaving_since is None:
-            worker.leaving_since = time.monotonic()
+        if not worker.ended.is_set():
+            if worker.leaving_since is None:
+                worker.leaving_since = time.monotonic()
             self._keeper.look()
 
     def _stacks(self, ranks: Sequence[int]) -> dict[int, str]:

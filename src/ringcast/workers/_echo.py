@@ -9,8 +9,10 @@ import os
 import selectors
 import sys
 import threading
+from collections import deque
 from contextlib import suppress
 
+from ringcast.workers._bell import Bell
 from ringcast.workers._worker import Worker
 
 _PIECE = 1 << 16
@@ -36,33 +38,30 @@ class Echo:
     def __init__(self, name: str) -> None:
         self._name = name
         self._selector = selectors.DefaultSelector()
-        self._awake, self._wake = os.pipe()
-        self._selector.register(self._awake, selectors.EVENT_READ)
-        self._coming: list[_Source] = []
-        self._lock = threading.Lock()
-        self._over = False
+        self._bell = Bell(self._selector)
+        self._coming: deque[_Source] = deque()
+        self._over = self._gone = False
         self._thread = threading.Thread(target=self._run, name="ringcast-echo", daemon=True)
         self._thread.start()
 
     def add(self, worker: Worker) -> None:
         """Before it is started."""
         prefix = f"[{self._name} rank {worker.rank}] "
-        with self._lock:
-            for is_error, descriptor in enumerate(worker.outputs):
-                os.set_blocking(descriptor, False)
-                self._coming.append(_Source(descriptor, prefix, bool(is_error), worker))
-        self._rouse()
+        for is_error, descriptor in enumerate(worker.outputs):
+            os.set_blocking(descriptor, False)
+            self._coming.append(_Source(descriptor, prefix, bool(is_error), worker))
+        if self._gone:
+            self._turn_away()  # for nobody else does
+        else:
+            self._bell.ring()
 
     def close(self) -> None:
-        """All workers have ended: shows the last of it."""
+        """All workers have ended: shows the last of it. Any number of times."""
         self._over = True
-        self._rouse()
+        self._bell.ring()
         self._thread.join(_LAST_S)
-
-    def _rouse(self) -> None:
-        with self._lock:
-            if self._wake >= 0:
-                os.write(self._wake, b".")
+        if not self._thread.is_alive():
+            self._bell.close()
 
     def _run(self) -> None:
         while True:
@@ -71,21 +70,23 @@ class Echo:
                 if isinstance(key.data, _Source):
                     self._read(key.data)
                 else:
-                    os.read(self._awake, 4096)
-            with self._lock:
-                for source in self._coming:
-                    self._selector.register(source.descriptor, selectors.EVENT_READ, source)
-                self._coming.clear()
+                    self._bell.hear()
+            while self._coming:
+                source = self._coming.popleft()
+                self._selector.register(source.descriptor, selectors.EVENT_READ, source)
             if self._over and (not events or len(self._selector.get_map()) == 1):
                 break
         for key in list(self._selector.get_map().values()):
             if isinstance(key.data, _Source):
                 self._end(key.data)
+        self._gone = True
+        self._turn_away()  # who has come since
         self._selector.close()
-        with self._lock:
-            os.close(self._awake)
-            os.close(self._wake)
-            self._wake = -1
+
+    def _turn_away(self) -> None:
+        with suppress(IndexError):
+            while True:
+                os.close(self._coming.popleft().descriptor)
 
     def _read(self, source: _Source) -> None:
         try:
@@ -115,6 +116,6 @@ def _show(source: _Source, lines: list[bytes]) -> None:
     text = "".join(f"{source.prefix}{line.decode(errors='replace')}\n" for line in lines)
     stream = sys.stderr if source.is_error else sys.stdout
     if stream is not None:
-        with suppress(OSError, ValueError):  # whoever read it is gone
+        with suppress(BaseException):  # whoever read it is gone, or it is a program's own and broken
             stream.write(text)
             stream.flush()

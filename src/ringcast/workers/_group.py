@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ringcast import _arguments, _html
-from ringcast.errors import ArgumentError, RankError
+from ringcast.errors import ArgumentError, BusyError, RankError
 from ringcast.waiting import Wait, WaitSettings
 from ringcast.workers._adopted import Adopted, adopt
 from ringcast.workers._call import Call
@@ -100,6 +100,7 @@ class WorkerGroup:
         self._crew = crew
         self._calls = crew.calls
         self._label = crew.calls.label
+        self._coming_back: dict[int, object] = {}
         self._finalizer = weakref.finalize(self, crew.drop)
         self._finalizer.atexit = False
 
@@ -288,7 +289,8 @@ class WorkerGroup:
     def respawn(self, rank: int, *, start_timeout: float | None = START_TIMEOUT_S) -> None:
         """Brings a rank back that has ended: a new process, with a new object.
 
-        Raises what the group's own start raises; ArgumentError if the rank has not ended.
+        Raises what the group's own start raises; ArgumentError if the rank has not ended; BusyError if it is being
+        brought back already, in another thread; QueueClosedError once the group is closed, also meanwhile.
 
         >>> group.call("update", ranks=[1], step=5)
         [None]
@@ -306,12 +308,17 @@ class WorkerGroup:
         self._calls.check_caller()
         if self._calls.closed is not None:
             raise self._calls.closed_error()
-        if rank not in self._calls.dead and self._calls.can_respawn:
-            pid = next(worker.pid for worker in self._crew.workers if worker.rank == rank)
-            raise ArgumentError(f"{self._label}: rank {rank} has not ended (pid {pid})")
-        while self._calls.deaths:
-            self._calls.look()
-        self._crew.respawn(rank, timeout)
+        own = object()
+        try:
+            if self._coming_back.setdefault(rank, own) is not own:
+                raise BusyError(f"{self._label}: rank {rank} is being brought back already, by another call of respawn")
+            if rank not in self._calls.dead and self._calls.can_respawn:
+                pid = next(worker.pid for worker in self._crew.workers if worker.rank == rank)
+                raise ArgumentError(f"{self._label}: rank {rank} has not ended (pid {pid})")
+            self._crew.respawn(rank, timeout)
+        finally:
+            if self._coming_back.get(rank) is own:
+                del self._coming_back[rank]
 
     def stats(self) -> GroupStats:
         """How long each rank takes, and how far it is behind the others; `ringcast.workers.RankStats` says what the

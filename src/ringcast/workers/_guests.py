@@ -23,6 +23,7 @@ from ringcast.waiting import Wait
 from ringcast.workers._asking import Asking
 from ringcast.workers._attendant import Attendant
 from ringcast.workers._calls import Calls
+from ringcast.workers._steps import Steps
 
 CHUNK_BYTES = 1 << 20
 IN_HASTE_S = 0.5
@@ -57,6 +58,7 @@ class Guests(ABC):
         self._ring = ring
         self._asking = Asking(self.calls, asks)
         self.calls.stacks = self._asking.stacks
+        self._steps = Steps(self.calls)
         self._attendant = Attendant(self.calls)
         self._news: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         """Ranks of which something may be known besides; None, at the end."""
@@ -92,27 +94,26 @@ class Guests(ABC):
         while not all(worker.ended.is_set() for worker in self.workers):
             if time.monotonic() >= until:
                 return False
-            self.calls.look()
+            self._steps.take("taking answers", self.calls.look)
             time.sleep(0.001)
         return True
 
     def _watch(self) -> None:
+        steps = self._steps
         while True:
-            try:
+            with suppress(queue.Empty):
                 rank = self._news.get(timeout=_LOOK_S)
                 if rank is None:
                     return
-                self._heard(rank)
-            except queue.Empty:
-                pass
-            self._look()
-            with suppress(RingcastError):
-                self.calls.look()
+                steps.take(f"hearing of rank {rank}", self._heard, rank)
+            for worker in list(self.workers):
+                steps.take(f"the look at rank {worker.rank}", self._look_at, worker)
+            steps.take("taking answers", self.calls.look)
 
     def _heard(self, rank: int) -> None:  # noqa: B027 (may be left as it is)
         """There is news of a rank."""
 
-    def _look(self) -> None:  # noqa: B027 (likewise)
+    def _look_at(self, worker: Any) -> None:  # noqa: B027 (likewise)
         """Now and then."""
 
     def _left(self, rank: int, error: RingcastError) -> None:
@@ -120,19 +121,20 @@ class Guests(ABC):
         self._died(rank, how_it_left(error))
 
     def _died(self, rank: int, how: str, exitcode: int | None = None) -> None:
-        worker, calls = self.worker(rank), self.calls
+        """Any number of times: one that was interrupted is not the last."""
+        worker, calls, steps = self.worker(rank), self.calls, self._steps
         if worker.ended.is_set():
             return
-        worker.ended.set()
-        if calls.closed is not None:
-            return
-        error = WorkerDiedError(f"rank {rank} (host {worker.host}, pid {worker.pid}) {how}, {calls.doing(rank)}")
-        error.rank, error.pid, error.exitcode = rank, worker.pid, exitcode
-        _reports.worker_died(self.label, rank, worker.pid, str(error))
-        calls.dead[rank] = how
-        with suppress(RingcastError):
-            self._ring.evict(rank)
-        calls.deaths.append((rank, error))
+        if calls.closed is None:
+            doing = steps.take("naming its call", calls.doing, rank) or "and what it did is not known"
+            error = WorkerDiedError(f"rank {rank} (host {worker.host}, pid {worker.pid}) {how}, {doing}")
+            error.rank, error.pid, error.exitcode = rank, worker.pid, exitcode
+            calls.dead[rank] = how
+            steps.take("logging a death", _reports.worker_died, self.label, rank, worker.pid, str(error))
+            with suppress(Exception):
+                self._ring.evict(rank)
+            calls.deaths.append((rank, error))
+        worker.ended.set()  # last
 
 
 def how_it_left(error: RingcastError) -> str:

@@ -30,6 +30,7 @@ from ringcast.workers._starting import Patience
 
 _ASKS_BYTES, _ASKS_DEPTH = 1 << 12, 4
 _OTHERS_S = 0.05
+_MOMENT_S = 0.002
 _HOW_WITHIN_S = 0.7
 """So long Ray may take to say how an actor has ended whose ring has."""
 _FOR_THE_KERNEL_S = 10.0
@@ -124,7 +125,11 @@ class RayCrew(Guests):
     def respawn(self, rank: int, timeout: float | None) -> None:
         """A new actor in the bundle of one that has ended."""
         before, worker = self.worker(rank), ActorWorker(rank)
-        patience = Patience(timeout, self.label)
+        patience = Patience(timeout, self.label, self._check_is_open)
+        while not before.ended.is_set() or self.calls.deaths:  # or the new one would be told to be dead
+            self._check_is_open()
+            if not self._steps.take("taking answers", self.calls.look):
+                time.sleep(_MOMENT_S)
         self._kill(before)
         try:
             with Offer(1) as offer:
@@ -139,11 +144,23 @@ class RayCrew(Guests):
             _settle(worker, place, shared)
             self.workers[rank] = worker
             self._join([worker], patience)
-        except BaseException:
-            worker.ended.set()
+            self._check_is_open()  # or nobody ends it
+            with self.calls._sending:  # so that nobody sends to it who is not told of its end
+                if not worker.ended.is_set():
+                    del self.calls.dead[rank]
+        except BaseException as error:
+            if rank in self.calls.dead:
+                worker.ended.set()
+            else:
+                self._died(rank, "was not brought back")
             self._kill(worker)
+            if isinstance(error, Exception):
+                self._check_is_open()
             raise
-        del self.calls.dead[rank]
+
+    def _check_is_open(self) -> None:
+        if self.calls.closed is not None:
+            raise self.calls.closed_error()
 
     def end(self, timeout: float, why: str) -> None:
         """Asks; then their processes end, as Ray ends them. Any number of times."""
@@ -257,12 +274,11 @@ class RayCrew(Guests):
         if worker.left is None:
             worker.left = (time.monotonic(), error)
 
-    def _look(self) -> None:
-        for worker in self.workers:
-            if worker.serving is None and worker.unknown and not worker.ended.is_set():
-                self._follow(worker, worker.actor.__ray_ready__.remote())  # it waits there for the end of what serves
-            if worker.left is not None and time.monotonic() - worker.left[0] > _HOW_WITHIN_S:
-                self._ended(worker, how_it_left(worker.left[1]) + worker.unknown)
+    def _look_at(self, worker: ActorWorker) -> None:
+        if worker.left is not None and time.monotonic() - worker.left[0] > _HOW_WITHIN_S:
+            self._ended(worker, how_it_left(worker.left[1]) + worker.unknown)
+        if worker.serving is None and worker.unknown and not worker.ended.is_set():
+            self._follow(worker, worker.actor.__ray_ready__.remote())  # it waits there for the end of what serves
 
     def _heard(self, rank: int) -> None:
         worker = self.worker(rank)
@@ -279,9 +295,9 @@ class RayCrew(Guests):
             self._ended(worker, "serves no more" if code is None else f"ended with exit code {code}", code)
 
     def _ended(self, worker: ActorWorker, how: str, exitcode: int | None = None) -> None:
+        self._died(worker.rank, how, exitcode)
         with suppress(KeyError):
             self.calls.rings.of(worker.rank)._rouse()
-        self._died(worker.rank, how, exitcode)
 
 
 def _settle(worker: ActorWorker, place: Place, shared: bool) -> None:

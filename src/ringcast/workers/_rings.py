@@ -101,7 +101,7 @@ class Rings:
             self.inbox.append((UNKNOWN, rank, RAISED, error, 0.0))
             return True
         if isinstance(error, QueueClosedError | WriterDiedError):
+            self._ended(rank, error)  # which may be interrupted: it comes again until the ring has been let go of
             self._let_go(rank)
-            self._ended(rank, error)
             return False
         raise error

@@ -4,7 +4,7 @@ waited for."""
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ringcast import _reports
 
@@ -17,9 +17,11 @@ _SLICE_S = 0.25
 class Patience:
     """Of one start."""
 
-    def __init__(self, timeout: float | None, label: str) -> None:
+    def __init__(self, timeout: float | None, label: str, check: Callable[[], None] = lambda: None) -> None:
         self.label = label
         self.timeout = timeout
+        self._check = check
+        """Raises what else ends it."""
         self._begun = time.monotonic()
         self._tell_at = self._begun + _TELL_EVERY_S
 
@@ -31,6 +33,7 @@ class Patience:
 
     def over(self, late: Sequence[int], doing: str) -> bool:
         """Is it? Else what is waited for is logged, if it is time to."""
+        self._check()
         now = time.monotonic()
         if self.timeout is not None and now - self._begun >= self.timeout:
             return True

@@ -50,6 +50,7 @@ class Worker:
         os.set_blocking(self._asked, False)
         os.set_blocking(self._ask, False)
         self._stacks = _unnamed_file()
+        self._open = threading.RLock()  # held by who uses one of these, which the keeper may close meanwhile
         self.outputs: tuple[int, ...] = ()
         ours: list[int] = []
         theirs: list[int] = []
@@ -139,22 +140,24 @@ class Worker:
 
     def stacks(self) -> str:
         """What all its threads are doing, as they themselves write it down; what is known otherwise if they cannot."""
-        with suppress(OSError):
-            while os.read(self._asked, 4096):
-                pass
         try:
-            os.ftruncate(self._stacks, 0)
-            os.write(self._ask, b"?")
+            with self._open:
+                with suppress(BlockingIOError):
+                    while os.read(self._asked, 4096):
+                        pass
+                os.ftruncate(self._stacks, 0)
+                os.write(self._ask, b"?")
+            until = time.monotonic() + _STACKS_WITHIN_S
+            size = 0
+            while time.monotonic() < until:
+                time.sleep(_STACKS_PAUSE_S)
+                with self._open:
+                    now = os.fstat(self._stacks).st_size
+                    if now and now == size:
+                        return os.pread(self._stacks, _MOST_STACKS, 0).decode(errors="replace")
+                size = now
         except OSError as error:
-            return f"(cannot be asked: {error})"
-        until = time.monotonic() + _STACKS_WITHIN_S
-        size = 0
-        while time.monotonic() < until:
-            time.sleep(_STACKS_PAUSE_S)
-            now = os.fstat(self._stacks).st_size
-            if now and now == size:
-                return os.pread(self._stacks, _MOST_STACKS, 0).decode(errors="replace")
-            size = now
+            return f"({self.death or f'cannot be asked: {error}'})"
         return f"(says nothing: {_state(self.pid)})"
 
     def _how(self, code: int | None) -> str:
@@ -181,11 +184,13 @@ class Worker:
         """Of the pipes; those of its output are the echo's."""
         _living.discard(self)
         self.news.close()
-        for descriptor in (self._life, self._asked, self._ask, self._stacks, *self._theirs):
+        with self._open:
+            descriptors = (self._life, self._asked, self._ask, self._stacks, *self._theirs)
+            self._life = self._asked = self._ask = self._stacks = -1  # before their numbers may be others'
+            self._theirs = []
+        for descriptor in descriptors:
             with suppress(OSError):
                 os.close(descriptor)
-        self._life = self._asked = self._ask = self._stacks = -1
-        self._theirs = []
 
 
 _living: weakref.WeakSet[Worker] = weakref.WeakSet()
