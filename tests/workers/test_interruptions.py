@@ -23,7 +23,7 @@ from ringcast.workers._rings import Rings
 from ringcast.workers._stream import Stream
 from tests.interrupts import Interrupt
 from tests.support import Background, eventually
-from tests.workers.objects import LONG_S, Frozen
+from tests.workers.objects import LONG_S, Frozen, Model
 
 PUTTING_AN_ANSWER_IN_ITS_PLACE: list[Callable[..., Any]] = [
     Calls._dispatch, Calls._put, Calls._put_item, Calls._known, Calls._finish, Call.fail, move_first,
@@ -286,3 +286,32 @@ def test_futures_whose_answers_cannot_be_read_fail(group: WorkerGroup, monkeypat
     with pytest.raises(OSError, match="Too many open files"):
         future.result(LONG_S)
     check_callbacks_are_called(group)
+
+
+def test_what_is_complete_while_its_group_is_closed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with WorkerGroup(Model, 1) as group:
+        attendant = group._crew._attendant
+        future, other = group[0].submit("echo_only", 1), group[0].submit("echo_only", 2)
+        told, there, go_on = threading.Event(), threading.Event(), threading.Event()
+        finish = group._calls._finish
+
+        def finish_late(call: Call) -> None:
+            if call.future is not future:
+                return finish(call)
+            # As a callback that comes just then, so that the group's own thread does not read the answer.
+            future._done_callbacks.append(lambda _: told.set())  # type: ignore[attr-defined]
+            attendant.need()
+            call.finish()
+            there.set()
+            assert go_on.wait(LONG_S)
+            return finish(call)
+
+        monkeypatch.setattr(group._calls, "_finish", finish_late)
+        leader = Background(other.exception, LONG_S)
+        assert there.wait(LONG_S)
+        closing = Background(group.close, 0)
+        eventually(lambda: attendant._thread is not None and not attendant._thread.is_alive())
+        go_on.set()
+        closing.result(LONG_S)
+        leader.result(LONG_S)
+        assert told.wait(LONG_S)

@@ -152,6 +152,7 @@ class Crew:
             if self._echo is not None:
                 self._echo.close()
             self.calls.let_go()
+            self._attendant.end()  # once more: who led until then may have left it something to tell
             if any((worker.exitcode or 0) < 0 for worker in self.workers):  # it may not have got to tell of its ring
                 _core.sweep(PREFIX, suffix(), dry_run=False)
             _crews.discard(self)

@@ -87,6 +87,7 @@ class Guests(ABC):
         self._asking.close()
         self._attendant.end()
         self.calls.let_go()
+        self._attendant.end()  # once more: who led until then may have left it something to tell
 
     def _await_ends(self, seconds: float) -> bool:
         """Takes meanwhile what they still answer, since they may wait for that."""
