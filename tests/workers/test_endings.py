@@ -133,7 +133,7 @@ def test_a_close_that_is_interrupted_is_made_good_by_the_next(guests: Callable[[
         with pytest.raises(QueueClosedError, match=r"of the test is closed$"):
             call.outcome()
         n += 1
-    assert n > 50
+    assert n > 10
 
 
 def test_an_interruption_keeps_no_death_from_being_told(guests: Callable[[], _Group]) -> None:
@@ -151,7 +151,7 @@ def test_an_interruption_keeps_no_death_from_being_told(guests: Callable[[], _Gr
             group.call()
         assert group.worker(0).ended.is_set()
         n += 1
-    assert n > 50
+    assert n > 10
 
 
 def test_an_interruption_keeps_no_worker_alive_that_serves_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,6 +375,8 @@ def test_a_rank_is_brought_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
         with pytest.raises(WorkerDiedError):
             group.call("end", "kill", 1)
+        with group._calls._lead, pytest.raises(BusyError, match="in the midst of another call"):
+            group.respawn(1)  # as a signal's handler does, while answers are read: the death could not be told
         monkeypatch.setattr(_crew, "Worker", meanwhile)
         group.respawn(1)
         assert group.call("rank") == [0, 1]

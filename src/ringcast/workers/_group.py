@@ -290,7 +290,7 @@ class WorkerGroup:
         """Brings a rank back that has ended: a new process, with a new object.
 
         Raises what the group's own start raises; ArgumentError if the rank has not ended; BusyError if it is being
-        brought back already, in another thread; QueueClosedError once the group is closed, also meanwhile.
+        brought back already, or within another call; QueueClosedError once the group is closed, also meanwhile.
 
         >>> group.call("update", ranks=[1], step=5)
         [None]
@@ -308,6 +308,8 @@ class WorkerGroup:
         self._calls.check_caller()
         if self._calls.closed is not None:
             raise self._calls.closed_error()
+        if self._calls._leads():
+            raise self._calls._within()
         own = object()
         try:
             if self._coming_back.setdefault(rank, own) is not own:
