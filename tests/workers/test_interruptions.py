@@ -119,10 +119,14 @@ A_CALL: list[Callable[..., Any]] = [
 ]  # fmt: skip
 
 
+POINTS = 50
+"""More than a call has, most times: how many it has depends on who reads its answers."""
+
+
 @pytest.mark.parametrize("name", ["echo_only", "fail_with"])
 def test_an_interruption_at_any_point_of_a_call_leaves_the_group_to_all(group: WorkerGroup, name: str) -> None:
-    n = 0
-    while True:
+    struck = 0
+    for n in range(POINTS):
         interrupt = Interrupt(A_CALL, n)
         with suppress(KeyError):
             interrupt.run(partial(group.call, name, n))
@@ -130,10 +134,8 @@ def test_an_interruption_at_any_point_of_a_call_leaves_the_group_to_all(group: W
         assert not group._calls._sending._is_owned(), interrupt.struck
         assert group[0].call("echo_only", n) == n
         assert Background(group.call, "echo_only", n).result(LONG_S) == [n, n]
-        if not interrupt.struck:
-            break
-        n += 1
-    assert n > 25
+        struck += bool(interrupt.struck)
+    assert struck > 5
 
 
 @pytest.mark.parametrize("within", ["call", "fail_with", "late"])
@@ -141,9 +143,8 @@ def test_a_handler_that_uses_the_group_in_the_midst_of_a_call_does_so_or_is_refu
     group: WorkerGroup, within: str
 ) -> None:
     """Whatever a signal's handler or a finalizer does there, each answer is its own call's."""
-    n = 0
-    counts = {"refused": 0, "answered": 0, "promised": 0}
-    while True:
+    counts = {"struck": 0, "refused": 0, "answered": 0, "promised": 0}
+    for n in range(POINTS):
         outer, inner = ("outer", n), ("inner", n)
         futures: list[CallFuture[Any]] = []
 
@@ -174,10 +175,7 @@ def test_a_handler_that_uses_the_group_in_the_midst_of_a_call_does_so_or_is_refu
             assert future.result(LONG_S) == [inner, inner]
             counts["promised"] += 1
         assert group.call("echo_only", n) == [n, n]
-        if not signal.struck:
-            break
-        n += 1
-    assert n > 25
+        counts["struck"] += bool(signal.struck)
     assert all(counts.values()), counts
 
 
@@ -250,16 +248,14 @@ def test_an_exception_that_nothing_can_be_added_to_is_raised_as_it_is(group: Wor
 
 
 def test_an_interruption_while_one_waits_for_another_keeps_no_callback_waiting(group: WorkerGroup) -> None:
-    n = 0
-    while True:
+    struck = 0
+    for n in range(POINTS):
         with group_led_by_another(group) as follower:
             interrupt = Interrupt([Calls.wait, Calls._read], n)
             interrupt.run(follower)
         check_callbacks_are_called(group)
-        if not interrupt.struck:
-            break
-        n += 1
-    assert n > 10
+        struck += bool(interrupt.struck)
+    assert struck > 5
 
 
 @contextmanager

@@ -108,12 +108,12 @@ class Calls:
         patience = 0.0
         while True:
             with self._sending:
-                if self.dead or self.closed is not None:
-                    self._check(call.ranks)
                 number = call.number = self._head()
                 try:
                     if answered:
                         self.under_way[number] = call
+                    if self.dead or self.closed is not None:  # looked at last: who dies now finds it under way
+                        self._check(call.ranks)
                     self._ring.enqueue((kind, number, ranks, call.name, arguments, options), patience)
                     break
                 except BaseException as error:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from ringcast._selector import Selector
-from ringcast.errors import DecodeError, QueueClosedError, QueueTimeoutError, RingcastError, WriterDiedError
+from ringcast.errors import (
+    ArgumentError,
+    DecodeError,
+    QueueClosedError,
+    QueueTimeoutError,
+    RingcastError,
+    WriterDiedError,
+)
 from ringcast.queue import MessageQueue
 from ringcast.waiting import Wait
 from ringcast.workers._records import RAISED, UNKNOWN
@@ -83,10 +91,12 @@ class Rings:
         self._selector.close()
 
     def _let_go(self, rank: int) -> None:
-        ring = self._rings.pop(rank, None)
+        ring = self._rings.get(rank)
         if ring is not None:
-            self._selector.unregister(ring)
+            with suppress(ArgumentError):  # an interruption came after that
+                self._selector.unregister(ring)
             ring.close()
+            self._rings.pop(rank, None)
 
     def _take_from(self, rank: int, ring: MessageQueue) -> bool:
         """False: the ring has no more."""
