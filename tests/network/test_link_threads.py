@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -110,9 +111,7 @@ def test_a_listener_that_is_not_needed_any_more_ends_while_somebody_connects(mon
 
     def look() -> None:
         """With the service's lock."""
-        diallers.append(
-            Background(dial, address, 1, KEY, False, Deadline(DEADLINE_S), control=False)  # type: ignore[arg-type]
-        )
+        diallers.append(Background(dial, address, 1, KEY, False, Deadline(DEADLINE_S), control=False))
         assert asked.wait(DEADLINE_S)
 
     over: Any = SimpleNamespace(
@@ -164,6 +163,6 @@ def test_wishes_are_heeded_at_any_instruction_of_a_look_at_them() -> None:
                     now, connected=True, under_way=True, progress=0, waits_for_readers=True, wishes={0: 1, 1: 1, 2: 1}
                 )
 
-        if not Meanwhile([Patience.ends], n, lambda patience=patience: patience.heed(1, 1)).run(look):
+        if not Meanwhile([Patience.ends], n, partial(patience.heed, 1, 1)).run(look):
             break
     assert n > 50
