@@ -531,4 +531,4 @@ def test_an_interrupted_request_leaves_the_place_to_the_next(job: str) -> None:
             if not request.run(lambda: place.ask({**PING, "padding": "x" * 200}, soon())):
                 break
             assert place.ask(PING, soon())["pid"] == place.link_pid
-        assert n > 50
+        assert n > 5
