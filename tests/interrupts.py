@@ -1,10 +1,11 @@
-"""A signal at a chosen instruction: Ctrl-C, or one with a handler of its own."""
+"""A signal, Ctrl-C or one with a handler of its own, or another thread's turn, at a chosen instruction."""
 
 from __future__ import annotations
 
 import dis
 import sys
-from collections.abc import Callable, Collection
+import threading
+from collections.abc import Callable, Collection, Iterator
 from types import CodeType, FrameType
 from typing import Any
 
@@ -63,3 +64,44 @@ class Interrupt:
                 self._handler()
                 return None
         return self._trace
+
+
+class Meanwhile:
+    """Has another thread do something before the n-th instruction of some functions, or of what is written in them."""
+
+    def __init__(self, functions: Collection[Callable[..., Any]], n: int, what: Callable[[], object]) -> None:
+        codes = (getattr(function, "__code__", None) for function in functions)
+        self._codes = {inner for code in codes if code is not None for inner in _with_inner(code)}
+        self._left = n
+        self._what = what
+        self._has_happened = False
+
+    def run(self, function: Callable[[], object]) -> bool:
+        """False: it ended before that."""
+        sys.settrace(self._trace)
+        try:
+            function()
+        finally:
+            sys.settrace(None)
+        return self._has_happened
+
+    def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
+        if self._has_happened or frame.f_code not in self._codes:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            self._left -= 1
+            if self._left < 0:
+                self._has_happened = True
+                other = threading.Thread(target=self._what)
+                other.start()
+                other.join()
+        return self._trace
+
+
+def _with_inner(code: CodeType) -> Iterator[CodeType]:
+    """With its comprehensions and nested functions."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _with_inner(constant)

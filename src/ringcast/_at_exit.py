@@ -19,10 +19,10 @@ import os
 import sys
 import threading
 import time
-import weakref
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ringcast import _core
+from ringcast._registry import Registry
 from ringcast.errors import PoolClosedError, QueueClosedError
 
 if TYPE_CHECKING:
@@ -53,23 +53,22 @@ class OpenEnd(Protocol):
 afterwards: list[Callable[[], None]] = []
 """What is to be done once all ends are closed: threads of ours end that waited for them."""
 
-_open: weakref.WeakSet[Any] = weakref.WeakSet()
+_open: Registry[OpenEnd] = Registry()
 _pid = 0
-_armed: set[int] = set()
-"""The libraries, by the identity of their registry, that call us in this process."""
+"""The process that has its exit handler, and whose threads are not joined before it was asked."""
+_armed: set[tuple[int, int]] = set()
+"""The libraries that call us, by process and the identity of their registry."""
 
 
 def hold(end: OpenEnd) -> None:
     """See to it that `end` is closed when this process ends, if it is still there."""
     global _pid
-    if _pid != os.getpid():
-        _pid = os.getpid()
-        _open.clear()  # a forked child has none of its parent's
-        _armed.clear()
-        atexit.unregister(_close_all)
+    _open.add(end)
+    if _pid != os.getpid():  # several threads may find that: each does it all, which does no harm
+        atexit.unregister(_close_all)  # a forked child has its parent's
         atexit.register(_close_all)
         _come_before_threads_are_joined()
-    _open.add(end)
+        _pid = os.getpid()
     for name in _LIBRARIES:
         _arm(sys.modules.get(name))
 
@@ -90,15 +89,15 @@ def has_failed(error: BaseException | None) -> bool:
 
 
 def _ends() -> list[OpenEnd]:
-    return [end for end in _open if end._segment is not None] if _pid == os.getpid() else []
+    return [end for end in _open.own() if end._segment is not None]
 
 
 def _arm(library: Any) -> None:
     """Called at the beginning of the library's exit, at a finalizer's lowest priority, before it joins its children."""
     registry = getattr(library, "_finalizer_registry", None)
-    if registry is not None and id(registry) not in _armed:
-        _armed.add(id(registry))
+    if registry is not None and (armed := (os.getpid(), id(registry))) not in _armed:
         library.Finalize(None, _close_all, exitpriority=0)
+        _armed.add(armed)
 
 
 def _come_before_threads_are_joined() -> None:
@@ -122,7 +121,7 @@ def _come_before_threads_are_joined() -> None:
 
 def _let_threads_end() -> None:
     """The main program is over. Closes the ends without which the threads that will be joined never end."""
-    for name, module in list(sys.modules.items()):
+    for name, module in sys.modules.copy().items():
         if name.endswith(".util"):  # also those that were loaded after the last queue was made
             _arm(module)
     while True:

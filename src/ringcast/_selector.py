@@ -104,16 +104,20 @@ class Selector(_core.Selection, Generic[K]):
         """
         seconds = None if deadline is None else _arguments.seconds("deadline", deadline)
         given = (key, end)
-        if not self._add(end, given):
-            if end in self._given:
+        try:
+            if self._given.setdefault(end, given) is not given:
                 raise BusyError(f"{end._context}: it is registered with this selector already")
-            raise BusyError(
-                f"{end._context}: it is registered with another selector, or a task waits for it by `aget`: unregister "
-                "it there, or cancel the task, first"
-            )
-        self._given[end] = given
-        if seconds is not None:
-            self._deadlines[end] = _Deadline(seconds)
+            if not self._add(end, given):  # which is known above: however this ends, it can be unregistered
+                raise BusyError(
+                    f"{end._context}: it is registered with another selector, or a task waits for it by `aget`: "
+                    "unregister it there, or cancel the task, first"
+                )
+            if seconds is not None:
+                self._deadlines[end] = _Deadline(seconds)
+        except BaseException:
+            if self._given.get(end) is given:
+                self._let_go(end, given)
+            raise
 
     def unregister(self, end: MessageQueue[Any]) -> K:
         """Waits for `end` no more, and returns its key. It may be closed. Raises ArgumentError if it is unknown.
@@ -123,12 +127,10 @@ class Selector(_core.Selection, Generic[K]):
         >>> selector.unregister(reader)
         'camera'
         """
-        if end not in self._given:
+        given = self._given.get(end)
+        if given is None:
             raise ArgumentError(f"{end!r} is not registered with this selector")
-        self._deadlines.pop(end, None)
-        given = self._given[end]
-        self._remove(given)
-        del self._given[end]
+        self._let_go(end, given)
         return given[0]
 
     def select(self, timeout: float | None = None) -> list[tuple[K, MessageQueue[Any]]]:
@@ -152,7 +154,7 @@ class Selector(_core.Selection, Generic[K]):
         report = began + self._report_interval_s
         while True:
             now = time.monotonic()
-            ends = [due for due in (report, *(one.due for one in self._deadlines.values())) if due > now]
+            ends = [due for due in (report, *(one.due for one in self._deadlines.copy().values())) if due > now]
             if timeout is not None:
                 ends.append(began + timeout)
             given = self._select(max(0.0, min(ends) - now) if ends else 0.0)
@@ -163,7 +165,7 @@ class Selector(_core.Selection, Generic[K]):
                 return given
             if now >= report:
                 report = now + self._report_interval_s
-                _reports.select_waits([end._awaited() for end in self._given], now - began)
+                _reports.select_waits([end._awaited() for end in self._given.copy()], now - began)
 
     async def aselect(self, timeout: float | None = None) -> list[tuple[K, MessageQueue[Any]]]:
         """`select` that does not block the event loop. Raises what `select` raises.
@@ -193,7 +195,7 @@ class Selector(_core.Selection, Generic[K]):
                 if given:
                     return given
                 now = time.monotonic()
-                left = [due.due - now for due in self._deadlines.values()]
+                left = [due.due - now for due in self._deadlines.copy().values()]
                 if timeout is not None:
                     if now - began >= timeout:
                         return given
@@ -217,7 +219,7 @@ class Selector(_core.Selection, Generic[K]):
     @property
     def ends(self) -> dict[MessageQueue[Any], K]:
         """The registered ends and their keys, as of now."""
-        return {given[1]: given[0] for given in self._given.values()}
+        return {given[1]: given[0] for given in self._given.copy().values()}
 
     def close(self) -> None:
         """Lets go of all ends, and ends a `select` in another thread with QueueClosedError. Any number of times.
@@ -227,13 +229,11 @@ class Selector(_core.Selection, Generic[K]):
         >>> Selector().close()
         """
         self._close()
-        given, self._given = self._given, {}
-        self._deadlines.clear()
-        for one in given.values():
-            self._remove(one)
-        own, self._own = self._own, []
-        for end in own:
+        for end, given in self._given.copy().items():
+            self._let_go(end, given)
+        for end in self._own.copy():
             end.close()
+        self._own.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -242,23 +242,29 @@ class Selector(_core.Selection, Generic[K]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if kind is not None:
-            for end in self._own:
+            for end in self._own.copy():
                 end.__exit__(kind, error, traceback)
         self.close()
 
     def __repr__(self) -> str:
         return f"<Selector: {len(self._given)} ends{', closed' if self.closed else ''}>"
 
+    def _let_go(self, end: MessageQueue[Any], given: tuple[K, MessageQueue[Any]]) -> None:
+        """In this order: what an interruption leaves can be let go of again."""
+        self._deadlines.pop(end, None)
+        self._remove(given)
+        self._given.pop(end, None)
+
     def _look_at_deadlines(self, given: list[tuple[K, Any]], now: float) -> None:
         for _, end in given:
             if (one := self._deadlines.get(end)) is not None:
                 one.due = now + one.seconds
         # What the others have given is given again by the next call.
-        for end, one in self._deadlines.items():
-            if now >= one.due:
+        for end, one in self._deadlines.copy().items():
+            if now >= one.due and (known := self._given.get(end)) is not None:  # else it was unregistered just now
                 one.due = now + one.seconds
                 raise EndTimeoutError(
                     f"{end._context}: nothing has come for {one.seconds:.3f} s: waited for {end._awaited()}",
-                    key=self._given[end][0],
+                    key=known[0],
                     end=end,
                 )

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import suppress
 from typing import Any, Protocol
 
 from ringcast import _at_exit, _core
@@ -85,7 +86,12 @@ class Watch:
             return  # who has taken it out tells it
         with self._lock:
             self._take_out(watched)
-        watched.tell(error, given=given)
+        try:
+            watched.tell(error, given=given)
+        except BaseException:
+            with suppress(Exception):
+                watched.tell(error)  # once more: it was taken out, so nobody else does
+            raise
 
     def waits_for(self, watched: Watched) -> bool:
         """Is its end waited for now?"""
@@ -125,8 +131,29 @@ class Watch:
         return selection
 
     def _serve(self, selection: _core.Selection) -> None:
-        while self._serve_once(selection):
-            pass  # between two waits this frame holds nothing that could hold tasks or ends
+        error: BaseException | None = None
+        try:
+            while self._serve_once(selection):
+                pass  # between two waits this frame holds nothing that could hold tasks or ends
+        except BaseException as raised:
+            error = raised.with_traceback(None)
+        finally:
+            self._serves_no_more(selection, error)
+
+    def _serves_no_more(self, selection: _core.Selection, error: BaseException | None) -> None:
+        """However it has ended: nobody waits for a thread that is gone, and the next one who waits starts another."""
+        with self._lock:
+            if self._selection is not selection:
+                return
+            self._thread = self._selection = None
+            lost, self._waits = self._waits, {}
+        for watched in lost:
+            selection._remove(watched)
+        selection._close()
+        told = error if isinstance(error, Exception) else None
+        for watched in lost:
+            with suppress(Exception):
+                watched.tell(told)
 
     def _serve_once(self, selection: _core.Selection) -> bool:
         """Is there a next time?"""
@@ -183,12 +210,12 @@ def watch_of(strategy: NativeStrategy) -> Watch:
 
 
 def _stop_all() -> None:
-    for watch in list(_watches.values()):
+    for watch in _watches.copy().values():
         watch.stop()
 
 
 def _forget_the_parent_s() -> None:
-    for watch in list(_watches.values()):
+    for watch in _watches.copy().values():
         watch._begin()
 
 

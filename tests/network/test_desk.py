@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -36,6 +37,7 @@ from ringcast.net.link import _launch, _process
 from ringcast.net.link._desk import MAX_BYTES, Desk, Place, Request, desk_name, new_job
 from ringcast.net.link._launch import link_of
 from ringcast.net.link._process import LATER, Link
+from tests.interrupts import Interrupt
 from tests.support import DEADLINE_S, ROOT, SHM, Background, Child, eventually, run_python, runs
 from tests.support import Link as Line
 
@@ -520,3 +522,13 @@ def test_a_job_s_name_is_checked(wrong: Any) -> None:
 def test_the_longest_job_has_a_name_that_every_system_takes() -> None:
     assert len(new_job()) == 11
     assert len("ringcast_-" + new_job() + ".1z141z3") == _core.MAX_SEGMENT_NAME_BYTES
+
+
+def test_an_interrupted_request_leaves_the_place_to_the_next(job: str) -> None:
+    with link_of(job, soon()) as place:
+        for n in itertools.count():
+            request = Interrupt([Place.ask, Place._exchange, Place._say], n)
+            if not request.run(lambda: place.ask({**PING, "padding": "x" * 200}, soon())):
+                break
+            assert place.ask(PING, soon())["pid"] == place.link_pid
+        assert n > 5

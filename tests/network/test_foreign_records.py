@@ -21,6 +21,7 @@ from ringcast.net._deadline import Deadline
 from ringcast.net._group import Collective, Group
 from ringcast.net._meeting import meet
 from ringcast.net._members import Member
+from ringcast.net._numbers import Numbers
 from ringcast.net._queues import _handle_of, _plain
 from ringcast.net._same_node import STEPS, sharing
 from ringcast.net._sealing import Sealer
@@ -180,13 +181,16 @@ def test_a_message(two: Group, sealed: bool) -> None:
     group = StatelessProcessGroup(two, TIMEOUT_S, None)
 
     def look(data: bytes) -> None:
-        two.client.put(two.key("message", 1, 0, 1 + two._messages.get(("receive", 1, 0), 0)), data, Deadline(TIMEOUT_S))
+        two.client.put(next_key(), data, Deadline(TIMEOUT_S))
         group.recv_obj(1)
+
+    def next_key() -> str:
+        numbers = two._received.setdefault(1, Numbers())
+        return two.message_key(1, 0, numbers._past + 1)
 
     refusals = []
     for seed in range(150):
-        key = two.key("message", 1, 0, 1 + two._messages.get(("receive", 1, 0), 0))
-        refusals.append(refusal(look, changed(two.sealer.encode([1, {"a": None}], key), random.Random(seed))))
+        refusals.append(refusal(look, changed(two.sealer.encode([1, {"a": None}], next_key()), random.Random(seed))))
     check_that_all_are_about_rank_1(refusals, 75)
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from ringcast import MessageQueue
+from ringcast.aio import AsyncReader
 from ringcast.errors import QueueClosedError, QueueTimeoutError
 from tests.asyncio_support import helpers, until, waiting
-from tests.support import Background, broadcast, eventually, run_python
+from tests.support import DEADLINE_S, Background, broadcast, eventually, run_python
 
 
 @pytest.mark.parametrize("how", ["close", "shutdown"])
@@ -230,3 +231,34 @@ assert asyncio.run(reader.aget(60)) == "works on"
 """
     result = run_python(script, flags=("-W", "ignore::DeprecationWarning"))  # of forking with threads
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("fault", [ValueError("a loop's fault"), SystemExit()])
+def test_a_fault_of_the_thread_ends_all_waits_and_the_next_one_starts_another(
+    fault: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell, faults = AsyncReader.tell, [fault]
+
+    def tell_or_fail(self: AsyncReader, error: Exception | None = None, *, given: bool = False) -> None:
+        if given and faults:
+            raise faults.pop()
+        tell(self, error, given=given)
+
+    monkeypatch.setattr(AsyncReader, "tell", tell_or_fail)
+    with broadcast() as (one, [first]), broadcast() as (other, [second]):
+
+        async def main() -> None:
+            tasks = [await waiting(first), await waiting(second)]
+            threads = helpers()
+            one.enqueue("for the first")
+            assert await tasks[0] == "for the first"
+            await until(lambda: not any(thread.is_alive() for thread in threads), "the thread's end")
+            if isinstance(fault, Exception):
+                with pytest.raises(ValueError, match="a loop's fault"):
+                    await asyncio.wait_for(tasks[1], DEADLINE_S)
+                tasks[1] = asyncio.create_task(second.aget())
+            other.enqueue("for the second")
+            assert await asyncio.wait_for(tasks[1], DEADLINE_S) == "for the second"
+
+        asyncio.run(main())
+    eventually(lambda: helpers() == [], "the thread's end")

@@ -12,7 +12,7 @@ ROOT = Path(ringcast.__file__).parent
 LAYERS = [
     {"_core", "_version"},
     {"errors"},
-    {"_arguments", "_extras", "_html", "_interruptions", "_mishaps", "_names", "_sizes", "limits"},
+    {"_arguments", "_extras", "_html", "_interruptions", "_mishaps", "_names", "_registry", "_sizes", "limits"},
     {"_segment", "waiting"},
     {"codec", "_reports", "_stats"},
     {"_chunks", "_at_exit", "_futures", "_handle", "_joining"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import os
 import select
 import threading
@@ -26,6 +27,7 @@ from ringcast.errors import (
     RoleError,
 )
 from tests.asyncio_support import helpers
+from tests.interrupts import Interrupt, Meanwhile
 from tests.support import FORGIVEN_RESCUES, Background, eventually
 
 
@@ -387,3 +389,73 @@ def test_a_forked_child_makes_one_of_its_own() -> None:
         assert os.waitpid(pid, 0)[1] == 0
         [(_, end)] = selector.select()
         assert end.dequeue(0) == "the parent's"
+
+
+def _register_and_unregister(selector: Selector[Any], comes: MessageQueue, goes: MessageQueue) -> None:
+    selector.register(comes, "comes", deadline=60.0)
+    if goes in selector.ends:
+        selector.unregister(goes)
+
+
+def test_ends_come_and_go_at_any_instruction_of_another_thread_s_look() -> None:
+    looks = [Selector.select, Selector._look_at_deadlines, Selector.close, Selector.ends.fget]  # type: ignore[attr-defined]
+    with pairs(3) as (_, (stays, goes, comes)):
+        for n in itertools.count():
+            selector: Selector[str] = Selector()
+            selector.register(stays, "stays", deadline=60.0)
+            selector.register(goes, "goes", deadline=60.0)
+            # Nothing has come from these two for so long.
+            for one in selector._deadlines.values():
+                one.due = 0.0
+
+            def look(selector: Selector[str] = selector) -> None:
+                with contextlib.suppress(EndTimeoutError):
+                    selector.select(0.0001)
+                assert stays in selector.ends
+                selector.close()
+
+            def change(selector: Selector[str] = selector) -> None:
+                with contextlib.suppress(QueueClosedError):
+                    _register_and_unregister(selector, comes, goes)
+
+            happened = Meanwhile(looks, n, change).run(look)
+            assert selector.ends == {}
+            if not happened:
+                break
+    assert n > 100
+
+
+def test_whatever_an_interruption_leaves_of_a_registration_can_be_undone() -> None:
+    with pairs(1) as (_, (reader,)):
+        for n in itertools.count():
+            selector: Selector[str] = Selector()
+
+            def register(selector: Selector[str] = selector) -> None:
+                selector.register(reader, "key", deadline=60.0)
+                selector.unregister(reader)
+
+            interrupted = Interrupt([Selector.register, Selector.unregister, Selector._let_go], n).run(register)
+            if reader in selector.ends:
+                assert selector.unregister(reader) == "key"
+            with Selector[str]() as other:
+                other.register(reader, "another")
+            if not interrupted:
+                break
+    assert n > 5
+
+
+def test_a_close_that_was_interrupted_is_finished_by_the_next() -> None:
+    for n in itertools.count():
+        with pairs(2) as (_, readers):
+            selector = Selector[int]()
+            for number, reader in enumerate(readers):
+                selector.register(reader, number)
+            selector._own.append(readers[0])
+            interrupted = Interrupt([Selector.close, Selector._let_go], n).run(selector.close)
+            selector.close()
+            assert readers[0].closed
+            with Selector[str]() as other:
+                other.register(readers[1], "another")
+            if not interrupted:
+                break
+    assert n > 5

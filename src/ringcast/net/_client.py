@@ -27,6 +27,12 @@ _BATCH = 8
 _WHOLE, _IN_PARTS = b"w", b"p"
 
 _Job: TypeAlias = "tuple[Callable[[Store], Any], _Answer] | None"
+Through: TypeAlias = Callable[[Callable[[], None]], None]
+"""Gets a step, which it takes or not."""
+
+
+def _at_once(step: Callable[[], None]) -> None:
+    step()
 
 
 class _Answer:
@@ -59,16 +65,20 @@ class Client:
         if self._pid == os.getpid():
             self._thread.join(0.2)
 
-    def put(self, key: str, value: bytes, deadline: Deadline) -> None:
-        """Store a value of any length, in parts if need be; it is seen as a whole or not at all."""
-        if len(value) <= PART_BYTES:
-            self._call(_setting(key, _WHOLE + value), deadline)
-            return
-        count = -(-len(value) // PART_BYTES)
-        for n in range(count):
-            part = value[n * PART_BYTES : (n + 1) * PART_BYTES]
-            self._call(_setting(f"{key}/{n}", part), deadline)
-        self._call(_setting(key, _IN_PARTS + str(count).encode()), deadline)
+    def put(self, key: str, value: bytes, deadline: Deadline, through: Through = _at_once) -> None:
+        """Store a value of any length, in parts if need be; it is seen as a whole or not at all.
+
+        The step that makes it seen goes `through` a function, in the client's thread, also after the deadline.
+        """
+        whole = _WHOLE + value
+        if len(value) > PART_BYTES:
+            count = -(-len(value) // PART_BYTES)
+            for n in range(count):
+                part = value[n * PART_BYTES : (n + 1) * PART_BYTES]
+                self._call(_setting(f"{key}/{n}", part), deadline)
+            whole = _IN_PARTS + str(count).encode()
+        setting = _setting(key, whole)
+        self._call(lambda store: through(lambda: setting(store)), deadline)
 
     def take(self, keys: Sequence[str], deadline: Deadline) -> list[bytes]:
         """Values that are there."""
@@ -90,15 +100,11 @@ class Client:
 
     def delete(self, keys: Sequence[str], deadline: Deadline) -> None:
         """Delete values, with all their parts, as far as they are there."""
+        self._call(_deleting(keys), deadline)
 
-        def delete(store: Store) -> None:
-            for key in keys:
-                part = 0
-                if store.delete_key(key):
-                    while store.delete_key(f"{key}/{part}"):
-                        part += 1
-
-        self._call(delete, deadline)
+    def delete_later(self, keys: Sequence[str]) -> None:
+        """The same, without a wait, and whatever comes of it."""
+        self._jobs.put((_deleting(keys), _Answer()))
 
     def _whole(self, key: str, value: bytes, deadline: Deadline) -> bytes:
         if value[:1] == _WHOLE:
@@ -152,6 +158,17 @@ def _serve(jobs: SimpleQueue[_Job], connect: Callable[[], Store]) -> None:
 def _setting(key: str, value: Any) -> Callable[[Store], None]:
     """torch declares a value to be text, and takes bytes as they are."""
     return lambda store: store.set(key, value)
+
+
+def _deleting(keys: Sequence[str]) -> Callable[[Store], None]:
+    def delete(store: Store) -> None:
+        for key in keys:
+            part = 0
+            if store.delete_key(key):
+                while store.delete_key(f"{key}/{part}"):
+                    part += 1
+
+    return delete
 
 
 def _getting(keys: list[str]) -> Callable[[Store], list[bytes]]:

@@ -15,7 +15,8 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from ringcast._names import base36
@@ -30,6 +31,7 @@ from ringcast.errors import (
 from ringcast.net._client import Client
 from ringcast.net._deadline import Deadline
 from ringcast.net._members import Member, has_come, hello_of
+from ringcast.net._numbers import Numbers
 from ringcast.net._records import about, foreign, is_count, is_failure, is_word, parsed
 from ringcast.net._sealing import Sealer
 
@@ -58,7 +60,8 @@ class Group:
         """Where the store's host is, if that is known: other machines are on the way to it."""
         self._lock = threading.Lock()
         self._number = 0
-        self._messages: dict[tuple[str, int, int], int] = {}
+        self._sent: dict[int, Numbers] = {}  # by destination
+        self._received: dict[int, Numbers] = {}  # by source
         self._at: dict[str, Any] = {"number": 0, "kind": "meeting", "arguments": {}, "besides": ""}
 
     @property
@@ -85,16 +88,59 @@ class Group:
             self._say_where(at, deadline)
         return Collective(self, kind, self._number, at, deadline, steps)
 
-    def next_message(self, way: str, source: int, destination: int) -> str:
-        """The key of the next one between these two that this rank is to "send" or to "receive"."""
-        with self._lock:
-            number = self._messages[way, source, destination] = self._messages.get((way, source, destination), 0) + 1
-        return self.key("message", source, destination, number)
+    def send(self, obj: Any, destination: int, deadline: Deadline) -> None:
+        """If this fails, the message may still be sent later, as one that was begun to be; its number is its own then.
 
-    def give_message_back(self, way: str, source: int, destination: int) -> None:
-        """It has not come, or could not be sent: the next call is about the same one."""
-        with self._lock:
-            self._messages[way, source, destination] -= 1
+        Raises GroupError and its kinds, EncodeError.
+        """
+        numbers = self._sent.setdefault(destination, Numbers())
+        me, store = object(), object()
+
+        def step(put: Callable[[], None]) -> None:
+            if numbers.hand_over(me, store):
+                try:
+                    put()
+                except BaseException:
+                    numbers.give_back(store)
+                    raise
+                numbers.use(store)
+
+        try:
+            key = self.message_key(self.rank, destination, numbers.take(me))
+            self.client.put(key, self.sealer.encode(obj, key), deadline, step)
+        finally:
+            numbers.give_back(me)
+
+    def receive(self, source: int, deadline: Deadline) -> Any:
+        """What fails, or is interrupted, leaves the message to the next call, unless it was one that cannot be read.
+
+        Raises GroupError and its kinds, DecodeError.
+        """
+        numbers = self._received.setdefault(source, Numbers())
+        me = object()
+        try:
+            key = self.message_key(source, self.rank, numbers.take(me))
+            self.besides(f"waits for a message from rank {source}", deadline)
+            self.wait({source: key}, deadline, None, f"receiving from rank {source}")
+            value = self.client.take([key], deadline)[0]
+            with suppress(GroupError):  # which keeps nobody from what is here
+                self.besides("", deadline)
+            try:
+                obj = self.unpack(source, self.unseal(source, value, key))
+            except Exception:
+                self._has_received(numbers, me, key)
+                raise
+            self._has_received(numbers, me, key)
+            return obj
+        finally:
+            numbers.give_back(me)
+
+    def _has_received(self, numbers: Numbers, holder: object, key: str) -> None:
+        numbers.use(holder)
+        self.client.delete_later([key])
+
+    def message_key(self, source: int, destination: int, number: int) -> str:
+        return self.key("message", source, destination, number)
 
     def besides(self, what: str, deadline: Deadline) -> None:
         """Say that this rank is at something that is no collective."""

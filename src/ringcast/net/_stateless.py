@@ -6,7 +6,6 @@ import atexit
 import socket
 import threading
 import time
-import weakref
 from datetime import timedelta
 from importlib import import_module
 from types import TracebackType
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ringcast import _arguments
 from ringcast._extras import needed
+from ringcast._registry import Registry
 from ringcast.errors import ArgumentError, GroupError, GroupTimeoutError, RankError
 from ringcast.net import _addresses
 from ringcast.net._addresses import Address
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DEFAULT_LINGER_S = 5.0
 
-_open: weakref.WeakSet[StatelessProcessGroup] = weakref.WeakSet()
+_open: Registry[StatelessProcessGroup] = Registry()
 
 
 class StatelessProcessGroup:
@@ -55,7 +55,7 @@ class StatelessProcessGroup:
         self._timeout = timeout
         self._store = store
         """The host's own, which ends with it."""
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()  # a signal's handler may close, in the middle of it
         _open.add(self)
 
     @classmethod
@@ -179,19 +179,16 @@ class StatelessProcessGroup:
     def send_obj(self, obj: Any, dst: int, *, timeout: float | None = None) -> None:
         """Send to one rank, which need not wait for it yet. Raises GroupError and its kinds, EncodeError.
 
+        A message whose sending has begun when the time is over, or Ctrl-C comes, may still be sent; no other one is
+        lost by that.
+
         >>> with StatelessProcessGroup.create("127.0.0.1", 0, rank=0, world_size=1) as group:
         ...     group.send_obj("to myself", dst=0)
         ...     group.recv_obj(src=0)
         'to myself'
         """
         dst = checked_rank("dst", dst, self.world_size)
-        deadline = Deadline(self._seconds(timeout))
-        key = self._group.next_message("send", self.rank, dst)
-        try:
-            self._group.client.put(key, self._group.sealer.encode(obj, key), deadline)
-        except BaseException:
-            self._group.give_message_back("send", self.rank, dst)
-            raise
+        self._group.send(obj, dst, Deadline(self._seconds(timeout)))
 
     def recv_obj(self, src: int, *, timeout: float | None = None) -> Any:
         """The next object that rank `src` has sent, or sends, to this one; in the order in which it sends them.
@@ -206,18 +203,7 @@ class StatelessProcessGroup:
         nothing was sent
         """
         src = checked_rank("src", src, self.world_size)
-        group, deadline = self._group, Deadline(self._seconds(timeout))
-        key = group.next_message("receive", src, self.rank)
-        try:
-            group.besides(f"waits for a message from rank {src}", deadline)
-            group.wait({src: key}, deadline, None, f"receiving from rank {src}")
-            value = group.client.take([key], deadline)[0]
-        except BaseException:
-            group.give_message_back("receive", src, self.rank)
-            raise
-        group.client.delete([key], deadline)
-        group.besides("", deadline)
-        return group.unpack(src, group.unseal(src, value, key))
+        return self._group.receive(src, Deadline(self._seconds(timeout)))
 
     def close(self, linger: float = DEFAULT_LINGER_S) -> None:
         """Leave the group. Rank 0, which holds the store, waits up to `linger` seconds for the others to leave before.
@@ -234,7 +220,6 @@ class StatelessProcessGroup:
         with self._closing:
             if self not in _open:
                 return
-            _open.discard(self)
             try:
                 deadline = Deadline(DEFAULT_LINGER_S if seconds is None else seconds)
                 self._group.say_bye(deadline)
@@ -242,8 +227,10 @@ class StatelessProcessGroup:
                     self._group.wait_for_byes(deadline)
             except (GroupError, RuntimeError):
                 pass  # the store is gone already, or this process is a child forked from who made the group
-            self._group.client.close()
-            self._store = None
+            finally:  # whoever is tired of waiting for the others has left, too
+                self._group.client.close()
+                self._store = None
+                _open.discard(self)
 
     def __enter__(self) -> Self:
         return self
@@ -323,5 +310,5 @@ def _distributed() -> Any:
 
 @atexit.register
 def _close_all() -> None:
-    for group in list(_open):
+    for group in _open.own():
         group.close()

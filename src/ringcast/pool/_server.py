@@ -16,6 +16,7 @@ from ringcast import _core
 from ringcast._arguments import checked, choice, flag, refuse
 from ringcast._at_exit import silence_threads
 from ringcast._names import PREFIX, pool_segment_name, suffix
+from ringcast._registry import Registry
 from ringcast._sizes import byte_size
 from ringcast._version import __version__
 from ringcast.errors import ArgumentError, PoolClosedError, RingcastError
@@ -214,7 +215,7 @@ class PoolServer:
             self._teller.end()
         self._ended.set()
         _open.discard(self)
-        if not _open and _is_main_thread() and signal.getsignal(signal.SIGTERM) is _on_termination:
+        if not _open.own() and _is_main_thread() and signal.getsignal(signal.SIGTERM) is _on_termination:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     @property
@@ -235,7 +236,7 @@ class PoolServer:
         return f"<PoolServer {self.name!r}, {self.capacity} bytes, {state}>"
 
 
-_open: set[PoolServer] = set()
+_open: Registry[PoolServer] = Registry(keep=True)
 """Started and not closed: such a server serves, whether or not anybody still refers to it."""
 _registered_in = 0
 
@@ -243,12 +244,11 @@ _registered_in = 0
 def _hold(server: PoolServer) -> None:
     """See to it that it is closed when the process ends."""
     global _registered_in
-    if _registered_in != os.getpid():
-        _registered_in = os.getpid()
-        _open.clear()  # a forked child has none of its parent's
-        atexit.unregister(_close_all_at_exit)
-        atexit.register(_close_all_at_exit)
     _open.add(server)
+    if _registered_in != os.getpid():  # several threads may find that: each does it all, which does no harm
+        atexit.unregister(_close_all_at_exit)  # a forked child has its parent's
+        atexit.register(_close_all_at_exit)
+        _registered_in = os.getpid()
 
 
 def _is_main_thread() -> bool:
@@ -256,20 +256,19 @@ def _is_main_thread() -> bool:
 
 
 def _close_all() -> None:
-    for server in list(_open):
+    for server in _open.own():
         server.close()
 
 
 def _close_all_at_exit() -> None:
-    if _open:
+    if _open.own():
         silence_threads()
     _close_all()
 
 
 def _on_termination(number: int, frame: FrameType | None) -> None:
     """What SIGTERM does where it would have ended the process at once: the same, but in order."""
-    if _registered_in == os.getpid():
-        _close_all()
+    _close_all()
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 

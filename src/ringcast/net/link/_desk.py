@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import socket
-import threading
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -142,7 +141,7 @@ class Place:
 
     def __init__(self, core: _core.Place) -> None:
         self._core = core
-        self._turn = threading.Lock()
+        self._asking: dict[object, None] = {}  # who asks; the first one has the turn
 
     @classmethod
     def take(cls, job: str) -> Place:
@@ -192,12 +191,17 @@ class Place:
         text = json.dumps(request).encode()
         if len(text) > MAX_BYTES:
             raise ArgumentError(f"a request of {len(text)} bytes to {self.link}: it takes at most {MAX_BYTES}")
-        if not self._turn.acquire(blocking=False):
-            raise BusyError(f"a request to {self.link} is waiting for its answer already at this place")
+        me = object()
         try:
+            self._asking[me] = None
+            first, *_ = self._asking
+            if first is not me:
+                raise BusyError(f"a request to {self.link} is waiting for its answer already at this place")
             answer = json.loads(self._exchange(text, deadline))
-        finally:
-            self._turn.release()
+            del self._asking[me]
+        except BaseException:  # wherever an interruption comes, the turn is somebody's who can give it back
+            self._asking.pop(me, None)
+            raise
         if "error" in answer:
             kind = getattr(errors, answer["error"], LinkError)
             raise kind(answer["message"])

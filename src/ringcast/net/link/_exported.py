@@ -70,6 +70,7 @@ class Exported:
         """Who has shown the key says what he wants. Raises LinkError, and others, if he is to be turned away."""
         name = text_in(hello, "stream", 64)
         published = hello.get("published")
+        begins = False
         with self._lock:
             stream = self._streams.get(name)
             if control:
@@ -83,10 +84,13 @@ class Exported:
             elif published is not None:
                 raise LostError("there is no such stream any more")
             else:
-                self._begin(channel, name, hello)
+                stream = self._begin(channel, name, hello)
+                begins = True
+        if begins:
+            self._tell_all_but(stream)
 
-    def _begin(self, channel: Channel, name: str, hello: dict[str, Any]) -> None:
-        """A machine's first reader."""
+    def _begin(self, channel: Channel, name: str, hello: dict[str, Any]) -> Outgoing:
+        """A machine's first reader. With the lock."""
         if self.writer_is_gone:
             raise LinkError(
                 f"{self.segment.label} has ended: its writer (host {socket.gethostname()}, pid "
@@ -100,7 +104,7 @@ class Exported:
         self._streams[stream.stream] = stream
         open_homes = self.open_homes() + (1 if stream.tap.kept else 0)
         try:
-            placed = self.place(stream, rank, pid)
+            placed = self._placed(stream, rank, pid)
         except BaseException:
             stream.leave()
             raise
@@ -124,29 +128,38 @@ class Exported:
                 "placed": placed,
             },
         )
+        return stream
 
     def place(self, stream: Outgoing, rank: int, pid: int) -> dict[str, Any]:
         """A reader's place at this stream's machine. Raises RankError, RankTakenError."""
         with self._lock:
-            rank, index = self._find_place(stream, rank)
-            before = self.segment.placements()[index]
-            home = len(self.segment.ranks) + index
-            if before[2] == "open":
-                kept = (home == stream.tap.seat and stream.tap.kept) or self.segment.forgo_home(home)
-            else:  # it comes again, and if nobody has told it of its place yet, to that
-                kept = before[2] == "placed" and before[5] == stream.tap.seat and self._kept.get(index, False)
-            given_up = before[2] == "open" and not kept  # by the writer, which is to be known to who comes too late
-            wished = before[7]  # of whoever was here before
-            stream.patience.heed(rank, wished)
-            self._kept[index] = kept
-            self._version += 1
-            version = self._version
-            self.segment.place(index, rank, pid, stream.host, stream.tap.seat)
-            others = [other for other in self._streams.values() if other is not stream and not other.over]
+            placed = self._placed(stream, rank, pid)
+        self._tell_all_but(stream)
+        return placed
+
+    def _placed(self, stream: Outgoing, rank: int, pid: int) -> dict[str, Any]:
+        """The same, with the lock; the other streams are to be told afterwards."""
+        rank, index = self._find_place(stream, rank)
+        before = self.segment.placements()[index]
+        home = len(self.segment.ranks) + index
+        if before[2] == "open":
+            kept = (home == stream.tap.seat and stream.tap.kept) or self.segment.forgo_home(home)
+        else:  # it comes again, and if nobody has told it of its place yet, to that
+            kept = before[2] == "placed" and before[5] == stream.tap.seat and self._kept.get(index, False)
+        given_up = before[2] == "open" and not kept  # by the writer, which is to be known to who comes too late
+        wished = before[7]  # of whoever was here before
+        stream.patience.heed(rank, wished)
+        self._kept[index] = kept
+        self._version += 1
+        self.segment.place(index, rank, pid, stream.host, stream.tap.seat)
         stream.log.info("rank %d (pid %d) has its place there", rank, pid)
-        for other in others:
-            other.tell()
-        return {"rank": rank, "kept": kept, "given_up": given_up, "wished": wished, "version": version}
+        return {"rank": rank, "kept": kept, "given_up": given_up, "wished": wished, "version": self._version}
+
+    def _tell_all_but(self, stream: Outgoing) -> None:
+        """How things stand now. Without the lock: who does not listen is waited for, and others go on meanwhile."""
+        for other in self.streams:
+            if other is not stream and not other.over:
+                other.tell()
 
     def _find_place(self, stream: Outgoing | None, rank: int) -> tuple[int, int]:
         """The rank that a reader is to have, and the index of its place."""

@@ -48,7 +48,7 @@ class Patience:
         if not connected:
             self._since = None  # which has a patience of its own
             return ""
-        for rank, since in self._wished.items():
+        for rank, since in self._wished.copy().items():  # one may be heeded just now
             if now - since > self._seconds:
                 return f"it was asked to go on without rank {rank}, and has not done so for {self._seconds:g} s"
         if not under_way or progress != self._progress or self._since is None:

@@ -147,9 +147,9 @@ class Relay:
                 self.readers.forget(rank)
                 self._spare.append(self._ranks.pop(rank))
                 del self._wishes[rank]
-            confirms, self._ready = ready and not self._ready, self._ready or ready
-        if confirms:
-            threading.Thread(target=self.confirm_ready, daemon=True).start()  # a message may be waiting for room
+            if ready and not self._ready:  # by a thread of its own: a message may be waiting for room
+                threading.Thread(target=self.confirm_ready, daemon=True).start()
+                self._ready = True  # not before: if the system gives no thread, the next word finds it to be done
 
     def confirm_ready(self) -> None:
         with suppress(QueueClosedError):

@@ -94,10 +94,11 @@ class Service:
             incoming = [*self._incoming.items(), *((one.epoch, one) for one in self._streams_over)]
             wanted = set(self._readers.values())
             used = {id(exported.listener) for exported, _ in self._exported.values()}
-            for key, (listener, _) in list(self._listeners.items()):
-                if id(listener) not in used:
-                    del self._listeners[key]
-                    listener.close()
+            unused = {key: one for key, (one, _) in self._listeners.items() if id(one) not in used}
+            for key in unused:
+                del self._listeners[key]
+        for listener in unused.values():  # without the lock: it waits for its thread, which asks `_key_of`
+            listener.close()
         for epoch, one in incoming:
             one.look()
             if one.over:

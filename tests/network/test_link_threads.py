@@ -1,0 +1,168 @@
+"""The link process's threads: none keeps another one waiting, and what one of them cannot do is done later."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ringcast import _core
+from ringcast._names import segment_name
+from ringcast._version import __version__
+from ringcast.codec import codec
+from ringcast.errors import LinkError
+from ringcast.net._deadline import Deadline
+from ringcast.net.link._dial import dial
+from ringcast.net.link._exported import Exported
+from ringcast.net.link._outgoing import Outgoing
+from ringcast.net.link._patience import Patience
+from ringcast.net.link._readers import Readers
+from ringcast.net.link._relay import Relay
+from ringcast.net.link._service import Service
+from ringcast.waiting import WaitSettings
+from tests.interrupts import Meanwhile
+from tests.support import DEADLINE_S, Background
+
+MAX_CHUNK_BYTES, MAX_CHUNKS = 4096, 4
+KEY = bytes(32)
+
+
+class Unheard:
+    """A connection that takes everything, and from which nothing comes."""
+
+    peer = "a test's peer"
+    sent_bytes = received_bytes = 0
+
+    def __init__(self) -> None:
+        self._closed = threading.Event()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed.is_set()
+
+    def send(self, *_: Any) -> None:
+        pass
+
+    def wait(self, timeout: float) -> bool:
+        return self._closed.wait(timeout)
+
+    def close(self) -> None:
+        self._closed.set()
+
+
+@contextmanager
+def exported(homes: int) -> Iterator[Exported]:
+    """A queue of this process that so many readers of other machines may read."""
+    segment = _core.Segment.create(
+        name=segment_name(None), user_name="", release=__version__, n_reader=homes, ranks=[],
+        max_chunk_bytes=MAX_CHUNK_BYTES, max_chunks=MAX_CHUNKS, max_bytes=0, max_leases=0, data_budget=1 << 20,
+    )  # fmt: skip
+    writer: _core.End[Any] = _core.End(
+        segment, writer=True, rank=None, strategy=WaitSettings.of(None).strategy, policy=(0, 0, 0, 0),
+        codec=codec("raw"), reporter=Readers(), report_interval_ns=60_000_000_000,
+    )  # fmt: skip
+    request = {
+        "encrypt": False, "link_timeout": 60.0, "segment": segment.name, "epoch": segment.epoch, "policy": [0, 0, 0, 0]
+    }  # fmt: skip
+    listener: Any = None
+    one = Exported(request, KEY, listener)
+    yield one
+    streams = one.streams
+    one.close()
+    for stream in streams:
+        stream._thread.join(DEADLINE_S)
+    writer._close(0)
+
+
+def test_a_reader_that_comes_keeps_the_link_from_nothing_while_others_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    def tell(stream: Outgoing) -> None:
+        """To a link that does not listen."""
+        told.append((stream.stream, Background(lambda: queue.streams).result(DEADLINE_S)))
+
+    monkeypatch.setattr(Outgoing, "tell", tell)
+    with exported(2) as queue:
+        for n, name in enumerate(("first", "second")):
+            channel: Any = Unheard()
+            queue.welcome(channel, False, {"stream": name, "host": name, "rank": n, "pid": os.getpid()})
+        assert ("first", queue.streams) in told
+
+
+def test_a_listener_that_is_not_needed_any_more_ends_while_somebody_connects(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = threading.Event()
+    key_of = Service._key_of
+
+    def key_of_once_asked(self: Service, epoch: int) -> Any:
+        asked.set()
+        return key_of(self, epoch)
+
+    monkeypatch.setattr(Service, "_key_of", key_of_once_asked)
+    service = Service(lambda place: False)
+    listener, address = service._listening({"environment": {}, "connect_ip": "127.0.0.1", "towards": None})
+    diallers = []
+
+    def look() -> None:
+        """With the service's lock."""
+        diallers.append(Background(dial, address, 1, KEY, False, Deadline(DEADLINE_S), control=False))
+        assert asked.wait(DEADLINE_S)
+
+    over: Any = SimpleNamespace(
+        listener=listener, is_over=True, look=look, close=lambda: None, segment=SimpleNamespace(label="a queue"),
+        key=KEY, encrypt=False,
+    )  # fmt: skip
+    service._exported[1] = over, 0
+    Background(service.look).result()
+    assert not service._listeners
+    with pytest.raises(LinkError):
+        diallers[0].result()
+
+
+def test_where_there_is_no_thread_for_it_readiness_is_confirmed_at_the_next_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    welcome = {
+        "homes": 1, "max_chunk_bytes": MAX_CHUNK_BYTES, "max_chunks": MAX_CHUNKS, "link_timeout": 5.0, "first": 0,
+        "policy": [0, 0, 0, 0], "host": "there", "name": "", "data_budget": 1 << 20, "pid": os.getpid(), "open": 1,
+    }  # fmt: skip
+    state = {"version": 1, "open": 1, "evict": [], "closed": False, "over": False, "ready": True, "published": 0}
+    relay = Relay("a test's peer", 0, [1, MAX_CHUNK_BYTES, MAX_CHUNKS], welcome)
+    confirmed = threading.Event()
+    monkeypatch.setattr(relay, "confirm_ready", confirmed.set)
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    try:
+        with monkeypatch.context() as without:
+            without.setattr(threading.Thread, "start", start)
+            with pytest.raises(RuntimeError, match="thread"):
+                relay.heed(state)
+        assert not confirmed.is_set()
+        relay.heed(state)
+        assert confirmed.wait(DEADLINE_S)
+    finally:
+        relay.end(0, "")
+        relay.let_go(False)
+
+
+def test_wishes_are_heeded_at_any_instruction_of_a_look_at_them() -> None:
+    for n in itertools.count():
+        patience = Patience(60.0, None)
+
+        def look(patience: Patience = patience) -> None:
+            for now in (0.0, 1.0):
+                patience.ends(
+                    now, connected=True, under_way=True, progress=0, waits_for_readers=True, wishes={0: 1, 1: 1, 2: 1}
+                )
+
+        if not Meanwhile([Patience.ends], n, partial(patience.heed, 1, 1)).run(look):
+            break
+    assert n > 50
