@@ -107,7 +107,7 @@ double ring_rate(int writer_cpu, const std::vector<int>& reader_cpus, std::uint6
             sender.begin_wait();
             if (!sender.await_room_briefly()) {
                 while (!sender.await_room(ringcast::kForever)) {
-                    sender.check_room(0);  // throws if a reader died
+                    sender.check_room(false);  // throws if a reader died
                 }
             }
             sender.waiter().finish(true);

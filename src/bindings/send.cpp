@@ -28,10 +28,10 @@ void notice_departures(End& end, Sender& sender, PyObject* self) {
 }
 
 // Looks at the reader in the way: true if it is worth trying again, because it has been evicted or blocks came back.
-bool make_room(End& end, Sender& sender, std::int64_t waited_ns, PyObject* self) {
+bool make_room(End& end, Sender& sender, bool waits, PyObject* self) {
     notice_departures(end, sender, self);
-    const auto eviction = sender.check_room(waited_ns);
-    if (eviction) end.report_eviction(self, *eviction, waited_ns);
+    const auto eviction = sender.check_room(waits);
+    if (eviction) end.report_eviction(self, *eviction, platform::monotonic_ns() - sender.waiting_since_ns());
     return eviction.has_value() || sender.reclaimed();
 }
 
@@ -45,18 +45,12 @@ bool reserve(End& end, Sender& sender, std::uint64_t bytes, Sender::Room& room, 
         return sender.try_reserve(bytes, room);
     };
     notice_departures(end, sender, self);
-    std::int64_t refused_ns = 0;
     while (!try_reserve()) {
-        const std::int64_t now = platform::monotonic_ns();
-        if (refused_ns == 0) refused_ns = now;
-        const std::int64_t patience_end = sender.patience_end(refused_ns);
-        if (now >= patience_end && make_room(end, sender, now - refused_ns, self)) continue;
+        if (sender.patience_over() && make_room(end, sender, false, self)) continue;
         const bool goes_on = end.wait(
             options, deadline_ns, self, [&] { return sender.await_room_briefly(); },
-            [&](std::int64_t until) { return sender.await_room(std::min(until, patience_end)); },
-            [&](std::int64_t waited_ns) {
-                return make_room(end, sender, waited_ns == 0 ? 0 : platform::monotonic_ns() - refused_ns, self);
-            });
+            [&](std::int64_t until) { return sender.await_room(until); },
+            [&](std::int64_t waited_ns) { return make_room(end, sender, waited_ns != 0, self); });
         if (!goes_on) {
             end.timed_out(options);
             return false;
@@ -133,7 +127,7 @@ PyObject* try_send(PyObject* self, End& end, Sender& sender, std::uint64_t bytes
     notice_departures(end, sender, self);
     Sender::Room room;
     while (!sender.try_reserve(bytes, room))
-        if (!make_room(end, sender, 0, self)) return Py_NewRef(Py_False);
+        if (!make_room(end, sender, false, self)) return Py_NewRef(Py_False);
     write(room.bytes);
     sender.commit(room, encoding, framed);
     return Py_NewRef(Py_True);

@@ -9,7 +9,8 @@ Sender::Sender(std::shared_ptr<Segment> segment, const Strategy& strategy, const
                segment->ring().control->waits, kWritersIncarnation),
       ring_(segment->ring()),
       readers_(*segment, ring_, policy),
-      arena_(*segment) {
+      arena_(*segment),
+      holders_(segment->ring().n_seats) {
     refresh_placement();
 }
 
@@ -35,12 +36,13 @@ bool Sender::place_block(std::uint64_t bytes, Room& room) {
     if (!placed) {
         // Nobody says so when other programs give a full machine memory back.
         const bool machine_full = arena->refusal() == Arena::Refusal::machine;
-        wait_ = RoomWait{.for_block = true,
-                         .bytes = bytes,
-                         .frees = arena->frees(),
-                         .retry_ns = machine_full ? platform::monotonic_ns() + kRetryNs : kForever};
+        refuse(RoomWait{.for_block = true,
+                        .bytes = bytes,
+                        .frees = arena->frees(),
+                        .retry_ns = machine_full ? platform::monotonic_ns() + kRetryNs : kForever});
         return false;
     }
+    wait_.since_ns = 0;
     arena_.watch(arena);
     reached(FaultPoint::block_placed);
     open_place_ = room.place;
@@ -58,14 +60,42 @@ void Sender::count_oversize() noexcept {
     segment_->ring().control->oversize_messages.fetch_add(1, std::memory_order_relaxed);
 }
 
-std::optional<Eviction> Sender::check_room(std::int64_t waited_ns) {
+// A wait for room ends when room is found, not with the call that gives it up: the next refusal goes on with it, if there
+// has been no room for such a message since it began. What was refused a slot lacked one all the time; what is refused
+// memory would have found none before if no less was wanted then, or nothing has come back since.
+void Sender::refuse(const RoomWait& wait) noexcept {
+    const bool goes_on = wait_.since_ns != 0 && (!wait.for_block || wait.bytes <= wait_.bytes ||
+                                                 (wait_.for_block && wait.frees == wait_.frees));
+    const std::int64_t since_ns = wait_.since_ns;
+    wait_ = wait;
+    wait_.since_ns = since_ns;
+    if (!goes_on) begin_room_wait();
+}
+
+void Sender::begin_room_wait() noexcept {
+    wait_.since_ns = platform::monotonic_ns();
+    // relaxed: only compared with a later look.
+    for (std::size_t i = 0; i < holders_.size(); ++i)
+        holders_[i] = segment_->ring().seats[i].state.load(std::memory_order_relaxed);
+}
+
+std::optional<Eviction> Sender::check_room(bool waits) {
+    try {
+        return deal_with_laggard(waits);
+    } catch (...) {
+        wait_.since_ns = 0;  // who is told, and tries again, has the whole patience again
+        throw;
+    }
+}
+
+std::optional<Eviction> Sender::deal_with_laggard(bool waits) {
     const ReaderPolicy& policy = readers_.policy();
-    const bool too_long = policy.slow != ReaderPolicy::Slow::block && waited_ns >= policy.patience_ns;
+    bool too_long = patience_over();
     const auto throw_full = [this] {
         throw Error(ErrorCode::queue_full,
                     "the queue stayed full; it waits for " + explain_wait(platform::Detail::looked_up));
     };
-    const bool ask_kernel = waited_ns != 0 || life_look_due();
+    const bool ask_kernel = waits || too_long || life_look_due();
     std::uint64_t needed = wait_.passed;
     if (wait_.for_block) {
         ring_.refresh_gate();
@@ -92,6 +122,10 @@ std::optional<Eviction> Sender::check_room(std::int64_t waited_ns) {
     // Of another machine's readers its link knows who is in the way, and drops that one alone.
     const bool stream = is_stream(segment_->ring(), laggard);
     if (stream) readers_.check_stream(laggard);
+    if (too_long && word != holders_[laggard]) {  // it has come since, and has its own patience
+        begin_room_wait();
+        too_long = policy.patience_ns == 0;
+    }
     if (!too_long || ring_.seat_passed(laggard, needed)) return std::nullopt;
     if (policy.slow == ReaderPolicy::Slow::raise) throw_full();
     if (stream) return std::nullopt;

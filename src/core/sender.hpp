@@ -23,9 +23,10 @@ namespace ringcast {
 
 // What a writer that found no room waits for.
 struct RoomWait {
+    std::int64_t since_ns = 0;         // by the monotonic clock; 0: there is no such wait
     bool for_block = false;            // for memory, not for a slot
     std::uint64_t passed = 0;          // for a slot: how far every reader must have come
-    std::uint64_t bytes = 0;           // for a block: of the message
+    std::uint64_t bytes = 0;           // of the message
     std::uint64_t frees = 0;           // for a block: how many had come back; more have when there are more
     std::int64_t retry_ns = kForever;  // when to try again, whatever has been heard since
 };
@@ -50,12 +51,13 @@ public:
         const std::uint64_t for_slot = ring_.needed_for_slot();
         if (!ring_.passed(for_slot)) {
             if (bytes > geometry.inline_bytes) check_size(bytes);
-            wait_ = RoomWait{.passed = for_slot};
+            refuse(RoomWait{.passed = for_slot, .bytes = bytes});
             return false;
         }
         room.length = bytes;
         room.in_block = bytes > geometry.inline_bytes;
         if (!room.in_block) {
+            wait_.since_ns = 0;
             room.bytes = RingView<Native>::inline_area(ring_.slot());
             return true;
         }
@@ -134,21 +136,23 @@ public:
     bool await_room(std::int64_t until_ns) noexcept {
         // Any reader's release may make room for a block; a slot waits for one reader's cursor.
         const std::uint32_t token = wait_.for_block ? kAnySeat : ring_.laggard() + 1;
+        // Once the patience is over, whoever is still in the way goes when another process says so.
+        if (!patience_over()) until_ns = std::min(until_ns, patience_end());
         return waiter_.slice(parked_, token, std::min(until_ns, wait_.retry_ns), [this] {
             return room_or_stopped();
         }) || (wait_.retry_ns != kForever && platform::monotonic_ns() >= wait_.retry_ns);
     }
-    // Takes the blocks back that the dead held, and looks at the reader that is waited for since `waited_ns` (0: by a call
-    // that does not wait): if it is gone, or has been waited for too long, evicts it, as the policy says, or throws reader_died or queue_full.
-    std::optional<Eviction> check_room(std::int64_t waited_ns);
+    // Takes the blocks back that the dead held, and looks at the reader that is waited for: if it is gone, or has been
+    // waited for too long, evicts it, as the policy says, or throws reader_died or queue_full. `waits`: for a call that does.
+    std::optional<Eviction> check_room(bool waits);
+    // After a refused `try_reserve`: since when the writer has found no room, in however many calls.
+    std::int64_t waiting_since_ns() const noexcept { return wait_.since_ns; }
+    bool patience_over() const noexcept {
+        const std::int64_t end = patience_end();
+        return end != kForever && platform::monotonic_ns() >= end;
+    }
     // Did blocks come back since the last refused `try_reserve`?
     bool reclaimed() const noexcept { return wait_.for_block && arena_.lock()->frees() != wait_.frees; }
-    // When, in a wait that began then, `check_room` is due at the latest.
-    std::int64_t patience_end(std::int64_t began_ns) const noexcept {
-        const ReaderPolicy& policy = readers_.policy();
-        if (policy.slow == ReaderPolicy::Slow::block || policy.patience_ns >= kForever - began_ns) return kForever;
-        return began_ns + policy.patience_ns;
-    }
     // After a refused `try_reserve`: has this very process all memory, by views of its own chunks?
     bool only_loans_in_the_way() const {
         if (!wait_.for_block || wait_.retry_ns != kForever) return false;
@@ -206,6 +210,16 @@ private:
     void check_size(std::uint64_t bytes) const;  // throws message_too_large
     bool place_block(std::uint64_t bytes, Room& room);
     void count_oversize() noexcept;
+    void refuse(const RoomWait& wait) noexcept;
+    void begin_room_wait() noexcept;
+    std::optional<Eviction> deal_with_laggard(bool waits);
+    // When `check_room` is due at the latest.
+    std::int64_t patience_end() const noexcept {
+        const ReaderPolicy& policy = readers_.policy();
+        if (policy.slow == ReaderPolicy::Slow::block || policy.patience_ns >= kForever - wait_.since_ns)
+            return kForever;
+        return wait_.since_ns + policy.patience_ns;
+    }
     bool room_or_stopped() const noexcept {
         if (stopped()) return true;
         if (!wait_.for_block) return ring_.seat_passed(ring_.laggard(), wait_.passed);
@@ -218,8 +232,9 @@ private:
     RingWriter<Native> ring_;
     ReaderWatch readers_;
     ArenaKeeper arena_;
-    RoomWait wait_{};        // of the last refused try_reserve
-    bool reserved_ = false;  // open_place_ is reserved and not published
+    RoomWait wait_{};                     // of the last refused try_reserve
+    std::vector<std::uint64_t> holders_;  // by seat: its state when the wait began
+    bool reserved_ = false;               // open_place_ is reserved and not published
     Arena::Place open_place_{};
     std::uint64_t bytes_ = 0;
     std::uint64_t loans_ = 0;

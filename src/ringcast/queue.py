@@ -98,7 +98,8 @@ class MessageQueue(OfGroups[T]):
         on_full: what a call does when a reader that lives has kept the queue full for `full_deadline` seconds:
             "block" (default) for as long as the call's own timeout allows, "raise" QueueFullError, or "evict" that
             reader, which finds out by ReaderEvictedError. Evictions are logged.
-        full_deadline: in seconds; 0 acts at once. Unused with on_full="block".
+        full_deadline: in seconds; 0 acts at once. Counted from the first call that found no room, also if that call's
+            own timeout was shorter, or it does not wait. Unused with on_full="block".
         on_reader_leave: what happens when a reader that a handle promised messages to has left in order, and more is
             sent: "log" it once (default), or "raise" ReaderLeftError from the next call that sends, once. Either way
             `stats()["missed"]` counts what nobody has read for its rank, and who takes the rank begins at the head.

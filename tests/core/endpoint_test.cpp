@@ -315,6 +315,75 @@ TEST(a_dropped_chunk_s_block_is_kept_until_its_loan_has_ended) {
     sender.give_turn_back();
 }
 
+namespace {
+
+// One try that is refused: does it belong to the wait that was there before?
+bool goes_on(Sender& sender, std::uint64_t bytes) {
+    Sender::Room room;
+    std::int64_t before = 0;
+    do {
+        before = platform::monotonic_ns();
+    } while (before <= sender.waiting_since_ns());
+    CHECK(!sender.try_reserve(bytes, room));
+    return sender.waiting_since_ns() < before;
+}
+
+void let_time_pass(std::int64_t ns) {
+    const std::int64_t until = platform::monotonic_ns() + ns;
+    while (platform::monotonic_ns() < until) std::this_thread::yield();
+}
+
+constexpr std::int64_t kPatienceNs = 20'000'000;
+
+}  // namespace
+
+TEST(a_wait_for_room_is_the_same_for_as_long_as_there_has_been_none_for_such_a_message) {
+    const auto segment = make(1, 50'000, 8, 280'000);
+    const auto attached = Segment::attach(segment->name(), Access::read, "test");
+    Receiver receiver(attached, Strategy::park(), claim_seat(*attached, 0));
+    Sender sender(segment, Strategy::park(), {});
+    std::vector<std::byte> bytes;
+    Sender::Room room;
+    std::uint64_t number = 0;
+    while (sender.try_reserve(40'000, room)) {  // until there is no memory, but a slot
+        send(sender, number++, 40'000);
+    }
+    CHECK(number > 1 && number < 8);
+    CHECK(goes_on(sender, 40'000));
+    CHECK(goes_on(sender, 30'000));
+    CHECK(goes_on(sender, 50'000));  // nothing has come back
+    CHECK(receive(receiver, bytes));
+    CHECK(!goes_on(sender, 100'000));  // for less there is room now
+    CHECK(goes_on(sender, 100'000));
+    send(sender, number++, 64);
+    while (sender.try_reserve(64, room)) send(sender, number++, 64);  // until there is no slot
+    CHECK(goes_on(sender, 64));
+    CHECK(goes_on(sender, 100'000));
+    CHECK(receive(receiver, bytes));
+    CHECK(sender.try_reserve(64, room));
+    send(sender, number++, 64);
+    CHECK(!goes_on(sender, 64));
+    CHECK(goes_on(sender, 64));
+}
+
+TEST(a_reader_that_has_come_during_a_wait_has_a_patience_of_its_own) {
+    const auto segment = make(1, 100, 2, 0);
+    const auto attached = Segment::attach(segment->name(), Access::read, "test");
+    Sender sender(segment, Strategy::park(), {.slow = ReaderPolicy::Slow::evict, .patience_ns = kPatienceNs});
+    CHECK(sender.readers().promise());
+    for (std::uint64_t number = 0; number < 2; ++number) send(sender, number, 64);
+    Sender::Room room;
+    CHECK(!sender.try_reserve(64, room));
+    let_time_pass(kPatienceNs);
+    Receiver receiver(attached, Strategy::park(), claim_seat(*attached, 0));
+    CHECK(sender.patience_over());
+    CHECK(!sender.check_room(true));
+    let_time_pass(kPatienceNs);
+    const auto eviction = sender.check_room(true);
+    CHECK(eviction && eviction->cause == Eviction::Cause::slow);
+    CHECK(sender.try_reserve(64, room));
+}
+
 TEST(the_chunk_of_a_thread_that_has_ended_is_dropped_for_whoever_needs_the_turn_and_no_other_s) {
     const auto segment = make(1, 50'000, 4, 0);
     Sender sender(segment, Strategy::park(), {});

@@ -248,7 +248,7 @@ void send(Round& round, Sender& sender, std::uint64_t number) {
         sender.begin_wait();
         if (!sender.await_room_briefly()) sender.await_room(kForever);
         sender.waiter().finish(true);
-        CHECK(!sender.check_room(0));  // nobody has died
+        CHECK(!sender.check_room(false));  // nobody has died
     }
     write_message(room.bytes, bytes, number);
     if (room.in_block) round.figures.in_blocks.fetch_add(1);

@@ -72,12 +72,11 @@ bool try_send(Sender& sender, std::uint64_t number, std::uint64_t bytes) {
 }
 
 void send(Sender& sender, std::uint64_t number, std::uint64_t bytes) {
-    const std::int64_t began = platform::monotonic_ns();
     while (!try_send(sender, number, bytes)) {
         sender.begin_wait();
         const bool room = sender.await_room(platform::monotonic_ns() + 10'000'000);
         sender.waiter().finish(room);
-        if (!room) sender.check_room(platform::monotonic_ns() - began);
+        if (!room) sender.check_room(true);
     }
 }
 
@@ -358,7 +357,7 @@ TEST(a_link_that_says_it_is_lost_is_waited_for_until_its_readers_are_passed_over
     link.tap.fail();
     link.tap.shut_down();
     CHECK(!try_send(sender, 2, 64));
-    CHECK_THROWS(sender.check_room(0), reader_died);
+    CHECK_THROWS(sender.check_room(false), reader_died);
     CHECK(sender.readers().evict(7));
     CHECK(try_send(sender, 2, 64));
 }
@@ -374,6 +373,23 @@ TEST(a_seat_that_is_somebody_else_s_by_now_is_not_evicted_with_a_lost_link) {
     CHECK(state_of(*segment, 0) == SeatState::active);
     CHECK(sender.readers().evict(8));  // by its link
     CHECK(state_of(*segment, 0) == SeatState::active);
+}
+
+TEST(a_wait_sleeps_when_the_patience_with_another_machine_is_over) {
+    const auto segment = make(0, 1, 2);
+    Sender sender(segment, Strategy::park(), {.slow = ReaderPolicy::Slow::evict});
+    CHECK(sender.readers().promise());
+    Link link(segment);
+    place(*link.segment, 0, 7, 0);
+    for (std::uint64_t number = 0; number < 2; ++number) CHECK(try_send(sender, number, 64));
+    CHECK(!try_send(sender, 2, 64));
+    CHECK(sender.patience_over());
+    CHECK(!sender.check_room(true));
+    const std::int64_t until = platform::monotonic_ns() + 10'000'000;
+    sender.begin_wait();
+    CHECK(!sender.await_room(until));
+    sender.waiter().finish(false);
+    CHECK(platform::monotonic_ns() >= until);
 }
 
 TEST(who_never_came_from_elsewhere_is_given_up_and_what_was_kept_is_counted_also_while_a_link_takes_the_seat) {

@@ -362,15 +362,21 @@ def test_a_stuck_remote_reader_is_named_when_the_queue_stays_full() -> None:
         assert (end.kind, other.kind, first) == ("QueueClosedError", "QueueClosedError", second)
 
 
-def test_a_stuck_remote_reader_is_evicted_and_its_neighbours_lose_nothing() -> None:
-    with _queue(max_chunks=4, on_full="evict", full_deadline=0.5) as (_, _, writer, readers):
+@pytest.mark.parametrize(("full_deadline", "size"), [(0.5, None), (1.0, 64), (1.0, MIB), (2.0, None)])
+def test_a_stuck_remote_reader_is_evicted_and_its_neighbours_lose_nothing(
+    full_deadline: float, size: int | None
+) -> None:
+    """However long its writer's patience is, beside the slices in which a link waits for room."""
+    with _queue(max_chunks=4, on_full="evict", full_deadline=full_deadline) as (_, _, writer, readers):
         readers[2].worker.stop()
         for reader in readers[:2]:
-            reader.tell("take", 3, 200)
-        assert writer.does("send", 3, 200) == 200
+            reader.tell("take", 3, 200, size)
+        began = time.monotonic()
+        assert writer.does("send", 3, 200, size) == 200
+        assert time.monotonic() - began >= full_deadline
         assert [reader.outcome() for reader in readers[:2]] == [200, 200]
         readers[2].worker.resume()
-        count, failure = readers[2].does("take_to_end", 3)
+        count, failure = readers[2].does("take_to_end", 3, size)
         assert failure.kind == "ReaderEvictedError"
         assert count < 200
         writer.does("close")

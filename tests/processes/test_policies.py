@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -138,6 +140,75 @@ def test_a_full_queue_raises_after_the_deadline() -> None:
         with pytest.raises(QueueFullError):
             writer.enqueue(2, timeout=60)
         assert writer.stats()["waiting_s"] == 0
+
+
+_WAYS_TO_POLL: dict[str, Callable[[MessageQueue, bytes], bool]] = {
+    "a short time-out": lambda writer, message: _in_time(lambda: writer.enqueue(message, timeout=0.01)),
+    "no time-out": lambda writer, message: _in_time(lambda: writer.enqueue(message, timeout=0)),
+    "try_enqueue": lambda writer, message: writer.try_enqueue(message),
+    "enqueue_many": lambda writer, message: _in_time(lambda: writer.enqueue_many([message], timeout=0.01)),
+    "acquire_write": lambda writer, message: _in_time(lambda: _write_in_place(writer, message, 0.01)),
+}
+
+
+def _in_time(call: Callable[[], Any]) -> bool:
+    try:
+        call()
+    except QueueTimeoutError:
+        return False
+    return True
+
+
+def _write_in_place(writer: MessageQueue, message: bytes, timeout: float) -> None:
+    with writer.acquire_write(timeout, nbytes=len(message)) as chunk:
+        chunk[:] = message
+
+
+@pytest.mark.parametrize("growing", [False, True], ids=["one message", "ever larger ones"])
+@pytest.mark.parametrize("large", [False, True], ids=["slots", "memory"])
+@pytest.mark.parametrize("way", _WAYS_TO_POLL)
+def test_a_wait_goes_on_from_call_to_call_and_a_slow_reader_is_evicted(
+    way: str, large: bool, growing: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As long as nothing comes back, also where what is to be sent changes."""
+    deadline, nbytes = 0.25, 1 << 20 if large else 64
+    options: Any = {"max_chunks": 8 if large else 1, "max_chunk_bytes": 2 << 20, "max_bytes": 4 << 20}
+    with broadcast(2, on_full="evict", full_deadline=deadline, **options) as (writer, (fast, _)):
+        began = time.monotonic()
+        while writer.try_enqueue(bytes(nbytes)):
+            assert fast.dequeue() == bytes(nbytes)
+            began = time.monotonic()
+        tries = itertools.count()
+        message = bytes(nbytes)
+
+        def sent() -> bool:
+            nonlocal message
+            message = bytes(nbytes + next(tries) * growing)
+            return _WAYS_TO_POLL[way](writer, message)
+
+        eventually(sent, "an eviction")
+        assert time.monotonic() - began >= deadline
+        assert next(tries) > 2, "it did not come at the first call"
+        assert fast.dequeue() == message
+        assert _evictions(caplog) == [(1, "slow")]
+        facts = [vars(record)["ringcast"] for record in caplog.records]
+        assert [one["waited_s"] >= deadline for one in facts if "evicted" in one] == [True]
+
+
+def test_who_is_told_that_the_queue_stayed_full_waits_as_long_again_before_the_next_time() -> None:
+    deadline = 0.1
+    with broadcast(1, max_chunks=1, on_full="raise", full_deadline=deadline) as (writer, _):
+        writer.enqueue(1)
+
+        def is_told() -> bool:
+            with pytest.raises(QueueTimeoutError) as caught:
+                writer.enqueue(2, timeout=0.01)
+            return isinstance(caught.value, QueueFullError)
+
+        for _ in range(3):
+            began = time.monotonic()
+            eventually(is_told, "the error")
+            assert time.monotonic() - began >= deadline
 
 
 @pytest.mark.parametrize("deadline", [0, 0.05])
