@@ -11,13 +11,13 @@ import signal
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from ringcast import _at_exit, _core, _reports
 from ringcast._names import PREFIX, suffix
+from ringcast._registry import Registry
 from ringcast.errors import CallTimeoutError, EncodeError, RingcastError
 from ringcast.queue import MessageQueue
 from ringcast.waiting import Wait
@@ -243,11 +243,11 @@ class Crew:
         return {worker.rank: worker.stacks() for worker in asked if not worker.ended.is_set()}
 
 
-_crews: weakref.WeakSet[Crew] = weakref.WeakSet()
+_crews: Registry[Crew] = Registry()
 
 
 def _end_all() -> None:
-    for crew in list(_crews):
+    for crew in _crews.own():
         crew.end(_IN_HASTE_S if _at_exit.process_has_failed() else 5.0, "was closed when its process ended")
 
 

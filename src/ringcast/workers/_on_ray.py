@@ -10,7 +10,6 @@ import atexit
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from ringcast import _core
 from ringcast._extras import needed
 from ringcast._names import PREFIX, suffix
+from ringcast._registry import Registry
 from ringcast.errors import ArgumentError, CallTimeoutError, RingcastError, WorkerDiedError
 from ringcast.net._same_node import Offer
 from ringcast.queue import MessageQueue
@@ -315,9 +315,9 @@ def _how(error: Exception) -> str:
     return f"has died, as Ray says because {reason}"
 
 
-_crews: weakref.WeakSet[RayCrew] = weakref.WeakSet()
+_crews: Registry[RayCrew] = Registry()
 
 
 def _end_all() -> None:
-    for crew in list(_crews):
+    for crew in _crews.own():
         crew.end(IN_HASTE_S, "was closed when its process ended")

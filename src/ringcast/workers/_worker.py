@@ -11,11 +11,11 @@ import socket
 import tempfile
 import threading
 import time
-import weakref
 from contextlib import suppress
 from multiprocessing import resource_tracker
 from typing import Any
 
+from ringcast._registry import Registry
 from ringcast.errors import WorkerDiedError
 from ringcast.queue import MessageQueue
 from ringcast.workers._birth import RANK_VARIABLE, Birth, Descriptor, begin
@@ -193,15 +193,15 @@ class Worker:
                 os.close(descriptor)
 
 
-_living: weakref.WeakSet[Worker] = weakref.WeakSet()
+_living: Registry[Worker] = Registry()
 
 
 def _forget_lives() -> None:
     """In a forked child: it must not keep alive those who live as long as its parent."""
-    for worker in list(_living):
+    for worker in _living.inherited():
         with suppress(OSError):
             os.close(worker._life)
-    _living.clear()
+        _living.discard(worker)
 
 
 os.register_at_fork(after_in_child=_forget_lives)
