@@ -102,7 +102,8 @@ class Calls:
 
     def send(self, kind: int, call: Call, arguments: Any, options: dict[str, Any], answered: bool = True) -> None:
         """Sends the call, and has its answers put into it. Raises what `enqueue` raises; then nothing was sent."""
-        if self._sending._is_owned() or (self._leads() and answered and call.future is None and call.items is None):
+        waits = answered and call.future is None and call.items is None
+        if self._sending._is_owned() or (waits and self._lead._is_owned()):
             raise self._within()
         ranks = None if call.ranks == self.every else call.ranks
         patience = 0.0
@@ -189,7 +190,7 @@ class Calls:
     def wait(self, call: Call, until: float | None) -> bool:
         """Until a call is done, or has an item, whoever reads it; False when the time is over."""
         lead = self._lead
-        if self._leads() and not (call.done or call.items):
+        if lead._is_owned() and not (call.done or call.items):
             raise self._within()
         follows = False
         try:
