@@ -118,21 +118,39 @@ std::uint32_t Client::find_leading(std::span<const Digest> keys, std::vector<Loo
     looks.clear();
     looks.reserve(keys.size());
     stopped = Status::miss;
-    Index<Native>::Where where[kWindow];
+    struct Search {
+        Index<Native>::Where where;
+        std::uint32_t side;
+        std::uint32_t candidates;
+    } searches[kWindow];
+    // What each pass reads, the one before has asked for: the first bucket; its candidates' entry or the second bucket.
     for (std::size_t from = 0; from < keys.size(); from += kWindow) {
         const auto n = static_cast<std::uint32_t>(std::min<std::size_t>(kWindow, keys.size() - from));
-        for (std::uint32_t i = 0; i < n; ++i) {
-            where[i] = index.where(keys[from + i]);
-            index.prefetch(where[i]);
-        }
-        for (std::uint32_t i = 0; i < n; ++i) {
-            std::uint32_t side = 0;
-            std::uint32_t cell = 0;
-            const std::uint32_t entry = index.next_candidate(where[i], side, cell);
+        const auto prefetch_entry = [&](const Search& of) {
+            const std::uint32_t entry = index.first_of(of.where, of.side, of.candidates);
             if (entry != kNoEntry) __builtin_prefetch(&index.entries[entry]);
+        };
+        for (std::uint32_t i = 0; i < n; ++i) {
+            searches[i].where = index.where(keys[from + i]);
+            index.prefetch(searches[i].where, 0);
+        }
+        for (Search& of : std::span(searches, n)) {
+            of.side = 0;
+            of.candidates = index.candidates(of.where, 0);
+            if (of.candidates != 0)
+                prefetch_entry(of);
+            else
+                index.prefetch(of.where, 1);
+        }
+        for (Search& of : std::span(searches, n)) {
+            if (of.candidates != 0) continue;
+            of.side = 1;
+            of.candidates = index.candidates(of.where, 1);
+            if (of.candidates != 0) prefetch_entry(of);
         }
         for (std::uint32_t i = 0; i < n; ++i) {
-            const auto found = index.find(keys[from + i], where[i]);
+            const Search& of = searches[i];
+            const auto found = index.find(keys[from + i], of.where, of.side, of.candidates);
             if (found.entry == kNoEntry || state_of(found.word) != EntryState::present) {
                 if (found.entry != kNoEntry && state_of(found.word) == EntryState::reserved) stopped = Status::pending;
                 if (found.entry != kNoEntry && state_of(found.word) == EntryState::tiered) stopped = Status::tiered;

@@ -11,6 +11,7 @@
 // the fence [collect], by which every entry goes (pins.hpp), and the word that says so before it.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <span>
 
@@ -43,9 +44,11 @@ struct Index {
     }
     Cell<P>* bucket(std::uint32_t b) const noexcept { return cells + std::uint64_t{b} * kCellsInBucket; }
     // In line, or GCC takes calls of it for ones without any effect, and drops them.
+    [[gnu::always_inline]] void prefetch(const Where& where, std::uint32_t side) const noexcept {
+        __builtin_prefetch(bucket(where.buckets[side]));
+    }
     [[gnu::always_inline]] void prefetch(const Where& where) const noexcept {
-        __builtin_prefetch(bucket(where.buckets[0]));
-        __builtin_prefetch(bucket(where.buckets[1]));
+        for (const std::uint32_t side : {0U, 1U}) prefetch(where, side);
     }
 
     static bool is_of(const Entry<P>& entry, const Digest& key) noexcept {
@@ -54,38 +57,46 @@ struct Index {
         return true;
     }
 
-    // The first entry at `where` whose tag is the key's, from bucket `from` and cell `cell` on; advances both behind it.
-    std::uint32_t next_candidate(const Where& where, std::uint32_t& from, std::uint32_t& cell) const noexcept {
-        for (; from < 2; ++from, cell = 0)
-            for (; cell < kCellsInBucket; ++cell) {
-                // relaxed: a cell only says where to look; its entry's word orders what is read there.
-                const std::uint64_t at = bucket(where.buckets[from])[cell].load(std::memory_order_relaxed);
-                if (at >> 32 != where.tag) continue;
-                const std::uint32_t entry = static_cast<std::uint32_t>(at) - 1;
-                if (entry >= n_entries) continue;
-                ++cell;
-                return entry;
-            }
-        return kNoEntry;
+    // Which cells of one of the two buckets have the key's tag, as bits. All are looked at: where a key lies in its bucket
+    // is a branch that no processor predicts.
+    std::uint32_t candidates(const Where& where, std::uint32_t side) const noexcept {
+        std::uint32_t with_tag = 0;
+        for (std::uint32_t cell = 0; cell < kCellsInBucket; ++cell) {
+            // relaxed: a cell only says where to look; its entry's word orders what is read there.
+            const std::uint64_t at = bucket(where.buckets[side])[cell].load(std::memory_order_relaxed);
+            with_tag |= std::uint32_t{at >> 32 == where.tag} << cell;
+        }
+        return with_tag;
+    }
+    // What the first of them says now.
+    std::uint32_t first_of(const Where& where, std::uint32_t side, std::uint32_t candidates) const noexcept {
+        const Cell<P>& cell = bucket(where.buckets[side])[std::countr_zero(candidates)];
+        const std::uint32_t entry = static_cast<std::uint32_t>(cell.load(std::memory_order_relaxed)) - 1;
+        return entry < n_entries ? entry : kNoEntry;
     }
 
     struct Found {
         std::uint32_t entry = kNoEntry;
         std::uint64_t word = 0;
     };
-    // Where the key is, and the word of its entry at the first look. Worth nothing before a second look.
-    Found find(const Digest& key, const Where& where) const noexcept {
-        std::uint32_t from = 0;
-        std::uint32_t cell = 0;
-        for (;;) {
-            const std::uint32_t entry = next_candidate(where, from, cell);
-            if (entry == kNoEntry) return {};
-            const std::uint64_t word = entries[entry].word.load(std::memory_order_acquire);  // acquire [entry]
-            if (state_of(word) == EntryState::free || state_of(word) == EntryState::limbo) continue;
-            if (is_of(entries[entry], key)) return {entry, word};
+    // Where the key is, and the word of its entry at the first look. Worth nothing before a second look. It begins with
+    // the candidates of one bucket.
+    Found find(const Digest& key, const Where& where, std::uint32_t side, std::uint32_t with_tag) const noexcept {
+        for (;; with_tag = candidates(where, ++side)) {
+            for (; with_tag != 0; with_tag &= with_tag - 1) {
+                const std::uint32_t entry = first_of(where, side, with_tag);
+                if (entry == kNoEntry) continue;
+                const std::uint64_t word = entries[entry].word.load(std::memory_order_acquire);  // acquire [entry]
+                if (state_of(word) == EntryState::free || state_of(word) == EntryState::limbo) continue;
+                if (is_of(entries[entry], key)) return {entry, word};
+            }
+            if (side == 1) return {};
         }
     }
-    Found find(const Digest& key) const noexcept { return find(key, where(key)); }
+    Found find(const Digest& key) const noexcept {
+        const Where at = where(key);
+        return find(key, at, 0, candidates(at, 0));
+    }
 
     // Behind a fence that orders it after the first.
     bool is_unchanged(const Look& look) const noexcept {
