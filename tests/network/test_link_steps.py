@@ -85,8 +85,8 @@ BIRTH = [
 ]
 AT_THE_WRITER = [
     Step("before", "_exported:Exported.welcome"),
-    Step("before", "_exported:Exported.place"),
-    Step("after", "_exported:Exported.place"),
+    Step("before", "_exported:Exported._placed"),
+    Step("after", "_exported:Exported._placed"),
     Step("after", "_outgoing:Outgoing.__init__"),
     Step("after", "_outgoing:Outgoing.connect"),
     Step("after", "_outgoing:Outgoing.control"),
