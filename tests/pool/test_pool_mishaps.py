@@ -98,16 +98,21 @@ def test_a_server_ends_whose_events_cannot_be_read_and_says_so(
     assert "its events could not be read: MemoryError" in caplog.text
 
 
-@pytest.mark.parametrize("kind", [errors.SegmentMismatchError, errors.SegmentPermissionError])
-def test_a_dead_server_s_pool_is_gone_too_where_its_name_is_something_unreadable_s(
-    start: Starter, monkeypatch: pytest.MonkeyPatch, kind: type[errors.SegmentError]
-) -> None:
+def watched_until_its_server_died(start: Starter) -> Iterator[list[PoolEvent]]:
     name = unique_name("p")
     child, _ = start_server(start, name)
     events = watch(name)
     next(events)
     os.kill(child.pid, signal.SIGKILL)
     child.join()
+    return events
+
+
+@pytest.mark.parametrize("kind", [errors.SegmentMismatchError, errors.SegmentPermissionError])
+def test_a_dead_server_s_pool_is_gone_too_where_its_name_is_something_unreadable_s(
+    start: Starter, monkeypatch: pytest.MonkeyPatch, kind: type[errors.SegmentError]
+) -> None:
+    events = watched_until_its_server_died(start)
 
     def unreadable(*_: Any) -> Any:
         raise kind("another release's, or another user's")
@@ -120,12 +125,7 @@ def test_a_dead_server_s_pool_is_gone_too_where_its_name_is_something_unreadable
 def test_that_it_cannot_be_looked_whether_a_pool_is_there_says_nothing_of_it(
     start: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = unique_name("p")
-    child, _ = start_server(start, name)
-    events = watch(name)
-    next(events)
-    os.kill(child.pid, signal.SIGKILL)
-    child.join()
+    events = watched_until_its_server_died(start)
     looks = iter([errors.SystemCallError("too many open files"), errors.SegmentNotFoundError("none")])
     looked: list[BaseException] = []
 

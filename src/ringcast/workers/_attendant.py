@@ -75,14 +75,17 @@ class Attendant:
             self._awake = True  # from here on who needs it does not wake it
             failing_since: float | None = None
             while not self._over:
+                began = time.monotonic()
                 try:
                     self._serve()
                     break
                 except BaseException as error:  # of a ring that cannot be read, or of an object that is rebuilt
-                    failing_since = failing_since or time.monotonic()
-                    if time.monotonic() - failing_since > _PATIENCE_S:
+                    now = time.monotonic()
+                    if failing_since is None or now - began > _PATIENCE_S:  # it has served well meanwhile
+                        failing_since = now
+                    elif now - failing_since > _PATIENCE_S:
                         self._give_up(error)
-                        break
+                        failing_since = None  # and once more, for who has come meanwhile
                     self._await(_LAST_S)
 
     def _serve(self) -> None:
@@ -111,7 +114,6 @@ class Attendant:
         with suppress(BaseException):
             self._calls.fail_futures(error)
             self._complete()
-        self._awake = False
 
     def _await(self, seconds: float | None) -> None:
         try:
