@@ -51,6 +51,8 @@ const char* type_of(ErrorCode code) {
             return "QueueFullError";
         case ErrorCode::tier:
             return "TierError";
+        case ErrorCode::link:
+            return "LinkError";
         case ErrorCode::system:
             return "SystemCallError";
     }

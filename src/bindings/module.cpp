@@ -34,6 +34,8 @@ NB_MODULE(_core, module) {
     ringcast::bindings::bind_read_chunks(module);
     ringcast::bindings::bind_end(module);
     ringcast::bindings::bind_tap(module);
+    ringcast::bindings::bind_channel(module);
+    ringcast::bindings::bind_flows(module);
     ringcast::bindings::bind_selection(module);
     ringcast::bindings::bind_foreign_code(module);
     ringcast::bindings::bind_guard(module);

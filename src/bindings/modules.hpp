@@ -16,6 +16,8 @@ void bind_read_chunks(nanobind::module_& module);
 void bind_end(nanobind::module_& module);
 void bind_selection(nanobind::module_& module);
 void bind_tap(nanobind::module_& module);
+void bind_channel(nanobind::module_& module);
+void bind_flows(nanobind::module_& module);
 void bind_foreign_code(nanobind::module_& module);
 void bind_guard(nanobind::module_& module);
 void bind_pool_keys(nanobind::module_& module);

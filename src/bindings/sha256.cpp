@@ -1,12 +1,9 @@
 #include "sha256.hpp"
 
-#include <dlfcn.h>
-#include <atomic>
 #include <cstring>
-#include <memory>
-#include <new>
 #include <stdexcept>
 
+#include "openssl.hpp"
 #include "py_errors.hpp"
 
 namespace ringcast::bindings {
@@ -24,12 +21,6 @@ struct Library {
     int (*finish)(void*, unsigned char* digest, unsigned int* length);
     const void* algorithm;
 };
-
-template <class Function>
-bool find(void* in, const char* name, Function*& function) {
-    function = reinterpret_cast<Function*>(dlsym(in, name));
-    return function != nullptr;
-}
 
 void* new_context(const Library& library) {
     void* context = library.new_context();
@@ -56,28 +47,19 @@ pool::Digest hash_by(const nb::object& sha256, std::span<const std::byte> bytes)
 
 nb::object hashlib_sha256() { return nb::module_::import_("hashlib").attr("sha256"); }
 
-// Through Python's extension module one finds the very library that it is linked with, whatever else is loaded.
 bool open_library(Library& library) {
-    nb::object path = nb::none();
-    try {
-        path = nb::getattr(nb::module_::import_("_hashlib"), "__file__", nb::none());
-    } catch (nb::python_error& error) {
-        if (!error.matches(PyExc_ImportError)) throw;
-        return false;  // a Python without OpenSSL
-    }
-    // Without a file the module is a part of the program. The handle is kept for ever.
-    void* in = path.is_none() ? dlopen(nullptr, RTLD_NOW)
-                              : dlopen(nb::cast<nb::str>(path).c_str(), RTLD_NOW | RTLD_NOLOAD | RTLD_LOCAL);
-    if (in == nullptr || !find(in, "EVP_MD_CTX_new", library.new_context) ||
-        !find(in, "EVP_MD_CTX_free", library.free_context) || !find(in, "EVP_DigestInit_ex", library.init) ||
-        !find(in, "EVP_DigestUpdate", library.update) || !find(in, "EVP_DigestFinal_ex", library.finish))
+    const OpenSsl openssl;
+    if (!openssl.find("EVP_MD_CTX_new", library.new_context) ||
+        !openssl.find("EVP_MD_CTX_free", library.free_context) ||
+        !openssl.find("EVP_DigestInit_ex", library.init) || !openssl.find("EVP_DigestUpdate", library.update) ||
+        !openssl.find("EVP_DigestFinal_ex", library.finish))
         return false;
     // OpenSSL 3 looks an algorithm up at each use unless it was fetched.
     const void* (*fetch)(void*, const char*, const char*) = nullptr;
     const void* (*sha256)() = nullptr;
     library.algorithm = nullptr;
-    if (find(in, "EVP_MD_fetch", fetch)) library.algorithm = fetch(nullptr, "SHA256", nullptr);
-    if (library.algorithm == nullptr && find(in, "EVP_sha256", sha256)) library.algorithm = sha256();
+    if (openssl.find("EVP_MD_fetch", fetch)) library.algorithm = fetch(nullptr, "SHA256", nullptr);
+    if (library.algorithm == nullptr && openssl.find("EVP_sha256", sha256)) library.algorithm = sha256();
     if (library.algorithm == nullptr) return false;
     // It is believed once it has said what hashlib says.
     void* context = new_context(library);
@@ -89,21 +71,10 @@ bool open_library(Library& library) {
     return hashed && digest == hash_by(hashlib_sha256(), probe);
 }
 
-// Null if there is none. Importing may let other threads run, so there is no lock here: the first to have it wins.
+// Null if there is none.
 const Library* library() {
-    static std::atomic<const Library*> known{nullptr};
-    static const Library none{};
-    const Library* found = known.load(std::memory_order_acquire);  // acquire [libcrypto]
-    if (found == nullptr) {
-        auto opened = std::make_unique<Library>();
-        const Library* mine = open_library(*opened) ? opened.get() : &none;
-        // acq_rel [libcrypto]: acquire, for another's may be there.
-        if (known.compare_exchange_strong(found, mine, std::memory_order_acq_rel, std::memory_order_acquire)) {
-            found = mine;
-            if (mine != &none) static_cast<void>(opened.release());  // as long as the process
-        }
-    }
-    return found == &none ? nullptr : found;
+    static FoundOnce<Library> found;
+    return found.get(open_library);
 }
 
 }  // namespace

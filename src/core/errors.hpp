@@ -29,6 +29,7 @@ enum class ErrorCode {
     reader_left,
     queue_full,
     tier,
+    link,
     system,
 };
 

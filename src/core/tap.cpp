@@ -52,22 +52,42 @@ Receiver::Message Tap::current() {
                                         " has an impossible descriptor: its memory was overwritten");
 }
 
-std::size_t Tap::fill(std::byte* to, std::size_t room, std::uint64_t longest) {
+namespace {
+// Up to so many, a copy is cheaper than another piece for the system call.
+constexpr std::size_t kCopiedBytes = 2 << 10;
+}  // namespace
+
+void Batch::add_own(const std::byte* bytes, std::size_t length) {
+    std::byte* const at = own_.get() + own_bytes_;
+    if (length != 0) std::memcpy(at, bytes, length);
+    own_bytes_ += length;
+    if (!pieces_.empty() && pieces_.back().data() + pieces_.back().size() == at)
+        pieces_.back() = {pieces_.back().data(), pieces_.back().size() + length};
+    else
+        pieces_.emplace_back(at, length);
+}
+
+void Batch::add(const BatchHead& head, const std::byte* bytes) {
+    add_own(reinterpret_cast<const std::byte*>(&head), sizeof head);
+    if (head.length <= kCopiedBytes)
+        add_own(bytes, head.length);
+    else
+        pieces_.emplace_back(bytes, head.length);
+    bytes_ += sizeof head + head.length;
+}
+
+void Tap::gather(Batch& batch, std::uint64_t longest) {
     const std::lock_guard guard(mutex_);
-    std::size_t filled = 0;
     while (!left_ && ring_.readable()) {
         const Receiver::Message message = current();
-        if (message.length >= longest || sizeof(BatchHead) + message.length > room - filled) break;
-        const BatchHead head{static_cast<std::uint32_t>(message.length), message.encoding,
-                             static_cast<std::uint8_t>(message.framed ? 1 : 0), 0};
-        std::memcpy(to + filled, &head, sizeof head);
-        std::memcpy(to + filled + sizeof head, message.bytes, message.length);
-        filled += sizeof head + message.length;
+        if (message.length >= longest || sizeof(BatchHead) + message.length > batch.room()) break;
+        batch.add({static_cast<std::uint32_t>(message.length), message.encoding,
+                   static_cast<std::uint8_t>(message.framed ? 1 : 0), 0},
+                  message.bytes);
         if (message.in_block()) blocks_.push_back({ring_.cursor(), message.row});
         ring_.go_on();
     }
-    if (filled != 0) check();
-    return filled;
+    if (!batch.empty()) check();
 }
 
 std::optional<Receiver::Message> Tap::peek() {

@@ -8,8 +8,11 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
+#include <vector>
 
 #include "board.hpp"
 #include "endpoint.hpp"
@@ -37,6 +40,30 @@ struct BatchHead {
 };
 static_assert(sizeof(BatchHead) == 8);
 
+// Messages that travel together, in pieces.
+class Batch {
+public:
+    explicit Batch(std::size_t most) : most_(most), own_(new std::byte[most]) {}
+
+    void clear() noexcept {
+        pieces_.clear();
+        bytes_ = own_bytes_ = 0;
+    }
+    std::span<const std::span<const std::byte>> pieces() const noexcept { return pieces_; }
+    bool empty() const noexcept { return bytes_ == 0; }
+    std::size_t room() const noexcept { return most_ - bytes_; }
+    void add(const BatchHead& head, const std::byte* bytes);
+
+private:
+    void add_own(const std::byte* bytes, std::size_t length);
+
+    std::size_t most_;
+    std::size_t bytes_ = 0;
+    std::size_t own_bytes_ = 0;
+    std::unique_ptr<std::byte[]> own_;
+    std::vector<std::span<const std::byte>> pieces_;
+};
+
 class Tap : public Endpoint {
 public:
     Tap(std::shared_ptr<Segment> segment, const Strategy& strategy, const TapClaim& claim);
@@ -53,9 +80,10 @@ public:
         return acknowledged_;
     }
 
-    // Takes messages that are there, each with its head, as long as they fit into `room` bytes and are shorter than
-    // `longest`. Returns the bytes.
-    std::size_t fill(std::byte* to, std::size_t room, std::uint64_t longest);
+    // Takes messages that are there, each with its head, as long as they fit into the batch and are shorter than `longest`.
+    // What they are made of is the batch's own memory and the ring's, where a message stays until it is acknowledged.
+    // Throws corrupt.
+    void gather(Batch& batch, std::uint64_t longest);
     // The next message, if it is there; it is taken by `take`.
     std::optional<Receiver::Message> peek();
     void take();

@@ -10,13 +10,13 @@ from contextlib import closing, contextmanager, suppress
 from queue import SimpleQueue
 from typing import NamedTuple
 
+from ringcast._core import Cipher
 from ringcast.net._addresses import Address
 from ringcast.net._deadline import Deadline
 from ringcast.net.link._channel import Channel
 from ringcast.net.link._dial import dial
 from ringcast.net.link._hello import Release
 from ringcast.net.link._listener import Listener
-from ringcast.net.link._noise import Cipher
 from tests.support import DEADLINE_S
 
 QUEUE = 0x1234567890ABC

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,11 +25,14 @@ from ringcast.net.link._channel import Channel
 from ringcast.net.link._dial import dial
 from ringcast.net.link._greetings import MOST_GREETED
 from ringcast.net.link._listener import Listener
-from ringcast.net.link._words import BATCH, BEGIN, BEGINNING, BODY, END, HELLO, PING, WELCOME, WORD, words
+from ringcast.net.link._words import BATCH, BEGIN, BODY, END, HELLO, PING, WELCOME, WORD, words
 from tests.network.linked import address_of
 from tests.support import eventually, runs
 
 MIB = 1 << 20
+BEGINNING = struct.Struct("<QBB")
+"""Of a large message: its length, its encoding, and whether it is framed."""
+POSITION = struct.Struct("<Q")
 HOST = "liar"
 PATIENCE_S = 4.0
 """Of a link whose `link_timeout` is no longer."""
@@ -154,7 +158,7 @@ def test_a_hello_that_cannot_be_is_refused_and_takes_no_place() -> None:
         sent = 0
         with closing(MessageQueue.create_from_handle(queue.export_handle(), 0)) as reader:
             wrong = [
-                b"", b"\xff", b"no JSON", b"7", b"null", b'["stream"]', b"{}", NESTED, bytes(_words.LARGE_BYTES),
+                b"", b"\xff", b"no JSON", b"7", b"null", b'["stream"]', b"{}", NESTED, bytes(96 << 10),
                 *(words({**good, name: value}) for name, value in [
                     ("stream", None), ("stream", ["a"]), ("stream", "a" * 65), ("host", 7), ("host", "h" * 256),
                     ("rank", "1"), ("rank", 1.5), ("rank", True), ("rank", 1 << 31), ("rank", -(1 << 40)),
@@ -188,7 +192,7 @@ def test_a_word_that_cannot_be_is_a_cut_and_nobody_elses() -> None:
             state = {"op": "state", "readers": [row], "waits": False}
             wrong: list[tuple[int, bytes]] = [
                 (_words.ACK, b""), (_words.ACK, bytes(7)), (_words.ACK, b"\xff" * 8),
-                (_words.ACK, _words.POSITION.pack(liar.base + 200)), (BATCH, bytes(8)), (END, b"\1\0"), (255, b""),
+                (_words.ACK, POSITION.pack(liar.base + 200)), (BATCH, bytes(8)), (END, b"\1\0"), (255, b""),
                 *((WORD, text) for text in (b"", b"\xff", b"7", b"[]", NESTED)),
                 *((WORD, words(word)) for word in [
                     {**state, "waits": 1}, {**state, "readers": None}, {**state, "readers": [7]},

@@ -24,19 +24,14 @@ from ringcast.errors import (
 from ringcast.net._addresses import shown
 from ringcast.net._deadline import Deadline
 from ringcast.net.link._carried import Carried
-from ringcast.net.link._channel import Channel
+from ringcast.net.link._channel import Channel, ChannelClosedError
 from ringcast.net.link._control import Control
 from ringcast.net.link._dial import DialError, dial
 from ringcast.net.link._hello import Why
 from ringcast.net.link._log import of_stream
 from ringcast.net.link._relay import Relay
 from ringcast.net.link._words import (
-    BATCH,
-    BEGIN,
-    BEGINNING,
-    BODY,
     CLOSED,
-    END,
     HELLO,
     INT32_MAX,
     LINK_DIED,
@@ -56,8 +51,6 @@ _DIAL_S = 2.0
 _REFUSALS = 2
 """So often refused, the other link is gone."""
 _SLICE_S = 0.5
-_ACKNOWLEDGED_AFTER_S = 0.001
-"""If nothing follows: an acknowledgement costs the other link's threads more than a message, and is not hurried for."""
 _HANGS_UP_WITHIN_S = 5.0
 
 _ENDS = {CLOSED: "its queue was closed", WRITER_DIED: "its writer died"}
@@ -207,9 +200,7 @@ class Incoming:
             assert relay is not None
             self._data, self.cut_at, self._said = data, None, None
             relay.segment.note_reach(False)
-            self._control = Control(
-                control, on_ack=lambda _: None, on_word=self._hear, on_beat=relay.state, on_cut=self._cut
-            )
+            self._control = Control(control, on_word=self._hear, on_beat=relay.state, on_cut=self._cut)
             self._control.start()
 
     def _ask_for_place(self, rank: int, pid: int, deadline: Deadline) -> dict[str, Any]:
@@ -323,56 +314,27 @@ class Incoming:
 
     def _receive(self, data: Channel, relay: Relay) -> int:
         """Publish what comes, until the end; why it is one. Raises LinkError when the connection ends."""
-        most = max(1, relay.segment.max_chunks // 4)
-        acknowledged = relay.head
+        with self._lock:
+            control = self._control
+        if control is None:
+            raise ChannelClosedError(f"the connection to {data.peer} is over")
+        flow = relay.flow(data, control.channel)
 
         def meanwhile() -> None:
             """What was published of a batch that still waits is the other side's to know; and who is in its way."""
             with suppress(LinkError):  # the data connection will say so, too
-                self._acknowledge(relay)
+                flow.acknowledge()
             self.look()
 
-        while True:
-            if relay.head != acknowledged and (
-                relay.head - acknowledged >= most or not data.wait(_ACKNOWLEDGED_AFTER_S)
-            ):
-                acknowledged = relay.head
-                self._acknowledge(relay)
-            kind, nbytes = data.next()
-            if kind == BATCH:
-                relay.publish(data.read(), meanwhile)
-            elif kind == BEGIN and nbytes == BEGINNING.size:
-                self._take_large(data, relay, meanwhile, *BEGINNING.unpack(data.read()))
-            elif kind == END and nbytes == 2:
-                why, all_were_there = data.read()
-                if not CLOSED <= why <= LINK_DIED or all_were_there > 1:
-                    raise LinkError(f"{data.peer} says that its queue has ended in way {why}, which is none")
-                if all_were_there:
-                    relay.confirm_ready()
-                with self._lock:
-                    self._ended = True
-                meanwhile()
-                return why
-            else:
-                raise LinkError(f"{data.peer} said {kind}, with {nbytes} bytes, which means nothing here")
-
-    def _acknowledge(self, relay: Relay) -> None:
-        control = self._control
-        if control is not None:
-            control.acknowledge(relay.base + relay.head)
-
-    def _take_large(self, data: Channel, relay: Relay, meanwhile: Any, length: int, encoding: int, framed: int) -> None:
-        if framed > 1:
-            raise LinkError(f"{data.peer} begins a message that is framed in way {framed}, which is none")
-        room = relay.room(length, meanwhile)
-        at = 0
-        while at < length:
-            kind, nbytes = data.next()
-            if kind != BODY or nbytes > length - at or nbytes == 0:
-                raise LinkError(f"{data.peer} said {kind}, with {nbytes} bytes, in the middle of a message")
-            data.read_into(room[at : at + nbytes])
-            at += nbytes
-        relay.commit(encoding, bool(framed))
+        why, all_were_there = relay.publish(flow, meanwhile)
+        if not CLOSED <= why <= LINK_DIED or all_were_there > 1:
+            raise LinkError(f"{data.peer} says that its queue has ended in way {why}, which is none")
+        if all_were_there:
+            relay.confirm_ready()
+        with self._lock:
+            self._ended = True
+        meanwhile()
+        return why
 
     def _cut(self, control: Control, silent: bool, why: str) -> None:
         with self._lock:

@@ -19,6 +19,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
+from ringcast._core import Cipher
 from ringcast.net._addresses import Address, shown
 from ringcast.net.link._channel import PROOF_BYTES, Channel, proves
 from ringcast.net.link._hello import (
@@ -31,7 +32,7 @@ from ringcast.net.link._hello import (
     answer,
     version_of,
 )
-from ringcast.net.link._noise import Cipher, Handshake, NoiseError
+from ringcast.net.link._noise import Handshake, NoiseError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,70 +21,18 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from ringcast._core import Cipher
+
 PROTOCOL = b"Noise_NNpsk0_25519_AESGCM_SHA256"
 KEY_BYTES = 32
 TAG_BYTES = 16
 DH_BYTES = 32
-REKEY_BYTES = 64 << 30
-"""After so many bytes a cipher changes its key: the bound of AES-GCM, which is 2^32 blocks of 16 bytes."""
 
 _NONCE = struct.Struct(">IQ")
-_REKEY_NONCE = _NONCE.pack(0, (1 << 64) - 1)
 
 
 class NoiseError(Exception):
     """What came was not made with the same secret, in this place."""
-
-
-class Cipher:
-    """One direction of a connection, once the handshake is over.
-
-    Noise's nonce is four zero bytes and a counter; here a record's kind, below 256, stands in the four bytes, so that
-    it is proven with the record. The counter alone makes each nonce new.
-    """
-
-    def __init__(self, key: bytes) -> None:
-        self._key = key
-        self._aead = AESGCM(key)
-        self._counter = 0
-        self._bytes = 0
-
-    def seal(self, kind: int, plain: bytes | memoryview) -> bytes:
-        """The ciphertext, and the tag behind it."""
-        sealed = self._aead.encrypt(_NONCE.pack(kind, self._counter), plain, None)
-        self._count(len(sealed))
-        return sealed
-
-    def open(self, kind: int, sealed: bytes | memoryview) -> bytes:
-        """Raises NoiseError."""
-        try:
-            plain = self._aead.decrypt(_NONCE.pack(kind, self._counter), sealed, None)
-        except InvalidTag as error:
-            raise NoiseError from error
-        self._count(len(sealed))
-        return plain
-
-    def sign(self, kind: int, clear: bytes | memoryview) -> bytes:
-        """The tag of what goes in the clear."""
-        tag = self._aead.encrypt(_NONCE.pack(kind, self._counter), b"", clear)
-        self._count(len(clear) + TAG_BYTES)
-        return tag
-
-    def verify(self, kind: int, clear: bytes | memoryview, tag: bytes | memoryview) -> None:
-        """Raises NoiseError."""
-        try:
-            self._aead.decrypt(_NONCE.pack(kind, self._counter), tag, clear)
-        except InvalidTag as error:
-            raise NoiseError from error
-        self._count(len(clear) + TAG_BYTES)
-
-    def _count(self, nbytes: int) -> None:
-        self._counter += 1
-        self._bytes += nbytes
-        if self._bytes >= REKEY_BYTES:
-            self._bytes = 0
-            self._key = self._aead.encrypt(_REKEY_NONCE, bytes(KEY_BYTES), None)[:KEY_BYTES]
-            self._aead = AESGCM(self._key)
 
 
 class Handshake:

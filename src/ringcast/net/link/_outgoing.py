@@ -15,18 +15,13 @@ from typing import TYPE_CHECKING, Any
 from ringcast import _core
 from ringcast.errors import LinkError, RingcastError
 from ringcast.net.link._carried import Carried
-from ringcast.net.link._channel import MAX_RECORD, Channel, ChannelClosedError
+from ringcast.net.link._channel import Channel, ChannelClosedError
 from ringcast.net.link._control import SILENCE_S, Control
 from ringcast.net.link._log import of_stream
 from ringcast.net.link._patience import Patience
 from ringcast.net.link._words import (
-    BATCH,
-    BEGIN,
-    BEGINNING,
-    BODY,
     END,
     INT32_MAX,
-    LARGE_BYTES,
     UINT32_MAX,
     WELCOME,
     LostError,
@@ -101,7 +96,7 @@ class Outgoing:
         self._carried.watch(channel)
         with self._changed:
             before, self._control = self._control, Control(
-                channel, on_ack=self._acknowledge, on_word=self._hear, on_beat=self._beat, on_cut=self._cut
+                channel, tap=self.tap, on_word=self._hear, on_beat=self._beat, on_cut=self._cut
             )  # fmt: skip
             if before is not None:
                 before.close()
@@ -268,27 +263,13 @@ class Outgoing:
 
     def _pump(self, channel: Channel) -> None:
         """Send all there is, until everything has arrived. Raises LinkError when the connection ends."""
-        buffer = memoryview(bytearray(MAX_RECORD))
-        tap = self.tap
-        orders_due = 0.0
+        tap, flow = self.tap, _core.Outflow(self.tap)
         idle = False
         while (why := tap.ending(idle)) == 0 or tap.readable:
             if self._data is not channel or self._next is not None or self._leaving:
                 raise ChannelClosedError(f"the connection to {channel.peer} is over")
-            nbytes = tap.fill(buffer, LARGE_BYTES)
-            if nbytes:
-                channel.send(BATCH, buffer[:nbytes])
-            elif (message := tap.peek()) is not None:
-                self._send_large(channel, *message)
-            now = time.monotonic()
-            if now >= orders_due:
-                orders_due = now + _ORDERS_S
-                self._look_at_wishes()
-            if not tap.readable:
-                idle = not tap.wait(_LOOK_S)
-                tap.check()
-                if not idle and not tap.readable:
-                    orders_due = 0.0  # it is something else that woke it
+            idle = flow.run(channel, _ORDERS_S, _LOOK_S)
+            self._look_at_wishes()
         channel.send(END, bytes([why, self.tap.all_ready]))
         with self._changed:
             self._end_is_sent = True
@@ -297,14 +278,6 @@ class Outgoing:
                     raise ChannelClosedError(f"the connection to {channel.peer} is over")
                 self._changed.wait()
 
-    def _send_large(self, channel: Channel, data: memoryview, encoding: int, framed: bool) -> None:
-        channel.send(BEGIN, BEGINNING.pack(len(data), encoding, framed))
-        last = (len(data) - 1) // MAX_RECORD * MAX_RECORD
-        for at in range(0, len(data), MAX_RECORD):
-            if at == last:
-                self.tap.take()  # it may be acknowledged as soon as its last record is on its way
-            channel.send(BODY, data[at : at + MAX_RECORD])
-
     _said: dict[str, Any] | None = None
 
     def _look_at_wishes(self) -> None:
@@ -312,13 +285,6 @@ class Outgoing:
         if state != self._said:
             self._said = state
             self.tell()
-
-    def _acknowledge(self, position: int) -> None:
-        if not self.tap.acknowledge(position):
-            raise LinkError(
-                f"the link at the other side acknowledges message {position}, which it was not sent: "
-                f"{self.tap.acknowledged} were acknowledged, {self.tap.position} sent"
-            )
 
     def _cut(self, control: Control, silent: bool, why: str) -> None:
         """The control connection is over; and with it, the data connection."""

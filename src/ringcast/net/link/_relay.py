@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +17,7 @@ from ringcast._names import segment_name
 from ringcast._version import __version__
 from ringcast.codec import codec
 from ringcast.errors import LinkError, QueueClosedError, QueueFullError, ReaderDiedError
+from ringcast.net.link._channel import Channel
 from ringcast.net.link._readers import Readers
 from ringcast.net.link._words import (
     INT32_MAX,
@@ -38,7 +40,7 @@ _PAUSE_S = 0.05
 class Relay:
     """Of one stream. `welcome` is what the writer's link says of its queue; `shape` what the readers' handle does.
 
-    All but `publish`, `room` and `commit`, which one thread calls, may be called from any.
+    All but `publish`, which one thread calls, may be called from any.
     """
 
     def __init__(self, peer: str, n_local: int, shape: list[int], welcome: dict[str, Any]) -> None:
@@ -52,8 +54,6 @@ class Relay:
         policy = rows_in({"policy": [welcome.get("policy")]}, "policy", 4)[0]
         dead, slow, _, patience_ns = (number(one, "policy") for one in policy)
         self.readers = Readers()
-        self.waits = False
-        """For its readers, to take what has come."""
         self.published = 0
         """By the writer, when its link last said so; counted as here."""
         self.host = text_in(welcome, "host")
@@ -69,6 +69,7 @@ class Relay:
             policy=(dead, slow if slow == _EVICT else 0, 0, patience_ns), codec=codec("raw"),
             reporter=self.readers, report_interval_ns=60_000_000_000,
         )  # fmt: skip
+        self._flow: _core.Inflow | None = None
         self._lock = threading.RLock()
         self._ranks: dict[int, int] = {}  # the home seat of each that is placed here
         self._homes = list(range(homes))  # in which somebody is expected who is not placed yet
@@ -82,6 +83,11 @@ class Relay:
         except LinkError:
             self._end._close(0)
             raise
+
+    @property
+    def waits(self) -> bool:
+        """For its readers, to take what has come."""
+        return self._flow is not None and self._flow.waits
 
     @property
     def head(self) -> int:
@@ -165,41 +171,25 @@ class Relay:
         if self._nobody_can_come:
             self._drop({one[0]: one[3] for one in states if one[1] == "placed"})
 
-    def publish(self, batch: memoryview, meanwhile: Any) -> None:
-        """All messages of a batch. Calls `meanwhile` now and then while it waits for room."""
-        before = self.head
-        done, all_done = 0, False
-        try:
-            while not all_done:
-                try:
-                    done, all_done = self._end._relay(batch, done, _SLICE_S)
-                except (ReaderDiedError, QueueFullError):  # no error of the link: the readers' states tell of it
-                    time.sleep(_PAUSE_S)
-                    done = self.head - before
-                if not all_done:
-                    self.waits = True
-                    meanwhile()
-        finally:
-            self.waits = False
+    def flow(self, data: Channel, control: Channel) -> _core.Inflow:
+        """What comes over these connections is published here, by `publish`."""
+        self._flow = _core.Inflow(self._end, data, control, self.base)
+        return self._flow
 
-    def room(self, length: int, meanwhile: Any) -> memoryview:
-        """For a message to come, which `commit` publishes."""
-        room: memoryview | None = None
-        try:
-            while room is None:
-                try:
-                    room = self._end._relay_room(length, _SLICE_S)
-                except (ReaderDiedError, QueueFullError):
-                    time.sleep(_PAUSE_S)
-                if room is None:
-                    self.waits = True
-                    meanwhile()
-        finally:
-            self.waits = False
-        return room
+    def publish(self, flow: _core.Inflow, meanwhile: Callable[[], None]) -> tuple[int, int]:
+        """All that comes, until the stream's end: why, and whether all readers were there.
 
-    def commit(self, encoding: int, framed: bool) -> None:
-        self._end._relay_commit(encoding, framed)
+        Calls `meanwhile` now and then while it waits for room.
+        """
+        while True:
+            try:
+                ended = flow.run(_SLICE_S)
+            except (ReaderDiedError, QueueFullError):  # no error of the link: the readers' states tell of it
+                time.sleep(_PAUSE_S)
+                ended = None
+            if ended is not None:
+                return ended
+            meanwhile()
 
     def end(self, why: int, reason: str) -> None:
         """Nothing more will be published: readers are told why, after all that is there."""

@@ -10,20 +10,13 @@ that one that is lost does not matter.
 from __future__ import annotations
 
 import json
-import struct
 from typing import Any
 
 from ringcast.errors import LinkError
 from ringcast.net.link._channel import Channel
 
 HELLO, WELCOME, REFUSED, BATCH, BEGIN, BODY, END, ACK, PING, WORD = range(1, 11)
-
-LARGE_BYTES = 96 << 10
-"""A message of so many bytes or more has records of its own, which are received where it will lie."""
-
-BEGINNING = struct.Struct("<QBB")
-"""Of a large message: its length, its encoding, and whether it is framed."""
-POSITION = struct.Struct("<Q")
+"""As in src/core/link/wire.hpp."""
 
 CLOSED, WRITER_DIED, LINK_DIED = 1, 2, 3
 """Why a ring ends: what its word `closed` says."""
@@ -33,10 +26,10 @@ def words(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-def understood(payload: memoryview) -> dict[str, Any]:
+def understood(payload: bytes) -> dict[str, Any]:
     """Raises LinkError."""
     try:
-        value = json.loads(bytes(payload))
+        value = json.loads(payload)
     except (ValueError, RecursionError) as error:
         raise LinkError(f"the link at the other side said what is no JSON: {error}") from error
     if not isinstance(value, dict):
