@@ -100,7 +100,8 @@ private:
 nb::bytes joined(Pieces pieces) {
     std::size_t length = 0;
     for (const Piece piece : pieces) length += piece.size();
-    nb::bytes all = nb::steal<nb::bytes>(owned(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(length))).release());
+    nb::bytes all =
+        nb::steal<nb::bytes>(owned(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(length))).release());
     char* at = PyBytes_AS_STRING(all.ptr());
     for (const Piece piece : pieces) {
         if (!piece.empty()) std::memcpy(at, piece.data(), piece.size());
@@ -163,8 +164,7 @@ bool open_library(Library& library) {
     if (!openssl.find("EVP_CIPHER_CTX_new", library.new_context) ||
         !openssl.find("EVP_CIPHER_CTX_free", library.free_context) ||
         !openssl.find("EVP_CipherInit_ex", library.init) || !openssl.find("EVP_CipherUpdate", library.update) ||
-        !openssl.find("EVP_CipherFinal_ex", library.finish) ||
-        !openssl.find("EVP_CIPHER_CTX_ctrl", library.control))
+        !openssl.find("EVP_CipherFinal_ex", library.finish) || !openssl.find("EVP_CIPHER_CTX_ctrl", library.control))
         return false;
     // OpenSSL 3 looks an algorithm up at each use unless it was fetched.
     const void* (*fetch)(void*, const char*, const char*) = nullptr;

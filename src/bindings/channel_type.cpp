@@ -34,7 +34,8 @@ nb::bytes bytes_of(Piece piece) { return nb::bytes(piece.data(), piece.size()); 
 std::shared_ptr<Cipher> make_cipher(const nb::bytes& key, std::uint64_t rekey_bytes, bool by_cryptography) {
     link::Key taken;
     if (key.size() != taken.size())
-        raise("ArgumentError", "a key has " + std::to_string(taken.size()) + " bytes, not " + std::to_string(key.size()));
+        raise("ArgumentError",
+              "a key has " + std::to_string(taken.size()) + " bytes, not " + std::to_string(key.size()));
     std::memcpy(taken.data(), key.c_str(), taken.size());
     return std::make_shared<Cipher>(make_aead(by_cryptography), taken, rekey_bytes);
 }

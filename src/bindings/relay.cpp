@@ -24,8 +24,7 @@ void relay_ready(nb::handle self) {
 }  // namespace
 
 void add_relay_methods(nb::class_<End>& type) {
-    type.def("_relay_end", &relay_end, "why"_a, "reason"_a)
-        .def("_relay_ready", &relay_ready);
+    type.def("_relay_end", &relay_end, "why"_a, "reason"_a).def("_relay_ready", &relay_ready);
 }
 
 }  // namespace ringcast::bindings

@@ -50,9 +50,8 @@ nb::object hashlib_sha256() { return nb::module_::import_("hashlib").attr("sha25
 bool open_library(Library& library) {
     const OpenSsl openssl;
     if (!openssl.find("EVP_MD_CTX_new", library.new_context) ||
-        !openssl.find("EVP_MD_CTX_free", library.free_context) ||
-        !openssl.find("EVP_DigestInit_ex", library.init) || !openssl.find("EVP_DigestUpdate", library.update) ||
-        !openssl.find("EVP_DigestFinal_ex", library.finish))
+        !openssl.find("EVP_MD_CTX_free", library.free_context) || !openssl.find("EVP_DigestInit_ex", library.init) ||
+        !openssl.find("EVP_DigestUpdate", library.update) || !openssl.find("EVP_DigestFinal_ex", library.finish))
         return false;
     // OpenSSL 3 looks an algorithm up at each use unless it was fetched.
     const void* (*fetch)(void*, const char*, const char*) = nullptr;

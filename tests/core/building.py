@@ -16,6 +16,7 @@ PROGRAMS = [
     "desk",
     "endpoint",
     "geometry",
+    "link",
     "lock_file",
     "page_map",
     "parking",

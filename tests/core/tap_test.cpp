@@ -19,6 +19,7 @@ using namespace ringcast;
 namespace {
 
 constexpr std::uint64_t kLongest = 16'000;  // longer messages are not batched
+constexpr std::size_t kBatch = 64 << 10;
 
 std::shared_ptr<Segment> make(std::uint32_t n_local, std::uint32_t n_remote, std::uint32_t depth,
                               std::uint64_t budget = 4 << 20) {
@@ -87,17 +88,22 @@ void check_bytes(const std::byte* bytes, std::uint64_t length, std::uint64_t num
 }
 
 // Takes what is there, in batches where it is small, and checks it. False: the queue has ended.
-bool take_some(Tap& tap, std::vector<std::byte>& buffer) {
+bool take_some(Tap& tap, Batch& batch) {
     while (!tap.readable()) {
         if (tap.ending(false) != Ending::none) return false;
         tap.await(kForever);
     }
     std::uint64_t number = tap.position();
-    if (const std::size_t filled = tap.fill(buffer.data(), buffer.size(), kLongest); filled != 0) {
-        for (std::size_t at = 0; at < filled; ++number) {
+    batch.clear();
+    tap.gather(batch, kLongest);
+    if (!batch.empty()) {
+        std::vector<std::byte> travelled;
+        for (const auto piece : batch.pieces()) travelled.insert(travelled.end(), piece.begin(), piece.end());
+        CHECK(travelled.size() <= kBatch);
+        for (std::size_t at = 0; at < travelled.size(); ++number) {
             BatchHead head;
-            std::memcpy(&head, buffer.data() + at, sizeof head);
-            check_bytes(buffer.data() + at + sizeof head, head.length, number);
+            std::memcpy(&head, travelled.data() + at, sizeof head);
+            check_bytes(travelled.data() + at + sizeof head, head.length, number);
             at += sizeof head + head.length;
         }
         CHECK(tap.position() == number);
@@ -176,8 +182,8 @@ TEST(what_is_killed_at_any_point_has_read_whole_messages_and_the_writer_goes_on_
         if (child == 0) {
             std::mt19937 own(seed);
             Link link(segment);
-            std::vector<std::byte> buffer(64 << 10);
-            while (take_some(link.tap, buffer)) {
+            Batch batch(kBatch);
+            while (take_some(link.tap, batch)) {
                 const std::uint64_t taken = link.tap.position() - link.tap.acknowledged();
                 // What the writer may be waiting for is not kept back for ever.
                 if (!link.tap.readable())
@@ -200,8 +206,8 @@ TEST(what_is_killed_at_any_point_has_read_whole_messages_and_the_writer_goes_on_
         Link next(segment);
         CHECK(!next.claim.kept && next.claim.first == number);
         send(sender, number, size_of(number));
-        std::vector<std::byte> buffer(64 << 10);
-        CHECK(take_some(next.tap, buffer) && next.tap.position() == number + 1);
+        Batch batch(kBatch);
+        CHECK(take_some(next.tap, batch) && next.tap.position() == number + 1);
     }
 }
 
@@ -215,8 +221,8 @@ TEST(messages_that_one_thread_takes_and_another_acknowledges_later_are_whole_and
         CHECK(link.claim.kept && link.claim.first == 0);
         std::atomic<std::uint64_t> arrived{0};
         std::thread taking([&] {
-            std::vector<std::byte> buffer(64 << 10);
-            while (take_some(link.tap, buffer)) arrived.store(link.tap.position(), std::memory_order_release);
+            Batch batch(kBatch);
+            while (take_some(link.tap, batch)) arrived.store(link.tap.position(), std::memory_order_release);
         });
         std::thread acknowledging([&] {
             std::mt19937_64 random(depth);
@@ -419,8 +425,9 @@ TEST(a_tap_that_has_left_touches_nothing_of_who_has_its_seat_now) {
     CHECK(link.tap.acknowledge(2));
     CHECK(cursor_of(*segment, 0) == 3);
     CHECK(try_send(sender, 3, 64));
-    std::byte bytes[256];
-    CHECK(link.tap.fill(bytes, sizeof bytes, kLongest) == 0);
+    Batch batch(kBatch);
+    link.tap.gather(batch, kLongest);
+    CHECK(batch.empty());
     CHECK(!link.tap.peek().has_value());
     CHECK(link.tap.await(kForever));
     take_each(next.tap, 1);

@@ -41,7 +41,8 @@ iovec piece_of(const std::byte* bytes, std::size_t length) noexcept {
 }
 
 bool can_be(const RecordHead& head) noexcept {
-    return head.length <= kMaxRecord && head.kind != 0 && head.zeros[0] == 0 && head.zeros[1] == 0 && head.zeros[2] == 0;
+    return head.length <= kMaxRecord && head.kind != 0 && head.zeros[0] == 0 && head.zeros[1] == 0 &&
+           head.zeros[2] == 0;
 }
 
 // Until then, rounded up, in what `poll` takes.
@@ -277,8 +278,7 @@ Channel::Came Channel::came(iovec* room, int rooms, bool waits, std::size_t& got
 void Channel::limit_sending(double seconds) noexcept {
     timeval limit{};
     limit.tv_sec = static_cast<decltype(limit.tv_sec)>(seconds);
-    limit.tv_usec =
-        static_cast<decltype(limit.tv_usec)>((seconds - static_cast<double>(limit.tv_sec)) * 1e6);
+    limit.tv_usec = static_cast<decltype(limit.tv_usec)>((seconds - static_cast<double>(limit.tv_sec)) * 1e6);
     const Socket::Use use(socket_);
     if (use) static_cast<void>(::setsockopt(socket_.descriptor(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit));
 }
