@@ -248,6 +248,26 @@ def test_without_openssl_records_are_the_same(nbytes: int) -> None:
 
 
 @BOTH
+def test_without_openssl_threads_send_and_receive_at_once(encrypt: bool) -> None:
+    """Each record then needs the interpreter's lock, in the midst of what goes on without it."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        here = socket.create_connection(listening.getsockname())
+        there, _ = listening.accept()
+    keys = [bytes(32), KEY]
+    ciphers = [tuple(Cipher(key, by_cryptography=True) for key in order) for order in (keys, keys[::-1])]
+    first = Channel(here, (ciphers[0][0], ciphers[0][1]), encrypt, "there", Release())
+    second = Channel(there, (ciphers[1][0], ciphers[1][1]), encrypt, "here", Release())
+    payloads = [random_bytes(size) for size in (0, 5, 3000, 70_000, MAX_RECORD)] * 10
+    with closing(first), closing(second):
+        sending = [Background(send_all, end, payloads) for end in (first, first, second)]
+        assert [len(received(first)[1]) for _ in payloads] == [len(payload) for payload in payloads]
+        got = sorted(received(second)[1] for _ in range(2 * len(payloads)))
+        assert got == sorted(payloads * 2)
+        for one in sending:
+            one.result()
+
+
+@BOTH
 def test_a_flipped_bit_anywhere_in_a_record_ends_the_connection_before_it_is_believed(encrypt: bool) -> None:
     payload = random_bytes(40)
     for at in range(8 + 40 + 16):
