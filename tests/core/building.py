@@ -69,7 +69,8 @@ def build(name: str, *options: str, target: str = "all") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        run([cmake, "-S", str(Path(__file__).parent), "-B", str(folder), *generator, *options])
+        configure = [cmake, "-S", str(Path(__file__).parent), "-B", str(folder), *generator, *options]
+        run(configure, seconds=BUILD_SECONDS)
         run([cmake, "--build", str(folder), "--parallel", "--target", target], seconds=BUILD_SECONDS)
     return folder
 

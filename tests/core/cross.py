@@ -72,9 +72,12 @@ def with_clang(target: str, system: str, processor: str, build_target: str, *opt
     the same without optimisation, for which it would take longer."""
     tools = BUILDS / f"zig-{target}"
     tools.mkdir(parents=True, exist_ok=True)
+    # CMake would link a program to see which compiler it is, for which zig would compile a C++ library first.
+    only_compiled = 'case "$*" in *CMakeCXXCompilerId*) set -- -c "$@" ;; esac\n'
     for name, call in {"c++": f"c++ -target {target}", "ar": "ar", "ranlib": "ranlib"}.items():
         script = tools / name
-        script.write_text(f'#!/bin/sh\nZIG_GLOBAL_CACHE_DIR="{BUILDS / "zig-cache"}" exec "{zig()}" {call} "$@"\n')
+        run_zig = f'ZIG_GLOBAL_CACHE_DIR="{BUILDS / "zig-cache"}" exec "{zig()}" {call} "$@"\n'
+        script.write_text(f"#!/bin/sh\n{only_compiled}{run_zig}")
         script.chmod(0o755)
     return build(
         f"clang-{target}",

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -323,20 +323,18 @@ def main(rounds: int, *only: str) -> int:
                 Fault(whose, point, action, nth * factor) for factor in range(1, rounds + 1) for action, nth in kinds
             ]
     faults = [fault for fault in faults if not only or fault.point in only]
-    hits: Counter[tuple[str, str]] = Counter()
-    failures = 0
+    hits = failures = 0
     with ProcessPoolExecutor(LANES, mp_context=get_context("fork"), initializer=_enter) as lanes:
-        for fault, (hit, problem) in zip(faults, lanes.map(_run, faults), strict=True):
-            hits[fault[:2]] += hit
-            if problem:
-                failures += 1
-                print(
-                    f"FAILED: {fault.point} of the {fault.whose}, {fault.action}, time {fault.nth}: {problem}",
-                    flush=True,
-                )
-    times = Counter(fault[:2] for fault in faults)
-    for whose, point in times:
-        print(f"  {whose:<5}{point:<24} hit {hits[whose, point]} of {times[whose, point]} times")
+        outcomes = zip(faults, lanes.map(_run, faults), strict=True)
+        for (whose, point), group in groupby(outcomes, lambda outcome: outcome[0][:2]):
+            was_hit = times = 0
+            for fault, (hit, problem) in group:
+                was_hit, times = was_hit + hit, times + 1
+                if problem:
+                    failures += 1
+                    print(f"FAILED: {point} of the {whose}, {fault.action}, time {fault.nth}: {problem}")
+            hits += was_hit
+            print(f"  {whose:<5}{point:<24} hit {was_hit} of {times} times", flush=True)
     seconds = time.monotonic() - started
-    print(f"{len(faults)} scenarios of a desk in {seconds:.0f} s: {sum(hits.values())} hits, {failures} failures")
+    print(f"{len(faults)} scenarios of a desk in {seconds:.0f} s: {hits} hits, {failures} failures")
     return 1 if failures else 0
