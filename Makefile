@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 CORE   := $(shell find src/core src/bindings -type f) CMakeLists.txt pyproject.toml
 CXX_SOURCES := $(shell find src tests benchmarks model -name '*.hpp' -o -name '*.cpp' 2>/dev/null)
 
-.PHONY: demo demo-pool test test-together test-alone test-link test-faults sanitizers sanitize model cross freeze soak check check-format check-types check-stubs docs bench engine engine-short engine-releases format wheel clean help
+.PHONY: demo demo-pool test test-together test-alone test-link test-faults sanitizers sanitize model cross freeze soak check check-format check-types check-stubs docs bench engine engine-short engine-releases format wheel faults-wheel clean help
 .DELETE_ON_ERROR:
 
 help:
@@ -74,12 +74,17 @@ test-link: $(VENV)/dev
 # The extension with fault points, beside the installed one. Quick to build; what a compiler suspects with so little
 # optimisation is not looked at.
 FAULTS := build/faults
+FAULT_OPTIONS := cmake.define.RINGCAST_FAULT_POINTS=ON cmake.build-type=None cmake.define.CMAKE_CXX_FLAGS=-O1 \
+	cmake.define.RINGCAST_WARNINGS_AS_ERRORS=OFF
 $(FAULTS)/built: $(VENV)/dev
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(FAULTS)/installed . \
-		--config-settings=build-dir=$(FAULTS)/cmake --config-settings=cmake.define.RINGCAST_FAULT_POINTS=ON \
-		--config-settings=cmake.build-type=None --config-settings=cmake.define.CMAKE_CXX_FLAGS=-O1 \
-		--config-settings=cmake.define.RINGCAST_WARNINGS_AS_ERRORS=OFF
+		$(addprefix --config-settings=,build-dir=$(FAULTS)/cmake $(FAULT_OPTIONS))
 	@touch $@
+
+# What make wheel does, with an extension that make test-faults takes then: one build for both.
+faults-wheel: $(VENV)/dev
+	PYTHON=$(BIN)/python UNPACK=$(FAULTS)/installed tests/wheel/build_and_use.sh $(addprefix --config-setting=,$(FAULT_OPTIONS))
+	@touch $(FAULTS)/built
 
 # FAULT_SEED chooses the first scenario, the next has the next seed.
 test-faults: $(FAULTS)/built
