@@ -67,7 +67,7 @@ def aarch64() -> str:
     return f"{compiled(folder)} files compiled, {len(PROGRAMS)} programs with {len(tests)} tests passed under qemu"
 
 
-def with_clang(target: str, system: str, processor: str, build_target: str, *options: str) -> Path:
+def with_clang(target: str, system: str, processor: str, build_target: str) -> Path:
     """Builds with zig's Clang and its headers and libraries of the target's system. None of it is run: Clang warns of
     the same without optimisation, for which it would take longer."""
     tools = BUILDS / f"zig-{target}"
@@ -81,6 +81,7 @@ def with_clang(target: str, system: str, processor: str, build_target: str, *opt
         script.chmod(0o755)
     return build(
         f"clang-{target}",
+        "-DRINGCAST_UNITY=OFF",  # so that each file is seen to include what it needs
         "-DRINGCAST_COMPILED_ONLY=ON",
         f"-DCMAKE_SYSTEM_NAME={system}",
         f"-DCMAKE_SYSTEM_PROCESSOR={processor}",
@@ -89,7 +90,6 @@ def with_clang(target: str, system: str, processor: str, build_target: str, *opt
         f"-DCMAKE_RANLIB={tools / 'ranlib'}",
         "-DCMAKE_TRY_COMPILE_TARGET_TYPE=STATIC_LIBRARY",
         "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON",
-        *options,
         target=build_target,
     )
 
@@ -104,8 +104,7 @@ def macos() -> str:
 
 def linux_clang() -> str:
     machine = platform.machine()
-    alone = "-DRINGCAST_UNITY=OFF"  # so that each file is seen to include what it needs
-    folder = with_clang(f"{machine}-linux-gnu", "Linux", machine, "ringcast_core", alone)
+    folder = with_clang(f"{machine}-linux-gnu", "Linux", machine, "ringcast_core")
     return f"{compiled(folder, '/src/core/')} files compiled, the core without its tests"
 
 
