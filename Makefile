@@ -5,13 +5,13 @@ BIN    := $(VENV)/bin
 CORE   := $(shell find src/core src/bindings -type f) CMakeLists.txt pyproject.toml
 CXX_SOURCES := $(shell find src tests benchmarks model -name '*.hpp' -o -name '*.cpp' 2>/dev/null)
 
-.PHONY: demo demo-pool test test-link test-faults sanitize model cross freeze soak check check-format check-types check-stubs docs bench engine engine-short engine-releases format wheel clean help
+.PHONY: demo demo-pool test test-together test-alone test-link test-faults sanitizers sanitize model cross freeze soak check check-format check-types check-stubs docs bench engine engine-short engine-releases format wheel faults-wheel clean help
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    build, then broadcast the standard library to four workers and compare"
 	@echo "make demo-pool  build, then prefill with a pool: two engines share, the server is killed; a table and a picture"
-	@echo "make test    build, then run all tests"
+	@echo "make test    build, then run all tests: test-together several at a time, test-alone those that need the machine"
 	@echo "make test-link  build, then cut, deafen, reset and stop links between machines for seconds each"
 	@echo "make test-faults  build with fault points, then kill, stop and delay processes in 2,000 scenarios"
 	@echo "make sanitize  the core's tests and its stress under ThreadSanitizer, AddressSanitizer, UndefinedBehaviorSanitizer"
@@ -58,7 +58,13 @@ demo-pool: $(if $(wildcard $(VENV)/dev),$(VENV)/dev,$(VENV)/demo-pool)
 TEST_PROCESSES ?= 2
 SEVERAL := -n $(TEST_PROCESSES) --dist worksteal
 test: $(VENV)/dev
+	@$(MAKE) --no-print-directory test-together
+	@$(MAKE) --no-print-directory test-alone
+
+test-together: $(VENV)/dev
 	$(BIN)/python -m pytest $(SEVERAL) -m "not long_link and not sanitized and not alone"
+
+test-alone: $(VENV)/dev
 	$(BIN)/python -m pytest -m alone
 
 # Needs root, and iproute2. With RINGCAST_LINK_LONG=1 pauses are up to 30 s, and messages up to 256 MiB.
@@ -68,12 +74,17 @@ test-link: $(VENV)/dev
 # The extension with fault points, beside the installed one. Quick to build; what a compiler suspects with so little
 # optimisation is not looked at.
 FAULTS := build/faults
+FAULT_OPTIONS := cmake.define.RINGCAST_FAULT_POINTS=ON cmake.build-type=None cmake.define.CMAKE_CXX_FLAGS=-O1 \
+	cmake.define.RINGCAST_WARNINGS_AS_ERRORS=OFF
 $(FAULTS)/built: $(VENV)/dev
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(FAULTS)/installed . \
-		--config-settings=build-dir=$(FAULTS)/cmake --config-settings=cmake.define.RINGCAST_FAULT_POINTS=ON \
-		--config-settings=cmake.build-type=None --config-settings=cmake.define.CMAKE_CXX_FLAGS=-O1 \
-		--config-settings=cmake.define.RINGCAST_WARNINGS_AS_ERRORS=OFF
+		$(addprefix --config-settings=,build-dir=$(FAULTS)/cmake $(FAULT_OPTIONS))
 	@touch $@
+
+# What make wheel does, with an extension that make test-faults takes then: one build for both.
+faults-wheel: $(VENV)/dev
+	PYTHON=$(BIN)/python UNPACK=$(FAULTS)/installed tests/wheel/build_and_use.sh $(addprefix --config-setting=,$(FAULT_OPTIONS))
+	@touch $(FAULTS)/built
 
 # FAULT_SEED chooses the first scenario, the next has the next seed.
 test-faults: $(FAULTS)/built
@@ -81,6 +92,10 @@ test-faults: $(FAULTS)/built
 		--scenarios $${FAULT_SCENARIOS:-2000} $${FAULT_SEED:+--seed $$FAULT_SEED}
 	RINGCAST_FAULT_CORE=$$(echo $(FAULTS)/installed/ringcast/_core.*.so) $(BIN)/python -m tests.faults pool
 	RINGCAST_FAULT_CORE=$$(echo $(FAULTS)/installed/ringcast/_core.*.so) $(BIN)/python -m tests.faults desk
+
+# Compiles what make sanitize runs, which takes longer than to run it.
+sanitizers: $(VENV)/dev
+	$(BIN)/python -m tests.core.building
 
 # STRESS_SECONDS is how long everything happens at once, under each sanitizer.
 sanitize: $(VENV)/dev

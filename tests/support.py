@@ -66,13 +66,14 @@ def runs(pid: int) -> bool:
 
 def eventually(condition: Callable[[], Any], what: str = "the condition", timeout: float = DEADLINE_S) -> Any:
     """The first true result of `condition`; fails if there is none in time."""
-    deadline = time.monotonic() + timeout
+    deadline, pause = time.monotonic() + timeout, 0.001
     while True:
         result = condition()
         if result:
             return result
         assert time.monotonic() < deadline, f"{what} did not come true within {timeout} s"
-        time.sleep(0.001)
+        time.sleep(pause)
+        pause = min(1.25 * pause, 0.01)  # what takes long is looked at less often: others need the time
 
 
 def until_asleep(call: Callable[[float], object], queue: MessageQueue) -> int:

@@ -68,16 +68,21 @@ def aarch64() -> str:
 
 
 def with_clang(target: str, system: str, processor: str, build_target: str) -> Path:
-    """Builds with zig's Clang and its headers and libraries of the target's system."""
+    """Builds with zig's Clang and its headers and libraries of the target's system. None of it is run: Clang warns of
+    the same without optimisation, for which it would take longer."""
     tools = BUILDS / f"zig-{target}"
     tools.mkdir(parents=True, exist_ok=True)
+    # CMake would link a program to see which compiler it is, for which zig would compile a C++ library first.
+    only_compiled = 'case "$*" in *CMakeCXXCompilerId*) set -- -c "$@" ;; esac\n'
     for name, call in {"c++": f"c++ -target {target}", "ar": "ar", "ranlib": "ranlib"}.items():
         script = tools / name
-        script.write_text(f'#!/bin/sh\nZIG_GLOBAL_CACHE_DIR="{BUILDS / "zig-cache"}" exec "{zig()}" {call} "$@"\n')
+        run_zig = f'ZIG_GLOBAL_CACHE_DIR="{BUILDS / "zig-cache"}" exec "{zig()}" {call} "$@"\n'
+        script.write_text(f"#!/bin/sh\n{only_compiled}{run_zig}")
         script.chmod(0o755)
     return build(
         f"clang-{target}",
         "-DRINGCAST_UNITY=OFF",  # so that each file is seen to include what it needs
+        "-DRINGCAST_COMPILED_ONLY=ON",
         f"-DCMAKE_SYSTEM_NAME={system}",
         f"-DCMAKE_SYSTEM_PROCESSOR={processor}",
         f"-DCMAKE_CXX_COMPILER={tools / 'c++'}",

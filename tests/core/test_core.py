@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.core.building import PROGRAMS, build, run, tool
+from tests.core.building import FLAVOURS, PROGRAMS, build_flavour, run, tool
 
 pytestmark = pytest.mark.timeout(1800)  # the first one builds all
-FLAVOURS = {"plain": "", "thread": "thread", "address": "address,undefined"}
 PARAMETERS = [pytest.param(name, marks=[pytest.mark.sanitized] if value else []) for name, value in FLAVOURS.items()]
 
 
@@ -21,8 +20,7 @@ def programs(request: pytest.FixtureRequest) -> Path:
         if os.environ.get("CI"):
             pytest.fail("CMake and a C++ compiler are needed")
         pytest.skip("CMake or a C++ compiler is missing")
-    flavour = str(request.param)
-    return build(flavour, f"-DRINGCAST_SANITIZE={FLAVOURS[flavour]}")
+    return build_flavour(str(request.param))
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

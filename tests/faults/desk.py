@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,12 +29,14 @@ from ringcast.net.link._launch import born, link_of
 from tests import own_shm
 from tests.faults import core
 from tests.faults.plan import ATTACH_POINTS, CREATE_POINTS, REMOVAL_POINTS
-from tests.faults.pool import PATIENCE_S, ROOT, Failed, end_all, until
+from tests.faults.scenarios import PATIENCE_S, ROOT, Failed, end_all, until
 
-ROUNDS = 8
+ROUNDS = 5
 KNOWN_WITHIN_S = 1.0 + 4.0
 """That a link has died; and this machine does other things besides."""
 PAUSE_S = 0.4
+LANES = 3
+"""Scenarios at a time, each with a /dev/shm of its own."""
 
 END_POINTS = (
     "desk_place_locked",
@@ -144,8 +147,17 @@ def ask(job: str, plan: Plan, seed: int) -> None:
 # --- The scenarios.
 
 
+class Fault(NamedTuple):
+    """Of an end or a link, the nth time that it comes to a point."""
+
+    whose: str
+    point: str
+    action: str
+    nth: int
+
+
 class Scenario:
-    """One fault, of an end or a link."""
+    """One fault."""
 
     def __init__(self, whose: str, point: str, action: str, nth: int) -> None:
         self.folder = tempfile.TemporaryDirectory()
@@ -273,37 +285,56 @@ def _stopped(pid: int) -> bool:
     return _state(pid) == "T"
 
 
+def _enter() -> None:
+    if (reason := own_shm.enter()) is not None:
+        raise OSError(f"this needs a /dev/shm of its own: {reason}")
+
+
+def _run(fault: Fault) -> tuple[bool, str]:
+    """Was anybody hit; and what was wrong."""
+    scenario = Scenario(*fault)
+    problem = ""
+    try:
+        scenario.run()
+    except (Failed, AssertionError) as error:
+        said = [f"\n  {path.name}: {path.read_text()[-400:]!r}" for path in scenario.said]
+        problem = f"{error}{''.join(said)}"
+    finally:
+        scenario.end()
+        for path in Path("/dev/shm").iterdir():
+            path.unlink()
+    return scenario.hit, problem
+
+
 def main(rounds: int, *only: str) -> int:
     """Each point, or these alone; 1 if anything was wrong."""
-    if (reason := own_shm.enter()) is not None:
-        print(f"this needs a /dev/shm of its own: {reason}", file=sys.stderr)
-        return 2
-    failures = hits = total = 0
+    # Of the processes of scenarios none is to import this.
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
     started = time.monotonic()
+    faults = []
     of_ends = [*END_POINTS, *ATTACH_POINTS, *REMOVAL_POINTS, TEXT_POINT]
     of_links = [*LINK_POINTS, *CREATE_POINTS, TEXT_POINT]
     for whose, points in (("end", of_ends), ("link", of_links)):
         for point in points:
-            if only and point not in only:
-                continue
             kinds = TEXT_FAULTS if point == TEXT_POINT else RARE_FAULTS if point in RARE_POINTS else FAULTS
-            faults = [(action, nth * factor) for factor in range(1, rounds + 1) for action, nth in kinds]
-            was_hit = 0
-            for action, nth in faults:
-                scenario = Scenario(whose, point, action, nth)
-                try:
-                    scenario.run()
-                except (Failed, AssertionError) as error:
+            faults += [
+                Fault(whose, point, action, nth * factor) for factor in range(1, rounds + 1) for action, nth in kinds
+            ]
+    faults = [fault for fault in faults if not only or fault.point in only]
+    hits = failures = 0
+    with ProcessPoolExecutor(LANES, mp_context=get_context("fork"), initializer=_enter) as lanes:
+        outcomes = zip(faults, lanes.map(_run, faults), strict=True)
+        for (whose, point), group in groupby(outcomes, lambda outcome: outcome[0][:2]):
+            was_hit = times = 0
+            for fault, (hit, problem) in group:
+                was_hit, times = was_hit + hit, times + 1
+                if problem:
                     failures += 1
-                    print(f"FAILED: {point} of the {whose}, {action}, time {nth}: {error}")
-                    for path in scenario.said:
-                        print(f"  {path.name}: {path.read_text()[-400:]!r}")
-                finally:
-                    scenario.end()
-                    for path in Path("/dev/shm").iterdir():
-                        path.unlink()
-                was_hit += scenario.hit
-            hits, total = hits + was_hit, total + len(faults)
-            print(f"  {whose:<5}{point:<24} hit {was_hit} of {len(faults)} times", flush=True)
-    print(f"{total} scenarios of a desk in {time.monotonic() - started:.0f} s: {hits} hits, {failures} failures")
+                    print(f"FAILED: {point} of the {whose}, {fault.action}, time {fault.nth}: {problem}")
+            hits += was_hit
+            print(f"  {whose:<5}{point:<24} hit {was_hit} of {times} times", flush=True)
+    seconds = time.monotonic() - started
+    print(f"{len(faults)} scenarios of a desk in {seconds:.0f} s: {hits} hits, {failures} failures")
     return 1 if failures else 0

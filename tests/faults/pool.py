@@ -14,23 +14,19 @@ import random
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ringcast import _core, errors
 from ringcast.pool import ChunkStatus, Keys, Namespace, PoolClient, PoolServer, StoreLease, watch
 from tests import own_shm
+from tests.faults.scenarios import ROOT, Failed, end_all, first_line, run_all, until
 from tests.pool.pools import CHUNK, Picture, content, fill, retrieved, some_keys, store
 
 CHUNKS = 32
 OPERATIONS = 60
 WITHIN_S = 1.0
-PATIENCE_S = 20.0
 GROUP = Namespace("group", dtype="uint8", layout="bytes", shards=2)
-ROOT = Path(__file__).resolve().parents[2]
 
 SERVER_POINTS = (
     "pool_described",
@@ -163,28 +159,9 @@ def act(role: str, name: str, seed: int, point: str, nth: int, token: bytes) -> 
 # --- The scenarios.
 
 
-class Failed(Exception):
-    pass
-
-
 def start(role: str, name: str, seed: int, point: str = "", nth: int = 1, token: bytes = b"") -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tests.faults", "pool-actor", role, name, str(seed), point, str(nth), token.hex()]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-
-
-def first_line(process: subprocess.Popen[str]) -> str:
-    """What it said first; empty if it died before."""
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
-def until(condition: Callable[[], bool], what: str, within: float = PATIENCE_S) -> float:
-    started = time.monotonic()
-    while not condition():
-        if time.monotonic() - started > within:
-            raise Failed(f"not within {within:g} s: {what}")
-        time.sleep(0.005)
-    return time.monotonic() - started
 
 
 class Scenario:
@@ -307,47 +284,6 @@ def _stored(client: PoolClient, keys: Keys) -> bool:
         return ChunkStatus.COMMITTED in store(client, keys)
     except errors.PoolError:
         return False
-
-
-class Runs(Protocol):
-    """A scenario: one fault, and whether it has come."""
-
-    hit: bool
-
-    def run(self) -> None: ...
-
-    def end(self) -> None: ...
-
-
-def run_all(what: str, points: Iterable[str], times: Sequence[int], scenario_of: Callable[[str, int], Runs]) -> int:
-    """Each point at each of these times; 1 if anything was wrong."""
-    failures = hits = total = 0
-    started = time.monotonic()
-    for point in sorted(points):
-        killed = 0
-        for nth in times:
-            scenario = scenario_of(point, nth)
-            try:
-                scenario.run()
-            except (Failed, AssertionError, errors.RingcastError, subprocess.TimeoutExpired) as error:
-                failures += 1
-                print(f"FAILED: {point}, time {nth}: {type(error).__name__}: {error}")
-            finally:
-                scenario.end()
-                _core.sweep("ringcast_", "", dry_run=False)
-            killed += scenario.hit
-        hits, total = hits + killed, total + len(times)
-        print(f"  {point:<24} killed {killed} of {len(times)} times", flush=True)
-    print(f"{total} scenarios of {what} in {time.monotonic() - started:.0f} s: {hits} kills, {failures} failures")
-    return 1 if failures else 0
-
-
-def end_all(processes: list[subprocess.Popen[str]]) -> None:
-    for process in processes:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
 
 
 def main(rounds: int) -> int:

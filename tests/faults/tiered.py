@@ -22,7 +22,7 @@ from typing import Any
 
 from ringcast import _core, errors
 from ringcast.pool import FileTier, Keys, PoolClient, PoolServer
-from tests.faults.pool import PATIENCE_S, ROOT, Failed, end_all, first_line, run_all, until
+from tests.faults.scenarios import PATIENCE_S, ROOT, Failed, end_all, first_line, run_all, until
 from tests.pool.pools import CHUNK, retrieved, some_keys, store
 
 POINTS = frozenset(("pool_taken_back", "pool_tiered"))

@@ -65,6 +65,7 @@ def control(link: Link, ip: str, other: str) -> None:
         vars(_asking)["_WITHIN_S"] = LONG_S  # all the time that it needs to say what it does
         late = late_at_a_gate(lambda gate, deadline: group[far].call("wait_at", gate, deadline=deadline), far)
         assert "in wait_at" in late.stacks[far]
+        assert group[far].call("rank") == far  # so that the call which was late is over, and not what a death fails
         busy = group[far].submit("nap", 600)
         link.send(group.pids[far])
         with pytest.raises(WorkerDiedError, match=rf"rank {far} \(host {other}, pid \d+\) has died.*'nap'"):

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Builds the sdist, and from it the wheel; checks both; installs the wheel into a fresh environment outside the source
-# tree and uses it there with two processes. PYTHON has build, twine and auditwheel. Any error ends it.
+# tree and uses it there with two processes. PYTHON has build, twine and auditwheel; arguments are for build; UNPACK is a
+# folder that gets the wheel's content. Any error ends it.
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -11,7 +12,7 @@ trap 'rm -rf "$work"' EXIT INT TERM
 
 cd "$root"
 echo "== build"
-"$python" -m build --outdir "$work/dist" . > "$work/build.log" 2>&1 || { tail -n 60 "$work/build.log" >&2; exit 1; }
+"$python" -m build --outdir "$work/dist" "$@" . > "$work/build.log" 2>&1 || { tail -n 60 "$work/build.log" >&2; exit 1; }
 ls -l "$work/dist"
 tar -tzf "$work"/dist/*.tar.gz > "$work/contents"
 for wanted in src/core/ring.hpp src/bindings/module.cpp src/ringcast/queue.py CMakeLists.txt LICENSE README.md; do
@@ -101,4 +102,8 @@ version=$(fresh/bin/ringcast --version)
 echo "$version"
 expected=$(fresh/bin/python -c 'import ringcast; print(ringcast.__version__)')
 case $version in *"$expected"*) ;; *) echo "ringcast --version does not say $expected" >&2; exit 1 ;; esac
+if [ -n "${UNPACK:-}" ]; then
+    rm -rf "$root/$UNPACK"
+    "$python" -m zipfile -e "$wheel" "$root/$UNPACK"
+fi
 echo "== ok"
