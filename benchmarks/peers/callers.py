@@ -52,7 +52,7 @@ def _arrays() -> list[Any]:
 class Calling(Protocol):
     """So many workers that have been started."""
 
-    def call(self, name: str, argument: Any) -> Sequence[Any]:
+    def call(self, name: str, argument: Any, /) -> Sequence[Any]:
         """Of all of them; what they answer."""
 
     def submit(self, name: str, argument: Any) -> Callable[[], Sequence[Any]]:

@@ -1,11 +1,14 @@
 #include "py_errors.hpp"
 
 #include "modules.hpp"
+#include "platform/refusals.hpp"
 
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <atomic>
+#include <cerrno>
 #include <exception>
+#include <system_error>
 
 namespace nb = nanobind;
 
@@ -128,6 +131,14 @@ void bind_errors(nb::module_&) {
             std::rethrow_exception(pointer);
         } catch (const Error& error) {
             set_error(type_of(error.code()), error.what(), error.system_errno(), error.peer());
+        } catch (const std::system_error& error) {  // no thread, or no descriptor to wake one by, can be had
+            try {
+                const int number = error.code().value();
+                if (number == EAGAIN) platform::throw_refused(platform::Asked::thread, "starting a thread", number);
+                platform::throw_refused(platform::Asked::open, "opening an event", number);
+            } catch (const Error& refused) {
+                set_error(type_of(refused.code()), refused.what(), refused.system_errno());
+            }
         }
     });
 }

@@ -100,13 +100,12 @@ void throw_mismatch(const std::string& name, const std::string& what) {
     throw Error(ErrorCode::segment_mismatch, "segment '" + name + "' cannot be used: " + what);
 }
 
-void throw_capacity(const std::string& what, std::uint64_t needed) {
+void throw_capacity(const std::string& what, std::uint64_t needed, const char* smaller) {
     const std::uint64_t free = platform::free_bytes();
     throw Error(ErrorCode::capacity,
                 what + ": needed " + in_units(needed) + " of shared memory, " + platform::place() + " has " +
                     (free == UINT64_MAX ? std::string("no limit of its own") : in_units(free) + " free") +
-                    "; in a container give it more with --shm-size or --ipc=host, or use a smaller max_chunk_bytes, "
-                    "max_chunks, max_leases or max_bytes",
+                    "; in a container give it more with --shm-size or --ipc=host, or use a smaller " + smaller,
                 ENOSPC);
 }
 
@@ -119,7 +118,8 @@ void Area::reserve_in_steps(std::uint64_t bytes, const Progress& progress) const
         enough = reserve(done, step);
         done += step;
     }
-    if (!enough) throw_capacity(std::string("making ") + kind_->noun + " segment '" + name_ + "'", bytes);
+    if (!enough)
+        throw_capacity(std::string("making ") + kind_->noun + " segment '" + name_ + "'", bytes, kind_->smaller);
     if (progress) progress(bytes, bytes);
 }
 

@@ -91,7 +91,7 @@ private:
 
 [[noreturn]] void throw_mismatch(const std::string& name, const std::string& what);
 
-// "needed 3.0 MiB, free 1.2 MiB ..." with the remedy; `what` says what was being done.
-[[noreturn]] void throw_capacity(const std::string& what, std::uint64_t needed);
+// "needed 3.0 MiB, free 1.2 MiB ..." with the remedy; `what` says what was being done, `smaller` what could be less.
+[[noreturn]] void throw_capacity(const std::string& what, std::uint64_t needed, const char* smaller = kSmallerQueue);
 
 }  // namespace ringcast

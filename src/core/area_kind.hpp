@@ -27,6 +27,8 @@ struct Origin {
     std::uint64_t creator_pid_namespace;
 };
 
+constexpr const char* kSmallerQueue = "max_chunk_bytes, max_chunks, max_leases or max_bytes";
+
 struct AreaKind {
     const char* noun;  // in messages: "queue"
     std::uint64_t magic;
@@ -36,6 +38,7 @@ struct AreaKind {
     std::uint64_t finished_word;  // offset of the 32-bit word that the creator stores last, as 1
     // Of a header with this kind's magic. Those of other versions have at least the release at the same place.
     Origin (*origin)(const std::byte* header);
+    const char* smaller = kSmallerQueue;  // in messages: which arguments take less memory if they are smaller
     // It lives while anybody holds one of the lock bytes before this one: 1, if it dies with its creator.
     std::uint64_t life_locks = 1;
     // Is it to stay when it is dead? Null: none of this kind is.

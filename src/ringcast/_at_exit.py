@@ -19,11 +19,12 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ringcast import _core
 from ringcast._registry import Registry
-from ringcast.errors import PoolClosedError, QueueClosedError
+from ringcast.errors import PoolClosedError, QueueClosedError, SystemCallError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,7 +114,8 @@ def _come_before_threads_are_joined() -> None:
         finally:
             usual()
         if _ends():
-            _core.shut_down_after(_PATIENCE_S, _ends())
+            with suppress(SystemCallError):  # no thread can be had: our own handler closes them when its turn comes
+                _core.shut_down_after(_PATIENCE_S, _ends())
 
     shutdown._of_ringcast = True  # type: ignore[attr-defined]
     threading._shutdown = shutdown  # type: ignore[attr-defined]

@@ -7,10 +7,12 @@ they are, the deadline of each, and event loops.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ringcast import _arguments, _core, _reports
+from ringcast._handle import Handle
 from ringcast.errors import ArgumentError, BusyError, EndTimeoutError
 from ringcast.waiting import Wait, WaitSettings
 
@@ -20,9 +22,15 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from ringcast.queue import Handle, MessageQueue
+    from ringcast.queue import MessageQueue
 
 K = TypeVar("K")
+
+
+def _checked_end(end: Any, what: str = "end") -> Any:
+    if not isinstance(end, _core.End):
+        raise _arguments.refuse(what, "an end of a queue, such as MessageQueue.attach() returns", end)
+    return end
 
 
 class _Deadline:
@@ -80,10 +88,13 @@ class Selector(_core.Selection, Generic[K]):
         ...     [(rank, end.dequeue()) for rank, end in selector.select(timeout=1.0)]
         [(0, 'from rank 0')]
         """
+        kind = type(_checked_end(queue, "queue"))
+        if isinstance(handles, Handle | str | bytes | Mapping) or not isinstance(handles, Iterable):
+            raise _arguments.refuse("handles", "a list of handles, one for each rank", handles)
         selector: Selector[int] = Selector(wait=wait)
         try:
             for rank, handle in enumerate(handles):
-                end = type(queue).create_from_handle(handle, 0, **options)
+                end = kind.create_from_handle(handle, 0, **options)
                 selector._own.append(end)
                 selector.register(end, rank)
         except BaseException:
@@ -103,7 +114,7 @@ class Selector(_core.Selection, Generic[K]):
         >>> selector.close()
         """
         seconds = None if deadline is None else _arguments.seconds("deadline", deadline)
-        given = (key, end)
+        given = (key, _checked_end(end))
         try:
             if self._given.setdefault(end, given) is not given:
                 raise BusyError(f"{end._context}: it is registered with this selector already")
@@ -127,7 +138,7 @@ class Selector(_core.Selection, Generic[K]):
         >>> selector.unregister(reader)
         'camera'
         """
-        given = self._given.get(end)
+        given = self._given.get(_checked_end(end))
         if given is None:
             raise ArgumentError(f"{end!r} is not registered with this selector")
         self._let_go(end, given)
@@ -145,7 +156,7 @@ class Selector(_core.Selection, Generic[K]):
         >>> selector.select(timeout=0.0)
         []
         """
-        if timeout == 0 and not self._deadlines:
+        if type(timeout) in (int, float) and timeout == 0 and not self._deadlines:
             return self._select(0)
         if timeout is None and not self._given and not self.closed:
             raise ArgumentError("select without a time-out, but no end is registered: it would never return")
@@ -248,6 +259,9 @@ class Selector(_core.Selection, Generic[K]):
 
     def __repr__(self) -> str:
         return f"<Selector: {len(self._given)} ends{', closed' if self.closed else ''}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Selector belongs to its process and cannot be pickled or copied; make another one there")
 
     def _let_go(self, end: MessageQueue[Any], given: tuple[K, MessageQueue[Any]]) -> None:
         """In this order: what an interruption leaves can be let go of again."""

@@ -8,15 +8,17 @@ import gc
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from ringcast import MessageQueue
 from ringcast.errors import RingcastError, SystemCallError
 from tests.hostile.test_failing_calls import resources
-from tests.support import Child, Link, broadcast, unique_name
+from tests.support import Child, Link, broadcast, run_python, unique_name
 
 
 def _make_and_attach(zero_copy: bool) -> None:
@@ -109,3 +111,34 @@ def test_changes_to_locked_private_memory_are_not_seen_in_the_next_message() -> 
             for _ in range(20):  # until the block is used again
                 writer.enqueue(np.zeros(100_000, np.uint8), timeout=10)
                 assert not reader.dequeue(10).any()
+
+
+NO_THREADS = """
+import resource
+from ringcast import MessageQueue, Selector
+from ringcast.errors import SystemCallError
+queue = MessageQueue(1)
+reader = MessageQueue.create_from_handle(queue.export_handle(), 0)
+selector = Selector()
+selector.register(reader, 0)
+queue.enqueue("still there")
+with open("/proc/self/statm") as file:
+    pages = int(file.read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 20), resource.RLIM_INFINITY))
+try:
+    selector.fileno()
+except SystemCallError as error:
+    print(error.errno, error)
+print(reader.dequeue(10))
+"""
+"""It ends with everything open, and no thread can be had that would shut it down."""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_without_threads_there_is_a_typed_error_and_a_program_ends_in_order() -> None:
+    done = run_python(NO_THREADS)
+    assert (done.returncode, done.stderr) == (0, "")
+    refused, received = done.stdout.splitlines()
+    assert refused.startswith(f"{errno.EAGAIN} starting a thread: "), refused
+    assert "ulimit -u" in refused
+    assert received == "still there"

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ringcast import MessageQueue, _core, errors
-from ringcast.pool import KVLayout, PoolClient, PoolEvent, _copies, _events, gather_paged, watch
+from ringcast import MessageQueue, Selector, _core, errors
+from ringcast.pool import (
+    FileTier,
+    KVLayout,
+    PoolClient,
+    PoolEvent,
+    PoolServer,
+    _copies,
+    _events,
+    gather_paged,
+    remove,
+    watch,
+)
 from tests.mishaps import MISHAPS, filtered, no_threads
 from tests.pool.pools import CHUNK, Picture, Starter, pool, some_keys, start_server, store
 from tests.support import DEADLINE_S, Background, eventually, unique_name
@@ -203,3 +217,45 @@ def test_what_is_called_when_a_prefetch_is_done_changes_nothing_of_its_result(
     assert called.is_set()
     assert others == [0], "who else is called"
     assert not unhandled
+
+
+def test_a_server_that_cannot_begin_is_no_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for options in ({"on_event": print}, {"tiers": [FileTier(tmp_path / "tier", "1MiB", CHUNK)]}):
+        server = PoolServer(unique_name("p"), "1MiB", **options)
+        with no_threads(monkeypatch), pytest.raises(RuntimeError, match="thread"):
+            server.start()
+        assert server.closed
+        with pytest.raises(errors.PoolConnectError, match="start its server first"):
+            PoolClient.connect(server.name, layout=CHUNK)
+    FileTier(tmp_path / "tier", "1MiB", CHUNK).close()  # which nobody has any more
+
+
+def test_a_tier_is_one_server_s(tmp_path: Path) -> None:
+    tier = FileTier(tmp_path / "tier", "1MiB", CHUNK)
+    with PoolServer(unique_name("p"), "1MiB", tiers=[tier]):
+        other = PoolServer(unique_name("p"), "1MiB", tiers=[tier])
+        with pytest.raises(errors.ArgumentError, match="is a tier of <PoolServer"):
+            other.start()
+        assert not tier.closed
+    assert tier.closed
+
+
+def test_what_belongs_to_a_process_says_so_to_who_pickles_it(tmp_path: Path) -> None:
+    with (
+        pool(chunks=4, tiers=[FileTier(tmp_path / "tier", "1MiB", CHUNK)]) as (server, [client]),
+        Selector[int]() as selector,
+    ):
+        for one in (server, client, server._tiers[0], selector):
+            for way in (pickle.dumps, copy.copy):
+                with pytest.raises(TypeError, match="belongs to its process and cannot be pickled or copied"):
+                    way(one)
+
+
+def test_a_pool_s_errors_speak_of_pools() -> None:
+    with pytest.raises(errors.CapacityError, match=r"or use a smaller capacity$"):
+        PoolServer(unique_name("p"), 1 << 43).start()
+    name = unique_name("p")
+    PoolServer(name, "1MiB", keep=True).start().close()
+    with pytest.raises(errors.SegmentMismatchError, match=f"what an earlier server left of pool '{name}' has 1.0 MiB"):
+        PoolServer(name, "2MiB").start()
+    remove(name)

@@ -227,6 +227,21 @@ def test_output_that_cannot_be_written_is_an_error_of_one_line(ringcast: Ringcas
         assert outcome(sub) == (1, b"", "ringcast: No space left on device\n")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here that is always full")
+@pytest.mark.parametrize("arguments", ["--help", "ls --help", "--version", "secret", "ls --json", "completion bash"])
+def test_whoever_writes_it_output_without_room_is_an_error_of_one_line(ringcast: Ringcast, arguments: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = outcome(ringcast(*arguments.split(), stdout=full))
+    assert done == (1, b"", "ringcast: No space left on device\n")
+
+
+def test_what_the_output_s_encoding_lacks_is_escaped(ringcast: Ringcast) -> None:
+    code, out, err = outcome(ringcast("doctor", env={**os.environ, "PYTHONIOENCODING": "ascii"}))
+    assert code in (0, 1), err
+    assert rb"\xb5s" in out
+    assert "Traceback" not in err
+
+
 def test_a_name_in_use_is_an_error_of_one_line(ringcast: Ringcast, name: str) -> None:
     with MessageQueue(1, name=name):
         code, _, err = outcome(ringcast("pub", name), b"line\n")

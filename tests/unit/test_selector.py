@@ -10,9 +10,10 @@ import os
 import select
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ringcast import MessageQueue, Selector
@@ -459,3 +460,38 @@ def test_a_close_that_was_interrupted_is_finished_by_the_next() -> None:
             if not interrupted:
                 break
     assert n > 5
+
+
+NO_ENDS: list[Any] = [None, True, 3, 1.5, "camera", b"", [], {}, object(), np.arange(3), MessageQueue, lambda: None]
+
+
+@pytest.mark.parametrize("value", NO_ENDS, ids=repr)
+def test_what_is_no_end_is_refused_in_words_that_name_the_argument(value: Any) -> None:
+    with selected(1) as (writers, selector):
+        calls: dict[str, Callable[[], Any]] = {
+            "end": lambda: selector.register(value, 1),
+            "end ": lambda: selector.unregister(value),
+            "queue": lambda: Selector.of(value, [writers[0].export_handle()]),
+        }
+        if not isinstance(value, list):
+            calls["handles"] = lambda: Selector.of(writers[0], value)
+        for argument, call in calls.items():
+            with pytest.raises(ArgumentError, match=f"{argument.strip()} must be|handle must be") as caught:
+                call()
+            assert "incompatible function" not in str(caught.value)
+        assert len(selector.ends) == 1
+        writers[0].enqueue("works on")
+        assert keys(selector.select(timeout=10)) == [0]
+
+
+def test_one_handle_is_no_list_of_them() -> None:
+    with pairs(1) as ([writer], _), pytest.raises(ArgumentError, match="handles must be a list of handles"):
+        Selector.of(writer, writer.export_handle())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", ["1", -1, float("nan"), True, [], np.arange(3)], ids=repr)
+def test_what_is_no_time_is_refused(value: Any) -> None:
+    with selected(1) as (_, selector):
+        for call in (selector.select, lambda it: asyncio.run(selector.aselect(it))):
+            with pytest.raises(ArgumentError, match="timeout must be"):
+                call(value)

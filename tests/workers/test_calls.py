@@ -200,6 +200,19 @@ def test_wrong_arguments_are_refused_before_anything_is_started() -> None:
         lambda: WorkerGroup(Model, 2, rank_args=[(1,)]),
         lambda: WorkerGroup(Model, 1, start_method="thread"),
         lambda: WorkerGroup(Model, 1, args="text"),
+        lambda: WorkerGroup(Model, 1, args={"scale": 1}),  # type: ignore[arg-type]
+        lambda: WorkerGroup(Model, 2, args={1, 2}),  # type: ignore[arg-type]
+        lambda: WorkerGroup(Model, 2, rank_args=["ab", "cd"]),
+        lambda: WorkerGroup(Model, 2, rank_args=[1, 2]),  # type: ignore[list-item]
+        lambda: WorkerGroup(Model, 2, rank_args=5),  # type: ignore[arg-type]
+        lambda: WorkerGroup(Model, 1, kwargs=["ab"]),  # type: ignore[arg-type]
+        lambda: WorkerGroup(Model, 1, kwargs={1: 2}),  # type: ignore[dict-item]
+        lambda: WorkerGroup(Model, 1, env="A=1"),  # type: ignore[arg-type]
+        lambda: WorkerGroup(Model, 1, env={"A": 1}),  # type: ignore[dict-item]
+        lambda: WorkerGroup(Model, 1, env={"A": None}),  # type: ignore[dict-item]
+        lambda: WorkerGroup(Model, 1, env={"A=B": "1"}),
+        lambda: WorkerGroup(Model, 1, env={"": "1"}),
+        lambda: WorkerGroup(Model, 1, env={"A": "1\0"}),
         lambda: WorkerGroup(Model, 1, wait="often"),
     ]
     for wrong in wrongs:
@@ -233,3 +246,49 @@ if __name__ == "__main__":
 """
     done = run_python(script, method)
     assert done.stdout == "well\n", done.stderr
+
+
+@pytest.mark.parametrize("shards", [None, 5, "ab", b"ab", {"a": 1, "b": 2}, {1, 2}, frozenset({1, 2})], ids=repr)
+def test_shards_without_an_order_are_refused(group: WorkerGroup, shards: Any) -> None:
+    with pytest.raises(ArgumentError, match="shards must be a sequence"):
+        group.scatter("echo", shards)
+    assert group.call("rank") == [0, 1]
+
+
+class Named:
+    def __init__(self, **given: Any) -> None:
+        self.given = given
+
+    def both(self, name: str, self_: int = 0, **more: Any) -> Any:
+        return self.given["name"], name, more
+
+    def items(self, name: str) -> Iterator[str]:
+        yield from name
+
+
+def test_a_method_may_have_an_argument_of_any_name_but_ranks_and_deadline() -> None:
+    with WorkerGroup(Named, 1, kwargs={"name": "made"}) as group:
+        expected = ("made", "called", {"kind": 1, "args": 2})
+        assert group.call("both", name="called", kind=1, args=2) == [expected]
+        assert group[0].call("both", name="called", kind=1, args=2) == expected
+        assert group.submit("both", name="called").result() == [("made", "called", {})]
+        assert group.scatter("both", ["called"], kind=1) == [("made", "called", {"kind": 1})]
+        assert list(group.stream("items", name="ab")) == [["a"], ["b"]]
+        group.cast("both", name="called")
+
+
+def test_a_forked_child_that_ends_in_order_joins_none_of_its_parent_s_workers() -> None:
+    script = """
+import os, sys
+from ringcast import WorkerGroup
+if __name__ == "__main__":
+    with WorkerGroup(dict, 2) as group:
+        pid = os.fork()
+        if pid == 0:
+            sys.exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert group.call("get", 1) == [None, None]
+    print("well")
+"""
+    done = run_python(script)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "well\n", "")

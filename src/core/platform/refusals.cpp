@@ -15,7 +15,8 @@ namespace ringcast::platform {
 namespace {
 
 constexpr const char* kMount = "mount -t tmpfs -o mode=1777 tmpfs ";
-constexpr const char* kSmaller = "give the queue a smaller max_bytes: it takes four times that in addresses";
+constexpr const char* kSmaller =
+    "give the queue a smaller max_bytes (it takes four times that in addresses), or the pool a smaller capacity";
 
 // UINT64_MAX: none.
 template <class Resource>
@@ -37,10 +38,9 @@ std::string too_large() {
     if (limit != UINT64_MAX)
         return "files of this process are limited to " + in_units(limit) +
                " (RLIMIT_FSIZE), and a queue's is sparse, but large: raise the limit (ulimit -f unlimited), or give "
-               "the "
-               "queue a smaller max_bytes: its file has four times that";
+               "the queue a smaller max_bytes (its file has four times that), or the pool a smaller capacity";
     return std::string(place()) + " takes no such large file: " + kMount + place() +
-           ", or give the queue a smaller max_bytes";
+           ", or give the queue a smaller max_bytes, or the pool a smaller capacity";
 }
 
 std::string no_addresses() {
@@ -58,6 +58,13 @@ std::string no_locked_memory() {
            (limit == UINT64_MAX ? std::string() : " to " + in_units(limit)) +
            " (RLIMIT_MEMLOCK): make or attach to queues before mlockall(MCL_FUTURE), raise the limit (ulimit -l), or " +
            kSmaller;
+}
+
+std::string no_thread() {
+    const std::uint64_t limit = limit_of(RLIMIT_NPROC);
+    return "this user may have " + (limit == UINT64_MAX ? "so many" : std::to_string(limit)) +
+           " processes and threads (ulimit -u), a control group fewer (pids.max), and each thread takes addresses "
+           "(ulimit -v): raise what limits it, or end threads that are not needed";
 }
 
 std::string no_place() {
@@ -129,6 +136,7 @@ std::string remedy(Asked asked, int error) {
         case EFBIG:
             return too_large();
         case EAGAIN:
+            if (asked == Asked::thread) return no_thread();
             return asked == Asked::mapping ? no_locked_memory() : "";
         case ENOMEM:
             return asked == Asked::mapping ? no_addresses() : "the kernel has no memory left for it";

@@ -18,6 +18,7 @@ enum class Asked {
     second,   // to open a file by its descriptor
     name,     // to give a file its name
     lock,
+    thread,  // another thread of this process
 };
 
 // Throws `system`: what was tried, the errno's text, the cause as far as it can be told, and the remedy.

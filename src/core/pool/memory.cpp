@@ -83,6 +83,7 @@ const AreaKind kPoolArea{.noun = "pool",
                          .head_bytes = kBellOffset,
                          .finished_word = kServerWordsOffset + offsetof(ServerWords<Native>, initialised),
                          .origin = &origin_of,
+                         .smaller = "capacity",
                          .life_locks = seat_lock(kMaxSeats),
                          .is_kept = &is_kept};
 
@@ -233,7 +234,7 @@ std::unique_ptr<PoolMemory> PoolMemory::adopt(const Request& request) {
         return nullptr;  // its end was just cut short
     const PoolGeometry its = checked_geometry(request.name, pool->header_);
     if (!(its == request.geometry))
-        throw_mismatch(request.name, "a server that died left " + pool->label() + " with " + sizes_of(its) +
+        throw_mismatch(request.name, "what an earlier server left of " + pool->label() + " has " + sizes_of(its) +
                                          ", and this one is to have " + sizes_of(request.geometry) +
                                          ": start it with the same sizes to take it over, or remove it first (ringcast "
                                          "pool rm)");

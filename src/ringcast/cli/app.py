@@ -67,9 +67,6 @@ class CommandGroup(common.Group):
             super().invoke(ctx)
         except KeyboardInterrupt:
             return common.EXIT_INTERRUPTED
-        except BrokenPipeError:  # whoever read the output has seen enough
-            common.drop_stdout()
-            return common.EXIT_OK
         except (QueueTimeoutError, PoolTimeoutError) as error:
             return _complain(error, common.EXIT_TIMEOUT)
         except ArgumentError as error:
@@ -77,9 +74,15 @@ class CommandGroup(common.Group):
         except (RingcastError, common.CommandError) as error:
             return _complain(error, common.EXIT_FAILURE)
         except OSError as error:  # of the input or the output
-            common.drop_stdout()
-            return _complain(error.strerror or error, common.EXIT_FAILURE)
+            return _no_output(error)
         return common.EXIT_OK
+
+
+def _no_output(error: OSError) -> int:
+    common.drop_stdout()
+    if isinstance(error, BrokenPipeError):  # whoever read the output has seen enough
+        return common.EXIT_OK
+    return _complain(error.strerror or error, common.EXIT_FAILURE)
 
 
 def _complain(error: BaseException | str, code: int) -> int:
@@ -122,10 +125,13 @@ def cli(context: click.Context) -> None:
 
 def run(arguments: Sequence[str] | None) -> int:
     """Run the command that `arguments` ask for and return its exit code."""
+    common.let_every_character_through()
     try:
         result = cli.main(None if arguments is None else list(arguments), prog_name="ringcast", standalone_mode=False)
     except click.ClickException as error:  # wrong usage
         return _complain(_usage_error(error), error.exit_code)
     except click.Abort:
         return common.EXIT_INTERRUPTED
+    except OSError as error:  # of the output, to which click itself writes help and versions
+        return _no_output(error)
     return result if isinstance(result, int) else common.EXIT_OK

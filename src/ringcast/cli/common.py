@@ -129,6 +129,12 @@ def binary_stdout() -> IO[bytes]:
     return sys.stdout.buffer
 
 
+def let_every_character_through() -> None:
+    """What the standard output's encoding lacks (µ, where it is ASCII) is written as an escape, and no error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def drop_stdout() -> None:
     """The standard output cannot be written any more: send the rest nowhere, or the interpreter complains at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -17,6 +17,7 @@ from ringcast._version import __version__
 from ringcast.errors import PoolConnectError, SegmentError
 from ringcast.pool import _tokens
 from ringcast.pool._layouts import KVLayout
+from ringcast.pool._looking import not_reached
 from ringcast.pool._trial import try_layout
 from ringcast.waiting import Wait, WaitSettings
 
@@ -293,7 +294,7 @@ class PoolClient(_core.PoolClient):
         try:
             self._connect(**self._wanted)
         except SegmentError as error:
-            raise PoolConnectError(f"pool '{self.name}': {error}") from error
+            raise PoolConnectError(not_reached(self.name, error)) from error
 
     @property
     def info(self) -> PoolInfo:
@@ -373,6 +374,12 @@ class PoolClient(_core.PoolClient):
 
     def __repr__(self) -> str:
         return f"<PoolClient of {self._context}{', closed' if self.closed else ''}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a PoolClient belongs to its process and cannot be pickled or copied; send the pool's name, and call "
+            "PoolClient.connect there"
+        )
 
     def _repr_html_(self) -> str:
         """For notebooks."""

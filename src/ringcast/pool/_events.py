@@ -25,6 +25,7 @@ from ringcast.errors import (
     SegmentPermissionError,
     ServerDiedError,
 )
+from ringcast.pool._looking import not_reached
 from ringcast.queue import MessageQueue
 
 _log = logging.getLogger("ringcast.pool")
@@ -98,7 +99,7 @@ def attached(name: str) -> _core.PoolMemory:
     try:
         return _core.PoolMemory(pool_segment_name(name), __version__)
     except SegmentError as error:
-        raise PoolConnectError(f"pool '{name}': {error}") from error
+        raise PoolConnectError(not_reached(name, error)) from error
 
 
 def _batches(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple, TypedDict, cast
 
 from ringcast import _core
-from ringcast._names import POOL_PREFIX, pool_segment_name, suffix
+from ringcast._names import POOL_PREFIX, other_owners, pool_segment_name, suffix
 from ringcast._version import __version__
 from ringcast.errors import PoolConnectError, PoolError, RingcastError, SegmentError, SegmentNotFoundError
 from ringcast.pool import _huge_pages
@@ -204,7 +204,18 @@ def describe(name: str) -> PoolStats:
     try:
         return as_stats(_core.PoolMemory(pool_segment_name(name), __version__).described(), look_closely=True)
     except SegmentError as error:
-        raise PoolConnectError(f"pool '{name}': {error}") from error
+        raise PoolConnectError(not_reached(name, error)) from error
+
+
+def not_reached(name: str, error: SegmentError) -> str:
+    """Why a pool cannot be had, and what to do if there is none."""
+    text = f"pool '{name}': {error}"
+    if not isinstance(error, SegmentNotFoundError):
+        return text
+    if owners := other_owners(pool_segment_name(name)):
+        users = ", ".join(map(str, owners))
+        return f"{text}; one of uid {users} has that name, but each user has pools of his own, and only he may connect"
+    return f"{text}: start its server first (ringcast pool serve {name} --size SIZE), by the same user"
 
 
 def list_pools() -> FoundPools:

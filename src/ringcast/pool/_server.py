@@ -136,29 +136,38 @@ class PoolServer:
             raise PoolClosedError(f"pool '{self.name}': this server was started before; make another one")
         with suppress(RingcastError):  # what cannot be removed now is not in the way
             _core.sweep(PREFIX, suffix(), dry_run=False, spared=self.segment)  # that one is taken over
+        ours: list[Tier] = []
         try:
+            for tier in self._tiers:
+                tier._claim(self)
+                ours.append(tier)
             self._core = _core.PoolServer(
                 **self._request, tiers=as_core(self._tiers), progress=partial(self._on_progress, "reserving")
             )
         except BaseException:
-            for tier in self._tiers:
+            for tier in ours:
                 tier.close()
             raise
         self._pid = os.getpid()
-        if self._tiers:
-            self._tending = Tending(self.name, self._core, self._tiers)
+        self._tending = Tending(self.name, self._core, self._tiers) if self._tiers else None
+        try:
+            self._begin(self._core)
+        except BaseException:  # it serves already, and nobody else would end it
+            self.close()
+            raise
+        return self
+
+    def _begin(self, core: _core.PoolServer) -> None:
+        """What belongs to a server besides its memory and its thread."""
+        if self._tending is not None:
+            self._tending.begin()
         _hold(self)
         if self._sink is not None:
-            self._teller = Teller(self.name, self._sink, self._core.adopted)
+            self._teller = Teller(self.name, self._sink, core.adopted)
         if _is_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, _on_termination)
         if self._prefault:
-            try:
-                self._core.prefault(partial(self._on_progress, "prefaulting"))
-            except BaseException:
-                self.close()
-                raise
-        return self
+            core.prefault(partial(self._on_progress, "prefaulting"))
 
     @property
     def adopted(self) -> bool:
@@ -234,6 +243,12 @@ class PoolServer:
     def __repr__(self) -> str:
         state = "not started" if self._core is None else "closed" if self.closed else "serving"
         return f"<PoolServer {self.name!r}, {self.capacity} bytes, {state}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a PoolServer belongs to its process and cannot be pickled or copied; other processes need the pool's name "
+            "only, for PoolClient.connect"
+        )
 
 
 _open: Registry[PoolServer] = Registry(keep=True)

@@ -70,10 +70,13 @@ class Tending:
         self._ended = threading.Event()
         self._memory: memoryview | None = None
         self._registered: list[Tier] = []
-        self._register([tier for tier in tiers if type(tier).register is not Tier.register])
-        for number, tier in enumerate(tiers):
+
+    def begin(self) -> None:
+        """Raises RuntimeError if no thread can be had; `end` is right for whatever there is then."""
+        self._register([tier for tier in self._tiers if type(tier).register is not Tier.register])
+        for number, tier in enumerate(self._tiers):
             for _ in range(0 if isinstance(tier, FileTier) else tier._thread_count):
-                self._start(_work, core, number, tier)
+                self._start(_work, self._core, number, tier)
         self._start(self._tell)
 
     def end(self) -> None:

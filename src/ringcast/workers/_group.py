@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 from ringcast import _arguments, _html
@@ -89,7 +89,7 @@ class WorkerGroup:
         self._allow_callables = _arguments.flag("allow_callables", allow_callables)
         name = _name_of(cls)
         crew = Crew(
-            name, cls, arguments, kwargs or {}, start_method, dict(env or {}), wait,
+            name, cls, arguments, _keywords(kwargs), start_method, _environment(env), wait,
             _arguments.flag("prefix", prefix), self._allow_callables, max_bytes,
         )  # fmt: skip
         crew.calls.label = f"WorkerGroup({name}, {n})"
@@ -146,8 +146,8 @@ class WorkerGroup:
             raise _arguments.refuse("kind", "a class, or a function that makes an object", kind)
         allow = _arguments.flag("allow_callables", allow_callables)
         crew = adopt(
-            pg, kind, args, kwargs or {}, controller, _arguments.flag("include_self", include_self), allow,
-            trust_store, max_bytes, wait,
+            pg, kind, _sequence(args), _keywords(kwargs), controller,
+            _arguments.flag("include_self", include_self), allow, trust_store, max_bytes, wait,
             _arguments.seconds("timeout", timeout),
         )  # fmt: skip
         if crew is None:
@@ -197,7 +197,8 @@ class WorkerGroup:
         from ringcast.workers._on_ray import RayCrew
 
         crew = RayCrew(
-            _name_of(kind), kind, placement_group, lambda n: _each(common, rank_args, n), kwargs or {}, env or {},
+            _name_of(kind), kind, placement_group, lambda n: _each(common, rank_args, n), _keywords(kwargs),
+            _environment(env),
             actor_options or {}, allow, max_bytes, wait, timeout,
         )  # fmt: skip
         group = cls.__new__(cls)
@@ -206,7 +207,7 @@ class WorkerGroup:
         return group
 
     def call(
-        self, name: str | Callable[..., Any], *args: Any, ranks: Iterable[int] | None = None,
+        self, name: str | Callable[..., Any], /, *args: Any, ranks: Iterable[int] | None = None,
         deadline: float | None = None, **kwargs: Any,
     ) -> list[Any]:  # fmt: skip
         """Calls this method of all objects, or of those of `ranks`, and returns what they return, in the order of
@@ -228,7 +229,7 @@ class WorkerGroup:
         return result
 
     def submit(
-        self, name: str | Callable[..., Any], *args: Any, ranks: Iterable[int] | None = None,
+        self, name: str | Callable[..., Any], /, *args: Any, ranks: Iterable[int] | None = None,
         deadline: float | None = None, **kwargs: Any,
     ) -> CallFuture[list[Any]]:  # fmt: skip
         """As `call`, but returns at once a `concurrent.futures.Future`, which can be awaited, too.
@@ -243,7 +244,7 @@ class WorkerGroup:
         return self._submit(CALL, self._new(name, ranks, deadline), args, kwargs)
 
     def scatter(
-        self, name: str | Callable[..., Any], shards: Sequence[Any], *, ranks: Iterable[int] | None = None,
+        self, name: str | Callable[..., Any], /, shards: Iterable[Any], *, ranks: Iterable[int] | None = None,
         deadline: float | None = None, **kwargs: Any,
     ) -> list[Any]:  # fmt: skip
         """As `call`, with one argument of its own for each rank: `shards` in the order of ranks.
@@ -251,8 +252,8 @@ class WorkerGroup:
         >>> group.scatter("get", ["step", "none"], deadline=10.0)
         [1, None]
         """
+        given = _sequence(shards, "shards")
         call = self._new(name, ranks, deadline)
-        given = list(shards)
         if len(given) != len(call.ranks):
             raise ArgumentError(f"shards must be one for each of {len(call.ranks)} ranks, not {len(given)}")
         self._calls.send(SCATTER, call, dict(zip(call.ranks, given, strict=True)), kwargs)
@@ -260,7 +261,7 @@ class WorkerGroup:
         return result
 
     def cast(
-        self, name: str | Callable[..., Any], *args: Any, ranks: Iterable[int] | None = None, **kwargs: Any
+        self, name: str | Callable[..., Any], /, *args: Any, ranks: Iterable[int] | None = None, **kwargs: Any
     ) -> None:
         """As `call`, but waits for no answer, and there is none: an exception is printed by its worker.
 
@@ -271,7 +272,7 @@ class WorkerGroup:
         self._calls.send(CAST, self._new(name, ranks, None), args, kwargs, answered=False)
 
     def stream(
-        self, name: str | Callable[..., Any], *args: Any, ranks: Iterable[int] | None = None,
+        self, name: str | Callable[..., Any], /, *args: Any, ranks: Iterable[int] | None = None,
         deadline: float | None = None, **kwargs: Any,
     ) -> Stream:  # fmt: skip
         """Calls a method that returns a generator, or anything that can be iterated over, and yields its items as they
@@ -445,17 +446,44 @@ def _name_of(kind: Any) -> str:
     return str(getattr(kind, "__qualname__", type(kind).__qualname__))
 
 
-def _sequence(args: Any) -> tuple[Any, ...]:
-    if isinstance(args, str | bytes) or not isinstance(args, Iterable):
-        raise _arguments.refuse("args", "a sequence of arguments", args)
-    return tuple(args)
+def _sequence(given: Any, what: str = "args") -> tuple[Any, ...]:
+    """Also what a generator makes; but a set has no order, and of a dict or a text hardly anybody means the items."""
+    try:
+        items = None if isinstance(given, str | bytes | bytearray | Mapping | Set) else iter(given)
+    except TypeError:
+        items = None
+    if items is None:
+        raise _arguments.refuse(what, "a sequence", given)
+    return tuple(items)
+
+
+def _keywords(kwargs: Any) -> dict[str, Any]:
+    if kwargs is None:
+        return {}
+    if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
+        raise _arguments.refuse("kwargs", "a dict from names to arguments", kwargs)
+    return dict(kwargs)
+
+
+def _environment(env: Any) -> dict[str, str]:
+    """What the system takes as such: it would say so too late, and not of which variable."""
+    if env is None:
+        return {}
+    if not isinstance(env, Mapping):
+        raise _arguments.refuse("env", "a dict from names of variables to text", env)
+    for name, value in env.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise _arguments.refuse("env", "a dict from names of variables to text", {name: value})
+        if not name or "=" in name or "\0" in name + value:
+            raise ArgumentError(f"env: no environment has a variable {name!r} with the value {value!r}")
+    return dict(env)
 
 
 def _each(common: tuple[Any, ...], rank_args: Sequence[Sequence[Any]] | None, n: int) -> list[tuple[Any, ...]]:
     """The arguments of each rank."""
     if rank_args is None:
         return [common] * n
-    own = [tuple(one) for one in rank_args]
+    own = [_sequence(one, "each of rank_args") for one in _sequence(rank_args, "rank_args")]
     if len(own) != n:
         raise ArgumentError(f"rank_args must have one sequence of arguments for each of {n} ranks, not {len(own)}")
     return [(*common, *one) for one in own]
@@ -478,7 +506,7 @@ class Member:
         """Its rank."""
         return self._ranks[0]
 
-    def call(self, name: str | Callable[..., Any], *args: Any, deadline: float | None = None, **kwargs: Any) -> Any:
+    def call(self, name: str | Callable[..., Any], /, *args: Any, deadline: float | None = None, **kwargs: Any) -> Any:
         """As `WorkerGroup.call`, of this worker alone: returns what it returns.
 
         >>> group[1].call("get", "step")
@@ -490,7 +518,7 @@ class Member:
         return calls.result_of(call)
 
     def submit(
-        self, name: str | Callable[..., Any], *args: Any, deadline: float | None = None, **kwargs: Any
+        self, name: str | Callable[..., Any], /, *args: Any, deadline: float | None = None, **kwargs: Any
     ) -> CallFuture[Any]:
         """As `WorkerGroup.submit`, of this worker alone.
 
@@ -501,7 +529,7 @@ class Member:
         return group._submit(CALL, group._new(name, self._ranks, deadline, alone=True), args, kwargs)
 
     def stream(
-        self, name: str | Callable[..., Any], *args: Any, deadline: float | None = None, **kwargs: Any
+        self, name: str | Callable[..., Any], /, *args: Any, deadline: float | None = None, **kwargs: Any
     ) -> Stream:
         """As `WorkerGroup.stream`, of this worker alone: yields its items.
 
@@ -511,7 +539,7 @@ class Member:
         group = self._group
         return group._stream(group._new(name, self._ranks, deadline, alone=True), args, kwargs)
 
-    def cast(self, name: str | Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    def cast(self, name: str | Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
         """As `WorkerGroup.cast`, of this worker alone.
 
         >>> group[1].cast("clear")

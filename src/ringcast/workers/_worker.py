@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
+from multiprocessing import process as processes
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -198,7 +199,9 @@ _living: Registry[Worker] = Registry()
 
 def _forget_lives() -> None:
     """In a forked child: it must not keep alive those who live as long as its parent."""
+    children: set[Any] = getattr(processes, "_children", set())
     for worker in _living.inherited():
+        children.discard(worker._process)  # at its end multiprocessing would join it, which only a parent may
         with suppress(OSError):
             os.close(worker._life)
         _living.discard(worker)

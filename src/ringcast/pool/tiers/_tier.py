@@ -415,6 +415,19 @@ class Tier(ABC):
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"a {type(self).__name__} belongs to its process and cannot be pickled or copied; one server has it, and "
+            "serves all"
+        )
+
+    def _claim(self, server: object) -> None:
+        """For `server` alone: two would write over each other's chunks, and the first to end would close it."""
+        self._check_open()
+        owner = vars(self).setdefault("_server", server)
+        if owner is not server:
+            raise ArgumentError(f"{self!r} is a tier of {owner!r}; each server has tiers of its own")
+
     def _check_open(self) -> None:
         if self._pid != os.getpid():
             raise ForkedError(f"{self!r} belongs to a parent process")
