@@ -78,8 +78,8 @@ constexpr std::array<Table, 4> make_shift(std::size_t bytes) {
         for (std::uint32_t n = 0; n < 256; ++n) tables[k][n] = product(power, n << (8 * k));
     return tables;
 }
-constexpr std::size_t kLong = 8192;
-constexpr std::size_t kShort = 256;
+constexpr std::size_t kLong = 1024;
+constexpr std::size_t kShort = 128;
 constexpr auto kShiftLong = make_shift(kLong);
 constexpr auto kShiftShort = make_shift(kShort);
 
@@ -121,58 +121,33 @@ RINGCAST_CRC_TARGET inline std::uint32_t step(std::uint32_t crc, std::byte byte)
 #endif
 
 #if defined(RINGCAST_CRC_INSTRUCTION)
-// Where there is a `to`, the words that are summed go there on the way.
-inline void pass_on(std::byte* to, std::uint64_t word) noexcept { std::memcpy(to, &word, sizeof word); }
-
-template <std::size_t Span, bool Copies>
-RINGCAST_CRC_TARGET inline std::uint32_t three(std::uint32_t crc, const std::byte*& at, std::byte*& to,
-                                               std::size_t& bytes, const std::array<Table, 4>& shift) noexcept {
+template <std::size_t Span>
+RINGCAST_CRC_TARGET inline std::uint32_t three(std::uint32_t crc, const std::byte*& at, std::size_t& bytes,
+                                               const std::array<Table, 4>& shift) noexcept {
     while (bytes >= 3 * Span) {
         std::uint64_t a = crc;
         std::uint64_t b = 0;
         std::uint64_t c = 0;
         for (std::size_t i = 0; i < Span; i += 8) {
-            const std::uint64_t first = word_at(at + i);
-            const std::uint64_t second = word_at(at + Span + i);
-            const std::uint64_t third = word_at(at + 2 * Span + i);
-            if constexpr (Copies) {
-                pass_on(to + i, first);
-                pass_on(to + Span + i, second);
-                pass_on(to + 2 * Span + i, third);
-            }
-            a = step(a, first);
-            b = step(b, second);
-            c = step(c, third);
+            a = step(a, word_at(at + i));
+            b = step(b, word_at(at + Span + i));
+            c = step(c, word_at(at + 2 * Span + i));
         }
         crc = shifted(shift, static_cast<std::uint32_t>(a)) ^ static_cast<std::uint32_t>(b);
         crc = shifted(shift, crc) ^ static_cast<std::uint32_t>(c);
         at += 3 * Span;
-        if constexpr (Copies) to += 3 * Span;
         bytes -= 3 * Span;
     }
     return crc;
 }
 
-template <bool Copies>
-RINGCAST_CRC_TARGET std::uint32_t by_instruction(std::uint32_t crc, const std::byte* at, std::byte* to,
-                                                 std::size_t bytes) noexcept {
-    crc = three<kLong, Copies>(crc, at, to, bytes, kShiftLong);
-    crc = three<kShort, Copies>(crc, at, to, bytes, kShiftShort);
+RINGCAST_CRC_TARGET std::uint32_t by_instruction(std::uint32_t crc, const std::byte* at, std::size_t bytes) noexcept {
+    crc = three<kLong>(crc, at, bytes, kShiftLong);
+    crc = three<kShort>(crc, at, bytes, kShiftShort);
     std::uint64_t wide = crc;
-    for (; bytes >= 8; at += 8, bytes -= 8) {
-        const std::uint64_t word = word_at(at);
-        if constexpr (Copies) {
-            pass_on(to, word);
-            to += 8;
-        }
-        wide = step(wide, word);
-    }
+    for (; bytes >= 8; at += 8, bytes -= 8) wide = step(wide, word_at(at));
     crc = static_cast<std::uint32_t>(wide);
-    for (; bytes != 0; ++at, --bytes) {
-        const std::byte byte = *at;
-        if constexpr (Copies) *to++ = byte;
-        crc = step(crc, byte);
-    }
+    for (; bytes != 0; ++at, --bytes) crc = step(crc, *at);
     return crc;
 }
 #endif
@@ -186,18 +161,9 @@ std::uint32_t checksum_by_table(std::span<const std::byte> bytes, std::uint32_t 
 std::uint32_t checksum_of(std::span<const std::byte> bytes, std::uint32_t before) noexcept {
 #if defined(RINGCAST_CRC_INSTRUCTION)
     static const bool has = has_instruction();
-    if (has) return ~by_instruction<false>(~before, bytes.data(), nullptr, bytes.size());
+    if (has) return ~by_instruction(~before, bytes.data(), bytes.size());
 #endif
     return checksum_by_table(bytes, before);
-}
-
-std::uint32_t copy_with_checksum(std::byte* to, std::span<const std::byte> bytes, std::uint32_t before) noexcept {
-#if defined(RINGCAST_CRC_INSTRUCTION)
-    static const bool has = has_instruction();
-    if (has) return ~by_instruction<true>(~before, bytes.data(), to, bytes.size());
-#endif
-    std::memcpy(to, bytes.data(), bytes.size());
-    return checksum_by_table({to, bytes.size()}, before);
 }
 
 std::uint32_t joined_checksum(std::uint32_t first, std::uint32_t second, std::size_t second_bytes) noexcept {
