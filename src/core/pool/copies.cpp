@@ -14,12 +14,16 @@ namespace {
 
 // What a thread takes at a time: large beside what it costs to hand it out, small beside a chunk.
 constexpr std::uint64_t kUnit = 256 * 1024;
-// What is copied before it is summed, out of the nearest cache, which it has just come into; what follows is fetched
-// meanwhile. It is summed in one go (checksum.cpp).
-constexpr std::size_t kSummed = 3 * 1024;
-constexpr std::size_t kShortRow = 1024;
+// What is copied before it is summed, out of the nearest cache: so little that the processor sums it while it waits for what
+// comes next, and as much as is summed in one go (checksum.cpp).
+constexpr std::size_t kSummed = 256;
+// How far ahead is fetched: where the next block lies, and many streams at once, the processor does not foresee.
+constexpr std::size_t kFetchAhead = 4 * 1024;
 // A job that writes so much writes past the caches: more than a core's share of them.
 constexpr std::uint64_t kMuch = 8 * 1024 * 1024;
+
+// Shorter ones only if they are whole lines, or lines would be written in parts, which is slow past the caches.
+constexpr std::size_t kPastFrom = 1024;
 
 enum class Stores { cached, past_caches };
 
@@ -31,151 +35,83 @@ void copy_line(std::byte* to, const std::byte* from) noexcept {
     std::memcpy(to, line.data(), kCacheLine);
 }
 
-// Begins to bring a line into the cache: the processor foresees neither where the next block lies, nor many streams at once.
-// In line, or GCC takes calls of it for ones without any effect, and drops them.
+// Begins to bring a line into the cache. In line, or GCC takes calls of it for ones without any effect, and drops them.
 [[gnu::always_inline]] inline void fetch(const std::byte* line) noexcept { __builtin_prefetch(line); }
 [[gnu::always_inline]] inline void fetch_to_write(const std::byte* line) noexcept { __builtin_prefetch(line, 1); }
 
-// `ahead` is what will be read next.
-template <Stores stores>
-void copy_run(std::byte* to, const std::byte* from, std::size_t bytes, const std::byte* ahead) noexcept {
-    if constexpr (stores == Stores::past_caches) {
-        if (!is_line(to)) {
-            const std::size_t before = std::min(bytes, kCacheLine - reinterpret_cast<std::uintptr_t>(to) % kCacheLine);
-            std::memcpy(to, from, before);
-            to += before;
-            from += before;
-            bytes -= before;
-        }
-        for (; bytes >= kCacheLine; bytes -= kCacheLine, to += kCacheLine, from += kCacheLine, ahead += kCacheLine) {
-            fetch(ahead);
-            copy_line_past_caches(to, from);
-        }
-    } else if (!is_line(to)) {
-        // The C library copies much by one instruction, which is several times slower across cache lines.
-        for (; bytes >= kCacheLine; bytes -= kCacheLine, to += kCacheLine, from += kCacheLine) copy_line(to, from);
+// Whole lines, and what lies before and after them.
+void copy_past_caches(std::byte* to, const std::byte* from, std::size_t bytes) noexcept {
+    if (!is_line(to)) {
+        const std::size_t before = std::min(bytes, kCacheLine - reinterpret_cast<std::uintptr_t>(to) % kCacheLine);
+        std::memcpy(to, from, before);
+        to += before;
+        from += before;
+        bytes -= before;
     }
+    for (; bytes >= kCacheLine; bytes -= kCacheLine, to += kCacheLine, from += kCacheLine)
+        copy_line_past_caches(to, from);
     if (bytes != 0) std::memcpy(to, from, bytes);
 }
 
-// From the engine's rows into one chunk, in the chunk's order. Short rows are put together in the nearest cache first, so that
-// the chunk's lines are written whole.
-template <Stores stores, bool sums>
-class Gatherer {
+// The C library copies much by one instruction, which is several times slower where the destination lies across lines.
+void copy_through_caches(std::byte* to, const std::byte* from, std::size_t bytes) noexcept {
+    for (; bytes >= kCacheLine; bytes -= kCacheLine, to += kCacheLine, from += kCacheLine) copy_line(to, from);
+    if (bytes != 0) std::memcpy(to, from, bytes);
+}
+
+// Moves stretches of one chunk, in their order.
+template <Direction direction, Stores stores, bool sums>
+class Mover {
+    static constexpr bool kGathers = direction == Direction::gather;
+
 public:
-    explicit Gatherer(std::byte* /*chunk*/) noexcept {}
+    // Of the chunk that the engine has nothing of, or does not want.
+    void pass_over(std::byte* chunk, std::size_t bytes) noexcept {
+        if (kGathers) std::memset(chunk, 0, bytes);
+        sum({chunk, bytes});
+    }
 
-    // `engine` is null where there is nothing, and the chunk is zeros. After these bytes, those at `ahead` are read.
-    void move(std::byte* chunk, const std::byte* engine, std::size_t bytes, const std::byte* ahead) noexcept {
-        if (engine != nullptr && bytes < kShortRow) {
-            put_together(chunk, engine, bytes, ahead);
-            return;
-        }
-        write_row();
-        if (engine == nullptr) {
-            std::memset(chunk, 0, bytes);
-            sum({chunk, bytes});
-            return;
-        }
+    // Meanwhile what lies at `ahead` in the engine's memory is fetched.
+    void move(std::byte* chunk, std::byte* engine, std::size_t bytes, const std::byte* ahead) noexcept {
+        std::byte* to = kGathers ? chunk : engine;
+        const std::byte* from = kGathers ? engine : chunk;
+        const bool past =
+            stores == Stores::past_caches && (bytes >= kPastFrom || (is_line(to) && bytes % kCacheLine == 0));
         while (bytes != 0) {
-            const std::size_t piece = std::min(bytes, kSummed);
+            const std::size_t piece = std::min(bytes, kSummed - reinterpret_cast<std::uintptr_t>(to) % kCacheLine);
+            for (std::size_t at = 0; at < piece; at += kCacheLine) {
+                if (kGathers)
+                    fetch(ahead + at);
+                else if (past)
+                    fetch(from + kFetchAhead + at);
+                else
+                    fetch_to_write(ahead + at);
+            }
+            if (past)
+                copy_past_caches(to, from, piece);
+            else
+                copy_through_caches(to, from, piece);
+            sum({from, piece});
+            to += piece;
+            from += piece;
+            ahead += piece;
             bytes -= piece;
-            copy_run<stores>(chunk, engine, piece, bytes != 0 ? engine + piece : ahead);
-            sum({engine, piece});
-            chunk += piece;
-            engine += piece;
         }
     }
-
-    std::uint32_t finish(const std::byte* /*end*/) noexcept {
-        write_row();
-        return sum_;
+    // The same of much that lies in a row; `next` is where the engine's memory goes on after it.
+    void move_run(std::byte* chunk, std::byte* engine, std::size_t bytes, const std::byte* next) noexcept {
+        const std::size_t most = bytes - std::min(bytes, kFetchAhead);
+        move(chunk, engine, most, engine + kFetchAhead);
+        move(chunk + most, engine + most, bytes - most, next);
     }
+
+    std::uint32_t sum() const noexcept { return sum_; }
 
 private:
-    void put_together(std::byte* chunk, const std::byte* engine, std::size_t bytes, const std::byte* ahead) noexcept {
-        if (filled_ == 0) {
-            row_of_ = chunk;
-            room_ = kSummed - reinterpret_cast<std::uintptr_t>(chunk) % kCacheLine;
-        }
-        for (std::size_t at = 0; at < bytes; at += kCacheLine) fetch(ahead + at);
-        while (bytes != 0) {
-            std::size_t part = std::min(bytes, room_ - filled_);
-            bytes -= part;
-            for (; part >= kCacheLine; part -= kCacheLine, filled_ += kCacheLine, engine += kCacheLine)
-                copy_line(row_.data() + filled_, engine);
-            if (part != 0) std::memcpy(row_.data() + filled_, engine, part);
-            filled_ += part;
-            engine += part;
-            if (filled_ == room_) {
-                row_of_ += write_row();
-                room_ = kSummed;
-            }
-        }
-    }
-
-    std::size_t write_row() noexcept {
-        const std::size_t bytes = filled_;
-        copy_run<stores>(row_of_, row_.data(), bytes, row_.data());
-        sum({row_.data(), bytes});
-        filled_ = 0;
-        return bytes;
-    }
-
     void sum(std::span<const std::byte> bytes) noexcept {
         if constexpr (sums) sum_ = checksum_of(bytes, sum_);
     }
 
-    alignas(kCacheLine) std::array<std::byte, kSummed> row_;
-    std::byte* row_of_ = nullptr;  // where in the chunk it goes
-    std::size_t filled_ = 0;
-    std::size_t room_ = 0;
-    std::uint32_t sum_ = 0;
-};
-
-// From one chunk, in its order, into the engine's rows.
-template <Stores stores, bool sums>
-class Scatterer {
-public:
-    explicit Scatterer(const std::byte* chunk) noexcept : summed_(chunk) {}
-
-    // `engine` is null where the chunk is only looked at. After these bytes, those at `ahead` are written.
-    void move(const std::byte* chunk, std::byte* engine, std::size_t bytes, const std::byte* ahead) noexcept {
-        if (engine != nullptr && bytes < kShortRow) {
-            if (stores == Stores::past_caches && is_line(engine) && bytes % kCacheLine == 0) {
-                copy_run<stores>(engine, chunk, bytes, chunk + kSummed);
-            } else {
-                for (std::size_t at = 0; at < bytes; at += kCacheLine) fetch_to_write(ahead + at);
-                copy_run<Stores::cached>(engine, chunk, bytes, nullptr);
-            }
-            chunk += bytes;
-        } else if (engine != nullptr) {
-            while (bytes != 0) {
-                const std::size_t piece = std::min(bytes, kSummed);
-                copy_run<stores>(engine, chunk, piece, chunk + piece);
-                bytes -= piece;
-                chunk += piece;
-                engine += piece;
-                sum_as_far_as(chunk);
-            }
-        } else {
-            chunk += bytes;
-        }
-        if (static_cast<std::size_t>(chunk - summed_) >= kSummed) sum_as_far_as(chunk);
-    }
-
-    std::uint32_t finish(const std::byte* end) noexcept {
-        sum_as_far_as(end);
-        return sum_;
-    }
-
-private:
-    void sum_as_far_as(const std::byte* end) noexcept {
-        if constexpr (sums) sum_ = checksum_of({summed_, end}, sum_);
-        summed_ = end;
-    }
-
-    const std::byte* summed_;
     std::uint32_t sum_ = 0;
 };
 
@@ -188,13 +124,13 @@ struct Copies {
     template <class Mover>
     std::uint32_t stretch(std::byte* chunk, std::uint64_t first, std::uint64_t begin, std::uint64_t end) const {
         const auto& starts = plan.starts();
-        Mover mover(chunk + begin);
+        Mover mover;
         auto p = static_cast<std::size_t>(std::ranges::upper_bound(starts, begin) - starts.begin()) - 1;
         for (std::uint64_t at = begin; at < end; ++p) {
             const std::uint64_t until = std::min(end, starts[p + 1]);
             while (at < until) at += of_block(mover, plan.planes()[p], chunk + at, first, at - starts[p], until - at);
         }
-        return mover.finish(chunk + end);
+        return mover.sum();
     }
 
 private:
@@ -212,18 +148,22 @@ private:
         if (block < ids.size() && token < skip) tokens = std::min(tokens, skip - token);
         const std::uint64_t bytes = std::min(most, tokens * token_bytes - inside);
         if (!wanted) {
-            mover.move(chunk, nullptr, bytes, nullptr);
+            mover.pass_over(chunk, bytes);
             return bytes;
         }
         const auto begin_of = [&](std::uint64_t b) { return plane.base + ids[b] * plane.block_stride; };
         std::byte* from = begin_of(block) + static_cast<std::int64_t>(in_block) * plane.token_stride;
         std::byte* const next = block + 1 < ids.size() ? begin_of(block + 1) : from;
         if (plane.heads == 1 && plane.token_stride == static_cast<std::int64_t>(plane.row_bytes)) {
-            mover.move(chunk, from + inside, bytes, next);
+            mover.move_run(chunk, from + inside, bytes, next);
             return bytes;
         }
-        for (std::uint64_t left = bytes; left != 0; from += plane.token_stride) {
-            const std::byte* const ahead = left > token_bytes - inside ? from + plane.token_stride : next;
+        const std::uint64_t tokens_ahead = std::min(plan.block_tokens(), kFetchAhead / token_bytes + 1);
+        for (std::uint64_t left = bytes, t = 0; left != 0; ++t, from += plane.token_stride) {
+            const std::uint64_t then = t + tokens_ahead;
+            const std::byte* const ahead = then < tokens
+                                               ? from + static_cast<std::int64_t>(tokens_ahead) * plane.token_stride
+                                               : next + static_cast<std::int64_t>(then - tokens) * plane.token_stride;
             std::uint64_t head = inside / plane.row_bytes;
             std::uint64_t skipped = inside % plane.row_bytes;
             inside = 0;
@@ -243,12 +183,13 @@ private:
 
 using Stretch = std::uint32_t (Copies::*)(std::byte*, std::uint64_t, std::uint64_t, std::uint64_t) const;
 
-template <template <Stores, bool> class Mover>
+template <Direction direction>
 Stretch stretch_by(Stores stores, bool sums) {
     if (stores == Stores::cached)
-        return sums ? &Copies::stretch<Mover<Stores::cached, true>> : &Copies::stretch<Mover<Stores::cached, false>>;
-    return sums ? &Copies::stretch<Mover<Stores::past_caches, true>>
-                : &Copies::stretch<Mover<Stores::past_caches, false>>;
+        return sums ? &Copies::stretch<Mover<direction, Stores::cached, true>>
+                    : &Copies::stretch<Mover<direction, Stores::cached, false>>;
+    return sums ? &Copies::stretch<Mover<direction, Stores::past_caches, true>>
+                : &Copies::stretch<Mover<direction, Stores::past_caches, false>>;
 }
 
 }  // namespace
@@ -277,8 +218,8 @@ void copy_chunks(const CopyPlan& plan, std::span<const std::int64_t> ids, std::s
     const std::uint64_t pieces = (bytes + kUnit - 1) / kUnit;  // of a chunk
     const bool summed = !sums.empty();
     const Stores stores = chunks.size() * bytes < kMuch ? Stores::cached : Stores::past_caches;
-    const Stretch stretch =
-        direction == Direction::gather ? stretch_by<Gatherer>(stores, summed) : stretch_by<Scatterer>(stores, summed);
+    const Stretch stretch = direction == Direction::gather ? stretch_by<Direction::gather>(stores, summed)
+                                                           : stretch_by<Direction::scatter>(stores, summed);
     std::vector<std::uint32_t> piece_sums(summed ? chunks.size() * pieces : 0);
     const auto piece_end = [&](std::uint64_t piece) { return std::min(bytes, (piece + 1) * kUnit); };
     Crew::of_process().run(chunks.size() * pieces, threads, [&](std::size_t unit) {
