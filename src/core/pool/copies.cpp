@@ -21,8 +21,7 @@ constexpr std::size_t kSummed = 256;
 constexpr std::size_t kFetchAhead = 4 * 1024;
 // A job that writes so much writes past the caches: more than a core's share of them.
 constexpr std::uint64_t kMuch = 8 * 1024 * 1024;
-
-// Shorter ones only if they are whole lines, or lines would be written in parts, which is slow past the caches.
+// Shorter runs only if they are whole lines: half of their lines would be written in parts otherwise.
 constexpr std::size_t kPastFrom = 1024;
 
 enum class Stores { cached, past_caches };
@@ -78,14 +77,17 @@ public:
         const bool past =
             stores == Stores::past_caches && (bytes >= kPastFrom || (is_line(to) && bytes % kCacheLine == 0));
         while (bytes != 0) {
-            const std::size_t piece = std::min(bytes, kSummed - reinterpret_cast<std::uintptr_t>(to) % kCacheLine);
-            for (std::size_t at = 0; at < piece; at += kCacheLine) {
+            // Past the caches the next piece begins with a line.
+            const std::size_t piece =
+                std::min(bytes, kSummed - (past ? reinterpret_cast<std::uintptr_t>(to) % kCacheLine : 0));
+            for (std::size_t at = 0; at < piece + kCacheLine - 1; at += kCacheLine) {
+                const std::size_t within = std::min(at, piece - 1);  // the last line, too, where rows lie across lines
                 if (kGathers)
-                    fetch(ahead + at);
+                    fetch(ahead + within);
                 else if (past)
-                    fetch(from + kFetchAhead + at);
+                    fetch(from + kFetchAhead + within);
                 else
-                    fetch_to_write(ahead + at);
+                    fetch_to_write(ahead + within);
             }
             if (past)
                 copy_past_caches(to, from, piece);
