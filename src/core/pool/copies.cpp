@@ -19,10 +19,9 @@ constexpr std::uint64_t kUnit = 256 * 1024;
 constexpr std::size_t kSummed = 256;
 // How far ahead is fetched: where the next block lies, and many streams at once, the processor does not foresee.
 constexpr std::size_t kFetchAhead = 4 * 1024;
-// A job that writes so much writes past the caches: more than a core's share of them.
+// A job that writes so much, more than a core's share of the caches, writes past them: whole lines, and those within what is
+// not shorter than kSummed.
 constexpr std::uint64_t kMuch = 8 * 1024 * 1024;
-// Shorter runs only if they are whole lines: half of their lines would be written in parts otherwise.
-constexpr std::size_t kPastFrom = 1024;
 
 enum class Stores { cached, past_caches };
 
@@ -74,12 +73,12 @@ public:
     void move(std::byte* chunk, std::byte* engine, std::size_t bytes, const std::byte* ahead) noexcept {
         std::byte* to = kGathers ? chunk : engine;
         const std::byte* from = kGathers ? engine : chunk;
-        const bool past =
-            stores == Stores::past_caches && (bytes >= kPastFrom || (is_line(to) && bytes % kCacheLine == 0));
+        const bool whole = is_line(to) && bytes % kCacheLine == 0;
+        const bool past = stores == Stores::past_caches && (whole || bytes >= kSummed);
         while (bytes != 0) {
-            // Past the caches the next piece begins with a line.
-            const std::size_t piece =
-                std::min(bytes, kSummed - (past ? reinterpret_cast<std::uintptr_t>(to) % kCacheLine : 0));
+            // Past the caches, what follows begins with a line.
+            const std::size_t beyond = past && bytes > kSummed ? reinterpret_cast<std::uintptr_t>(to) % kCacheLine : 0;
+            const std::size_t piece = std::min(bytes, kSummed - beyond);
             for (std::size_t at = 0; at < piece + kCacheLine - 1; at += kCacheLine) {
                 const std::size_t within = std::min(at, piece - 1);  // the last line, too, where rows lie across lines
                 if (kGathers)
@@ -88,6 +87,10 @@ public:
                     fetch(from + kFetchAhead + within);
                 else
                     fetch_to_write(ahead + within);
+            }
+            if (!kGathers && past && !whole) {
+                fetch_to_write(ahead);
+                fetch_to_write(ahead + piece - 1);
             }
             if (past)
                 copy_past_caches(to, from, piece);
