@@ -14,6 +14,7 @@ from tests.support import ROOT
 
 PROGRAMS = [
     "block_allocator",
+    "copies",
     "desk",
     "endpoint",
     "geometry",

@@ -1,11 +1,14 @@
-// Three streams at once hide the instruction's latency of three cycles; their remainders are joined by multiplying the
-// earlier ones with x^(8 n) modulo the polynomial, by tables for the two distances that are used (M. Adler's method, "crc32c.c").
+// Several streams at once hide the instruction's latency of three cycles; their remainders are joined by multiplying the
+// earlier ones with x^(8 n) modulo the polynomial (M. Adler's method, "crc32c.c"), by the processor's carry-less product where
+// it has one, else by tables.
 #include "pool/checksum.hpp"
 
 #include <array>
 #include <cstring>
 
-#if defined(__aarch64__)
+#if defined(__x86_64__)
+#include <wmmintrin.h>
+#elif defined(__aarch64__)
 #include <arm_acle.h>
 #if defined(__linux__)
 #include <sys/auxv.h>
@@ -59,46 +62,40 @@ constexpr std::uint32_t product(std::uint32_t a, std::uint32_t b) {
     return result;
 }
 
-// x^(8 bytes) modulo the polynomial.
-constexpr std::uint32_t power_of_x(std::size_t bytes) {
+// x^exponent modulo the polynomial.
+constexpr std::uint32_t power_of_x(std::size_t exponent) {
     std::uint32_t result = 1u << 31;  // 1
-    std::uint32_t square = 1u << 23;  // x^8
-    for (; bytes != 0; bytes >>= 1) {
-        if ((bytes & 1) != 0) result = product(result, square);
+    std::uint32_t square = 1u << 30;  // x
+    for (; exponent != 0; exponent >>= 1) {
+        if ((exponent & 1) != 0) result = product(result, square);
         square = product(square, square);
     }
     return result;
 }
 
-// What becomes of a remainder when `bytes` zeros follow: by the four bytes of the remainder.
-constexpr std::array<Table, 4> make_shift(std::size_t bytes) {
-    std::array<Table, 4> tables{};
-    const std::uint32_t power = power_of_x(bytes);
-    for (std::uint32_t k = 0; k < 4; ++k)
-        for (std::uint32_t n = 0; n < 256; ++n) tables[k][n] = product(power, n << (8 * k));
-    return tables;
-}
-constexpr std::size_t kLong = 8192;
-constexpr std::size_t kShort = 256;
-constexpr auto kShiftLong = make_shift(kLong);
-constexpr auto kShiftShort = make_shift(kShort);
-
-std::uint32_t shifted(const std::array<Table, 4>& by, std::uint32_t crc) noexcept {
-    return by[0][crc & 0xff] ^ by[1][crc >> 8 & 0xff] ^ by[2][crc >> 16 & 0xff] ^ by[3][crc >> 24];
-}
-
 #if defined(__x86_64__)
 #if defined(__clang__)  // which has a name of its own for the instruction
-#define RINGCAST_CRC_TARGET __attribute__((target("sse4.2,crc32")))
+#define RINGCAST_CRC_TARGET __attribute__((target("sse4.2,crc32,pclmul")))
 #else
-#define RINGCAST_CRC_TARGET __attribute__((target("sse4.2")))
+#define RINGCAST_CRC_TARGET __attribute__((target("sse4.2,pclmul")))
 #endif
-bool has_instruction() noexcept { return __builtin_cpu_supports("sse4.2") != 0; }
+bool has_instruction() noexcept {
+    return __builtin_cpu_supports("sse4.2") != 0 && __builtin_cpu_supports("pclmul") != 0;
+}
 RINGCAST_CRC_TARGET inline std::uint64_t step(std::uint64_t crc, std::uint64_t word) noexcept {
     return __builtin_ia32_crc32di(crc, word);
 }
 RINGCAST_CRC_TARGET inline std::uint32_t step(std::uint32_t crc, std::byte byte) noexcept {
     return __builtin_ia32_crc32qi(crc, static_cast<unsigned char>(byte));
+}
+// What becomes of a remainder when so many zeros follow. The product of two reflected ones is x times too large, and the
+// instruction multiplies it with x^32.
+template <std::size_t Bytes>
+RINGCAST_CRC_TARGET inline std::uint64_t shifted(std::uint64_t crc) noexcept {
+    constexpr std::uint32_t kPower = power_of_x(8 * Bytes - 33);
+    const __m128i product = _mm_clmulepi64_si128(_mm_cvtsi64_si128(static_cast<std::int64_t>(crc)),
+                                                 _mm_cvtsi32_si128(static_cast<std::int32_t>(kPower)), 0);
+    return step(std::uint64_t{0}, static_cast<std::uint64_t>(_mm_cvtsi128_si64(product)));
 }
 #define RINGCAST_CRC_INSTRUCTION
 #elif defined(__aarch64__)
@@ -117,62 +114,50 @@ RINGCAST_CRC_TARGET inline std::uint64_t step(std::uint64_t crc, std::uint64_t w
 RINGCAST_CRC_TARGET inline std::uint32_t step(std::uint32_t crc, std::byte byte) noexcept {
     return __crc32cb(crc, static_cast<unsigned char>(byte));
 }
+// What becomes of a remainder when so many zeros follow: by its four bytes.
+constexpr std::array<Table, 4> make_shift(std::size_t bytes) {
+    std::array<Table, 4> tables{};
+    const std::uint32_t power = power_of_x(8 * bytes);
+    for (std::uint32_t k = 0; k < 4; ++k)
+        for (std::uint32_t n = 0; n < 256; ++n) tables[k][n] = product(power, n << (8 * k));
+    return tables;
+}
+template <std::size_t Bytes>
+constexpr auto kShift = make_shift(Bytes);
+template <std::size_t Bytes>
+std::uint64_t shifted(std::uint64_t crc) noexcept {
+    const auto& by = kShift<Bytes>;
+    return by[0][crc & 0xff] ^ by[1][crc >> 8 & 0xff] ^ by[2][crc >> 16 & 0xff] ^ by[3][crc >> 24];
+}
 #define RINGCAST_CRC_INSTRUCTION
 #endif
 
 #if defined(RINGCAST_CRC_INSTRUCTION)
-// Where there is a `to`, the words that are summed go there on the way.
-inline void pass_on(std::byte* to, std::uint64_t word) noexcept { std::memcpy(to, &word, sizeof word); }
+constexpr std::size_t kStream = 64;
+constexpr std::size_t kStretch = 4 * kStream;
+constexpr std::size_t kFetched = 8 * kStretch;  // so far ahead: the processor does it later by itself
 
-template <std::size_t Span, bool Copies>
-RINGCAST_CRC_TARGET inline std::uint32_t three(std::uint32_t crc, const std::byte*& at, std::byte*& to,
-                                               std::size_t& bytes, const std::array<Table, 4>& shift) noexcept {
-    while (bytes >= 3 * Span) {
-        std::uint64_t a = crc;
+// Each stretch by itself, so that the processor can begin with the next one before it has done with this one.
+RINGCAST_CRC_TARGET std::uint32_t by_instruction(std::uint32_t crc, const std::byte* at, std::size_t bytes) noexcept {
+    std::uint64_t wide = crc;
+    for (; bytes >= kStretch; at += kStretch, bytes -= kStretch) {
+        std::uint64_t a = 0;
         std::uint64_t b = 0;
         std::uint64_t c = 0;
-        for (std::size_t i = 0; i < Span; i += 8) {
-            const std::uint64_t first = word_at(at + i);
-            const std::uint64_t second = word_at(at + Span + i);
-            const std::uint64_t third = word_at(at + 2 * Span + i);
-            if constexpr (Copies) {
-                pass_on(to + i, first);
-                pass_on(to + Span + i, second);
-                pass_on(to + 2 * Span + i, third);
-            }
-            a = step(a, first);
-            b = step(b, second);
-            c = step(c, third);
+        std::uint64_t d = 0;
+        if (bytes >= kFetched + kStretch)
+            for (std::size_t i = 0; i < kStretch; i += kStream) __builtin_prefetch(at + kFetched + i);
+        for (std::size_t i = 0; i < kStream; i += 8) {
+            a = step(a, word_at(at + i));
+            b = step(b, word_at(at + kStream + i));
+            c = step(c, word_at(at + 2 * kStream + i));
+            d = step(d, word_at(at + 3 * kStream + i));
         }
-        crc = shifted(shift, static_cast<std::uint32_t>(a)) ^ static_cast<std::uint32_t>(b);
-        crc = shifted(shift, crc) ^ static_cast<std::uint32_t>(c);
-        at += 3 * Span;
-        if constexpr (Copies) to += 3 * Span;
-        bytes -= 3 * Span;
+        wide = shifted<4 * kStream>(wide) ^ shifted<3 * kStream>(a) ^ shifted<2 * kStream>(b) ^ shifted<kStream>(c) ^ d;
     }
-    return crc;
-}
-
-template <bool Copies>
-RINGCAST_CRC_TARGET std::uint32_t by_instruction(std::uint32_t crc, const std::byte* at, std::byte* to,
-                                                 std::size_t bytes) noexcept {
-    crc = three<kLong, Copies>(crc, at, to, bytes, kShiftLong);
-    crc = three<kShort, Copies>(crc, at, to, bytes, kShiftShort);
-    std::uint64_t wide = crc;
-    for (; bytes >= 8; at += 8, bytes -= 8) {
-        const std::uint64_t word = word_at(at);
-        if constexpr (Copies) {
-            pass_on(to, word);
-            to += 8;
-        }
-        wide = step(wide, word);
-    }
+    for (; bytes >= 8; at += 8, bytes -= 8) wide = step(wide, word_at(at));
     crc = static_cast<std::uint32_t>(wide);
-    for (; bytes != 0; ++at, --bytes) {
-        const std::byte byte = *at;
-        if constexpr (Copies) *to++ = byte;
-        crc = step(crc, byte);
-    }
+    for (; bytes != 0; ++at, --bytes) crc = step(crc, *at);
     return crc;
 }
 #endif
@@ -186,22 +171,13 @@ std::uint32_t checksum_by_table(std::span<const std::byte> bytes, std::uint32_t 
 std::uint32_t checksum_of(std::span<const std::byte> bytes, std::uint32_t before) noexcept {
 #if defined(RINGCAST_CRC_INSTRUCTION)
     static const bool has = has_instruction();
-    if (has) return ~by_instruction<false>(~before, bytes.data(), nullptr, bytes.size());
+    if (has) return ~by_instruction(~before, bytes.data(), bytes.size());
 #endif
     return checksum_by_table(bytes, before);
 }
 
-std::uint32_t copy_with_checksum(std::byte* to, std::span<const std::byte> bytes, std::uint32_t before) noexcept {
-#if defined(RINGCAST_CRC_INSTRUCTION)
-    static const bool has = has_instruction();
-    if (has) return ~by_instruction<true>(~before, bytes.data(), to, bytes.size());
-#endif
-    std::memcpy(to, bytes.data(), bytes.size());
-    return checksum_by_table({to, bytes.size()}, before);
-}
-
 std::uint32_t joined_checksum(std::uint32_t first, std::uint32_t second, std::size_t second_bytes) noexcept {
-    return product(power_of_x(second_bytes), first) ^ second;
+    return product(power_of_x(8 * second_bytes), first) ^ second;
 }
 
 }  // namespace ringcast::pool

@@ -11,8 +11,6 @@ namespace ringcast::pool {
 std::uint32_t checksum_of(std::span<const std::byte> bytes, std::uint32_t before = 0) noexcept;
 // The same by tables, for processors without the instruction, and for tests.
 std::uint32_t checksum_by_table(std::span<const std::byte> bytes, std::uint32_t before = 0) noexcept;
-// Copies them to `to`, and sums what it has read: one pass.
-std::uint32_t copy_with_checksum(std::byte* to, std::span<const std::byte> bytes, std::uint32_t before = 0) noexcept;
 // Of two stretches in a row, from the checksum of each.
 std::uint32_t joined_checksum(std::uint32_t first, std::uint32_t second, std::size_t second_bytes) noexcept;
 
