@@ -40,7 +40,9 @@ class TierKind(NoQueue):
 def _of_file(folder: Path, count: int, nbytes: int) -> Iterator[Tier]:
     path = folder / "tier"
     try:
-        with FileTier(path, _BLOCK + count * (_BLOCK + nbytes), nbytes, in_flight=_IN_FLIGHT) as tier:
+        # Each slot has a block of its header, and one of its shards' checksums.
+        with FileTier(path, _BLOCK + count * (2 * _BLOCK + nbytes), nbytes, in_flight=_IN_FLIGHT) as tier:
+            check(tier.stats()["slots"] == count, f"{path} has not exactly {count} slots")
             check(bool(tier.stats()["direct"]), f"the file system of {path} has no O_DIRECT: set TMPDIR")
             yield tier
     finally:
