@@ -465,7 +465,7 @@ def test_a_close_that_was_interrupted_is_finished_by_the_next() -> None:
 NO_ENDS: list[Any] = [None, True, 3, 1.5, "camera", b"", [], {}, object(), np.arange(3), MessageQueue, lambda: None]
 
 
-@pytest.mark.parametrize("value", NO_ENDS, ids=repr)
+@pytest.mark.parametrize("value", NO_ENDS)
 def test_what_is_no_end_is_refused_in_words_that_name_the_argument(value: Any) -> None:
     with selected(1) as (writers, selector):
         calls: dict[str, Callable[[], Any]] = {

@@ -277,6 +277,16 @@ def test_a_method_may_have_an_argument_of_any_name_but_ranks_and_deadline() -> N
         group.cast("both", name="called")
 
 
+def test_a_name_that_is_elsewhere_the_call_s_own_is_refused_where_it_means_nothing() -> None:
+    with WorkerGroup(Named, 1, kwargs={"name": "made"}) as group:
+        with pytest.raises(ArgumentError, match="deadline=3: cast waits for no answer"):
+            group.cast("both", "called", deadline=3)
+        for call in (group[0].call, group[0].submit, group[0].stream, group[0].cast):
+            with pytest.raises(ArgumentError, match=r"ranks=\[0\]: this is one rank"):
+                call("both", "called", ranks=[0])
+        assert group[0].call("both", "called") == ("made", "called", {})
+
+
 def test_a_forked_child_that_ends_in_order_joins_none_of_its_parent_s_workers() -> None:
     script = """
 import os, sys

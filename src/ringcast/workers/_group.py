@@ -269,6 +269,7 @@ class WorkerGroup:
         >>> group.call("get", "step")
         [None, None]
         """
+        _refuse_ours(kwargs, "deadline", "cast waits for no answer")
         self._calls.send(CAST, self._new(name, ranks, None), args, kwargs, answered=False)
 
     def stream(
@@ -479,6 +480,12 @@ def _environment(env: Any) -> dict[str, str]:
     return dict(env)
 
 
+def _refuse_ours(kwargs: dict[str, Any], name: str, why: str) -> None:
+    """A keyword that elsewhere is the call's is never the method's own, so that nobody takes the one for the other."""
+    if name in kwargs:
+        raise ArgumentError(f"{name}={kwargs[name]!r}: {why}, and no method has an argument of this name")
+
+
 def _each(common: tuple[Any, ...], rank_args: Sequence[Sequence[Any]] | None, n: int) -> list[tuple[Any, ...]]:
     """The arguments of each rank."""
     if rank_args is None:
@@ -512,6 +519,7 @@ class Member:
         >>> group[1].call("get", "step")
         1
         """
+        _refuse_ours(kwargs, "ranks", "this is one rank")
         call = self._group._new(name, self._ranks, deadline, alone=True)
         calls = self._group._calls
         calls.send(CALL, call, args, kwargs)
@@ -525,6 +533,7 @@ class Member:
         >>> group[1].submit("get", "step").result()
         1
         """
+        _refuse_ours(kwargs, "ranks", "this is one rank")
         group = self._group
         return group._submit(CALL, group._new(name, self._ranks, deadline, alone=True), args, kwargs)
 
@@ -536,6 +545,7 @@ class Member:
         >>> list(group[1].stream("values"))
         [1]
         """
+        _refuse_ours(kwargs, "ranks", "this is one rank")
         group = self._group
         return group._stream(group._new(name, self._ranks, deadline, alone=True), args, kwargs)
 
@@ -546,6 +556,7 @@ class Member:
         >>> group.call("get", "step")
         [1, None]
         """
+        _refuse_ours(kwargs, "ranks", "this is one rank")
         self._group.cast(name, *args, ranks=self._ranks, **kwargs)
 
     def __repr__(self) -> str:
