@@ -58,13 +58,15 @@ def _children() -> set[int]:
     except ChildProcessError:
         return set()  # as nearly always, and much sooner known than by looking at every process
     found = set()
-    for status in Path("/proc").glob("[0-9]*/stat"):
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
         try:
-            fields = status.read_text().rpartition(")")[2].split()
+            fields = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue  # it ended meanwhile
         if int(fields[1]) == os.getpid():
-            found.add(int(status.parent.name))
+            found.add(int(name))
     tracker: Any = resource_tracker
     return found - {tracker._resource_tracker._pid}
 

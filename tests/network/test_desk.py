@@ -50,7 +50,7 @@ SLACK_S = 19.0
 def link_processes(job: str) -> list[int]:
     """The link processes of this job, also those that have not made a desk."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for path in (folder / "cmdline" for folder in Path("/proc").glob("[0-9]*")):
         with suppress(OSError):
             words = path.read_bytes().rstrip(b"\0").split(b"\0")
             if words[-1] == job.encode() and b"-I" in words and runs(int(path.parent.name)):

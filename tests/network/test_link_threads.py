@@ -28,33 +28,11 @@ from ringcast.net.link._relay import Relay
 from ringcast.net.link._service import Service
 from ringcast.waiting import WaitSettings
 from tests.interrupts import Meanwhile
+from tests.network.channels import connected
 from tests.support import DEADLINE_S, Background
 
 MAX_CHUNK_BYTES, MAX_CHUNKS = 4096, 4
 KEY = bytes(32)
-
-
-class Unheard:
-    """A connection that takes everything, and from which nothing comes."""
-
-    peer = "a test's peer"
-    sent_bytes = received_bytes = 0
-
-    def __init__(self) -> None:
-        self._closed = threading.Event()
-
-    @property
-    def closed(self) -> bool:
-        return self._closed.is_set()
-
-    def send(self, *_: Any) -> None:
-        pass
-
-    def wait(self, timeout: float) -> bool:
-        return self._closed.wait(timeout)
-
-    def close(self) -> None:
-        self._closed.set()
 
 
 @contextmanager
@@ -89,9 +67,8 @@ def test_a_reader_that_comes_keeps_the_link_from_nothing_while_others_are_told(m
         told.append((stream.stream, Background(lambda: queue.streams).result(DEADLINE_S)))
 
     monkeypatch.setattr(Outgoing, "tell", tell)
-    with exported(2) as queue:
-        for n, name in enumerate(("first", "second")):
-            channel: Any = Unheard()
+    with connected() as one, connected() as another, exported(2) as queue:
+        for n, (name, (channel, _)) in enumerate((("first", one), ("second", another))):
             queue.welcome(channel, False, {"stream": name, "host": name, "rank": n, "pid": os.getpid()})
         assert ("first", queue.streams) in told
 

@@ -269,6 +269,7 @@ def test_what_tells_of_failures_outlives_that_it_cannot(
 
     tier = Nameless(tmp_path / "tier", "1MiB", "4KiB")
     tending = _tending.Tending("p", Core(), [tier])  # type: ignore[arg-type]
+    tending.begin()
     eventually(lambda: "<Nameless> has failed 2 times; the last: still on fire" in caplog.text)
     tending.end()
     assert tier.closed
