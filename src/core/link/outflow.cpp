@@ -57,6 +57,7 @@ bool hear_acknowledgements(Channel& channel, Tap& tap, std::int64_t until_ns) {
             throw Error(ErrorCode::link, "the link at the other side acknowledges message " + std::to_string(position) +
                                              ", which it was not sent: " + std::to_string(tap.acknowledged()) +
                                              " were acknowledged, " + std::to_string(tap.position()) + " sent");
+        if (platform::monotonic_ns() >= until_ns) break;  // however many follow: others are to be told something, too
     }
     return false;
 }
