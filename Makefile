@@ -163,7 +163,7 @@ $(ENGINE)/installed: $(ENGINE)/vllm $(CORE) $(shell find src/ringcast -name '*.p
 	$(ENGINE_PYTHON) -m pip install --quiet --no-deps --force-reinstall .
 	@touch $@
 
-# ENGINE_ROUNDS of 64 steps each, for each queue; ENGINE_OPTIONS are those of python -m benchmarks.engine.
+# ENGINE_ROUNDS of two seconds of steps each, for each queue; ENGINE_OPTIONS are those of python -m benchmarks.engine.
 engine: $(ENGINE)/installed
 	$(ENGINE_PYTHON) -m benchmarks.engine --rounds $${ENGINE_ROUNDS:-7} --out benchmarks/results/engine.json $(ENGINE_OPTIONS)
 

@@ -1,6 +1,7 @@
 """The trials: `python -m benchmarks.engine [--short] [--part queue]`, in the environment of requirements.txt.
 
-Both engines are up at the same time and take turns, round by round, so that what else the machine does meets both.
+Both engines are up at the same time and take turns, round by round, so that what else the machine does meets both. The
+one whose turn it is not is stopped.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from typing import Any, NamedTuple
 
 from benchmarks.engine import driver, model
 from benchmarks.engine.driver import Engine
-from benchmarks.engine.engine import TOKENS
 from benchmarks.engine.pool import PoolTrials
 from tests import own_shm
 
@@ -101,21 +101,23 @@ class Trials:
     def steps(self, engines: dict[str, Engine], *, beside: bool) -> None:
         """Milliseconds a step, and what of it the queues take of the CPUs, in turns."""
         where = "beside a busy process" if beside else "alone"
-        step: dict[str, list[float]] = {kind: [] for kind in KINDS}
-        queue: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        step, queue, left = ({kind: list[float]() for kind in KINDS} for _ in range(3))
         for number in range(-1, self.rounds):  # one to get warm
             for kind in KINDS if number % 2 else reversed(KINDS):
                 engine = engines[kind]
-                with driver.busy_neighbour() if beside else nullcontext():
-                    before = engine.queue()
+                with turn(engines, kind), driver.busy_neighbour() if beside else nullcontext(0) as neighbour:
+                    before, had, began = engine.queue(), driver.cpu_s(neighbour), time.monotonic()
                     answer = engine.tell("steps")
                     cost = engine.queue().since(before)
+                    share = (driver.cpu_s(neighbour) - had) / (time.monotonic() - began)
                 if number >= 0:
                     step[kind].append(1e3 * answer["step_s"])
                     queue[kind].append(1e3 * cost.cpu_s / answer["steps"])
-        middle = {kind: statistics.median(times) for kind, times in step.items()}
-        costs = {kind: statistics.median(times) for kind, times in queue.items()}
-        self.figures[f"all rounds {where}"] = {"step_ms": step, "queue_cpu_ms": queue}
+                    left[kind].append(100 * share)
+        middle, costs, shares = (
+            {kind: statistics.median(each[kind]) for kind in KINDS} for each in (step, queue, left)
+        )
+        self.figures[f"all rounds {where}"] = {"step_ms": step, "queue_cpu_ms": queue, "neighbour_percent": left}
         ratios = [ours / stock for stock, ours in zip(step["stock"], step["ringcast"], strict=True)]
         ratio = statistics.median(ratios)
         self.row(
@@ -126,19 +128,22 @@ class Trials:
             f"queue CPU a step {where}, ms, all processes", costs, "{:.2f}", "at most half",
             costs["ringcast"] <= costs["stock"] / 2,
         )  # fmt: skip
+        if beside:
+            self.row("the busy process's share of a CPU meanwhile, %", shares, "{:.0f}")
 
     def light(self, engines: dict[str, Engine]) -> None:
         """What the workers take of a CPU while little is asked of them, and while nothing is."""
         shares: dict[str, dict[str, float]] = {"light": {}, "soon": {}, "idle": {}}
         queues: dict[str, float] = {}
         for kind, engine in engines.items():
-            before = engine.queue()
-            with worker_share(engine, shares["light"]):
-                self.figures[f"light latency {kind}, s"] = engine.tell("light", _LIGHT_S)["latency_s"]
-            queues[kind] = 100 * engine.queue().since(before).cpu_s / _LIGHT_S
-            for name, seconds in (("soon", _SOON_S), ("idle", _IDLE_S)):
-                with worker_share(engine, shares[name]):
-                    time.sleep(seconds)  # what a worker uses meanwhile is what is measured
+            with turn(engines, kind):
+                before = engine.queue()
+                with worker_share(engine, shares["light"]):
+                    self.figures[f"light latency {kind}, s"] = engine.tell("light", _LIGHT_S)["latency_s"]
+                queues[kind] = 100 * engine.queue().since(before).cpu_s / _LIGHT_S
+                for name, seconds in (("soon", _SOON_S), ("idle", _IDLE_S)):
+                    with worker_share(engine, shares[name]):
+                        time.sleep(seconds)  # what a worker uses meanwhile is what is measured
         light, idle = shares["light"]["ringcast"], shares["idle"]["ringcast"]
         name = "CPU of a worker"
         self.row(f"{name}, a 1-token request each 0.5 s, %", shares["light"], "{:.1f}", "at most 3", light <= 3)
@@ -179,6 +184,16 @@ class Trials:
         ours_left = left["ringcast"]
         nothing = not [one for one in ours_left.shared_memory if "ringcast" in one] and not ours_left.processes
         self.row(f"left after kill -9 of {name}", left, "{}", "nothing of ours", nothing)
+
+
+@contextmanager
+def turn(engines: dict[str, Engine], kind: str) -> Iterator[None]:
+    """Within the block only this kind's engine runs."""
+    with ExitStack() as stack:
+        for other, engine in engines.items():
+            if other != kind:
+                stack.enter_context(engine.stopped())
+        yield
 
 
 @contextmanager
@@ -235,7 +250,7 @@ def main() -> int:
     parser.add_argument(
         "--part", choices=("queue", "pool"), help="the queue's trials alone, or the pool's (default both)"
     )
-    parser.add_argument("--rounds", type=int, default=7, help=f"of {TOKENS} steps each, for each queue (default 7)")
+    parser.add_argument("--rounds", type=int, default=7, help="of two seconds of steps for each queue (default 7)")
     parser.add_argument("--out", type=Path, help="figures as JSON")
     options = parser.parse_args()
     because = own_shm.enter()

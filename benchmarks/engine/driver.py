@@ -131,6 +131,17 @@ class Engine:
         os.kill(self.processes[victim], signal.SIGKILL)
         return now
 
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Within the block none of its processes runs."""
+        try:
+            for pid in self.processes.values():
+                os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in self.processes.values():
+                os.kill(pid, signal.SIGCONT)
+
     def gone_within_s(self, names: list[str], since: float) -> float | None:
         """Seconds after `since` until these processes have ended; None if they have not, for long."""
         while time.time() - since < _END_S:
@@ -189,11 +200,14 @@ def alive(pid: int) -> bool:
 
 
 @contextmanager
-def busy_neighbour() -> Iterator[None]:
-    """Within the block a process of normal priority that does nothing but be busy."""
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+def busy_neighbour() -> Iterator[int]:
+    """Within the block a process of normal priority, by its id, that is busy already and does nothing else."""
+    source = "print('busy', flush=True)\nwhile True: pass"
+    process = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE)
     try:
-        yield
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
     finally:
         process.kill()
         process.wait()
