@@ -32,6 +32,12 @@ Bytes some_bytes(std::mt19937_64& random, std::size_t count) {
     return bytes;
 }
 
+std::uint32_t checksum_by_table(std::span<const std::byte> bytes, std::uint32_t before = 0) {
+    Checksum sum(before, Summing::by_table);
+    sum.add(bytes);
+    return sum.value();
+}
+
 // Keys and values of some layers in one tensor; rows of keys and of values lie between each other, with a gap behind them.
 struct Engine {
     std::uint64_t heads, row_bytes, block_tokens, n_blocks, layers, gap, shift;
@@ -127,11 +133,14 @@ void compare(std::mt19937_64& random, const Engine& engine, std::uint64_t chunk_
 
 TEST(checksums_are_as_published) {
     const auto bytes_of = [](std::string_view text) { return std::as_bytes(std::span(text)); };
-    CHECK(checksum_of(bytes_of("123456789")) == 0xe306'9283);  // the catalogue's check value
     const Bytes zeros(32);
-    Bytes ones(32, std::byte{0xff});
-    CHECK(checksum_of(zeros) == 0x8a91'36aa);  // RFC 3720, B.4
-    CHECK(checksum_of(ones) == 0x62a8'ab43);
+    const Bytes ones(32, std::byte{0xff});
+    for (const auto sum_of : {+[](std::span<const std::byte> bytes) { return checksum_by_table(bytes); },
+                              +[](std::span<const std::byte> bytes) { return checksum_of(bytes); }}) {
+        CHECK(sum_of(bytes_of("123456789")) == 0xe306'9283);  // the catalogue's check value
+        CHECK(sum_of(zeros) == 0x8a91'36aa);                  // RFC 3720, B.4
+        CHECK(sum_of(ones) == 0x62a8'ab43);
+    }
 }
 
 TEST(checksums_are_as_by_tables) {
@@ -143,8 +152,23 @@ TEST(checksums_are_as_by_tables) {
         const std::span stretch = std::span(bytes).subspan(begin, count);
         const auto before = static_cast<std::uint32_t>(random());
         const std::uint32_t sum = checksum_by_table(stretch, before);
-        CHECK(checksum_of(stretch, before) == sum);
         CHECK(joined_checksum(before, checksum_by_table(stretch), count) == sum);
+        for (const Summing how : {Summing::by_table, Summing::by_instruction, Summing::by_folding}) {
+            if (!can_sum(how)) continue;
+            Checksum at_once(before, how);
+            at_once.add(stretch);
+            CHECK(at_once.value() == sum);
+            // By pieces, of whole lines more often than not, and looked at between.
+            Checksum by_pieces(before, how);
+            for (std::size_t at = 0; at < count;) {
+                const std::size_t whole = Checksum::kFold * among(random, 0, 5);
+                const std::size_t piece = std::min(count - at, whole + among(random, 0, 2) / 2 * among(random, 0, 70));
+                by_pieces.add(stretch.subspan(at, piece));
+                at += piece;
+                if (i % 7 == 0) CHECK(by_pieces.value() == checksum_by_table(stretch.first(at), before));
+            }
+            CHECK(by_pieces.value() == sum);
+        }
     }
 }
 

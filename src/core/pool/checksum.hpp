@@ -1,16 +1,42 @@
-// CRC-32C (Castagnoli), by the processor's own instruction where it has one.
+// CRC-32C (Castagnoli), by what the processor has for it.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 
 namespace ringcast::pool {
 
-// Of the bytes, and of what came `before` them, whose checksum that is.
+// How bytes are summed, from what every processor can do to what the fewest can.
+enum class Summing : std::uint8_t { by_table, by_instruction, by_folding };
+bool can_sum(Summing how) noexcept;  // does this processor?
+Summing fastest_summing() noexcept;
+
+// A checksum of bytes that come piece by piece.
+class Checksum {
+public:
+    // Of what came `before`, whose checksum that is.
+    explicit Checksum(std::uint32_t before = 0, Summing how = fastest_summing()) noexcept : sum_(~before), how_(how) {}
+
+    void add(std::span<const std::byte> bytes) noexcept;
+    std::uint32_t value() noexcept;
+
+    // What is folded at a time: pieces of a multiple of it are added fastest.
+    static constexpr std::size_t kFold = 64;
+
+private:
+    void fold(std::span<const std::byte> bytes) noexcept;
+    void unfold() noexcept;
+
+    // If it folds: has the remainder that all bytes so far have.
+    [[maybe_unused]] alignas(kFold) std::array<std::byte, kFold> folded_;
+    std::uint32_t sum_;  // if not: of all bytes so far, not inverted
+    Summing how_;
+    bool folds_ = false;
+};
+
 std::uint32_t checksum_of(std::span<const std::byte> bytes, std::uint32_t before = 0) noexcept;
-// The same by tables, for processors without the instruction, and for tests.
-std::uint32_t checksum_by_table(std::span<const std::byte> bytes, std::uint32_t before = 0) noexcept;
 // Of two stretches in a row, from the checksum of each.
 std::uint32_t joined_checksum(std::uint32_t first, std::uint32_t second, std::size_t second_bytes) noexcept;
 

@@ -15,7 +15,7 @@ namespace {
 // What a thread takes at a time: large beside what it costs to hand it out, small beside a chunk.
 constexpr std::uint64_t kUnit = 256 * 1024;
 // What is copied before it is summed, out of the nearest cache: so little that the processor sums it while it waits for what
-// comes next, and as much as is summed in one go (checksum.cpp).
+// comes next, and a multiple of what is summed in one go (checksum.cpp).
 constexpr std::size_t kSummed = 256;
 // How far ahead is fetched: where the next block lies, and many streams at once, the processor does not foresee.
 constexpr std::size_t kFetchAhead = 4 * 1024;
@@ -110,14 +110,14 @@ public:
         move(chunk + most, engine + most, bytes - most, next);
     }
 
-    std::uint32_t sum() const noexcept { return sum_; }
+    std::uint32_t sum() noexcept { return sum_.value(); }
 
 private:
     void sum(std::span<const std::byte> bytes) noexcept {
-        if constexpr (sums) sum_ = checksum_of(bytes, sum_);
+        if constexpr (sums) sum_.add(bytes);
     }
 
-    std::uint32_t sum_ = 0;
+    Checksum sum_;
 };
 
 struct Copies {
