@@ -320,11 +320,16 @@ class Incoming:
             raise ChannelClosedError(f"the connection to {data.peer} is over")
         flow = relay.flow(data, control.channel)
 
-        def meanwhile() -> None:
+        def tell() -> None:
             """What was published of a batch that still waits is the other side's to know; and who is in its way."""
             with suppress(LinkError):  # the data connection will say so, too
                 flow.acknowledge()
             self.look()
+
+        def meanwhile() -> None:
+            tell()
+            if self._data is not data:  # cut: what waits for room here comes again
+                raise ChannelClosedError(f"the connection to {data.peer} is over")
 
         why, all_were_there = relay.publish(flow, meanwhile)
         if not CLOSED <= why <= LINK_DIED or all_were_there > 1:
@@ -333,7 +338,7 @@ class Incoming:
             relay.confirm_ready()
         with self._lock:
             self._ended = True
-        meanwhile()
+        tell()
         return why
 
     def _cut(self, control: Control, silent: bool, why: str) -> None:
