@@ -115,7 +115,10 @@ class Incoming:
             return {"segment": relay.segment.name, "epoch": relay.segment.epoch, "rank": rank}
 
     def look(self) -> None:
-        """What has become of the readers is told to the writer's link, if it is new; and how the stream fares, here."""
+        """What has become of the readers is told to the writer's link, if it is new; and how the stream fares, here.
+
+        Without waiting, for all streams are looked after by one thread.
+        """
         relay = self._relay
         if relay is None:
             return  # it is being made
@@ -126,30 +129,27 @@ class Incoming:
         state = relay.state()
         relay.drop_the_dead(state["readers"])
         facts = (state["readers"], state["waits"])
-        if facts == self._said:
-            return
-        try:
-            control.say(state)
+        if facts != self._said:
             self._said = facts
-        except LinkError:
-            pass
+            control.beat_soon()
 
     def forsake(self) -> None:
-        """No process here asks for this queue any more: if its readers have all left, the stream is given up."""
+        """No process here asks for this queue any more: if its readers have all left, the stream is given up.
+
+        Without waiting: while somebody joins or the stream ends, the next call will do.
+        """
         relay, control = self._relay, self._control
-        if relay is None or control is None or self.over:
+        if relay is None or control is None or self.over or not self._lock.acquire(blocking=False):
             return
-        with self._lock:  # who joins has his place before, or finds that it is too late
+        try:  # who joins has his place before, or finds that it is too late
             state = relay.state()
             relay.drop_the_absent(state["readers"])
             if not all(one[1] in ("left", "evicted") for one in state["readers"]):
                 return
             self._leaving = True
-        try:
-            control.say(state)
-            control.say({"op": "leave"})
-        except LinkError:
-            pass
+        finally:
+            self._lock.release()
+        control.say_soon({"op": "leave"})
 
     def let_go(self, wanted: bool) -> bool:
         """Of the ring of a stream that is over, unless somebody is just about to attach, who is to read what came."""
@@ -218,9 +218,8 @@ class Incoming:
                     )  # fmt: skip
                 control = self._control
                 if control is not None and control is not asked_of:
-                    asked_of = control
-                    with suppress(LinkError):  # the next connection is asked, too
-                        control.say({"op": "place", "id": number, "rank": rank, "pid": pid})
+                    asked_of = control  # the next one is asked, too
+                    control.say_soon({"op": "place", "id": number, "rank": rank, "pid": pid})
                 self._answered.wait(min(_SLICE_S, deadline.left))
         finally:
             del self._answers[number]
@@ -276,7 +275,6 @@ class Incoming:
 
     def _finish(self, data: Channel, relay: Relay, why: int) -> None:
         """The stream is over: readers are told why, and the other link, if it is there, that all has come."""
-        state = relay.state()
         with self._lock:
             self.over = True
             relay.end(why, self._failed or self._lost)
@@ -284,9 +282,7 @@ class Incoming:
             if why == LINK_DIED:
                 self._hang_up()
             elif self._control is not None:  # the other side hangs up once it has heard that
-                with suppress(LinkError):
-                    self._control.say(state)
-                    self._control.say({"op": "ended"})
+                self._control.say_soon({"op": "ended"})
         if why != LINK_DIED:
             data.wait(_HANGS_UP_WITHIN_S)
             with self._lock:

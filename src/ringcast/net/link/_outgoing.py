@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ringcast import _core
@@ -110,11 +109,10 @@ class Outgoing:
         return {**self.state(), "published": self._exported.segment.head}
 
     def tell(self) -> None:
-        """Say how things stand, if there is a connection; who is not there hears it when he comes."""
+        """How things stand is said, soon, if there is a connection; who is not there hears it when he comes."""
         control = self._control
         if control is not None:
-            with suppress(LinkError):
-                control.say(self._beat())
+            control.beat_soon()
 
     def look(self) -> None:
         """A data connection whose control connection does not come is none: nothing would tell that it is cut. And one
