@@ -315,8 +315,19 @@ def test_a_record_that_is_cut_off_is_never_seen(encrypt: bool, kept: int) -> Non
     with raw(encrypt) as (sock, receiver, cipher):
         sock.sendall(record(cipher, 1, bytes(24), encrypt)[:kept])
         sock.shutdown(socket.SHUT_WR)
-        with pytest.raises(ChannelClosedError):
+        with pytest.raises(ChannelClosedError, match="the other side closed it"):
             received(receiver)
+        with pytest.raises(ChannelClosedError, match="the other side closed it"):
+            received(receiver)  # what there was of it is no record either
+
+
+def test_who_takes_nothing_for_too_long_is_cut_off_and_told_so() -> None:
+    with connected() as (here, _):
+        here.limit_sending(SOON)
+        with pytest.raises(ChannelClosedError, match="the other side takes nothing"):
+            send_all(here, [bytes(MAX_RECORD)] * 10_000)
+        with pytest.raises(ChannelClosedError, match="the other side takes nothing"):
+            here.send(1, b"")
 
 
 @pytest.mark.parametrize(

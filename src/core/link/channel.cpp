@@ -118,7 +118,8 @@ void Channel::put(std::vector<iovec>& pieces, bool more) {
         ssize_t sent = ::sendmsg(socket_.descriptor(), &message, kNoSignal | (more ? kMore : 0));
         if (sent < 0) {
             if (errno == EINTR) continue;
-            no_more_sent_ = std::strerror(errno);
+            no_more_sent_ =
+                errno == EAGAIN || errno == EWOULDBLOCK ? "the other side takes nothing" : std::strerror(errno);
             throw_ended(no_more_sent_);
         }
         for (; first < pieces.size() && static_cast<std::size_t>(sent) >= pieces[first].iov_len; ++first)
@@ -220,8 +221,10 @@ RecordHead Channel::head() {
 // Until so many bytes are in the buffer; the next record's head may come with them.
 void Channel::fill(std::size_t need) {
     while (buffered() < need)
-        if (receive(std::max(need - buffered() + kHead, kReceiveBytes), true) == Came::ended)
+        if (receive(std::max(need - buffered() + kHead, kReceiveBytes), true) == Came::ended) {
+            begin_ = end_ = 0;  // a part of a record, which is not to be taken for another one
             throw_ended(no_more_received_);
+        }
 }
 
 // One call, into the buffer, where a record of any length has room behind what is unread.
