@@ -23,6 +23,7 @@ from ringcast.errors import LinkError
 from ringcast.net._deadline import Deadline
 from ringcast.net.link import _control
 from ringcast.net.link._channel import Channel
+from ringcast.net.link._control import Control
 from ringcast.net.link._dial import dial
 from ringcast.net.link._exported import Exported
 from ringcast.net.link._incoming import Incoming
@@ -30,7 +31,7 @@ from ringcast.net.link._patience import Patience
 from ringcast.net.link._readers import Readers
 from ringcast.net.link._relay import Relay
 from ringcast.net.link._service import Service
-from ringcast.net.link._words import BATCH, WORD, words
+from ringcast.net.link._words import BATCH, WORD, receive, words
 from ringcast.waiting import WaitSettings
 from tests.interrupts import Meanwhile
 from tests.network.channels import connected
@@ -131,6 +132,23 @@ def test_who_looks_after_all_streams_waits_for_none(unheard: tuple[Channel, Back
         incoming._hang_up()
         relay.end(0, "")
         relay.let_go(False)
+
+
+def test_between_a_word_and_what_was_said_before_there_is_a_beat_that_knows_all_that_the_word_does() -> None:
+    beats = itertools.count()
+
+    def beat() -> dict[str, Any]:
+        number = next(beats)
+        if number == 0:  # as from another thread, which has seen what this beat does not tell
+            control.say_soon({"op": "leave"})
+        return {"beat": number}
+
+    with connected() as (here, there):
+        control = Control(here, on_word=lambda _: None, on_beat=beat, on_cut=lambda *_: None)
+        control.start()
+        said = [receive(there, WORD, DEADLINE_S) for _ in range(3)]
+        assert said == [{"beat": 0}, {"beat": 1}, {"op": "leave"}]
+        control.close()
 
 
 def test_a_stream_waits_for_no_reader_once_its_connection_is_over() -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -49,7 +48,7 @@ class Control:
         self._tap = tap
         self._on_word, self._on_beat, self._on_cut = on_word, on_beat, on_cut
         self._changed = threading.Condition()
-        self._to_say: deque[dict[str, Any]] = deque()
+        self._to_say: list[dict[str, Any]] = []
         self._has_news = True
         self._over = False
         self._unspoken = ""  # why nothing more can be said
@@ -67,7 +66,7 @@ class Control:
         self.channel.send(WORD, words(word))
 
     def say_soon(self, word: dict[str, Any]) -> None:
-        """After the next beat, which is sent at once, without waiting for it."""
+        """After a beat, which is made after this call; without waiting."""
         with self._changed:
             self._to_say.append(word)
             self._changed.notify()
@@ -100,11 +99,11 @@ class Control:
 
     def _speak(self) -> None:
         try:
-            while self._await_news():
-                word = self._on_beat()
-                self.channel.send(PING, b"") if word is None else self.say(word)
-                while self._to_say:
-                    self.say(self._to_say.popleft())
+            while (to_say := self._next_to_say()) is not None:
+                state = self._on_beat()
+                self.channel.send(PING, b"") if state is None else self.say(state)
+                for word in to_say:
+                    self.say(word)
         except LinkError as error:
             self._unspoken = str(error)
         except Exception as error:
@@ -112,12 +111,12 @@ class Control:
             self._unspoken = f"{type(error).__name__}: {error}"
         self.channel.close()  # which the other thread finds
 
-    def _await_news(self) -> bool:
-        """Until there are some, or for a beat; false: nothing more is said."""
+    def _next_to_say(self) -> list[dict[str, Any]] | None:
+        """After the next beat, for which it is time now. None: nothing more is said."""
         with self._changed:
             self._changed.wait_for(lambda: self._has_news or self._to_say or self._over, BEAT_S)
-            self._has_news = False
-            return not self._over
+            to_say, self._to_say, self._has_news = self._to_say, [], False
+            return None if self._over else to_say
 
     def _listen(self) -> None:
         """Returns when the other side has been silent for too long."""
