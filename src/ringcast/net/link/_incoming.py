@@ -87,6 +87,7 @@ class Incoming:
         self._failed = ""
         self._lost = ""
         self._ended = False  # all has come
+        self._is_confirmed = False  # which the other link knows
         self._has_finished = False
         self._said: tuple[Any, ...] | None = None
 
@@ -242,6 +243,8 @@ class Incoming:
                     self._answered.notify_all()
         elif op == "state" and not self.over:
             relay.heed(word)
+        elif op == "ended":
+            self._is_confirmed = True
 
     def _run(self, data: Channel, relay: Relay) -> None:
         why = LINK_DIED
@@ -258,9 +261,11 @@ class Incoming:
                             self.cut_at = time.monotonic()
                             self._log.warning("is cut: %s", error)
                         self._hang_up()
-                again = self._redial(relay)
-                if again is None:
-                    self._log.warning("is lost: %s", self._lost)
+                again = self._redial(relay, time.monotonic() + relay.link_timeout)
+                if isinstance(again, str):
+                    if not self._leaving:
+                        self._lost = again
+                        self._log.warning("is lost: %s", self._lost)
                     break
                 data = again
         except (CapacityError, MessageTooLargeError, CorruptError) as error:
@@ -281,17 +286,34 @@ class Incoming:
             self._answered.notify_all()
             if why == LINK_DIED:
                 self._hang_up()
-            elif self._control is not None:  # the other side hangs up once it has heard that
-                self._control.say_soon({"op": "ended"})
         if why != LINK_DIED:
-            data.wait(_HANGS_UP_WITHIN_S)
-            with self._lock:
-                self._hang_up()
+            try:
+                self._confirm(data, relay)
+            except Exception:  # readers have all that they are to have
+                self._log.exception("may not have been told that all has come")
         if not self._failed and not self._lost:
             how = "no reader is left here" if self._leaving else _ENDS.get(why, "it was closed here")
             self._log.info("ends: %s; %d messages", how, relay.head)
         self._note()
         self._has_finished = True
+
+    def _confirm(self, data: Channel, relay: Relay) -> None:
+        """The other link hears that all has come, also after a cut: it would take the readers for lost, and say so."""
+        last = time.monotonic() + relay.link_timeout
+        while True:
+            with self._lock:
+                if self._control is not None:
+                    self._control.say_soon({"op": "ended"})
+            with suppress(LinkError):  # which is what it comes to: the other side hangs up once it has heard that
+                while data.wait(_HANGS_UP_WITHIN_S):
+                    data.next()
+                    data.read()  # the end, which is told again
+            with self._lock:
+                self._hang_up()
+            again = "it has heard it" if self._is_confirmed else self._redial(relay, last)
+            if isinstance(again, str):  # who gives a stream up, or is gone, has nothing more to hear
+                return
+            data = again
 
     def _fail(self, why: str) -> None:
         self._log.error("cannot go on here: %s", why)
@@ -339,7 +361,10 @@ class Incoming:
 
     def _cut(self, control: Control, silent: bool, why: str) -> None:
         with self._lock:
-            if control is not self._control or self._ended:
+            if control is not self._control:
+                return
+            if self._ended:
+                self._hang_up()
                 return
             assert self._relay is not None
             self._relay.segment.note_reach(silent)
@@ -349,17 +374,15 @@ class Incoming:
                     self._log.warning("is cut: %s", why)
             self._hang_up()
 
-    def _redial(self, relay: Relay) -> Channel | None:
-        """The next data connection. None: the other link is gone, or has been out of reach for too long."""
+    def _redial(self, relay: Relay, last: float) -> Channel | str:
+        """The next data connection, or why there is none until `last`: the other link is gone, or out of reach."""
         refusals = tried = 0
-        last = time.monotonic() + relay.link_timeout
         while not self._leaving:
             time.sleep(REDIALS_S[min(tried, len(REDIALS_S) - 1)])  # nothing tells that a way is open again
             tried += 1
             left = last - time.monotonic()
             if left <= 0:
-                self._lost = f"it was out of reach for {relay.link_timeout:g} s (link_timeout)"
-                return None
+                return f"it was out of reach for {relay.link_timeout:g} s (link_timeout)"
             data = None
             try:
                 hello = {"stream": self._stream, "published": relay.base + relay.head}
@@ -371,12 +394,10 @@ class Incoming:
                     data.close()
                 refusals = refusals + 1 if error.why in (Why.REFUSED, Why.UNKNOWN_QUEUE) else 0
                 if refusals >= _REFUSALS:
-                    self._lost = f"its link is gone: {error}"
-                    return None
+                    return f"its link is gone: {error}"
                 continue
             except LostError as error:
-                self._lost = f"it gave the stream up: {error}"
-                return None
+                return f"it gave the stream up: {error}"
             except RingcastError:
                 if data is not None:
                     data.close()
@@ -386,4 +407,4 @@ class Incoming:
                 self._log.warning("is back after %.1f s, from %s", time.monotonic() - self.cut_at, data.peer)
             self._connected(data, control)
             return data
-        return None
+        return "no reader is left here"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ringcast import _core
@@ -311,6 +312,10 @@ class Outgoing:
         elif op == "leave":
             self.leave()
         elif op == "ended":
+            control = self._control
+            if control is not None:
+                with suppress(LinkError):  # else it comes again, and hears that this stream is over
+                    control.say(word)
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()

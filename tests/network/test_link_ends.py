@@ -1,0 +1,93 @@
+"""The last that two links say to each other of a stream: that all has come, and that this is known."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from ringcast.net._deadline import Deadline
+from ringcast.net.link._channel import Channel
+from ringcast.net.link._incoming import Incoming
+from ringcast.net.link._words import CLOSED, END, HELLO, PING, WELCOME, WORD, receive, understood, words
+from tests.network.channels import KEY, QUEUE, Door, connected
+from tests.network.test_link_threads import exported
+from tests.support import DEADLINE_S, Background, eventually
+
+SHAPE = [1, 4096, 4]
+PLACED = {"rank": 0, "kept": True, "given_up": False, "wished": 0, "version": 1}
+WELCOMED: dict[str, Any] = {
+    "homes": 1, "max_chunk_bytes": SHAPE[1], "max_chunks": SHAPE[2], "link_timeout": DEADLINE_S, "first": 7, "open": 0,
+    "policy": [0, 0, 0, 0], "host": "there", "name": "", "data_budget": 1 << 20, "pid": os.getpid(), "placed": PLACED,
+}  # fmt: skip
+
+
+class Writer:
+    """What the writer's link is to the readers' one, `incoming`, which is this process's, too: over one pair of
+    connections at a time."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        host, port = door.address
+        wanted = {"epoch": QUEUE, "address": [host, port], "encrypt": True, "local_ranks": [], "shape": SHAPE}
+        self.incoming = Incoming(wanted, KEY)
+
+    def comes(self, welcome: dict[str, Any]) -> dict[str, Any]:
+        """The other link connects: what it says first."""
+        self.data = self._door.accepted()
+        hello = receive(self.data, HELLO, DEADLINE_S)
+        self.data.send(WELCOME, words(welcome))
+        self.control = self._door.accepted()
+        receive(self.control, HELLO, DEADLINE_S)
+        return hello
+
+    def hangs_up(self) -> None:
+        self.data.close()
+        self.control.close()
+
+
+def heard(channel: Channel) -> dict[str, Any] | None:
+    kind, _ = channel.next()
+    said = channel.read()
+    assert kind in (PING, WORD) or len(said) == 8
+    return understood(said) if kind == WORD else None
+
+
+def hears_the_end(control: Channel) -> None:
+    while (said := heard(control)) != {"op": "ended"}:
+        assert said is None or said["op"] == "state"
+
+
+@pytest.mark.parametrize("cut", ["before it is heard", "before it is known to be heard"])
+def test_that_all_has_come_is_said_again_until_it_is_known_to_be_heard(cut: str) -> None:
+    with closing(Door()) as door:
+        writer = Writer(door)
+        incoming = writer.incoming
+        joining = Background(incoming.join, 0, os.getpid(), Deadline(DEADLINE_S))
+        assert writer.comes(WELCOMED)["published"] is None
+        joining.result()
+        for _ in range(2):
+            writer.data.send(END, bytes([CLOSED, 1]))
+            if cut == "before it is known to be heard":
+                hears_the_end(writer.control)
+            writer.hangs_up()
+            assert writer.comes({})["published"] == WELCOMED["first"]
+        writer.data.send(END, bytes([CLOSED, 1]))
+        hears_the_end(writer.control)
+        assert not incoming._has_finished
+        writer.control.send(WORD, words({"op": "ended"}))
+        eventually(lambda: incoming._is_confirmed, "that it is known")
+        writer.hangs_up()
+        eventually(lambda: incoming._has_finished, "the end")
+        assert door.peers.empty()
+        assert incoming.let_go(False)
+
+
+def test_who_hears_that_all_has_come_says_so() -> None:
+    with exported(1) as queue, connected() as (data, _), connected() as (control, there):
+        queue.welcome(data, False, {"stream": "a stream", "host": "there", "rank": 0, "pid": os.getpid()})
+        queue.welcome(control, True, {"stream": "a stream"})
+        there.send(WORD, words({"op": "ended"}))
+        hears_the_end(there)
