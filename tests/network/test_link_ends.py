@@ -43,6 +43,11 @@ class Writer:
         receive(self.control, HELLO, DEADLINE_S)
         return hello
 
+    def confirms(self) -> None:
+        self.control.send(WORD, words({"op": "ended"}))
+        eventually(lambda: self.incoming._is_confirmed, "that it is heard")
+        self.hangs_up()
+
     def hangs_up(self) -> None:
         self.data.close()
         self.control.close()
@@ -77,17 +82,34 @@ def test_that_all_has_come_is_said_again_until_it_is_known_to_be_heard(cut: str)
         writer.data.send(END, bytes([CLOSED, 1]))
         hears_the_end(writer.control)
         assert not incoming._has_finished
-        writer.control.send(WORD, words({"op": "ended"}))
-        eventually(lambda: incoming._is_confirmed, "that it is known")
-        writer.hangs_up()
+        writer.confirms()
         eventually(lambda: incoming._has_finished, "the end")
         assert door.peers.empty()
         assert incoming.let_go(False)
 
 
-def test_who_hears_that_all_has_come_says_so() -> None:
+def test_that_no_reader_is_left_is_said_again_until_it_is_known_to_be_heard() -> None:
+    with closing(Door()) as door:
+        writer = Writer(door)
+        incoming = writer.incoming
+        joining = Background(incoming.join, 0, os.getpid(), Deadline(DEADLINE_S))
+        writer.comes(WELCOMED)
+        joining.result()
+        incoming._leaving = True  # as `forsake` finds
+        for _ in range(2):
+            writer.hangs_up()
+            assert writer.comes({})["published"] == WELCOMED["first"]
+            assert not incoming.over
+        writer.confirms()
+        eventually(lambda: incoming._has_finished, "the end")
+        assert door.peers.empty()
+        assert incoming.let_go(False)
+
+
+@pytest.mark.parametrize("what", ["ended", "leave"])
+def test_who_hears_that_all_has_come_or_nobody_is_left_says_so(what: str) -> None:
     with exported(1) as queue, connected() as (data, _), connected() as (control, there):
         queue.welcome(data, False, {"stream": "a stream", "host": "there", "rank": 0, "pid": os.getpid()})
         queue.welcome(control, True, {"stream": "a stream"})
-        there.send(WORD, words({"op": "ended"}))
+        there.send(WORD, words({"op": what}))
         hears_the_end(there)

@@ -83,6 +83,10 @@ class Control:
             self._over = True
             self._changed.notify()
 
+    def join(self, timeout: float) -> None:
+        """Until all that the other side has said was heard, and it hangs up."""
+        self._threads[0].join(timeout)
+
     def _run(self) -> None:
         silent = False
         try:

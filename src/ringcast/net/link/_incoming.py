@@ -87,7 +87,7 @@ class Incoming:
         self._failed = ""
         self._lost = ""
         self._ended = False  # all has come
-        self._is_confirmed = False  # which the other link knows
+        self._is_confirmed = False  # the other link knows that it has, or that no reader is left here
         self._has_finished = False
         self._said: tuple[Any, ...] | None = None
 
@@ -254,10 +254,12 @@ class Incoming:
                     why = self._receive(data, relay)
                     break
                 except LinkError as error:
-                    if self._leaving or self._failed:
+                    if self._leaving:
+                        self._hear_out()
+                    if self._failed or self._is_confirmed:
                         break
                     with self._lock:
-                        if self.cut_at is None:
+                        if self.cut_at is None and not self._leaving:
                             self.cut_at = time.monotonic()
                             self._log.warning("is cut: %s", error)
                         self._hang_up()
@@ -308,12 +310,19 @@ class Incoming:
                 while data.wait(_HANGS_UP_WITHIN_S):
                     data.next()
                     data.read()  # the end, which is told again
+            self._hear_out()
             with self._lock:
                 self._hang_up()
             again = "it has heard it" if self._is_confirmed else self._redial(relay, last)
             if isinstance(again, str):  # who gives a stream up, or is gone, has nothing more to hear
                 return
             data = again
+
+    def _hear_out(self) -> None:
+        """What the other link has said last, before it hung up."""
+        control = self._control
+        if control is not None:
+            control.join(_HANGS_UP_WITHIN_S)
 
     def _fail(self, why: str) -> None:
         self._log.error("cannot go on here: %s", why)
@@ -377,7 +386,7 @@ class Incoming:
     def _redial(self, relay: Relay, last: float) -> Channel | str:
         """The next data connection, or why there is none until `last`: the other link is gone, or out of reach."""
         refusals = tried = 0
-        while not self._leaving:
+        while not self._is_confirmed:
             time.sleep(REDIALS_S[min(tried, len(REDIALS_S) - 1)])  # nothing tells that a way is open again
             tried += 1
             left = last - time.monotonic()
@@ -407,4 +416,4 @@ class Incoming:
                 self._log.warning("is back after %.1f s, from %s", time.monotonic() - self.cut_at, data.peer)
             self._connected(data, control)
             return data
-        return "no reader is left here"
+        return "it has heard it"

@@ -310,17 +310,22 @@ class Outgoing:
         elif op == "place":
             self._place(word)
         elif op == "leave":
+            self._confirm()
             self.leave()
         elif op == "ended":
-            control = self._control
-            if control is not None:
-                with suppress(LinkError):  # else it comes again, and hears that this stream is over
-                    control.say(word)
+            self._confirm()
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
         elif op == "failed":
             self._give_up(f"the readers there cannot be served: {text_in(word, 'why', 4096)}")
+
+    def _confirm(self) -> None:
+        """The other link hears that it was heard; else it comes again, and is told that this stream is over."""
+        control = self._control
+        if control is not None:
+            with suppress(LinkError):
+                control.say({"op": "ended"})
 
     def _give_up(self, why: str) -> None:
         with self._changed:
