@@ -7,6 +7,7 @@ import random
 import signal
 import socket
 import struct
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import Any
@@ -359,6 +360,15 @@ def test_the_descriptor_is_closed_once_no_call_uses_it(encrypt: bool) -> None:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(descriptor)
         assert there.wait(DEADLINE_S)
+
+
+def test_a_connection_over_which_nothing_goes_is_kept_alive_by_the_system() -> None:
+    with connected() as ends:
+        for end in ends:
+            with socket.socket(fileno=os.dup(end.fileno())) as sock:
+                assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                idle = 0x10 if sys.platform == "darwin" else socket.TCP_KEEPIDLE  # TCP_KEEPALIVE
+                assert sock.getsockopt(socket.IPPROTO_TCP, idle) <= 60
 
 
 def test_what_was_sent_before_the_other_side_went_is_received_also_after_a_send_has_failed() -> None:

@@ -24,6 +24,14 @@ constexpr std::size_t kJoinedBytes = 4 << 10;
 constexpr std::size_t kReceiveBytes = 64 << 10;
 constexpr std::size_t kBufferBytes = kMaxRecord + kTagBytes + 2 * kHead + kReceiveBytes;
 constexpr std::int64_t kNsPerMs = 1'000'000;
+// A queue may be idle for hours, and what translates addresses on the way forgets connections over which nothing goes, some
+// within minutes, without a word.
+constexpr int kKeepIdleSeconds = 60;
+#if defined(TCP_KEEPIDLE)
+constexpr int kKeepIdle = TCP_KEEPIDLE;
+#else
+constexpr int kKeepIdle = TCP_KEEPALIVE;
+#endif
 
 #if defined(MSG_NOSIGNAL)
 constexpr int kNoSignal = MSG_NOSIGNAL;
@@ -65,6 +73,8 @@ Channel::Channel(int descriptor, std::shared_ptr<Cipher> sending, std::shared_pt
       buffer_(new std::byte[kBufferBytes]) {
     const int on = 1;
     static_cast<void>(::setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on));
+    static_cast<void>(::setsockopt(descriptor, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on));
+    static_cast<void>(::setsockopt(descriptor, IPPROTO_TCP, kKeepIdle, &kKeepIdleSeconds, sizeof kKeepIdleSeconds));
 #if defined(SO_NOSIGPIPE)
     static_cast<void>(::setsockopt(descriptor, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on));
 #endif
