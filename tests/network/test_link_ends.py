@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import closing
 from typing import Any
 
 import pytest
 
 from ringcast.net._deadline import Deadline
+from ringcast.net.link import _control
 from ringcast.net.link._channel import Channel
+from ringcast.net.link._control import Control
 from ringcast.net.link._incoming import Incoming
 from ringcast.net.link._words import CLOSED, END, HELLO, PING, WELCOME, WORD, receive, understood, words
 from tests.network.channels import KEY, QUEUE, Door, connected
@@ -86,6 +89,32 @@ def test_that_all_has_come_is_said_again_until_it_is_known_to_be_heard(cut: str)
         eventually(lambda: incoming._has_finished, "the end")
         assert door.peers.empty()
         assert incoming.let_go(False)
+
+
+def test_what_was_said_before_the_other_side_hung_up_is_heard_though_nothing_can_be_said_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_control, "LAST_WORDS_S", DEADLINE_S)
+    heard_words: list[dict[str, Any]] = []
+    cut = threading.Event()
+
+    def hear(word: dict[str, Any]) -> None:
+        def cannot_speak() -> bool:
+            control.beat_soon()
+            return bool(control._unspoken)
+
+        heard_words.append(word)
+        eventually(cannot_speak, "that nothing can be said any more")
+
+    with connected() as (here, there):
+        control = Control(here, on_word=hear, on_beat=lambda: None, on_cut=lambda *_: cut.set())
+        said = [{"op": "state"}, {"op": "leave"}]
+        for word in said:
+            there.send(WORD, words(word))
+        there.close()
+        control.start()
+        assert cut.wait(DEADLINE_S)
+        assert heard_words == said
 
 
 def test_that_no_reader_is_left_is_said_again_until_it_is_known_to_be_heard() -> None:

@@ -23,6 +23,8 @@ from ringcast.net.link._words import ACK, PING, WORD, understood, words
 BEAT_S = 1.0
 SILENCE_S = 4.0
 _HELD_UP_S = 0.5
+LAST_WORDS_S = 0.5
+"""So long is heard, if nothing can be said any more, what the other side has said before it hung up."""
 
 log = logging.getLogger("ringcast.link")
 
@@ -110,6 +112,7 @@ class Control:
                     self.say(word)
         except LinkError as error:
             self._unspoken = str(error)
+            self.join(LAST_WORDS_S)
         except Exception as error:
             log.exception("what is to be said to %s is a fault here", self.channel.peer)
             self._unspoken = f"{type(error).__name__}: {error}"
