@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import closing
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,7 +15,7 @@ from ringcast.net.link._channel import Channel
 from ringcast.net.link._control import Control
 from ringcast.net.link._incoming import Incoming
 from ringcast.net.link._words import CLOSED, END, HELLO, PING, WELCOME, WORD, receive, understood, words
-from tests.network.channels import KEY, QUEUE, Door, connected
+from tests.network.channels import KEY, QUEUE, Accepted, Door, connected
 from tests.network.test_link_threads import exported
 from tests.support import DEADLINE_S, Background, eventually
 
@@ -88,6 +88,34 @@ def test_that_all_has_come_is_said_again_until_it_is_known_to_be_heard(cut: str)
         writer.confirms()
         eventually(lambda: incoming._has_finished, "the end")
         assert door.peers.empty()
+        assert incoming.let_go(False)
+
+
+def test_connections_that_bring_nothing_and_do_not_last_are_none_and_not_dialled_without_a_pause() -> None:
+    with closing(Door()) as door:
+        incoming = Writer(door).incoming
+        dialled = []
+
+        def serve() -> None:
+            """Welcomes whoever comes, and hangs up."""
+            data: list[Channel] = []
+            while (peer := door.peers.get()).channel is not None:
+                hello = receive(peer.channel, HELLO, DEADLINE_S)
+                if peer.control:
+                    peer.channel.close()
+                    data.pop().close()
+                else:
+                    data.append(peer.channel)
+                    dialled.append(hello["published"])
+                    peer.channel.send(WELCOME, words({**WELCOMED, "link_timeout": 1.0} if len(dialled) == 1 else {}))
+
+        serving = Background(serve)
+        incoming.join(0, os.getpid(), Deadline(DEADLINE_S))
+        eventually(lambda: incoming._has_finished, "that it is given up")
+        assert "out of reach for 1 s" in incoming._lost
+        assert len(dialled) <= 2 + 1.0 / 0.1
+        door.peers.put(Accepted(QUEUE, False, cast("Channel", None)))
+        serving.result()
         assert incoming.let_go(False)
 
 

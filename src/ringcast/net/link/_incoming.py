@@ -25,7 +25,7 @@ from ringcast.net._addresses import shown
 from ringcast.net._deadline import Deadline
 from ringcast.net.link._carried import Carried
 from ringcast.net.link._channel import Channel, ChannelClosedError
-from ringcast.net.link._control import Control
+from ringcast.net.link._control import BEAT_S, Control
 from ringcast.net.link._dial import DialError, dial
 from ringcast.net.link._hello import Why
 from ringcast.net.link._log import of_stream
@@ -248,8 +248,10 @@ class Incoming:
 
     def _run(self, data: Channel, relay: Relay) -> None:
         why = LINK_DIED
+        head, last = -1, 0.0
         try:
             while True:
+                began = time.monotonic()
                 try:
                     why = self._receive(data, relay)
                     break
@@ -263,7 +265,10 @@ class Incoming:
                             self.cut_at = time.monotonic()
                             self._log.warning("is cut: %s", error)
                         self._hang_up()
-                again = self._redial(relay, time.monotonic() + relay.link_timeout)
+                tried = 1
+                if relay.head != head or time.monotonic() - began >= BEAT_S:  # else it was hardly one
+                    head, last, tried = relay.head, time.monotonic() + relay.link_timeout, 0
+                again = self._redial(relay, last, tried)
                 if isinstance(again, str):
                     if not self._leaving:
                         self._lost = again
@@ -313,7 +318,7 @@ class Incoming:
             self._hear_out()
             with self._lock:
                 self._hang_up()
-            again = "it has heard it" if self._is_confirmed else self._redial(relay, last)
+            again = "it has heard it" if self._is_confirmed else self._redial(relay, last, 1)
             if isinstance(again, str):  # who gives a stream up, or is gone, has nothing more to hear
                 return
             data = again
@@ -383,9 +388,9 @@ class Incoming:
                     self._log.warning("is cut: %s", why)
             self._hang_up()
 
-    def _redial(self, relay: Relay, last: float) -> Channel | str:
+    def _redial(self, relay: Relay, last: float, tried: int) -> Channel | str:
         """The next data connection, or why there is none until `last`: the other link is gone, or out of reach."""
-        refusals = tried = 0
+        refusals = 0
         while not self._is_confirmed:
             time.sleep(REDIALS_S[min(tried, len(REDIALS_S) - 1)])  # nothing tells that a way is open again
             tried += 1
