@@ -159,21 +159,8 @@ private:
     nb::object aesgcm_, invalid_tag_, aead_;
 };
 
-bool open_library(Library& library) {
-    const OpenSsl openssl;
-    if (!openssl.find("EVP_CIPHER_CTX_new", library.new_context) ||
-        !openssl.find("EVP_CIPHER_CTX_free", library.free_context) ||
-        !openssl.find("EVP_CipherInit_ex", library.init) || !openssl.find("EVP_CipherUpdate", library.update) ||
-        !openssl.find("EVP_CipherFinal_ex", library.finish) || !openssl.find("EVP_CIPHER_CTX_ctrl", library.control))
-        return false;
-    // OpenSSL 3 looks an algorithm up at each use unless it was fetched.
-    const void* (*fetch)(void*, const char*, const char*) = nullptr;
-    const void* (*aes_256_gcm)() = nullptr;
-    library.cipher = nullptr;
-    if (openssl.find("EVP_CIPHER_fetch", fetch)) library.cipher = fetch(nullptr, "AES-256-GCM", nullptr);
-    if (library.cipher == nullptr && openssl.find("EVP_aes_256_gcm", aes_256_gcm)) library.cipher = aes_256_gcm();
-    if (library.cipher == nullptr) return false;
-    // It is believed once it has said what the package cryptography says, and opened what that has sealed.
+// It is believed once it has said what the package cryptography says, and opened what that has sealed.
+bool is_right(const Library& library) {
     const Key key{std::byte{7}};
     const Nonce nonce{std::byte{1}};
     const std::byte text[]{std::byte{'a'}, std::byte{'b'}, std::byte{'c'}};
@@ -190,6 +177,27 @@ bool open_library(Library& library) {
     wanted[0] ^= std::byte{1};
     return std::memcmp(found, text, sizeof text) == 0 &&
            !own.open(nonce, piece, {wanted, sizeof text}, wanted + sizeof text);
+}
+
+bool open_library(Library& library) {
+    OpenSsl openssl;
+    if (!openssl.find("EVP_CIPHER_CTX_new", library.new_context) ||
+        !openssl.find("EVP_CIPHER_CTX_free", library.free_context) ||
+        !openssl.find("EVP_CipherInit_ex", library.init) || !openssl.find("EVP_CipherUpdate", library.update) ||
+        !openssl.find("EVP_CipherFinal_ex", library.finish) || !openssl.find("EVP_CIPHER_CTX_ctrl", library.control))
+        return false;
+    // OpenSSL 3 looks an algorithm up at each use unless it was fetched.
+    const void* (*fetch)(void*, const char*, const char*) = nullptr;
+    const void* (*aes_256_gcm)() = nullptr;
+    library.cipher = nullptr;
+    if (openssl.find("EVP_CIPHER_fetch", fetch)) library.cipher = fetch(nullptr, "AES-256-GCM", nullptr);
+    if (library.cipher == nullptr && openssl.find("EVP_aes_256_gcm", aes_256_gcm)) library.cipher = aes_256_gcm();
+    if (library.cipher == nullptr) return false;
+    try {
+        return is_right(library);
+    } catch (const std::runtime_error&) {  // it has the functions, and is not allowed to, or cannot, do this
+        return false;
+    }
 }
 
 // Null if there is none.

@@ -12,15 +12,23 @@ namespace ringcast::bindings {
 class OpenSsl {
 public:
     OpenSsl();
+    // What was tried in vain leaves no error behind that this thread's next caller would take for his own.
+    ~OpenSsl();
+    OpenSsl(const OpenSsl&) = delete;
+    OpenSsl& operator=(const OpenSsl&) = delete;
+
     // False if there is no such function, or no library.
     template <class Function>
-    bool find(const char* name, Function*& function) const {
-        function = library_ == nullptr ? nullptr : reinterpret_cast<Function*>(dlsym(library_, name));
+    bool find(const char* name, Function*& function) {
+        function = reinterpret_cast<Function*>(address_of(name));
         return function != nullptr;
     }
 
 private:
+    void* address_of(const char* name);
+
     void* library_ = nullptr;  // kept for ever
+    void* base_ = nullptr;     // where it lies, once something of it was found
 };
 
 // A table of such functions, looked for at its first use. Importing may let other threads run, so there is no lock here: the

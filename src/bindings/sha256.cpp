@@ -48,7 +48,7 @@ pool::Digest hash_by(const nb::object& sha256, std::span<const std::byte> bytes)
 nb::object hashlib_sha256() { return nb::module_::import_("hashlib").attr("sha256"); }
 
 bool open_library(Library& library) {
-    const OpenSsl openssl;
+    OpenSsl openssl;
     if (!openssl.find("EVP_MD_CTX_new", library.new_context) ||
         !openssl.find("EVP_MD_CTX_free", library.free_context) || !openssl.find("EVP_DigestInit_ex", library.init) ||
         !openssl.find("EVP_DigestUpdate", library.update) || !openssl.find("EVP_DigestFinal_ex", library.finish))

@@ -265,3 +265,70 @@ TEST(a_record_out_of_its_place_is_never_believed) {
         CHECK(forged && receiver.closed());
     }
 }
+
+TEST(what_comes_in_parts_of_any_size_is_the_same) {
+    for (const bool encrypt : {false, true}) {
+        const std::size_t sizes[] = {0, 1, 40, 0, 300};
+        std::vector<std::byte> wire;
+        {
+            const auto sockets = connection();
+            Channel sender(sockets[0], cipher(1), cipher(2), encrypt, "there");
+            std::size_t length = 0;
+            for (const std::size_t size : sizes) {
+                sender.send(Kind::word, std::vector<std::byte>(size, std::byte(size)));
+                length += sizeof(link::RecordHead) + size + kTagBytes;
+            }
+            wire.resize(length);
+            CHECK(::recv(sockets[1], wire.data(), length, MSG_WAITALL) == static_cast<ssize_t>(length));
+            ::close(sockets[1]);
+        }
+        for (std::size_t first = 0; first <= wire.size(); ++first) {
+            const auto sockets = connection();
+            Channel receiver(sockets[1], cipher(2), cipher(1), encrypt, "here");
+            std::size_t sent = 0;
+            const auto send_until = [&](std::size_t until) {
+                CHECK(::send(sockets[0], wire.data() + sent, until - sent, 0) == static_cast<ssize_t>(until - sent));
+                sent = until;
+            };
+            send_until(first);
+            std::size_t end = 0;
+            for (const std::size_t size : sizes) {
+                const std::size_t begin = end;
+                end += sizeof(link::RecordHead) + size + kTagBytes;
+                CHECK(receiver.await_record(platform::monotonic_ns() + (sent >= end ? kLongNs : 0)) == (sent >= end));
+                if (sent < begin + sizeof(link::RecordHead)) send_until(begin + sizeof(link::RecordHead));
+                CHECK(receiver.next().length == size);
+                CHECK(receiver.await_record(platform::monotonic_ns() + (sent >= end ? kLongNs : 0)) == (sent >= end));
+                if (sent < end) send_until(end);
+                std::vector<std::byte> found(size);
+                if (first % 2 == 0) {
+                    receiver.read_into(found.data());
+                } else {
+                    const Piece read = receiver.read();
+                    found.assign(read.begin(), read.end());
+                }
+                CHECK(found == std::vector<std::byte>(size, std::byte(size)));
+            }
+            ::close(sockets[0]);
+        }
+    }
+}
+
+TEST(a_record_of_more_pieces_than_a_call_takes_is_sent_whole) {
+    for (const bool encrypt : {false, true}) {
+        Pair pair(encrypt);
+        const std::vector<std::byte> bytes(link::kMaxRecord, std::byte{5});
+        std::vector<Piece> pieces;
+        for (std::size_t at = 0, i = 0; at < bytes.size(); ++i) {
+            const std::size_t length = std::min<std::size_t>(i % 90, bytes.size() - at);
+            pieces.emplace_back(bytes.data() + at, length);
+            at += length;
+        }
+        CHECK(pieces.size() > 5000);
+        std::thread sending([&] { pair.here.send(static_cast<std::uint8_t>(Kind::batch), pieces); });
+        CHECK(pair.there.next().length == bytes.size());
+        const Piece read = pair.there.read();
+        CHECK(std::equal(read.begin(), read.end(), bytes.begin(), bytes.end()));
+        sending.join();
+    }
+}

@@ -10,6 +10,8 @@ from contextlib import closing, contextmanager, suppress
 from queue import SimpleQueue
 from typing import NamedTuple
 
+import pytest
+
 from ringcast._core import Cipher
 from ringcast.net._addresses import Address
 from ringcast.net._deadline import Deadline
@@ -21,6 +23,7 @@ from tests.support import DEADLINE_S
 
 QUEUE = 0x1234567890ABC
 KEY = bytes(range(32))
+BOTH = pytest.mark.parametrize("encrypt", [True, False], ids=["sealed", "clear"])
 
 
 class Accepted(NamedTuple):

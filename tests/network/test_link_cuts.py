@@ -231,6 +231,22 @@ def test_resets_again_and_again_while_messages_pass() -> None:
         assert proxy.resets() >= 6
 
 
+@pytest.mark.parametrize("size", [64, MIB])
+def test_a_reset_while_a_reader_pauses_and_its_ring_is_full_is_dialled_over(size: int) -> None:
+    with visited(3) as (a, b, c):
+        writer = Writer(a, n_reader=1, max_chunks=4)
+        proxy = Proxy(c, writer.address)
+        (reader,) = writer.readers(b, 0, proxy=proxy)
+        writer.does("send", 0, 8, size)
+        eventually(lambda: proxy.passed()[DOWN] >= 8 * 64, "that more has come than has room there")
+        for again in (1, 2):
+            proxy.reset()
+            eventually(lambda: writer.does("stats")["links"][0]["reconnects"] == again, "the next connection")  # noqa: B023
+        assert reader.does("take", 0, 8, size) == 8
+        writer.does("close")
+        assert reader.fails("dequeue", 10).kind == "QueueClosedError"
+
+
 def test_without_a_link_timeout_a_reset_is_final_at_once() -> None:
     with visited(3) as (a, b, c):
         writer = Writer(a, n_reader=1, link_timeout=0)

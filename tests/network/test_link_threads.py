@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import struct
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -19,13 +21,17 @@ from ringcast._version import __version__
 from ringcast.codec import codec
 from ringcast.errors import LinkError
 from ringcast.net._deadline import Deadline
+from ringcast.net.link import _control
+from ringcast.net.link._channel import Channel
+from ringcast.net.link._control import Control
 from ringcast.net.link._dial import dial
 from ringcast.net.link._exported import Exported
-from ringcast.net.link._outgoing import Outgoing
+from ringcast.net.link._incoming import Incoming
 from ringcast.net.link._patience import Patience
 from ringcast.net.link._readers import Readers
 from ringcast.net.link._relay import Relay
 from ringcast.net.link._service import Service
+from ringcast.net.link._words import BATCH, WORD, receive, words
 from ringcast.waiting import WaitSettings
 from tests.interrupts import Meanwhile
 from tests.network.channels import connected
@@ -33,6 +39,10 @@ from tests.support import DEADLINE_S, Background
 
 MAX_CHUNK_BYTES, MAX_CHUNKS = 4096, 4
 KEY = bytes(32)
+WELCOME: dict[str, Any] = {
+    "homes": 1, "max_chunk_bytes": MAX_CHUNK_BYTES, "max_chunks": MAX_CHUNKS, "link_timeout": 5.0, "first": 0,
+    "policy": [0, 0, 0, 0], "host": "there", "name": "", "data_budget": 1 << 20, "pid": os.getpid(), "open": 1,
+}  # fmt: skip
 
 
 @contextmanager
@@ -59,18 +69,106 @@ def exported(homes: int) -> Iterator[Exported]:
     writer._close(0)
 
 
-def test_a_reader_that_comes_keeps_the_link_from_nothing_while_others_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = []
+@pytest.fixture
+def unheard(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Channel, Background]]:
+    """A connection over which nothing more can be sent, and a thread that waits until something can: for longer than
+    any test."""
+    monkeypatch.setattr(_control, "SILENCE_S", 100 * DEADLINE_S)
+    with connected() as (channel, _):
+        yield channel, Background(send_until_it_ends, channel)
 
-    def tell(stream: Outgoing) -> None:
-        """To a link that does not listen."""
-        told.append((stream.stream, Background(lambda: queue.streams).result(DEADLINE_S)))
 
-    monkeypatch.setattr(Outgoing, "tell", tell)
-    with connected() as one, connected() as another, exported(2) as queue:
-        for n, (name, (channel, _)) in enumerate((("first", one), ("second", another))):
-            queue.welcome(channel, False, {"stream": name, "host": name, "rank": n, "pid": os.getpid()})
-        assert ("first", queue.streams) in told
+def send_until_it_ends(channel: Channel) -> None:
+    with suppress(LinkError):
+        while True:
+            channel.send(WORD, words({"op": "nothing", "with": "x" * 200_000}))
+
+
+def until_it_is_full(channel: Channel) -> None:
+    sent = -1
+    while sent != channel.sent_bytes:
+        sent = channel.sent_bytes
+        time.sleep(0.2)
+
+
+def test_a_reader_that_comes_is_not_kept_waiting_until_links_that_do_not_listen_are_told(
+    unheard: tuple[Channel, Background],
+) -> None:
+    channel, sending = unheard
+    with connected() as (one, _), connected() as (another, _), exported(2) as queue:
+        queue.welcome(one, False, {"stream": "first", "host": "first", "rank": 0, "pid": os.getpid()})
+        queue.welcome(channel, True, {"stream": "first"})
+        until_it_is_full(channel)
+        second = {"stream": "second", "host": "second", "rank": 1, "pid": os.getpid()}
+        Background(queue.welcome, another, False, second).result()
+        assert sending.running
+
+
+def leaves(incoming: Incoming) -> bool:
+    return incoming._leaving
+
+
+def test_who_looks_after_all_streams_waits_for_none(unheard: tuple[Channel, Background]) -> None:
+    channel, sending = unheard
+    wanted: dict[str, Any] = {
+        "epoch": 1, "address": ["127.0.0.1", 1], "encrypt": True, "local_ranks": [],
+        "shape": [1, MAX_CHUNK_BYTES, MAX_CHUNKS],
+    }  # fmt: skip
+    incoming = Incoming(wanted, KEY)
+    incoming._relay = relay = Relay("a test's peer", 0, wanted["shape"], WELCOME)
+    try:
+        with connected() as (data, _):
+            incoming._connected(data, channel)
+            until_it_is_full(channel)
+            looking = Background(incoming.look)
+            looking.result()
+            with incoming._lock:  # as who joins has it, for as long as that takes
+                Background(incoming.forsake).result()
+            assert not leaves(incoming)
+            incoming.forsake()
+            assert leaves(incoming)
+            assert sending.running
+    finally:
+        incoming._hang_up()
+        relay.end(0, "")
+        relay.let_go(False)
+
+
+def test_between_a_word_and_what_was_said_before_there_is_a_beat_that_knows_all_that_the_word_does() -> None:
+    beats = itertools.count()
+
+    def beat() -> dict[str, Any]:
+        number = next(beats)
+        if number == 0:  # as from another thread, which has seen what this beat does not tell
+            control.say_soon({"op": "leave"})
+        return {"beat": number}
+
+    with connected() as (here, there):
+        control = Control(here, on_word=lambda _: None, on_beat=beat, on_cut=lambda *_: None)
+        control.start()
+        said = [receive(there, WORD, DEADLINE_S) for _ in range(3)]
+        assert said == [{"beat": 0}, {"beat": 1}, {"op": "leave"}]
+        control.close()
+
+
+def test_a_stream_waits_for_no_reader_once_its_connection_is_over() -> None:
+    """What it waited with is not published: it comes again, over the next connection."""
+    relay = Relay("a test's peer", 0, [1, MAX_CHUNK_BYTES, MAX_CHUNKS], WELCOME)
+    try:
+        with connected() as (here, there), connected() as (control, _):
+            there.send(BATCH, b"".join(struct.pack("<IBBH", 1, 0, 0, 0) + b"x" for _ in range(MAX_CHUNKS + 1)))
+
+            def meanwhile() -> None:
+                assert relay.waits
+                raise LinkError("it is cut")
+
+            with pytest.raises(LinkError, match="cut"):
+                relay.publish(relay.flow(here, control), meanwhile)
+            assert not relay.waits
+            assert relay.head == MAX_CHUNKS
+    finally:
+        relay.end(0, "")
+        relay.let_go(False)
 
 
 def test_a_listener_that_is_not_needed_any_more_ends_while_somebody_connects(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,12 +203,8 @@ def test_a_listener_that_is_not_needed_any_more_ends_while_somebody_connects(mon
 def test_where_there_is_no_thread_for_it_readiness_is_confirmed_at_the_next_word(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    welcome = {
-        "homes": 1, "max_chunk_bytes": MAX_CHUNK_BYTES, "max_chunks": MAX_CHUNKS, "link_timeout": 5.0, "first": 0,
-        "policy": [0, 0, 0, 0], "host": "there", "name": "", "data_budget": 1 << 20, "pid": os.getpid(), "open": 1,
-    }  # fmt: skip
     state = {"version": 1, "open": 1, "evict": [], "closed": False, "over": False, "ready": True, "published": 0}
-    relay = Relay("a test's peer", 0, [1, MAX_CHUNK_BYTES, MAX_CHUNKS], welcome)
+    relay = Relay("a test's peer", 0, [1, MAX_CHUNK_BYTES, MAX_CHUNKS], WELCOME)
     confirmed = threading.Event()
     monkeypatch.setattr(relay, "confirm_ready", confirmed.set)
 

@@ -24,6 +24,14 @@ constexpr std::size_t kJoinedBytes = 4 << 10;
 constexpr std::size_t kReceiveBytes = 64 << 10;
 constexpr std::size_t kBufferBytes = kMaxRecord + kTagBytes + 2 * kHead + kReceiveBytes;
 constexpr std::int64_t kNsPerMs = 1'000'000;
+// A queue may be idle for hours, and what translates addresses on the way forgets connections over which nothing goes, some
+// within minutes, without a word.
+constexpr int kKeepIdleSeconds = 60;
+#if defined(TCP_KEEPIDLE)
+constexpr int kKeepIdle = TCP_KEEPIDLE;
+#else
+constexpr int kKeepIdle = TCP_KEEPALIVE;
+#endif
 
 #if defined(MSG_NOSIGNAL)
 constexpr int kNoSignal = MSG_NOSIGNAL;
@@ -65,6 +73,8 @@ Channel::Channel(int descriptor, std::shared_ptr<Cipher> sending, std::shared_pt
       buffer_(new std::byte[kBufferBytes]) {
     const int on = 1;
     static_cast<void>(::setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on));
+    static_cast<void>(::setsockopt(descriptor, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on));
+    static_cast<void>(::setsockopt(descriptor, IPPROTO_TCP, kKeepIdle, &kKeepIdleSeconds, sizeof kKeepIdleSeconds));
 #if defined(SO_NOSIGPIPE)
     static_cast<void>(::setsockopt(descriptor, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on));
 #endif
@@ -118,7 +128,8 @@ void Channel::put(std::vector<iovec>& pieces, bool more) {
         ssize_t sent = ::sendmsg(socket_.descriptor(), &message, kNoSignal | (more ? kMore : 0));
         if (sent < 0) {
             if (errno == EINTR) continue;
-            no_more_sent_ = std::strerror(errno);
+            no_more_sent_ =
+                errno == EAGAIN || errno == EWOULDBLOCK ? "the other side takes nothing" : std::strerror(errno);
             throw_ended(no_more_sent_);
         }
         for (; first < pieces.size() && static_cast<std::size_t>(sent) >= pieces[first].iov_len; ++first)
@@ -220,8 +231,10 @@ RecordHead Channel::head() {
 // Until so many bytes are in the buffer; the next record's head may come with them.
 void Channel::fill(std::size_t need) {
     while (buffered() < need)
-        if (receive(std::max(need - buffered() + kHead, kReceiveBytes), true) == Came::ended)
+        if (receive(std::max(need - buffered() + kHead, kReceiveBytes), true) == Came::ended) {
+            begin_ = end_ = 0;  // a part of a record, which is not to be taken for another one
             throw_ended(no_more_received_);
+        }
 }
 
 // One call, into the buffer, where a record of any length has room behind what is unread.

@@ -156,7 +156,7 @@ class Exported:
         return {"rank": rank, "kept": kept, "given_up": given_up, "wished": wished, "version": self._version}
 
     def _tell_all_but(self, stream: Outgoing) -> None:
-        """How things stand now. Without the lock: who does not listen is waited for, and others go on meanwhile."""
+        """How things stand now."""
         for other in self.streams:
             if other is not stream and not other.over:
                 other.tell()

@@ -25,7 +25,7 @@ from ringcast.net._addresses import shown
 from ringcast.net._deadline import Deadline
 from ringcast.net.link._carried import Carried
 from ringcast.net.link._channel import Channel, ChannelClosedError
-from ringcast.net.link._control import Control
+from ringcast.net.link._control import BEAT_S, Control
 from ringcast.net.link._dial import DialError, dial
 from ringcast.net.link._hello import Why
 from ringcast.net.link._log import of_stream
@@ -87,6 +87,7 @@ class Incoming:
         self._failed = ""
         self._lost = ""
         self._ended = False  # all has come
+        self._is_confirmed = False  # the other link knows that it has, or that no reader is left here
         self._has_finished = False
         self._said: tuple[Any, ...] | None = None
 
@@ -115,7 +116,10 @@ class Incoming:
             return {"segment": relay.segment.name, "epoch": relay.segment.epoch, "rank": rank}
 
     def look(self) -> None:
-        """What has become of the readers is told to the writer's link, if it is new; and how the stream fares, here."""
+        """What has become of the readers is told to the writer's link, if it is new; and how the stream fares, here.
+
+        Without waiting, for all streams are looked after by one thread.
+        """
         relay = self._relay
         if relay is None:
             return  # it is being made
@@ -126,30 +130,27 @@ class Incoming:
         state = relay.state()
         relay.drop_the_dead(state["readers"])
         facts = (state["readers"], state["waits"])
-        if facts == self._said:
-            return
-        try:
-            control.say(state)
+        if facts != self._said:
             self._said = facts
-        except LinkError:
-            pass
+            control.beat_soon()
 
     def forsake(self) -> None:
-        """No process here asks for this queue any more: if its readers have all left, the stream is given up."""
+        """No process here asks for this queue any more: if its readers have all left, the stream is given up.
+
+        Without waiting: while somebody joins or the stream ends, the next call will do.
+        """
         relay, control = self._relay, self._control
-        if relay is None or control is None or self.over:
+        if relay is None or control is None or self.over or not self._lock.acquire(blocking=False):
             return
-        with self._lock:  # who joins has his place before, or finds that it is too late
+        try:  # who joins has his place before, or finds that it is too late
             state = relay.state()
             relay.drop_the_absent(state["readers"])
             if not all(one[1] in ("left", "evicted") for one in state["readers"]):
                 return
             self._leaving = True
-        try:
-            control.say(state)
-            control.say({"op": "leave"})
-        except LinkError:
-            pass
+        finally:
+            self._lock.release()
+        control.say_soon({"op": "leave"})
 
     def let_go(self, wanted: bool) -> bool:
         """Of the ring of a stream that is over, unless somebody is just about to attach, who is to read what came."""
@@ -218,9 +219,8 @@ class Incoming:
                     )  # fmt: skip
                 control = self._control
                 if control is not None and control is not asked_of:
-                    asked_of = control
-                    with suppress(LinkError):  # the next connection is asked, too
-                        control.say({"op": "place", "id": number, "rank": rank, "pid": pid})
+                    asked_of = control  # the next one is asked, too
+                    control.say_soon({"op": "place", "id": number, "rank": rank, "pid": pid})
                 self._answered.wait(min(_SLICE_S, deadline.left))
         finally:
             del self._answers[number]
@@ -243,25 +243,36 @@ class Incoming:
                     self._answered.notify_all()
         elif op == "state" and not self.over:
             relay.heed(word)
+        elif op == "ended":
+            self._is_confirmed = True
 
     def _run(self, data: Channel, relay: Relay) -> None:
         why = LINK_DIED
+        head, last = -1, 0.0
         try:
             while True:
+                began = time.monotonic()
                 try:
                     why = self._receive(data, relay)
                     break
                 except LinkError as error:
-                    if self._leaving or self._failed:
+                    if self._leaving:
+                        self._hear_out()
+                    if self._failed or self._is_confirmed:
                         break
                     with self._lock:
-                        if self.cut_at is None:
+                        if self.cut_at is None and not self._leaving:
                             self.cut_at = time.monotonic()
                             self._log.warning("is cut: %s", error)
                         self._hang_up()
-                again = self._redial(relay)
-                if again is None:
-                    self._log.warning("is lost: %s", self._lost)
+                tried = 1
+                if relay.head != head or time.monotonic() - began >= BEAT_S:  # else it was hardly one
+                    head, last, tried = relay.head, time.monotonic() + relay.link_timeout, 0
+                again = self._redial(relay, last, tried)
+                if isinstance(again, str):
+                    if not self._leaving:
+                        self._lost = again
+                        self._log.warning("is lost: %s", self._lost)
                     break
                 data = again
         except (CapacityError, MessageTooLargeError, CorruptError) as error:
@@ -276,26 +287,47 @@ class Incoming:
 
     def _finish(self, data: Channel, relay: Relay, why: int) -> None:
         """The stream is over: readers are told why, and the other link, if it is there, that all has come."""
-        state = relay.state()
         with self._lock:
             self.over = True
             relay.end(why, self._failed or self._lost)
             self._answered.notify_all()
             if why == LINK_DIED:
                 self._hang_up()
-            elif self._control is not None:  # the other side hangs up once it has heard that
-                with suppress(LinkError):
-                    self._control.say(state)
-                    self._control.say({"op": "ended"})
         if why != LINK_DIED:
-            data.wait(_HANGS_UP_WITHIN_S)
-            with self._lock:
-                self._hang_up()
+            try:
+                self._confirm(data, relay)
+            except Exception:  # readers have all that they are to have
+                self._log.exception("may not have been told that all has come")
         if not self._failed and not self._lost:
             how = "no reader is left here" if self._leaving else _ENDS.get(why, "it was closed here")
             self._log.info("ends: %s; %d messages", how, relay.head)
         self._note()
         self._has_finished = True
+
+    def _confirm(self, data: Channel, relay: Relay) -> None:
+        """The other link hears that all has come, also after a cut: it would take the readers for lost, and say so."""
+        last = time.monotonic() + relay.link_timeout
+        while True:
+            with self._lock:
+                if self._control is not None:
+                    self._control.say_soon({"op": "ended"})
+            with suppress(LinkError):  # which is what it comes to: the other side hangs up once it has heard that
+                while data.wait(_HANGS_UP_WITHIN_S):
+                    data.next()
+                    data.read()  # the end, which is told again
+            self._hear_out()
+            with self._lock:
+                self._hang_up()
+            again = "it has heard it" if self._is_confirmed else self._redial(relay, last, 1)
+            if isinstance(again, str):  # who gives a stream up, or is gone, has nothing more to hear
+                return
+            data = again
+
+    def _hear_out(self) -> None:
+        """What the other link has said last, before it hung up."""
+        control = self._control
+        if control is not None:
+            control.join(_HANGS_UP_WITHIN_S)
 
     def _fail(self, why: str) -> None:
         self._log.error("cannot go on here: %s", why)
@@ -320,11 +352,16 @@ class Incoming:
             raise ChannelClosedError(f"the connection to {data.peer} is over")
         flow = relay.flow(data, control.channel)
 
-        def meanwhile() -> None:
+        def tell() -> None:
             """What was published of a batch that still waits is the other side's to know; and who is in its way."""
             with suppress(LinkError):  # the data connection will say so, too
                 flow.acknowledge()
             self.look()
+
+        def meanwhile() -> None:
+            tell()
+            if self._data is not data:  # cut: what waits for room here comes again
+                raise ChannelClosedError(f"the connection to {data.peer} is over")
 
         why, all_were_there = relay.publish(flow, meanwhile)
         if not CLOSED <= why <= LINK_DIED or all_were_there > 1:
@@ -333,12 +370,15 @@ class Incoming:
             relay.confirm_ready()
         with self._lock:
             self._ended = True
-        meanwhile()
+        tell()
         return why
 
     def _cut(self, control: Control, silent: bool, why: str) -> None:
         with self._lock:
-            if control is not self._control or self._ended:
+            if control is not self._control:
+                return
+            if self._ended:
+                self._hang_up()
                 return
             assert self._relay is not None
             self._relay.segment.note_reach(silent)
@@ -348,17 +388,15 @@ class Incoming:
                     self._log.warning("is cut: %s", why)
             self._hang_up()
 
-    def _redial(self, relay: Relay) -> Channel | None:
-        """The next data connection. None: the other link is gone, or has been out of reach for too long."""
-        refusals = tried = 0
-        last = time.monotonic() + relay.link_timeout
-        while not self._leaving:
+    def _redial(self, relay: Relay, last: float, tried: int) -> Channel | str:
+        """The next data connection, or why there is none until `last`: the other link is gone, or out of reach."""
+        refusals = 0
+        while not self._is_confirmed:
             time.sleep(REDIALS_S[min(tried, len(REDIALS_S) - 1)])  # nothing tells that a way is open again
             tried += 1
             left = last - time.monotonic()
             if left <= 0:
-                self._lost = f"it was out of reach for {relay.link_timeout:g} s (link_timeout)"
-                return None
+                return f"it was out of reach for {relay.link_timeout:g} s (link_timeout)"
             data = None
             try:
                 hello = {"stream": self._stream, "published": relay.base + relay.head}
@@ -370,12 +408,10 @@ class Incoming:
                     data.close()
                 refusals = refusals + 1 if error.why in (Why.REFUSED, Why.UNKNOWN_QUEUE) else 0
                 if refusals >= _REFUSALS:
-                    self._lost = f"its link is gone: {error}"
-                    return None
+                    return f"its link is gone: {error}"
                 continue
             except LostError as error:
-                self._lost = f"it gave the stream up: {error}"
-                return None
+                return f"it gave the stream up: {error}"
             except RingcastError:
                 if data is not None:
                     data.close()
@@ -385,4 +421,4 @@ class Incoming:
                 self._log.warning("is back after %.1f s, from %s", time.monotonic() - self.cut_at, data.peer)
             self._connected(data, control)
             return data
-        return None
+        return "it has heard it"

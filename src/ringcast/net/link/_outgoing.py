@@ -110,11 +110,10 @@ class Outgoing:
         return {**self.state(), "published": self._exported.segment.head}
 
     def tell(self) -> None:
-        """Say how things stand, if there is a connection; who is not there hears it when he comes."""
+        """How things stand is said, soon, if there is a connection; who is not there hears it when he comes."""
         control = self._control
         if control is not None:
-            with suppress(LinkError):
-                control.say(self._beat())
+            control.beat_soon()
 
     def look(self) -> None:
         """A data connection whose control connection does not come is none: nothing would tell that it is cut. And one
@@ -311,13 +310,22 @@ class Outgoing:
         elif op == "place":
             self._place(word)
         elif op == "leave":
+            self._confirm()
             self.leave()
         elif op == "ended":
+            self._confirm()
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
         elif op == "failed":
             self._give_up(f"the readers there cannot be served: {text_in(word, 'why', 4096)}")
+
+    def _confirm(self) -> None:
+        """The other link hears that it was heard; else it comes again, and is told that this stream is over."""
+        control = self._control
+        if control is not None:
+            with suppress(LinkError):
+                control.say({"op": "ended"})
 
     def _give_up(self, why: str) -> None:
         with self._changed:
