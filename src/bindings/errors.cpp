@@ -106,23 +106,21 @@ void raise_from(nb::python_error& cause, const char* type, const std::string& me
     throw nb::python_error();
 }
 
-bool interrupts(const nb::python_error& error) {
-    if (!error.matches(PyExc_Exception)) return true;
+Cause cause_of(const nb::python_error& error) {
     const nb::handle trace = error.traceback();
-    return nb::cast<bool>(
+    return static_cast<Cause>(nb::cast<int>(
         nb::module_::import_("ringcast._interruptions")
-            .attr("interrupts")(error.value(), trace.is_valid() ? nb::borrow(trace) : nb::object(nb::none())));
+            .attr("cause_of")(error.value(), trace.is_valid() ? nb::borrow(trace) : nb::object(nb::none()))));
 }
 
-bool passes(const nb::python_error& error) {
-    if (interrupts(error)) return true;
-    // Of a missing package nobody knows by itself which message it is about.
-    return error.matches(nb::module_::import_("ringcast.errors").attr("RingcastError")) &&
-           !error.matches(PyExc_ImportError);
+bool interrupts(const nb::python_error& error) { return cause_of(error) != Cause::object; }
+
+bool is_one_of(const nb::python_error& error, const char* type) {
+    return error.matches(nb::module_::import_("ringcast.errors").attr(type));
 }
 
 std::string text_of(const nb::python_error& error) {
-    return nb::cast<std::string>(error.type().attr("__name__")) + ": " + nb::cast<std::string>(nb::str(error.value()));
+    return nb::cast<std::string>(nb::module_::import_("ringcast._mishaps").attr("shown")(error.value()));
 }
 
 void bind_errors(nb::module_&) {
