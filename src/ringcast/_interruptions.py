@@ -16,8 +16,6 @@ from functools import partial
 from types import CodeType, TracebackType
 from typing import Any
 
-from ringcast._mishaps import shown
-
 
 class Cause(IntEnum):
     """Whose doing an exception is. The native core knows the numbers."""
@@ -78,6 +76,8 @@ class Tries:
         if cause == Cause.WANT_OF_MEMORY and not self._lacked_memory:
             self._lacked_memory = True
             return
+        from ringcast._mishaps import shown  # which imports logging
+
         raise NotRebuilt(shown(error)) from error
 
 
