@@ -74,6 +74,14 @@ void set_error(const char* type, const std::string& message, int system_errno,
     PyErr_SetObject(exception_type.ptr(), exception.ptr());
 }
 
+void set_refused(platform::Asked asked, const char* what, int number) {
+    try {
+        platform::throw_refused(asked, what, number);
+    } catch (const Error& refused) {
+        set_error(type_of(refused.code()), refused.what(), refused.system_errno());
+    }
+}
+
 }  // namespace
 
 void raise(const char* type, const std::string& message, int system_errno) {
@@ -123,20 +131,27 @@ std::string text_of(const nb::python_error& error) {
     return nb::cast<std::string>(nb::module_::import_("ringcast._mishaps").attr("shown")(error.value()));
 }
 
-void bind_errors(nb::module_&) {
+void bind_errors(nb::module_& module) {
+    using namespace nb::literals;
+    module.def(
+        "remedy_of",
+        [](int number, bool thread) {
+            return platform::remedy_of(thread ? platform::Asked::thread : platform::Asked::open, number);
+        },
+        "errno"_a, "thread"_a = false);
     nb::register_exception_translator([](const std::exception_ptr& pointer, void*) {
         try {
             std::rethrow_exception(pointer);
         } catch (const Error& error) {
             set_error(type_of(error.code()), error.what(), error.system_errno(), error.peer());
+        } catch (const std::bad_alloc&) {
+            set_refused(platform::Asked::mapping, "taking memory of this process", ENOMEM);
         } catch (const std::system_error& error) {  // no thread, or no descriptor to wake one by, can be had
-            try {
-                const int number = error.code().value();
-                if (number == EAGAIN) platform::throw_refused(platform::Asked::thread, "starting a thread", number);
-                platform::throw_refused(platform::Asked::open, "opening an event", number);
-            } catch (const Error& refused) {
-                set_error(type_of(refused.code()), refused.what(), refused.system_errno());
-            }
+            const int number = error.code().value();
+            if (number == EAGAIN)
+                set_refused(platform::Asked::thread, "starting a thread", number);
+            else
+                set_refused(platform::Asked::open, "opening an event", number);
         }
     });
 }
