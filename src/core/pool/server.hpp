@@ -44,6 +44,8 @@ public:
     TierDriver& tiers() noexcept { return *tiers_; }
     bool closed() const noexcept { return closed_.load(std::memory_order_relaxed); }
     bool adopted() const noexcept { return adopted_; }
+    // The pool's, as its users call it.
+    const std::string& name() const noexcept { return name_; }
     // Null once it is closed.
     std::shared_ptr<const PoolMemory> memory() const {
         const std::lock_guard guard(closing_);
@@ -120,6 +122,7 @@ private:
     void note_access(std::uint32_t entry, std::uint32_t ancestors);
 
     std::uint32_t fork_generation_ = platform::fork_generation();
+    std::string name_;
     mutable std::mutex closing_;
     bool adopted_ = false;  // set while `memory_` is made
     std::shared_ptr<PoolMemory> memory_;
