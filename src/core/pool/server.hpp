@@ -106,6 +106,7 @@ private:
     // --- What is done for them: server_requests.cpp.
     enum class Done : std::uint8_t { yes, no, later };
     Done perform(NativeMailSlot& slot);
+    Storing asked_by(const Owner& owner) const noexcept;
     Done perform_clear();
     Done perform_promote();
     void perform_reserve(NativeMailSlot& slot);
