@@ -1,6 +1,8 @@
 #include "codec.hpp"
 
+#include <new>
 #include <string>
+#include <utility>
 
 #include "arrays.hpp"
 #include "foreign_code.hpp"
@@ -124,7 +126,8 @@ Frames Codec::encode(PyObject* object) const {
     try {
         return Frames(encoded(object), encoding_);
     } catch (nb::python_error& error) {
-        if (passes(error)) throw;
+        // Of a missing package nobody knows by itself which message it is about.
+        if (interrupts(error) || (is_one_of(error, "RingcastError") && !error.matches(PyExc_ImportError))) throw;
         raise_from(error, "EncodeError",
                    std::string("an object of type '") + Py_TYPE(object)->tp_name + "' cannot be " +
                        (encoding_ == Encoding::pickle ? "pickled" : "encoded") + " (" + text_of(error) +
@@ -132,39 +135,77 @@ Frames Codec::encode(PyObject* object) const {
     }
 }
 
-nb::object Codec::decode(const nb::object& buffer, const std::byte* bytes, std::uint64_t length, Encoding encoding,
-                         bool framed) const {
-    nb::object stream = buffer;
+nb::object Codec::decoded(nb::object& stream, const std::byte* bytes, std::uint64_t length, Encoding encoding,
+                          bool framed) const {
+    const nb::object buffer = stream;
+    if (encoding == Encoding::array) return make_array(buffer, bytes, length);
+    const ForeignCode foreign;
+    if (encoding == Encoding::tensor) return make_tensor(buffer, bytes, length, writable_);
+    nb::object frames;
+    if (framed) {
+        frames = split_frames(buffer, bytes, length, writable_);
+        stream = frames[0];
+        if (PyList_SetSlice(frames.ptr(), 0, 1, nullptr) != 0) throw nb::python_error();
+    }
+    if (encoding == Encoding::pickle && !framed && length < kShortestSparse && !loads_.is_none())
+        return loaded(loads_.ptr(), stream.ptr());
+    if (!framed) frames = nb::list();
+    if (encoding != Encoding::pickle) return decode_(static_cast<int>(encoding), stream, frames);
+    KeptByTorch kept;
     try {
-        if (encoding == Encoding::array) return make_array(buffer, bytes, length);
-        const ForeignCode foreign;
-        if (encoding == Encoding::tensor) return make_tensor(buffer, bytes, length, writable_);
-        nb::object frames;
-        if (framed) {
-            frames = split_frames(buffer, bytes, length, writable_);
-            stream = frames[0];
-            if (PyList_SetSlice(frames.ptr(), 0, 1, nullptr) != 0) throw nb::python_error();
-        }
-        if (encoding == Encoding::pickle && !framed && length < kShortestSparse && !loads_.is_none())
-            return loaded(loads_.ptr(), stream.ptr());
-        if (!framed) frames = nb::list();
-        if (encoding != Encoding::pickle) return decode_(static_cast<int>(encoding), stream, frames);
-        KeptByTorch kept;
+        nb::object object = framed || loads_.is_none() ? decode_(static_cast<int>(encoding), stream, frames)
+                                                       : loaded(loads_.ptr(), stream.ptr());
+        kept.settle();
+        return object;
+    } catch (nb::python_error&) {
+        kept.settle_without_errors();  // the message is refused already
+        throw;
+    }
+}
+
+nb::object Codec::decode(const nb::object& buffer, const std::byte* bytes, std::uint64_t length, Encoding encoding,
+                         bool framed, Tries& tries) const {
+    nb::object stream = buffer;
+    const auto attempt = [&] {
+        stream = buffer;
         try {
-            nb::object object = framed || loads_.is_none() ? decode_(static_cast<int>(encoding), stream, frames)
-                                                           : loaded(loads_.ptr(), stream.ptr());
-            kept.settle();
-            return object;
-        } catch (nb::python_error&) {
-            kept.settle_without_errors();  // the message is refused already
-            throw;
+            return decoded(stream, bytes, length, encoding, framed);
+        } catch (const std::bad_alloc&) {
+            PyErr_NoMemory();
+            throw nb::python_error();
         }
-    } catch (nb::python_error& error) {
-        if (passes(error)) throw;
+    };
+    const auto refuse = [&](nb::python_error& error) {
+        tries.refused = true;
         const std::string named = encoding == Encoding::pickle ? named_in(stream) : "";
         raise_from(error, "DecodeError",
-                   "a received message of " + std::to_string(length) + " bytes" + named + " cannot be rebuilt (" +
-                       text_of(error) + "); it is consumed, and the next call goes on with the next message");
+                   "a received message (number " + std::to_string(tries.number) + ", " + std::to_string(length) +
+                       " bytes)" + named + " cannot be rebuilt (" + text_of(error) +
+                       "); it is consumed, and the next call goes on with the next message");
+    };
+    // Returns if it is no doing of the message's.
+    const auto judge = [&](nb::python_error& error, Cause cause) {
+        if (cause == Cause::interruption) return;
+        if (cause == Cause::want_of_memory && !std::exchange(tries.lacked_memory, true)) return;
+        // An error of ours, such as QueueTimeoutError, that comes out of an object would be taken for one of this call.
+        if (!is_one_of(error, "MessageError")) refuse(error);
+        tries.refused = true;
+    };
+    try {
+        return attempt();
+    } catch (nb::python_error& error) {
+        const Cause cause = cause_of(error);
+        if (cause == Cause::doubtful) {
+            try {
+                attempt();
+            } catch (nb::python_error& again) {
+                judge(again, cause_of(again));
+                throw;
+            }
+        } else {
+            judge(error, cause);
+        }
+        throw;
     }
 }
 

@@ -10,6 +10,13 @@
 
 namespace ringcast::bindings {
 
+// What has become of the tries to rebuild one message.
+struct Tries {
+    std::uint64_t number;        // the message's, in its queue
+    bool lacked_memory = false;  // once; the second time is the message's own doing
+    bool refused = false;        // it can never be rebuilt, and is consumed
+};
+
 class Codec {
 public:
     explicit Codec(const nb::object& codec);
@@ -29,11 +36,13 @@ public:
     bool arrays() const noexcept { return arrays_; }
     Frames encode(PyObject* object) const;  // raises EncodeError, from what the object's encoding raised
     // `buffer` exports the `length` bytes at `bytes`, and nothing else keeps them. Not for raw messages. Raises
-    // DecodeError, from what the object's rebuilding raised; CorruptError.
+    // DecodeError, from what the object's rebuilding raised; CorruptError; or what is no doing of the message's.
     nb::object decode(const nb::object& buffer, const std::byte* bytes, std::uint64_t length, Encoding encoding,
-                      bool framed) const;
+                      bool framed, Tries& tries) const;
 
 private:
+    nb::object decoded(nb::object& stream, const std::byte* bytes, std::uint64_t length, Encoding encoding,
+                       bool framed) const;
     nb::object encoded(PyObject* object) const;
 
     nb::object encode_;

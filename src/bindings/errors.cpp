@@ -74,6 +74,14 @@ void set_error(const char* type, const std::string& message, int system_errno,
     PyErr_SetObject(exception_type.ptr(), exception.ptr());
 }
 
+void set_refused(platform::Asked asked, const char* what, int number) {
+    try {
+        platform::throw_refused(asked, what, number);
+    } catch (const Error& refused) {
+        set_error(type_of(refused.code()), refused.what(), refused.system_errno());
+    }
+}
+
 }  // namespace
 
 void raise(const char* type, const std::string& message, int system_errno) {
@@ -106,39 +114,44 @@ void raise_from(nb::python_error& cause, const char* type, const std::string& me
     throw nb::python_error();
 }
 
-bool interrupts(const nb::python_error& error) {
-    if (!error.matches(PyExc_Exception)) return true;
+Cause cause_of(const nb::python_error& error) {
     const nb::handle trace = error.traceback();
-    return nb::cast<bool>(
+    return static_cast<Cause>(nb::cast<int>(
         nb::module_::import_("ringcast._interruptions")
-            .attr("interrupts")(error.value(), trace.is_valid() ? nb::borrow(trace) : nb::object(nb::none())));
+            .attr("cause_of")(error.value(), trace.is_valid() ? nb::borrow(trace) : nb::object(nb::none()))));
 }
 
-bool passes(const nb::python_error& error) {
-    if (interrupts(error)) return true;
-    // Of a missing package nobody knows by itself which message it is about.
-    return error.matches(nb::module_::import_("ringcast.errors").attr("RingcastError")) &&
-           !error.matches(PyExc_ImportError);
+bool interrupts(const nb::python_error& error) { return cause_of(error) != Cause::object; }
+
+bool is_one_of(const nb::python_error& error, const char* type) {
+    return error.matches(nb::module_::import_("ringcast.errors").attr(type));
 }
 
 std::string text_of(const nb::python_error& error) {
-    return nb::cast<std::string>(error.type().attr("__name__")) + ": " + nb::cast<std::string>(nb::str(error.value()));
+    return nb::cast<std::string>(nb::module_::import_("ringcast._mishaps").attr("shown")(error.value()));
 }
 
-void bind_errors(nb::module_&) {
+void bind_errors(nb::module_& module) {
+    using namespace nb::literals;
+    module.def(
+        "remedy_of",
+        [](int number, bool thread) {
+            return platform::remedy_of(thread ? platform::Asked::thread : platform::Asked::open, number);
+        },
+        "errno"_a, "thread"_a = false);
     nb::register_exception_translator([](const std::exception_ptr& pointer, void*) {
         try {
             std::rethrow_exception(pointer);
         } catch (const Error& error) {
             set_error(type_of(error.code()), error.what(), error.system_errno(), error.peer());
+        } catch (const std::bad_alloc&) {
+            set_refused(platform::Asked::mapping, "taking memory of this process", ENOMEM);
         } catch (const std::system_error& error) {  // no thread, or no descriptor to wake one by, can be had
-            try {
-                const int number = error.code().value();
-                if (number == EAGAIN) platform::throw_refused(platform::Asked::thread, "starting a thread", number);
-                platform::throw_refused(platform::Asked::open, "opening an event", number);
-            } catch (const Error& refused) {
-                set_error(type_of(refused.code()), refused.what(), refused.system_errno());
-            }
+            const int number = error.code().value();
+            if (number == EAGAIN)
+                set_refused(platform::Asked::thread, "starting a thread", number);
+            else
+                set_refused(platform::Asked::open, "opening an event", number);
         }
     });
 }

@@ -2,14 +2,19 @@
 #pragma once
 
 #include <nanobind/nanobind.h>
+#include <memory>
 
 #include "figures.hpp"
 #include "pool/memory.hpp"
 #include "pool/parts.hpp"
+#include "pool/server.hpp"
 
 namespace ringcast::bindings {
 
 nanobind::dict described(const pool::PoolMemory& memory);
+
+// Mapped for as long as it is held, whoever closes the server meanwhile. Raises PoolClosedError, ForkedError.
+std::shared_ptr<const pool::PoolMemory> memory_served_by(const pool::Server& server);
 
 // "living", "stopped" or "gone".
 const char* server_state(const pool::PoolMemory& memory);

@@ -85,20 +85,27 @@ std::shared_ptr<pool::Server> serve(std::string name, std::string user_name, std
     return std::make_shared<pool::Server>(options);
 }
 
+}  // namespace
+
+std::shared_ptr<const pool::PoolMemory> memory_served_by(const pool::Server& server) {
+    if (server.in_forked_child())
+        raise("ForkedError", "pool '" + server.name() +
+                                 "': its server belongs to a parent process; connect to it with " +
+                                 "PoolClient.connect");
+    auto memory = server.memory();
+    if (memory == nullptr) raise("PoolClosedError", "pool '" + server.name() + "': its server was closed");
+    return memory;
+}
+
+namespace {
+
 void prefault(const pool::Server& server, const nb::callable& progress) {
-    if (server.in_forked_child()) raise("ForkedError", "this pool server belongs to a parent process");
-    const auto memory = server.memory();  // mapped until the end, whoever closes the server meanwhile
-    if (memory == nullptr) raise("PoolClosedError", "this pool server was closed");
+    const auto memory = memory_served_by(server);  // mapped until the end, whoever closes the server meanwhile
     std::optional<Unlocked> unlocked{std::in_place};
     memory->prefault(told_to(progress, unlocked));
 }
 
-nb::dict described_by_its_server(const pool::Server& server) {
-    if (server.in_forked_child()) raise("ForkedError", "this pool server belongs to a parent process");
-    const auto memory = server.memory();
-    if (memory == nullptr) raise("PoolClosedError", "this pool server was closed");
-    return described(*memory);
-}
+nb::dict described_by_its_server(const pool::Server& server) { return described(*memory_served_by(server)); }
 
 // Of each tier how often something went wrong, and what did last.
 std::vector<std::pair<std::uint64_t, std::string>> errors_of_tiers(pool::Server& server) {

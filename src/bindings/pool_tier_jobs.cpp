@@ -12,6 +12,7 @@
 #include "modules.hpp"
 #include "pool/server.hpp"
 #include "pool_keys.hpp"
+#include "pool_memory.hpp"
 #include "py_errors.hpp"
 #include "unlocked.hpp"
 
@@ -102,9 +103,7 @@ nb::object memory_of(const PyTierJob& self) {
 
 // All chunks of a pool. It stays mapped, and the pool this server's, until the view is released.
 nb::object served_memory(const pool::Server& server) {
-    if (server.in_forked_child()) raise("ForkedError", "this pool server belongs to a parent process");
-    const auto memory = server.memory();
-    if (memory == nullptr) raise("PoolClosedError", "this pool server was closed");
+    const auto memory = memory_served_by(server);
     return view_of(memory, {memory->served_data(), memory->header().capacity}, true);
 }
 

@@ -20,11 +20,13 @@ nanobind::handle timeout_error();
 
 // The same, with the Python exception `cause` as its cause.
 [[noreturn]] void raise_from(nanobind::python_error& cause, const char* type, const std::string& message);
-// Does it end programs (KeyboardInterrupt), come out of a signal's handler, or tell of want of memory, and says nothing of the
-// object that was being dealt with?
+// Whose doing is an exception that came while an object was pickled or rebuilt? See ringcast._interruptions.
+enum class Cause { object, interruption, want_of_memory, doubtful };
+Cause cause_of(const nanobind::python_error& error);
+// May it be something else than the object's doing?
 bool interrupts(const nanobind::python_error& error);
-// Is it such, or an exception of ringcast.errors? Those are passed on as they are.
-bool passes(const nanobind::python_error& error);
+// Is it an exception of ringcast.errors, of this type?
+bool is_one_of(const nanobind::python_error& error, const char* type);
 // "ValueError: bad value"
 std::string text_of(const nanobind::python_error& error);
 

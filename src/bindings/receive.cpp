@@ -1,6 +1,5 @@
 // The calls of a reader: dequeue and its relatives.
 #include <algorithm>
-#include <new>
 #include <optional>
 #include <string>
 #include <vector>
@@ -72,10 +71,10 @@ Taken take_message(const End& end, Receiver& receiver) {
     return Taken{std::move(own.buffer), own.bytes, message, position};
 }
 
-nb::object object_of(const End& end, const Taken& taken) {
+nb::object object_of(const End& end, Taken& taken) {
     const Receiver::Message& m = taken.message;
     if (m.encoding == Encoding::raw) return taken.buffer;
-    return end.codec.decode(taken.buffer, taken.bytes, m.length, m.encoding, m.framed);
+    return end.codec.decode(taken.buffer, taken.bytes, m.length, m.encoding, m.framed, taken.tries);
 }
 
 // Without the turn. A message whose rebuilding is interrupted is the next to be handed out; one that cannot be rebuilt is
@@ -83,11 +82,8 @@ nb::object object_of(const End& end, const Taken& taken) {
 nb::object rebuilt(End& end, Taken taken) {
     try {
         return object_of(end, taken);
-    } catch (nb::python_error& error) {
-        if (interrupts(error)) end.left_over.put(std::move(taken));
-        throw;
-    } catch (const std::bad_alloc&) {
-        end.left_over.put(std::move(taken));
+    } catch (...) {
+        if (!taken.tries.refused) end.left_over.put(std::move(taken));
         throw;
     }
 }
@@ -222,7 +218,7 @@ nb::list rebuilt_batch(End& end, std::vector<Taken>& batch) {
             try {
                 messages.append(object_of(end, batch[i]));
             } catch (nb::python_error& error) {
-                if (interrupts(error)) throw;
+                if (!batch[i].tries.refused) throw;
                 left_from = i + 1;
                 if (i == 0) throw;
                 end.left_over.put(std::move(batch[i]), nb::borrow(error.value()));

@@ -2,10 +2,12 @@
 //
 // What is given for an end is an object that the caller keeps for as long as the end is in the selection.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 
 #include <atomic>
 #include <memory>
+#include <string>
 #include <tuple>
 #include <type_traits>
 
@@ -89,8 +91,10 @@ public:
         Selection& s = usable();
         return change(s, [&s](const Selection::Access& access) { return s.descriptor(access); });
     }
-    void close() {
-        if (selection_->in_forked_child()) return;
+    // `of`: the ends that it had, in words.
+    void close(const std::string& of) {
+        if (selection_->in_forked_child() || closed_) return;
+        of_ = of;
         closed_ = true;
         selection_->rouse();
     }
@@ -101,7 +105,7 @@ private:
     Selection& usable() const {
         if (selection_->in_forked_child())
             raise("ForkedError", "selector: it belongs to a parent process; make another one in the forked child");
-        if (closed_) raise("QueueClosedError", "selector: it has been closed");
+        if (closed_) raise("QueueClosedError", "selector" + of_ + ": it has been closed");
         return *selection_;
     }
     // With the mutex held, and maybe without the interpreter's lock: who holds the mutex may be a thread that has no CPU
@@ -122,6 +126,7 @@ private:
     std::unique_ptr<Selection> selection_;
     std::atomic<bool> selecting_{false};
     std::atomic<bool> closed_{false};
+    std::string of_;  // before `closed_` is set
 };
 
 }  // namespace
@@ -133,7 +138,7 @@ void bind_selection(nb::module_& module) {
         .def("_remove", &PySelection::remove, nb::arg("given"))
         .def("_select", &PySelection::select, nb::arg("timeout").none(), nb::arg("briefly") = true)
         .def("_descriptor", &PySelection::descriptor)
-        .def("_close", &PySelection::close)
+        .def("_close", &PySelection::close, nb::arg("of") = "")
         .def("_counters", &PySelection::counters)
         .def_prop_ro("closed", &PySelection::closed);
     module.def("can_wait_for_any", &platform::can_wait_for_any);

@@ -1,8 +1,8 @@
 // Messages that a reader's end has taken out of the ring and not handed out.
 //
 // Objects are rebuilt after the turn has been given back, since that runs users' code. A call that is interrupted
-// meanwhile, by a signal's exception or a MemoryError, leaves what it took with the end, and the next calls of any thread
-// begin there.
+// meanwhile, by a signal's exception or a first MemoryError, leaves what it took with the end, and the next calls of any
+// thread begin there.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -13,6 +13,7 @@
 #include <mutex>
 #include <optional>
 
+#include "codec.hpp"
 #include "receiver.hpp"
 
 namespace ringcast::bindings {
@@ -25,6 +26,7 @@ struct Taken {
     const std::byte* bytes;
     Receiver::Message message;
     std::uint64_t position;
+    Tries tries{position};
 };
 
 // A message, or in its place the exception that its rebuilding raised behind others that were handed out.

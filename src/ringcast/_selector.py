@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 K = TypeVar("K")
 
+_MOST_NAMED = 3
+"""Of the ends of a selector, in an error."""
+
 
 def _checked_end(end: Any, what: str = "end") -> Any:
     if not isinstance(end, _core.End):
@@ -239,7 +242,9 @@ class Selector(_core.Selection, Generic[K]):
 
         >>> Selector().close()
         """
-        self._close()
+        contexts = [end._context for end in self._given.copy()]
+        others = f" and {len(contexts) - _MOST_NAMED} more" if len(contexts) > _MOST_NAMED else ""
+        self._close(f" of {', '.join(contexts[:_MOST_NAMED])}{others}" if contexts else "")
         for end, given in self._given.copy().items():
             self._let_go(end, given)
         for end in self._own.copy():

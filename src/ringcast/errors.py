@@ -253,7 +253,11 @@ class ViewsAliveError(MessageError, BufferError):
 
 
 class DecodeError(MessageError, ValueError):
-    """The codec cannot rebuild the received object. The message is consumed; the queue works on."""
+    """The codec cannot rebuild the received object. The message is consumed; the queue works on.
+
+    That holds for what raises SystemExit or its like each time it is rebuilt, too, and for what raises a MemoryError
+    again when it is received again. Ctrl-C, and what a signal's handler raises, consume nothing.
+    """
 
 
 class PickleRefusedError(DecodeError):

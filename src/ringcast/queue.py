@@ -457,7 +457,8 @@ class MessageQueue(OfGroups[T]):
         wait is expected and is not to be logged. A received array of 64 KiB or more is a read-only view of shared
         memory, which is the reader's until the last view of it is gone; see `copy` at `create_from_handle`.
         Raises QueueTimeoutError, WaitCancelledError, QueueClosedError (the writer closed and all is read, or this end
-        was shut down), WriterDiedError, ReaderEvictedError, DecodeError (that message is consumed).
+        was shut down), WriterDiedError, ReaderEvictedError, DecodeError (that message is consumed). An interruption
+        while the object is rebuilt leaves the message to the next call; a MemoryError does so once.
 
         >>> queue.enqueue("hello")
         >>> reader.dequeue(timeout=1.0)

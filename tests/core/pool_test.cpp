@@ -233,41 +233,50 @@ void run_with(PolicyKind policy, const std::string& name) {
     platform::unlink_name(name);
 }
 
-// Reserves and commits one key, which is nobody's child. What the server said of it.
-Status store_one(Client& client, const Digest& key) {
+// Reserves and commits these keys, each the child of the one before. What the server said of the last.
+Status store_chain(Client& client, const Chain& keys) {
     const auto answered = [](Call& call) {
         while (!call.briefly() && call.slice(platform::monotonic_ns() + 50'000'000) != Call::Progress::answered) {
         }
     };
+    const auto count = static_cast<std::uint32_t>(keys.size());
     Call reserving(client);
     CHECK(reserving.take_slot());
     NativeMailSlot& slot = reserving.slot();
     slot.length.store(kChunk, std::memory_order_relaxed);
-    for (auto* word : {&slot.chained, &slot.has_parent, &slot.checked}) word->store(0, std::memory_order_relaxed);
+    slot.chained.store(1, std::memory_order_relaxed);
+    for (auto* word : {&slot.has_parent, &slot.checked}) word->store(0, std::memory_order_relaxed);
     slot.parts.store(1, std::memory_order_relaxed);
-    for (std::size_t k = 0; k < 4; ++k) slot.items[0].digest[k].store(key.words[k], std::memory_order_relaxed);
-    reserving.begin(Ask::reserve, 1);
+    for (std::uint32_t i = 0; i < count; ++i)
+        for (std::size_t k = 0; k < 4; ++k) slot.items[i].digest[k].store(keys[i].words[k], std::memory_order_relaxed);
+    reserving.begin(Ask::reserve, count);
     answered(reserving);
-    const auto status = static_cast<Status>(slot.items[0].status.load(std::memory_order_relaxed));
-    const std::uint32_t entry = slot.items[0].entry.load(std::memory_order_relaxed);
-    const std::uint32_t generation = slot.items[0].generation.load(std::memory_order_relaxed);
+    Status status{};
+    std::vector<Look> got;
+    for (std::uint32_t i = 0; i < count; ++i) {
+        status = static_cast<Status>(slot.items[i].status.load(std::memory_order_relaxed));
+        if (status != Status::reserved) break;
+        const std::uint32_t generation = slot.items[i].generation.load(std::memory_order_relaxed);
+        got.push_back(
+            {slot.items[i].entry.load(std::memory_order_relaxed), entry_word(generation, EntryState::reserved)});
+    }
     Client::Places places;
     std::vector<bool> pinned;
-    if (status == Status::reserved) {
-        const std::vector<Look> got{{entry, entry_word(generation, EntryState::reserved)}};
-        client.pin_each(got, places, pinned);
-    }
+    client.pin_each(got, places, pinned);
     reserving.take();
-    if (status != Status::reserved) return status;
-    Call committing(client);
-    CHECK(committing.take_slot());
-    committing.slot().checked.store(0, std::memory_order_relaxed);
-    committing.slot().parts.store(kNoPart, std::memory_order_relaxed);
-    committing.slot().items[0].entry.store(entry, std::memory_order_relaxed);
-    committing.slot().items[0].generation.store(generation, std::memory_order_relaxed);
-    committing.begin(Ask::commit, 1);
-    answered(committing);
-    committing.take();
+    if (status == Status::reserved) {
+        Call committing(client);
+        CHECK(committing.take_slot());
+        committing.slot().checked.store(0, std::memory_order_relaxed);
+        committing.slot().parts.store(kNoPart, std::memory_order_relaxed);
+        for (std::uint32_t i = 0; i < count; ++i) {
+            committing.slot().items[i].entry.store(got[i].entry, std::memory_order_relaxed);
+            committing.slot().items[i].generation.store(generation_of(got[i].word), std::memory_order_relaxed);
+        }
+        committing.begin(Ask::commit, count);
+        answered(committing);
+        committing.take();
+    }
     client.unpin(places);
     return status;
 }
@@ -304,11 +313,76 @@ TEST(a_victim_that_is_pinned_while_it_goes_makes_no_store_fail) {
     const auto client = connect();
     for (std::uint64_t n = 0; n < 100'000 / check::kScale; ++n) {
         next_victim.store(n - std::min<std::uint64_t>(n, kFew), std::memory_order_relaxed);
-        CHECK(store_one(*client, key_of(n)) == Status::reserved);
+        CHECK(store_chain(*client, {key_of(n)}) == Status::reserved);
     }
     over.store(true, std::memory_order_relaxed);
     flickering.join();
     CHECK(pins.load() > 0 && server.memory()->words().no_memory.load() == 0);
+}
+
+// Somebody who pins the last of a chain while the chain goes sees it cease to be there and come back, and then, once more
+// pinned than any eviction can overlook, what comes before it is there.
+TEST(a_chain_that_is_kept_comes_back_parents_first) {
+    constexpr std::uint32_t kLong = 48;
+    const std::string name = "ringcast_pool_test_chain_" + std::to_string(getpid());
+    PoolMemory::Request made = request(name);
+    made.geometry = plan_pool(std::uint64_t{2} * kLong * kChunk, 8, 64, 2 * kLong);
+    made.kept = false;
+    const Server server({.memory = made, .policy = PolicyKind::lru});
+    const auto connect = [&] {
+        return Client::connect({.name = name, .release = "test", .worker_id = "w"}, 10'000'000'000);
+    };
+    const auto chain = [](std::uint64_t n) {
+        Chain keys;
+        for (std::uint64_t i = 0; i < kLong; ++i)
+            keys.push_back(Digest{{(n * kLong + i + 1) * 0x9e37'79b9'7f4a'7c15, n, i, ~n}});
+        return keys;
+    };
+    std::atomic<std::uint64_t> next_victim{0};
+    std::atomic<bool> over{false};
+    std::atomic<std::uint64_t> came_back{0};
+    std::uint64_t orphans = 0;
+    std::thread flickering([&] {
+        const auto client = connect();
+        const auto& index = client->memory().index();
+        const auto word = [&](const Look& look) {
+            return index.entries[look.entry].word.load(std::memory_order_acquire);  // acquire [entry]
+        };
+        while (!over.load(std::memory_order_relaxed)) {
+            const Chain keys = chain(next_victim.load(std::memory_order_relaxed));
+            std::vector<Look> looks;
+            Status stopped{};
+            if (client->find_leading(keys, looks, stopped) < kLong / 2) continue;
+            const Look first = looks.front(), last = looks.back();
+            Client::Places places;
+            const auto goes_within = [&](int looks_at_it) {
+                while (looks_at_it-- > 0)
+                    if (word(last) != last.word) return true;
+                return false;
+            };
+            // Mostly not pinned, or it would not be chosen; and then for as long as it takes to choose all of them.
+            while (!over.load(std::memory_order_relaxed) && !goes_within(5000) &&
+                   client->pin({&last, 1}, places).count != 0) {
+                const bool went = goes_within(2000);
+                while (went && !over.load(std::memory_order_relaxed) && word(last) != last.word) {
+                }
+                // Pinned since before this eviction's end: no other one takes it, nor what it hangs from.
+                if (went) came_back.fetch_add(1, std::memory_order_relaxed);
+                if (went && word(last) == last.word && word(first) != first.word) ++orphans;
+                client->unpin(places);
+                places.clear();
+            }
+        }
+    });
+    const auto client = connect();
+    const std::int64_t until = platform::monotonic_ns() + kRunNs;
+    for (std::uint64_t n = 0; platform::monotonic_ns() < until && came_back.load() < 1000; ++n) {
+        next_victim.store(n - std::min<std::uint64_t>(n, 2), std::memory_order_relaxed);
+        store_chain(*client, chain(n));
+    }
+    over.store(true, std::memory_order_relaxed);
+    flickering.join();
+    CHECK(orphans == 0);
 }
 
 TEST(clients_store_and_retrieve_while_servers_end_and_others_adopt) {

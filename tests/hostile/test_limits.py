@@ -6,19 +6,23 @@ import ctypes
 import errno
 import gc
 import os
+import re
 import resource
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ringcast import MessageQueue
-from ringcast.errors import RingcastError, SystemCallError
+from ringcast import MessageQueue, WorkerGroup
+from ringcast.errors import RingcastError, SystemCallError, TierError
+from ringcast.pool import PoolServer
+from ringcast.pool.tiers import FileTier
 from tests.hostile.test_failing_calls import resources
-from tests.support import Child, Link, broadcast, run_python, unique_name
+from tests.support import Child, Link, broadcast, eventually, run_python, unique_name
 
 
 def _make_and_attach(zero_copy: bool) -> None:
@@ -142,3 +146,106 @@ def test_without_threads_there_is_a_typed_error_and_a_program_ends_in_order() ->
     assert refused.startswith(f"{errno.EAGAIN} starting a thread: "), refused
     assert "ulimit -u" in refused
     assert received == "still there"
+
+
+def _few_descriptors_for_a_group(link: Link) -> None:
+    with WorkerGroup(dict, 1):
+        pass  # what is imported, and started once, for all
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    before = resources()
+    told = []
+    for spare in range(0, 64, 2):
+        lowest = os.dup(0)
+        os.close(lowest)
+        usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + spare, usual[1]))
+        try:
+            group = WorkerGroup(dict, 2)
+        except SystemCallError as error:
+            told.append((error.errno, str(error)))
+        else:
+            group.close()
+            break
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+        eventually(lambda: resources() == before, "everything closed")  # by threads that end
+    link.send(told)
+
+
+def test_a_group_for_which_there_are_too_few_descriptors_says_so_and_keeps_none(start: Callable[..., Child]) -> None:
+    told = start(_few_descriptors_for_a_group).receive()
+    assert 5 < len(told) < 32, told
+    for number, text in told:
+        assert number == errno.EMFILE, text
+        assert "RLIMIT_NOFILE" in text
+        assert "ulimit -n" in text
+    assert any("WorkerGroup(dict, 2): making the pipes to rank 1" in text for _, text in told), told
+    assert any("WorkerGroup(dict, 2): starting rank" in text for _, text in told), told
+
+
+def _little_address_space_for_a_pool(link: Link) -> None:
+    told = []
+    for spare_mib in range(100, 1000, 20):
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
+        usual = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (used + (spare_mib << 20), usual[1]))
+        try:
+            PoolServer("little", "16MiB", entries=1_000_000).start().close()
+        except SystemCallError as error:
+            told.append(str(error))
+        else:
+            break
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, usual)
+    link.send(told)
+
+
+def test_a_pool_s_server_with_too_little_address_space_names_the_limit(start: Callable[..., Child]) -> None:
+    told = start(_little_address_space_for_a_pool).receive()
+    for text in told:
+        assert re.search(r"[0-9.]+ MiB \((RLIMIT_AS|ulimit -v)\)", text), text
+    for what in ("mapping", "taking memory of this process"):
+        assert any(text.startswith(what) and "ulimit -v" in text for text in told), told
+
+
+def _small_files(link: Link) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which would end a program that asked the system for it
+    with tempfile.TemporaryDirectory() as folder:
+        with pytest.raises(TierError) as caught:
+            FileTier(f"{folder}/tier", "8MiB", "64KiB")
+        link.send((caught.value.errno, str(caught.value), os.listdir(folder)))
+
+
+def test_a_tier_above_the_limit_of_files_names_it_and_leaves_no_file(start: Callable[..., Child]) -> None:
+    number, text, left = start(_small_files).receive()
+    assert number == errno.EFBIG
+    assert "limited to 1.0 MiB (RLIMIT_FSIZE)" in text
+    assert "ulimit -f unlimited" in text
+    assert left == []
+
+
+def _few_descriptors_for_a_tier(link: Link) -> None:
+    told = []
+    with tempfile.TemporaryDirectory() as folder:
+        for spare in range(3):
+            lowest = os.dup(0)
+            os.close(lowest)
+            usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + spare, usual[1]))
+            try:
+                FileTier(f"{folder}/tier", "1MiB", "64KiB").close()
+                told.append("works")
+            except TierError as error:
+                told.append(str(error))
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+    link.send(told)
+
+
+def test_a_tier_without_descriptors_names_the_limit(start: Callable[..., Child]) -> None:
+    *told, last = start(_few_descriptors_for_a_tier).receive()
+    assert last == "works"
+    for text in told:
+        assert "RLIMIT_NOFILE" in text
+        assert "ulimit -n" in text

@@ -136,3 +136,39 @@ def test_a_small_queue_works_where_the_default_does_not() -> None:
     for limit in ("AS", "FSIZE"):
         result = run_python(source, limit, str(400 << 20))
         assert (result.returncode, result.stdout, result.stderr) == (0, "no error\n", ""), result
+
+
+TIER = """
+import os, sys
+from ringcast.errors import TierError
+from ringcast.pool.tiers import FileTier
+try:
+    FileTier(sys.argv[1] if sys.argv[1:] else "/mnt/folder/tier", "8MiB", "64KiB", direct=False).close()
+    print("works")
+except TierError as error:
+    print(error)
+"""
+
+
+@needs_mounts
+@pytest.mark.parametrize(
+    ("setup", "parts"),
+    [
+        (
+            "mount -t tmpfs -o size=2M none /mnt; mkdir /mnt/folder",
+            ("No space left", "/mnt/folder has 2.0 MiB left", "smaller size"),
+        ),
+        (
+            "mount -t tmpfs none /mnt; mkdir /mnt/folder; mount -o remount,ro /mnt",
+            ("mounted read-only", "remount,rw", "another path"),
+        ),
+        ("mount -t tmpfs none /mnt", ("there is no folder /mnt/folder", "make it")),
+        ("mount -t tmpfs none /mnt; echo > /mnt/folder", ("/mnt/folder is not a folder", "another path")),
+        ("mount -t tmpfs none /mnt; mkdir -p /mnt/folder/tier", ("it is a folder", "the path of a file in it")),
+    ],
+)
+def test_a_tier_s_place_is_named_with_the_remedy(setup: str, parts: tuple[str, ...]) -> None:
+    [made] = attempts(setup, source=TIER)
+    assert made.startswith("tier file '/mnt/folder/tier': "), made
+    for part in parts:
+        assert part in made, made

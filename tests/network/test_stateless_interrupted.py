@@ -210,6 +210,32 @@ def test_a_message_that_cannot_be_read_is_an_error_once(two: Two) -> None:
     assert second.recv_obj(0) == "another"
 
 
+@pytest.mark.parametrize("kind", [SystemExit, MemoryError])
+def test_a_message_that_ends_programs_is_an_error_once(two: Two, kind: type[BaseException]) -> None:
+    first, second = two
+    first.send_obj(Ends(kind), 1)
+    first.send_obj("another", 1)
+    if kind is MemoryError:
+        with pytest.raises(MemoryError):
+            second.recv_obj(0)
+    with pytest.raises(DecodeError, match=f"{kind.__name__}.*consumed") as caught:
+        second.recv_obj(0)
+    assert type(caught.value.__cause__) is kind
+    assert second.recv_obj(0) == "another"
+
+
+class Ends:
+    def __init__(self, kind: type[BaseException]) -> None:
+        self.kind = kind
+
+    def __reduce__(self) -> Any:
+        return _end, (self.kind,)
+
+
+def _end(kind: type[BaseException]) -> None:
+    raise kind
+
+
 class Unreadable:
     def __reduce__(self) -> Any:
         return _fail, ()

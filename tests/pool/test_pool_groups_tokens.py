@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
+import threading
 import zlib
 from functools import partial
 from typing import Any, cast
@@ -12,9 +14,21 @@ import pytest
 
 from ringcast import errors
 from ringcast.pool import KVLayout, Namespace, PoolClient, PoolServer
-from tests.pool.groups import PART, SHARDS, WHOLE, group_keys, group_pool, join_retrieve, join_store, store_part
-from tests.pool.pools import COMMITTED, fill, some_keys, store
-from tests.support import unique_name
+from tests.pool.groups import (
+    PART,
+    SHARDS,
+    WHOLE,
+    check_parts,
+    group_keys,
+    group_pool,
+    join_retrieve,
+    join_store,
+    store_part,
+)
+from tests.pool.pools import COMMITTED, PENDING, fill, some_keys, store
+from tests.pool.tiered import tier_figure
+from tests.pool.tiers import DictTier
+from tests.support import DEADLINE_S, eventually, unique_name
 
 
 def test_a_part_is_given_to_one_alone() -> None:
@@ -163,3 +177,43 @@ def test_a_token_says_no_salt_and_its_keys_go_on() -> None:
             joined = join_retrieve(client, token, 1)
             assert joined.keys == found.keys
             assert joined.keys.space.salt_digest == salted.salt_digest
+
+
+class Unhurried(DictTier):
+    """Its loads wait until they may."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.begun, self.may = threading.Event(), threading.Event()
+
+    def load_chunk(self, key: bytes, into: memoryview) -> bool:
+        self.begun.set()
+        assert self.may.wait(DEADLINE_S)
+        return super().load_chunk(key, into)
+
+
+def test_what_a_tier_fills_is_nobody_s_to_join() -> None:
+    tier, keys, entries = Unhurried(), group_keys(1), 24
+    with group_pool(clients=2, tiers=[tier], policy="lru", entries=entries) as (server, [client, other]):
+        lease = client.prepare_store(keys)
+        token = lease.export()
+        for part in range(SHARDS):
+            store_part(client, token, part)
+        client.commit_store(lease)
+        assert check_parts(client, keys) == 1
+        eventually(lambda: tier_figure(server, "stored")() == 1, "its copy")
+        for first in range(1, 30):
+            store(client, group_keys(1, first))
+        assert client.lookup(keys) == (0, 0)
+        coming = client.prefetch(keys)
+        assert tier.begun.wait(DEADLINE_S)
+        assert client.prepare_store(keys).statuses == [PENDING]
+        at = len(token) - 4 - 8  # of the entry and its generation
+        try:
+            for forged in itertools.product(range(entries), range(40)):
+                with pytest.raises((errors.LeaseExpiredError, errors.TokenError)):
+                    other.join(resealed(token, at, struct.pack("<II", *forged)), 0)
+        finally:
+            tier.may.set()
+        assert coming.result(DEADLINE_S) == 1
+        assert check_parts(other, keys) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import struct
 import subprocess
@@ -361,6 +362,19 @@ def test_without_the_extra_one_line_tells_what_to_install(missing: list[str]) ->
     assert (done.returncode, done.stdout) == (2, "")
     assert 'pip install "ringcast[cli]"' in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_secret_needs_no_command_line_library() -> None:
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(['click', 'rich']))\n"
+        "from ringcast.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    first, second = run_python(program, "secret"), run_python(program, "secret")
+    for done in (first, second):
+        assert (done.returncode, done.stderr) == (0, "")
+        assert re.fullmatch(r"[\w-]{43}\n", done.stdout)
+    assert first.stdout != second.stdout
+    assert run_python(program, "secret", "--help").returncode == 2
 
 
 def test_the_package_itself_needs_no_command_line_library() -> None:

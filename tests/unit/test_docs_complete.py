@@ -131,3 +131,15 @@ def test_pictures_of_the_packages_page_have_whole_addresses() -> None:
     pictures = re.findall(r'!\[[^\]]*\]\(([^)]+)\)|(?:src|srcset)="([^"]+)"', (ROOT / "README.md").read_text())
     assert pictures
     assert [one for one in pictures if not "".join(one).startswith("https://")] == []
+
+
+COMMAND = re.compile(r"\bringcast (pub|sub|ls|top|trace|exporter|clean|doctor|pool|link|demo|bench|completion)\b")
+ABOUT_ITSELF = {"design.md", "freeze.md", "keys.md", "performance.md", "protocol.md", "release.md"}
+"""Pages that nobody follows at a terminal."""
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_with_commands_says_which_extra_they_need(page: Path) -> None:
+    text = page.read_text()
+    if page.name not in ABOUT_ITSELF and COMMAND.search(text):
+        assert re.search(r"ringcast\[cli|extras? `cli`", text)

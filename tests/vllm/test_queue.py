@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ringcast.errors import QueueClosedError, QueueTimeoutError, WriterDiedError
+from ringcast.errors import DecodeError, QueueClosedError, QueueTimeoutError, WriterDiedError
 from ringcast.vllm import _pieces
 from ringcast.vllm._queue import LEAST_DEPTH, MessageQueue
 from tests import own_shm
@@ -90,6 +90,45 @@ def test_a_time_out_between_two_pieces_loses_nothing() -> None:
             reader.dequeue(timeout=0)
         writer.enqueue(frames[0][half:])
         assert reader.dequeue(timeout=0) == "whole"
+
+
+class Struck:
+    def __reduce__(self) -> Any:
+        return _strike, ()
+
+
+strikes: list[BaseException] = []
+
+
+def _strike() -> str:
+    if strikes:
+        raise strikes.pop()
+    return "rebuilt"
+
+
+@pytest.mark.parametrize(
+    ("errors", "outcomes"),
+    [
+        ([SystemExit], [SystemExit, "rebuilt"]),
+        ([SystemExit, SystemExit], [DecodeError]),
+        ([MemoryError, MemoryError], [MemoryError, DecodeError]),
+        ([ValueError], [DecodeError]),
+    ],
+)
+def test_what_came_in_pieces_is_rebuilt_or_refused_once(errors: list[type[BaseException]], outcomes: list[Any]) -> None:
+    with pair() as (writer, reader):
+        stream = pickle.dumps(Struck())
+        writer.enqueue(_pieces.Pieces((len(stream),)))
+        writer.enqueue(stream)
+        writer.enqueue("next")
+        strikes[:] = [error() for error in errors]
+        for outcome in outcomes:
+            if outcome == "rebuilt":
+                assert reader.dequeue(timeout=0) == "rebuilt"
+            else:
+                with pytest.raises(outcome):
+                    reader.dequeue(timeout=0)
+        assert reader.dequeue(timeout=0) == "next"
 
 
 def test_a_time_out_that_is_over_already_is_none_left() -> None:

@@ -118,6 +118,34 @@ def _refuse() -> None:
     raise ValueError("not here")
 
 
+class Ends:
+    """A result, or an argument, whose rebuilding raises what ends programs, or wants more memory than there is."""
+
+    def __init__(self, kind: type[BaseException]) -> None:
+        self.kind = kind
+
+    def __reduce__(self) -> Any:
+        return _end, (self.kind,)
+
+
+def _end(kind: type[BaseException]) -> None:
+    raise kind("when it was rebuilt")
+
+
+class EndsWhoTells(Exception):
+    """It cannot be pickled, which ends who does not expect it to."""
+
+    def __reduce__(self) -> Any:
+        raise SystemExit(9)
+
+
+class EndsWhoIsTold(Exception):
+    """As another one, which ends who rebuilds it."""
+
+    def __reduce__(self) -> Any:
+        return _end, (SystemExit,)
+
+
 class Model:
     """Does what it is told."""
 
@@ -204,6 +232,12 @@ class Model:
 
     def interrupt(self) -> None:
         raise KeyboardInterrupt
+
+    def give_what_ends(self, kind: type[BaseException]) -> Ends:
+        return Ends(kind)
+
+    def raise_what_ends(self, kind: type[Exception]) -> None:
+        raise kind("it is told as text")
 
     def give_what_cannot_be_rebuilt(self) -> OnlyThere:
         return OnlyThere()

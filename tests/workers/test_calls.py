@@ -23,7 +23,7 @@ from ringcast.errors import (
     RoleError,
 )
 from tests.support import run_python
-from tests.workers.objects import Gate, Holding, Model, OnlyThere
+from tests.workers.objects import Ends, EndsWhoIsTold, EndsWhoTells, Gate, Holding, Model, OnlyThere
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +154,34 @@ def test_arguments_that_cannot_be_rebuilt_or_sent_are_the_error_of_their_call(gr
     assert after.result(60) == [2, 2]
     with pytest.raises(EncodeError):
         group.call("echo", sys._getframe())
+    assert group.call("echo", 3) == [3, 3]
+
+
+@pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, MemoryError])
+@pytest.mark.parametrize("way", ["answer", "argument"])
+def test_what_ends_programs_when_it_is_rebuilt_ends_nobody(
+    group: WorkerGroup, way: str, kind: type[BaseException]
+) -> None:
+    before = group.submit("echo", 1)
+    bad = group[0].submit("give_what_ends", kind) if way == "answer" else group.submit("echo", Ends(kind))
+    after = group.submit("echo", 2)
+    with pytest.raises(DecodeError, match=kind.__name__):
+        bad.result(60)
+    assert before.result(60) == [1, 1]
+    assert after.result(60) == [2, 2]
+    if way == "answer":
+        with pytest.raises(DecodeError, match=kind.__name__):
+            group[1].call("give_what_ends", kind)
+    assert group.call("echo", 3) == [3, 3]
+
+
+@pytest.mark.parametrize("kind", [EndsWhoTells, EndsWhoIsTold])
+def test_an_exception_that_ends_who_takes_it_apart_or_rebuilds_it_arrives_as_text(
+    group: WorkerGroup, kind: type[Exception]
+) -> None:
+    with pytest.raises(RemoteError, match="it is told as text") as caught:
+        group.call("raise_what_ends", kind, ranks=[0])
+    assert caught.value.kind == kind.__name__
     assert group.call("echo", 3) == [3, 3]
 
 

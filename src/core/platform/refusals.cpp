@@ -2,6 +2,7 @@
 
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 #include <cstring>
 
@@ -16,7 +17,9 @@ namespace {
 
 constexpr const char* kMount = "mount -t tmpfs -o mode=1777 tmpfs ";
 constexpr const char* kSmaller =
-    "give the queue a smaller max_bytes (it takes four times that in addresses), or the pool a smaller capacity";
+    "give the queue a smaller max_bytes (it takes four times that in addresses), or the pool a smaller capacity or "
+    "fewer "
+    "entries";
 
 // UINT64_MAX: none.
 template <class Resource>
@@ -30,7 +33,9 @@ std::string too_many_files() {
     const std::uint64_t limit = limit_of(RLIMIT_NOFILE);
     return (limit == UINT64_MAX ? "this process has too many open files"
                                 : "this process may have " + std::to_string(limit) + " open files (RLIMIT_NOFILE)") +
-           "; each end of a queue keeps one: raise the limit (ulimit -n) or close ends that are not needed";
+           "; each end of a queue keeps one, each worker of a group ten, each file of a tier two: raise the limit "
+           "(ulimit "
+           "-n) or close what is not needed";
 }
 
 std::string too_large() {
@@ -61,10 +66,12 @@ std::string no_locked_memory() {
 }
 
 std::string no_thread() {
-    const std::uint64_t limit = limit_of(RLIMIT_NPROC);
+    const std::uint64_t limit = limit_of(RLIMIT_NPROC), addresses = limit_of(RLIMIT_AS);
     return "this user may have " + (limit == UINT64_MAX ? "so many" : std::to_string(limit)) +
-           " processes and threads (ulimit -u), a control group fewer (pids.max), and each thread takes addresses "
-           "(ulimit -v): raise what limits it, or end threads that are not needed";
+           " processes and threads (ulimit -u), a control group fewer (pids.max), and each thread takes addresses, " +
+           (addresses == UINT64_MAX ? "which are not limited here"
+                                    : "of which this process has " + in_units(addresses)) +
+           " (ulimit -v): raise what limits it, or end threads that are not needed";
 }
 
 std::string no_place() {
@@ -127,7 +134,9 @@ std::string remedy_of_place(Asked asked, int error) {
     }
 }
 
-std::string remedy(Asked asked, int error) {
+}  // namespace
+
+std::string remedy_of(Asked asked, int error) {
     switch (error) {
         case EMFILE:
             return too_many_files();
@@ -145,10 +154,52 @@ std::string remedy(Asked asked, int error) {
     }
 }
 
-}  // namespace
+std::string remedy_of_file(const std::string& path, int error) {
+    const std::size_t slash = path.find_last_of('/');
+    const std::string folder = slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
+    switch (error) {
+        case EFBIG:
+            if (const std::uint64_t limit = limit_of(RLIMIT_FSIZE); limit != UINT64_MAX)
+                return "files of this process are limited to " + in_units(limit) +
+                       " (RLIMIT_FSIZE): raise the limit (ulimit -f unlimited), or give the file a smaller size";
+            return "the file system of " + folder +
+                   " takes no such large file: give it a smaller size, or another path";
+        case ENOSPC: {
+            struct statvfs status{};
+            const bool known = statvfs(folder.c_str(), &status) == 0;
+            return "the file system of " + folder + " has " +
+                   (known ? in_units(std::uint64_t{status.f_bavail} * status.f_frsize) : std::string("too little")) +
+                   " left: make room there, give the file a smaller size, or another path";
+        }
+        case EDQUOT:
+            return "the quota of uid " + std::to_string(user_id()) + " in " + folder +
+                   " is used up: make room there, give the file a smaller size, or another path";
+        case EROFS:
+            return "the file system of " + folder +
+                   " is mounted read-only: remount it (mount -o remount,rw), or give " + "another path";
+        case ENOENT:
+            return "there is no folder " + folder + ": make it";
+        case ENOTDIR:
+            return folder + " is not a folder: give another path";
+        case EISDIR:
+            return "it is a folder: give the path of a file in it";
+        case EACCES:
+        case EPERM:
+            return "uid " + std::to_string(user_id()) +
+                   " may not write it, or make files in its folder, or a sandbox forbids it: change their mode, or "
+                   "give "
+                   "another path";
+        case EMFILE:
+        case ENFILE:
+        case ENOMEM:
+            return remedy_of(Asked::open, error);
+        default:
+            return "";
+    }
+}
 
 void throw_refused(Asked asked, const std::string& what, int error) {
-    const std::string known = remedy(asked, error);
+    const std::string known = remedy_of(asked, error);
     throw Error(ErrorCode::system, what + ": " + std::strerror(error) + (known.empty() ? "" : "; ") + known, error);
 }
 

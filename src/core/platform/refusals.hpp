@@ -14,7 +14,7 @@ enum class Asked {
     open,     // an existing one, or the place itself
     size,     // to have a file so large
     memory,   // to reserve some for a file
-    mapping,  // addresses
+    mapping,  // addresses, or memory of this process alone
     second,   // to open a file by its descriptor
     name,     // to give a file its name
     lock,
@@ -23,6 +23,11 @@ enum class Asked {
 
 // Throws `system`: what was tried, the errno's text, the cause as far as it can be told, and the remedy.
 [[noreturn]] void throw_refused(Asked asked, const std::string& what, int error = errno);
+
+// Why it was refused, as far as it can be told, and the remedy; empty if nothing is known.
+std::string remedy_of(Asked asked, int error);
+// The same of a user's own file, on any file system.
+std::string remedy_of_file(const std::string& path, int error);
 
 // Asked before a file is sized: who exceeds the limit is killed by SIGXFSZ unless he ignores it.
 bool exceeds_file_size_limit(std::uint64_t bytes) noexcept;

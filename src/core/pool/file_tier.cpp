@@ -8,6 +8,7 @@
 
 #include "fault_points.hpp"
 #include "platform/clock.hpp"
+#include "platform/refusals.hpp"
 #include "pool/parts.hpp"
 
 namespace ringcast::pool {
@@ -93,7 +94,8 @@ void FileTier::close() noexcept {
 TierOutcome FileTier::failed(const char* what, int error) noexcept {
     count(failed_);
     try {
-        std::string text = what + std::string(": ") + std::strerror(error);
+        const std::string known = platform::remedy_of_file(file_.path(), error);
+        std::string text = what + std::string(": ") + std::strerror(error) + (known.empty() ? "" : "; ") + known;
         const std::lock_guard guard(mutex_);
         last_error_ = std::move(text);
     } catch (const std::bad_alloc&) {  // then there is no text

@@ -230,6 +230,7 @@ Status Keeper::may_join(const Owner& owner, std::uint32_t e, std::uint32_t its_g
     if (part >= parts) return Status::lost;
     if (state(e) == EntryState::present) return Status::committed;
     if (state(e) != EntryState::reserved) return Status::lost;
+    if (is_servers_own(e)) return Status::lost;  // a tier fills it, and no token of a lease names it, but a forged one
     if ((missing_parts(record.committed, parts) & part_bit(part)) == 0) return Status::committed;
     const Groups::Member* const member = groups_.member(e, part);
     if (member == nullptr || member->owner == owner) return Status::reserved;

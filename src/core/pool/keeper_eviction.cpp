@@ -156,9 +156,9 @@ Keeper::Evicted Keeper::evict_once(std::uint32_t most, std::uint32_t tenant) {
     // Children come before their parents, which stay with them.
     for (std::size_t i = 0; i < victims_.size(); ++i) {
         const std::uint32_t e = victims_[i];
-        if (held_[i] || kin_[e].children != 0) {
+        held_[i] = held_[i] || kin_[e].children != 0;
+        if (held_[i]) {
             held_at_[e] = looks_;
-            set(e, EntryState::present);
             policy_->keep(e);
             continue;
         }
@@ -170,6 +170,9 @@ Keeper::Evicted Keeper::evict_once(std::uint32_t most, std::uint32_t tenant) {
         memory_.words().evicted.fetch_add(1, std::memory_order_relaxed);
         any = true;
     }
+    // They can be seen again as they ceased to be seen, the other way round: never a child without its parent.
+    for (std::size_t i = victims_.size(); i-- > 0;)
+        if (held_[i]) set(victims_[i], EntryState::present);
     publish_totals();
     return any ? Evicted::some : Evicted::none_of_them;
 }

@@ -37,7 +37,8 @@ Server::~Server() {
 }
 
 Server::Server(const Options& options)
-    : memory_(opened(options.memory, adopted_)),
+    : name_(options.memory.user_name),
+      memory_(opened(options.memory, adopted_)),
       keeper_(*memory_, options.policy, options.quotas, TierDriver::places(options.tiers)),
       touches_seen_(memory_->header().n_seats),
       waiter_(options.waiting, counters_) {

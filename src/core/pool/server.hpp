@@ -44,6 +44,8 @@ public:
     TierDriver& tiers() noexcept { return *tiers_; }
     bool closed() const noexcept { return closed_.load(std::memory_order_relaxed); }
     bool adopted() const noexcept { return adopted_; }
+    // The pool's, as its users call it.
+    const std::string& name() const noexcept { return name_; }
     // Null once it is closed.
     std::shared_ptr<const PoolMemory> memory() const {
         const std::lock_guard guard(closing_);
@@ -104,6 +106,7 @@ private:
     // --- What is done for them: server_requests.cpp.
     enum class Done : std::uint8_t { yes, no, later };
     Done perform(NativeMailSlot& slot);
+    Storing asked_by(const Owner& owner) const noexcept;
     Done perform_clear();
     Done perform_promote();
     void perform_reserve(NativeMailSlot& slot);
@@ -120,6 +123,7 @@ private:
     void note_access(std::uint32_t entry, std::uint32_t ancestors);
 
     std::uint32_t fork_generation_ = platform::fork_generation();
+    std::string name_;
     mutable std::mutex closing_;
     bool adopted_ = false;  // set while `memory_` is made
     std::shared_ptr<PoolMemory> memory_;

@@ -66,6 +66,17 @@ Server::Done Server::perform(NativeMailSlot& slot) {
     return Done::no;
 }
 
+// What the request says of its chunks, which `owner` fills.
+Storing Server::asked_by(const Owner& owner) const noexcept {
+    const Request& r = request_;
+    return {.owner = owner,
+            .length = r.length,
+            .parts = r.parts,
+            .tenant = r.tenant,
+            .space = r.space,
+            .expected = r.count};
+}
+
 Server::Done Server::perform_clear() {
     keeper_.clear(request_.has_parent ? &request_.space : nullptr);
     if (!tiers_->any()) return Done::yes;
@@ -79,12 +90,7 @@ Server::Done Server::perform_clear() {
 // seen there.
 Server::Done Server::perform_promote() {
     const Request& r = request_;
-    Storing storing{.owner = kServer,
-                    .length = r.length,
-                    .parts = r.parts,
-                    .tenant = r.tenant,
-                    .space = r.space,
-                    .expected = r.count};
+    Storing storing = asked_by(kServer);
     std::uint32_t parent = kNoEntry;
     if (r.has_parent && r.chained) {
         parent = keeper_.entry_of(r.parent);
@@ -138,12 +144,7 @@ void Server::bring(const Wanted& wanted, std::span<const std::uint32_t> found) {
 
 void Server::perform_reserve(NativeMailSlot& slot) {
     const Request& r = request_;
-    Storing storing{.owner = r.owner,
-                    .length = r.length,
-                    .parts = r.parts,
-                    .tenant = r.tenant,
-                    .space = r.space,
-                    .expected = r.count};
+    Storing storing = asked_by(r.owner);
     std::uint32_t parent = kNoEntry;
     bool orphaned = false;
     Status without_parent = Status::orphan;
@@ -153,9 +154,7 @@ void Server::perform_reserve(NativeMailSlot& slot) {
         orphaned = parent == kNoEntry;
         if (!orphaned && keeper_.state_of_entry(parent) == EntryState::tiered) {
             // It comes into memory, where it is pending as if somebody else stored it.
-            Storing its = storing;
-            its.owner = kServer;
-            const Status brought = tiers_->bring(its, parent);
+            const Status brought = tiers_->bring(asked_by(kServer), parent);
             orphaned = brought != Status::pending;
             if (brought == Status::no_memory) without_parent = brought;
         }

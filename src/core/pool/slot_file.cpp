@@ -17,6 +17,7 @@
 
 #include "errors.hpp"
 #include "fault_points.hpp"
+#include "platform/refusals.hpp"
 #include "pool/checksum.hpp"
 #include "pool/parts.hpp"
 #include "threads.hpp"
@@ -149,6 +150,7 @@ std::span<Byte> piece_of(std::span<Byte> bytes, std::size_t at) noexcept {
 // 0 or an errno. `really`: has the file system reserved the room?
 int grow(int file, std::uint64_t size, bool& really) {
     really = false;
+    if (platform::exceeds_file_size_limit(size)) return EFBIG;
 #if defined(__linux__)
     int error = 0;
     do error = fallocate(file, 0, 0, static_cast<off_t>(size)) == 0 ? 0 : errno;
@@ -195,9 +197,12 @@ SlotHeader header_of(const SlotFile::Record& record) noexcept {
 }  // namespace
 
 void SlotFile::refuse(const std::string& what, int error) const {
-    throw Error(ErrorCode::tier,
-                "tier file '" + path_ + "': " + what + (error > 0 ? std::string(": ") + std::strerror(error) : ""),
-                std::max(error, 0));
+    std::string text = "tier file '" + path_ + "': " + what;
+    if (error > 0) {
+        const std::string known = platform::remedy_of_file(path_, error);
+        text += std::string(": ") + std::strerror(error) + (known.empty() ? "" : "; ") + known;
+    }
+    throw Error(ErrorCode::tier, text, std::max(error, 0));
 }
 
 SlotFile::SlotFile(const Options& options)

@@ -55,6 +55,7 @@ public:
     SlotFile(const SlotFile&) = delete;
     SlotFile& operator=(const SlotFile&) = delete;
 
+    const std::string& path() const noexcept { return path_; }
     std::size_t slots() const noexcept { return slots_; }
     // One for each slot: chunks of this era whose headers are whole. Their bytes have not been looked at.
     std::vector<Record> records() const;

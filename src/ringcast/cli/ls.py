@@ -20,7 +20,7 @@ from ringcast._names import POOL_PREFIX, suffix
 from ringcast._sizes import human_bytes
 from ringcast._stats import QueueInfo, ReaderStats, StreamStats
 from ringcast.cli import common
-from ringcast.instruments.looking import Found, list_queues
+from ringcast.instruments.looking import Found, list_queues, sweep
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -59,6 +59,15 @@ Example: what one queue does, every second until Ctrl-C
 
 {common.EXIT_CODES}
 """
+
+
+_LEFT_ALONE = "it is not ringcast's to remove, and ringcast clean leaves it to whoever made it"
+_WHAT_TO_DO = {
+    "alive": "its writer lives: look at it with the release that made it",
+    "dead": "its writer is gone: ringcast clean removes it",
+    "removing": "another process is removing it",
+}
+"""By what a sweep makes of it."""
 
 
 @click.command("ls", help=HELP, epilog=EPILOG, short_help="List the queues of this machine, or show one.")
@@ -129,15 +138,19 @@ def _view(found: Found, name: str | None, everything: bool, rates: dict[int, flo
     unreadable = found.unreadable if everything else []
     if queues:
         yield _fitting(queues, rates)
+    fates = {one.segment: one.fate for one in sweep(dry_run=True)} if unreadable else {}
     for one in unreadable:
-        yield common.plain(f"unreadable: {one['error']}")
-    left_out = len(found.queues) + len(found.unreadable) - len(queues) - len(unreadable)
+        what = _WHAT_TO_DO.get(fates.get(one["segment"], "skipped"), _LEFT_ALONE)
+        yield common.plain(f"unreadable: {one['error']}; {what}")
+    gone, unread = len(found.queues) - len(queues), len(found.unreadable) - len(unreadable)
     if not queues and not unreadable:
-        yield common.plain("No live queues here." if left_out else "No queues here.")
+        yield common.plain("No live queues here." if gone or unread else "No queues here.")
     if any(not info["writer"]["alive"] for info in queues):
         yield common.plain("Queues of dead writers are removed by: ringcast clean")
-    if left_out:
-        yield common.plain(f"{left_out} left over by writers that are gone, or unreadable: ringcast ls --all")
+    if gone or unread:
+        counts = [(gone, "left over by writers that are gone"), (unread, "that cannot be read")]
+        told = ", ".join(f"{count} {what}" for count, what in counts if count)
+        yield common.plain(f"{told}: ringcast ls --all")
     if any(segment.endswith(suffix()) for segment in _core.list_names(POOL_PREFIX)):
         yield common.plain("There are pools, too: ringcast pool ls")
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
-
 import click
 
 from ringcast.cli import common
-
-_BYTES = 32
+from ringcast.cli.fresh import fresh_secret
 
 HELP = """Write a fresh random secret of 256 bits, for RINGCAST_SECRET.
 
@@ -30,4 +27,4 @@ Example: one in a file that nobody else reads
 
 @click.command("secret", help=HELP, epilog=EPILOG, short_help="Write a fresh RINGCAST_SECRET.")
 def command() -> None:
-    click.echo(secrets.token_urlsafe(_BYTES))
+    click.echo(fresh_secret())

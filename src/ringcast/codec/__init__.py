@@ -8,6 +8,7 @@ choosing, can be refused.
     objects    any object, by pickle, and what is bytes already
     msgpack    what has a msgpack form, by msgspec
     arrays     what a NumPy array is on the wire
+    c_data     the same of classes of ctypes
     tensors    what a PyTorch tensor is on the wire
     sparse     the same of sparse ones
     arrow      slices of Arrow data, cut out of their buffers

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copyreg
 import pickle
 import pickletools
+from functools import lru_cache
 from io import BytesIO
 from typing import Any
 
 from ringcast._interruptions import interrupts
 from ringcast.codec.arrow import Reducers as arrow_reducers
 from ringcast.codec.arrow import arrow_is_imported
+from ringcast.codec.c_data import is_addresses, reduced_class
 from ringcast.codec.tensors import TensorPacker, torch_is_imported
 from ringcast.errors import EncodeError
 
@@ -21,6 +23,8 @@ def encode_raw(obj: Any) -> list[Any]:
         dtype = getattr(obj, "dtype", None)
         if getattr(dtype, "hasobject", False):
             raise TypeError("its bytes are addresses of Python objects")
+        if is_addresses(obj):
+            raise TypeError("there are addresses among its bytes, which mean nothing in another process")
         return [pickle.PickleBuffer(obj).raw()]
     except (TypeError, ValueError, BufferError) as error:
         raise EncodeError(
@@ -30,37 +34,50 @@ def encode_raw(obj: Any) -> list[Any]:
 
 
 def encode_pickle(obj: Any) -> bytes | list[Any]:
-    """Pickled by pickle, or by cloudpickle, if it is there, where pickle fails. Raises what pickle raised."""
+    """Pickled by pickle; where that fails by cloudpickle, if it is there. Raises EncodeError, or what pickle raised."""
     try:
         return _pickle(obj)
     except Exception as error:
         if interrupts(error, error.__traceback__):
             raise
+        if "ctypes objects containing pointers" in str(error):
+            raise EncodeError(
+                f"an object of type {type(obj).__qualname__!r} cannot be pickled ({error}): an address means nothing "
+                "in another process; send what it points to; nothing was sent"
+            ) from error
+        base = _other_pickler()
         try:
-            import cloudpickle
-        except ImportError:
-            if not _names_a_function(error):
+            return _pickle(obj, base)
+        except EncodeError:
+            raise
+        except Exception as again:
+            if interrupts(again, again.__traceback__):
+                raise
+            if base is not pickle.Pickler or not _names_a_function(error):
                 raise error from None
             raise EncodeError(
                 f"an object of type {type(obj).__qualname__!r} cannot be pickled ({error}); cloudpickle, which lets "
                 "functions and lambdas through, is not installed; nothing was sent"
             ) from error
-        try:
-            return _pickle(obj, cloudpickle.Pickler)
-        except Exception as again:
-            if interrupts(again, again.__traceback__):
-                raise
-            raise error from None
 
 
-def _pickle(obj: Any, cloud: Any = None) -> bytes | list[Any]:
-    if cloud is None:
+def _other_pickler() -> Any:
+    """What lets more through than `pickle.dumps`."""
+    try:
+        import cloudpickle
+    except ImportError:
+        return pickle.Pickler
+    return cloudpickle.Pickler
+
+
+def _pickle(obj: Any, base: Any = None) -> bytes | list[Any]:
+    if base is None:
         if known := _packages():
             return _pickle_with_reducers(obj, known)
         buffers: list[pickle.PickleBuffer] = []
         stream = pickle.dumps(obj, 5, buffer_callback=buffers.append)
         return [stream, *(buffer.raw() for buffer in buffers)] if buffers else stream
-    return _Pickler(cloud).dump(obj)
+    return _Pickler(base).dump(obj)
 
 
 def _packages() -> tuple[bool, bool] | None:
@@ -79,7 +96,7 @@ class _Reducers(dict[type, Any]):
 class _Pickler:
     """A pickler with reducers, for one message after the other: to make one costs as much as a small message."""
 
-    def __init__(self, cloud: Any = None) -> None:
+    def __init__(self, base: Any = None) -> None:
         self.known = _packages()
         self._file = BytesIO()
         self._buffers: list[pickle.PickleBuffer] = []
@@ -89,13 +106,16 @@ class _Pickler:
         if arrow:
             table |= arrow_reducers()
         append = self._buffers.append
-        if cloud is None:
+        if base is None:
             self._pickler: Any = pickle.Pickler(self._file, 5, buffer_callback=append)
             self._pickler.dispatch_table = _Reducers(table)
         else:
-            # Its class has a table of its own, which only an attribute set before __init__ can take the place of.
-            self._pickler = cloud.__new__(cloud)
-            self._pickler.dispatch_table = {**cloud.dispatch_table, **table}
+            # cloudpickle's has a table of its own, which only an attribute set before __init__ can take the place of.
+            kind = _with_c_data(base)
+            self._pickler = kind.__new__(kind)
+            self._pickler.dispatch_table = (
+                _Reducers(table) if base is pickle.Pickler else {**base.dispatch_table, **table}
+            )
             self._pickler.__init__(self._file, protocol=5, buffer_callback=append)
 
     def dump(self, obj: Any) -> bytes | list[Any]:
@@ -111,6 +131,21 @@ class _Pickler:
         self._buffers.clear()
         finish = self._packer.finish if self._packer is not None else _raw
         return [stream, *finish(buffers)]
+
+
+@lru_cache
+def _with_c_data(base: Any) -> Any:
+    """A pickler that knows the classes of ctypes, too."""
+
+    class Pickler(base):  # type: ignore[misc]
+        def reducer_override(self, obj: Any) -> Any:
+            reduced = reduced_class(obj)
+            if reduced is not None:
+                return reduced
+            override = getattr(super(), "reducer_override", None)
+            return NotImplemented if override is None else override(obj)
+
+    return Pickler
 
 
 def _raw(buffers: list[pickle.PickleBuffer]) -> list[memoryview]:

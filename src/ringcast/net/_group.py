@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
+from ringcast._interruptions import Tries
 from ringcast._names import base36
 from ringcast.errors import (
     GroupError,
@@ -62,6 +63,7 @@ class Group:
         self._number = 0
         self._sent: dict[int, Numbers] = {}  # by destination
         self._received: dict[int, Numbers] = {}  # by source
+        self._tries: dict[str, Tries] = {}  # by key, of messages that are being received
         self._at: dict[str, Any] = {"number": 0, "kind": "meeting", "arguments": {}, "besides": ""}
 
     @property
@@ -114,6 +116,8 @@ class Group:
     def receive(self, source: int, deadline: Deadline) -> Any:
         """What fails, or is interrupted, leaves the message to the next call, unless it was one that cannot be read.
 
+        Want of memory leaves it once.
+
         Raises GroupError and its kinds, DecodeError.
         """
         numbers = self._received.setdefault(source, Numbers())
@@ -126,8 +130,9 @@ class Group:
             with suppress(GroupError):  # which keeps nobody from what is here
                 self.besides("", deadline)
             try:
-                obj = self.unpack(source, self.unseal(source, value, key))
-            except Exception:
+                tries = self._tries.setdefault(key, Tries())
+                obj = self.unpack(source, self.unseal(source, value, key), tries)
+            except RingcastError:
                 self._has_received(numbers, me, key)
                 raise
             self._has_received(numbers, me, key)
@@ -137,6 +142,7 @@ class Group:
 
     def _has_received(self, numbers: Numbers, holder: object, key: str) -> None:
         numbers.use(holder)
+        self._tries.pop(key, None)
         self.client.delete_later([key])
 
     def message_key(self, source: int, destination: int, number: int) -> str:
@@ -207,10 +213,10 @@ class Group:
         except GroupSecurityError as error:
             raise about(error, rank) from error
 
-    def unpack(self, rank: int, data: bytes) -> Any:
+    def unpack(self, rank: int, data: bytes, tries: Tries | None = None) -> Any:
         """An object that a rank has sent. Raises GroupError, DecodeError, PickleRefusedError."""
         try:
-            return self.sealer.unpack(data, self.named([rank]))
+            return self.sealer.unpack(data, self.named([rank]), tries)
         except GroupError as error:
             raise about(error, rank) from error
 

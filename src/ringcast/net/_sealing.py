@@ -12,9 +12,11 @@ import hashlib
 import json
 import os
 import pickle
+from functools import partial
 from typing import Any
 
 from ringcast._extras import needed
+from ringcast._interruptions import NotRebuilt, Tries
 from ringcast.codec import ENVIRONMENT, codec
 from ringcast.errors import ArgumentError, DecodeError, EncodeError, GroupSecurityError, PickleRefusedError
 from ringcast.net._records import foreign, parsed
@@ -57,7 +59,7 @@ class Sealer:
         """An object, for `seal`. Raises EncodeError, GroupSecurityError."""
         return _JSON + json.dumps(obj).encode() if _is_json(obj) else self._pickled(obj)
 
-    def unpack(self, data: bytes, sender: str) -> Any:
+    def unpack(self, data: bytes, sender: str, tries: Tries | None = None) -> Any:
         """An object, from `unseal`. Raises DecodeError, PickleRefusedError, GroupSecurityError, GroupError."""
         kind, body = data[:1], data[1:]
         if kind == _JSON:
@@ -66,9 +68,9 @@ class Sealer:
             raise foreign(f"what came from {sender}", data)
         self._check_pickle(sender)
         try:
-            return pickle.loads(body)
-        except Exception as error:
-            raise DecodeError(f"what {sender} sent cannot be rebuilt: {error}") from error
+            return (tries or Tries()).rebuilt(partial(pickle.loads, body))
+        except NotRebuilt as error:
+            raise DecodeError(f"what {sender} sent cannot be rebuilt ({error}); it is consumed") from error.__cause__
 
     def encode(self, obj: Any, key: str) -> bytes:
         return self.seal(self.pack(obj), key)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from ringcast.errors import CapacityError
+from ringcast._interruptions import NotRebuilt, Tries
+from ringcast.errors import CapacityError, DecodeError
 
 PIECE_BYTES = 1 << 20
 _NAP_S = 0.001
@@ -57,6 +59,7 @@ class Assembly:
 
     def __init__(self, told: Pieces) -> None:
         self._frames = [bytearray(size) for size in told.sizes]
+        self._tries = Tries()
         self._free = [view for frame in self._frames if len(view := memoryview(frame))]
 
     def receive(self, dequeue: Callable[[float | None], Any], timeout: float | None) -> None:
@@ -70,6 +73,12 @@ class Assembly:
                 del self._free[0]
 
     def message(self) -> Any:
-        """The object, whose buffers are its own."""
+        """The object, whose buffers are its own. Raises DecodeError; or what interrupts it, and can be called again."""
         stream, *buffers = self._frames
-        return pickle.loads(stream, buffers=buffers)
+        try:
+            return self._tries.rebuilt(partial(pickle.loads, stream, buffers=buffers))
+        except NotRebuilt as error:
+            raise DecodeError(
+                f"a received message of {sum(map(len, self._frames))} bytes, which came in pieces, cannot be rebuilt "
+                f"({error}); it is consumed, and the next call goes on with the next message"
+            ) from error.__cause__

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from ringcast import _handle, queue
 from ringcast.codec.objects import encode_pickle
-from ringcast.errors import CapacityError, MessageTooLargeError, QueueClosedError
+from ringcast.errors import CapacityError, DecodeError, MessageTooLargeError, QueueClosedError
 from ringcast.vllm import _places, _switch
 from ringcast.vllm._pieces import Assembly, Pieces, send_in_pieces
 
@@ -146,10 +146,15 @@ class MessageQueue(queue.MessageQueue[Any]):
         return self._rest_of(self._begun, timeout)
 
     def _rest_of(self, begun: Assembly, timeout: float | None) -> Any:
-        """After a time-out the next call goes on."""
+        """After a time-out, or an interruption, the next call goes on."""
         begun.receive(super().dequeue, timeout)
+        try:
+            message = begun.message()
+        except DecodeError:
+            self._begun = None
+            raise
         self._begun = None
-        return begun.message()
+        return message
 
     @classmethod
     def create_from_process_group(  # type: ignore[override]

@@ -17,6 +17,7 @@ from typing import Any
 
 from ringcast import _at_exit, _core, _reports
 from ringcast._names import PREFIX, suffix
+from ringcast._refusals import named, naming_limits
 from ringcast._registry import Registry
 from ringcast.errors import CallTimeoutError, EncodeError, RingcastError
 from ringcast.queue import MessageQueue
@@ -81,7 +82,12 @@ class Crew:
         self.workers: list[Worker] = []
         self._attendant = Attendant(self.calls)
         self._echo = Echo(label) if prints else None
-        self._keeper = Keeper(wait, self._steps, self._died)
+        try:
+            self._keeper = Keeper(wait, self._steps, self._died)
+        except BaseException:
+            if self._echo is not None:
+                self._echo.close()  # or its thread would go on for ever
+            raise
         _crews.add(self)
         atexit.unregister(_end_all)
         atexit.register(_end_all)  # before the handler that closes queues, and those that join processes
@@ -89,7 +95,8 @@ class Crew:
     def start(self, timeout: float | None) -> None:
         """All of them. Raises what keeps any from starting; then none runs."""
         try:
-            self.workers = [Worker(self._context, rank, self._prints) for rank in self.calls.every]
+            for rank in self.calls.every:
+                self.workers.append(self._new(rank))
             self._start(self.workers, timeout)
         except BaseException:
             self.end(0.0, "could not be started")
@@ -101,7 +108,7 @@ class Crew:
             self._check_is_open()
             if not self._steps.take("taking answers", self.calls.look):
                 time.sleep(_MOMENT_S)
-        worker = Worker(self._context, rank, self._prints)
+        worker = self._new(rank)
         self.workers[rank] = worker
         try:
             self._start([worker], timeout)
@@ -117,6 +124,13 @@ class Crew:
             if isinstance(error, Exception):
                 self._check_is_open()
             raise
+
+    def _new(self, rank: int) -> Worker:
+        with naming_limits(f"{self.calls.label}: making the pipes to rank {rank}"):
+            worker = Worker(self._context, rank, self._prints)
+        if self._echo is not None:
+            self._echo.add(worker)
+        return worker
 
     def _check_is_open(self) -> None:
         if self.calls.closed is not None:
@@ -161,8 +175,6 @@ class Crew:
     def _start(self, workers: Sequence[Worker], timeout: float | None) -> None:
         patience = Patience(timeout, self.calls.label, self._check_is_open)
         for worker in workers:
-            if self._echo is not None:
-                self._echo.add(worker)
             self._keeper.start(worker, self._birth._replace(made_of=self._made_of[worker.rank]))
         changed = self._keeper.changed
         while not all(worker.ready.is_set() for worker in workers):
@@ -185,6 +197,7 @@ class Crew:
             if isinstance(failure, Failure):
                 errors.append(unpacked(failure, worker.rank, _DOING))
             elif failure is not None:
+                failure = named(failure, f"{self.calls.label}: starting rank {worker.rank}")
                 note(failure, f"{self.label}: while rank {worker.rank} was started")
                 errors.append(failure)
             elif worker.ended.is_set():

@@ -14,8 +14,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
+from ringcast._interruptions import NotRebuilt, Tries
 from ringcast.errors import RemoteError, WorkerDiedError
 
 _MOST_TEXT = 1 << 16
@@ -36,7 +38,7 @@ def packed(error: BaseException) -> Failure:
     """In the worker, where it was raised."""
     try:
         text = str(error)
-    except Exception as broken:
+    except BaseException as broken:
         text = f"<its __str__ raised {type(broken).__name__}>"
     try:
         told = "".join(traceback.format_exception(type(error), error, error.__traceback__))
@@ -44,24 +46,24 @@ def packed(error: BaseException) -> Failure:
         told = f"<its traceback could not be formatted: {type(broken).__name__}>"
     pickled: bytes | None = None
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
-        try:
-            pickled = pickle.dumps(error, 5)
-            if type(pickle.loads(pickled)) is not type(error):
-                pickled = None
-        except Exception:
-            pickled = None
+        with suppress(NotRebuilt):
+            pickled = Tries(lacked_memory=True).rebuilt(partial(_pickled, error))
     kind = type(error).__qualname__
     return Failure(pickled, kind, text[-_MOST_TEXT:], told[-_MOST_TEXT:], socket.gethostname(), os.getpid())
+
+
+def _pickled(error: Exception) -> bytes | None:
+    """None: what it would be rebuilt as is something else."""
+    pickled = pickle.dumps(error, 5)
+    return pickled if type(pickle.loads(pickled)) is type(error) else None
 
 
 def unpacked(failure: Failure, rank: int, doing: str) -> BaseException:
     """In the group, to be raised."""
     error: BaseException | None = None
     if failure.pickled is not None:
-        try:
-            error = pickle.loads(failure.pickled)
-        except (Exception, SystemExit):
-            error = None
+        with suppress(NotRebuilt):
+            error = Tries(lacked_memory=True).rebuilt(partial(pickle.loads, failure.pickled))
     if not isinstance(error, Exception):
         error = _text_of(failure, rank, f"{failure.kind}: {failure.text}")
     note(error, f"raised by rank {rank} (host {failure.host}, pid {failure.pid}) {doing}")

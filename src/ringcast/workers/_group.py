@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 from ringcast import _arguments, _html
+from ringcast._refusals import naming_limits
 from ringcast.errors import ArgumentError, BusyError, RankError
 from ringcast.waiting import Wait, WaitSettings
 from ringcast.workers._adopted import Adopted, adopt
@@ -88,11 +89,14 @@ class WorkerGroup:
         timeout = _arguments.seconds("start_timeout", start_timeout)
         self._allow_callables = _arguments.flag("allow_callables", allow_callables)
         name = _name_of(cls)
-        crew = Crew(
-            name, cls, arguments, _keywords(kwargs), start_method, _environment(env), wait,
-            _arguments.flag("prefix", prefix), self._allow_callables, max_bytes,
-        )  # fmt: skip
-        crew.calls.label = f"WorkerGroup({name}, {n})"
+        with_prefix = _arguments.flag("prefix", prefix)
+        label = f"WorkerGroup({name}, {n})"
+        with naming_limits(f"{label}: making what its workers are reached by"):
+            crew = Crew(
+                name, cls, arguments, _keywords(kwargs), start_method, _environment(env), wait, with_prefix,
+                self._allow_callables, max_bytes,
+            )  # fmt: skip
+        crew.calls.label = label
         crew.start(timeout)
         self._lead(crew)
 

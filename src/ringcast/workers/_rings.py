@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from ringcast._interruptions import Cause, cause_of
 from ringcast._selector import Selector
 from ringcast.errors import (
     ArgumentError,
@@ -75,7 +76,7 @@ class Rings:
         except (QueueTimeoutError, KeyError):  # KeyError: it has ended
             if inbox or alone:
                 return
-        except RingcastError as error:
+        except BaseException as error:
             self._failed(rank, error)
             return
         for rank, ring in self._selector._select(seconds):
@@ -102,11 +103,12 @@ class Rings:
         """False: the ring has no more."""
         try:
             self.inbox.extend(iter(partial(ring.try_dequeue, _NOTHING), _NOTHING))
-        except RingcastError as error:
+        except BaseException as error:
             return self._failed(rank, error)
         return False
 
-    def _failed(self, rank: int, error: RingcastError) -> bool:
+    def _failed(self, rank: int, error: BaseException) -> bool:
+        """As `_take_from`."""
         if isinstance(error, DecodeError):
             self.inbox.append((UNKNOWN, rank, RAISED, error, 0.0))
             return True
@@ -114,4 +116,6 @@ class Rings:
             self._ended(rank, error)  # which may be interrupted: it comes again until the ring has been let go of
             self._let_go(rank)
             return False
-        raise error
+        if cause_of(error, error.__traceback__) != Cause.WANT_OF_MEMORY:
+            raise error
+        return True  # the ring has the answer once more; if memory is wanting again, that is a DecodeError

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from ringcast._interruptions import Cause, cause_of
 from ringcast.errors import (
     ArgumentError,
     DecodeError,
@@ -88,9 +89,9 @@ class Server:
         calls, backlog = self._calls, self._backlog
         try:
             if idle:
-                self._sort(calls.dequeue(None, None, True))
+                self._sort(_taken(partial(calls.dequeue, None, None, True)))
             while len(backlog) < _LOOK_AHEAD:
-                message = calls.try_dequeue()
+                message = _taken(calls.try_dequeue)
                 if message is None:
                     return
                 self._sort(message)
@@ -180,6 +181,16 @@ class Server:
             self._answers.enqueue((number, self._rank, RAISED, packed(error), self._clock()))
             return False
         return True
+
+
+def _taken(receive: Callable[[], Any]) -> Any:
+    """The next message, tried twice where memory is wanting."""
+    try:
+        return receive()
+    except BaseException as error:
+        if cause_of(error, error.__traceback__) != Cause.WANT_OF_MEMORY:
+            raise
+        return receive()  # the same one; if memory is wanting again, that is a DecodeError
 
 
 def _close(items: Iterator[Any]) -> None:

@@ -11,7 +11,7 @@ import socket
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from multiprocessing import process as processes
 from multiprocessing import resource_tracker
 from typing import Any
@@ -45,22 +45,19 @@ class Worker:
         self._context = context
         self._process: Any = None
         self._oom_kills = 0
-        self.news, self._news = context.Pipe(duplex=False)
-        life, self._life = os.pipe()
-        self._asked, self._ask = os.pipe()
-        os.set_blocking(self._asked, False)
-        os.set_blocking(self._ask, False)
-        self._stacks = _unnamed_file()
         self._open = threading.RLock()  # held by who uses one of these, which the keeper may close meanwhile
-        self.outputs: tuple[int, ...] = ()
-        ours: list[int] = []
-        theirs: list[int] = []
-        for _ in range(2 if prints else 0):
-            reading, writing = os.pipe()
-            ours.append(reading)
-            theirs.append(writing)
-        self.outputs = tuple(ours)
-        self._theirs = [life, *theirs]
+        with ExitStack() as opened:  # and closed, if there are too few for all
+            self.news, self._news = context.Pipe(duplex=False)
+            life, self._life = _pipe(opened)
+            self._asked, self._ask = _pipe(opened)
+            os.set_blocking(self._asked, False)
+            os.set_blocking(self._ask, False)
+            self._stacks = _unnamed_file()
+            opened.callback(os.close, self._stacks)
+            streams = [_pipe(opened) for _ in range(2 if prints else 0)]
+            opened.pop_all()
+        self.outputs: tuple[int, ...] = tuple(ours for ours, _ in streams)
+        self._theirs = [life, *(theirs for _, theirs in streams)]
         _living.add(self)
 
     @property
@@ -208,6 +205,13 @@ def _forget_lives() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_lives)
+
+
+def _pipe(opened: ExitStack) -> tuple[int, int]:
+    ends = os.pipe()
+    for descriptor in ends:
+        opened.callback(os.close, descriptor)
+    return ends
 
 
 def _unnamed_file() -> int:

@@ -18,6 +18,7 @@ import sys
 from contextlib import suppress
 
 from ringcast import _version
+from ringcast._refusals import named
 from ringcast.errors import LinkError, RingcastError, SegmentExistsError, SegmentNotFoundError
 from ringcast.net._deadline import Deadline
 from ringcast.net.link._desk import Place, desk_name
@@ -73,7 +74,8 @@ def _start(job: str, deadline: Deadline) -> None:
             start_new_session=True,
         )
     except OSError as error:
-        raise _not_started(job, str(error)) from error
+        refused = named(error, "starting a process")
+        raise _not_started(job, str(error) if refused is error else str(refused)) from error
     assert process.stderr is not None
     try:
         said = _all_said(process.stderr.fileno(), deadline)
