@@ -17,7 +17,7 @@ from ringcast._arguments import refuse
 from ringcast._mishaps import named, shown, tell
 from ringcast.errors import ArgumentError, CorruptError
 from ringcast.pool.tiers import FileTier, Tier
-from ringcast.pool.tiers._tier import one_for_each
+from ringcast.pool.tiers._jobs import one_for_each
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -23,6 +23,7 @@
     _adopted      ranks of a process group
     _actor        an actor of Ray's
     _on_ray       such actors as workers
+    _given        what a group's user says, checked
     _group        WorkerGroup
 
 Calls and answers are messages of our queues; a group adds numbers, and who waits for whom.

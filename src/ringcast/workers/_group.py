@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ringcast import _arguments, _html
 from ringcast._refusals import naming_limits
 from ringcast.errors import ArgumentError, BusyError, RankError
 from ringcast.waiting import Wait, WaitSettings
+from ringcast.workers import _given
 from ringcast.workers._adopted import Adopted, adopt
 from ringcast.workers._call import Call
 from ringcast.workers._crew import Crew
@@ -83,17 +84,17 @@ class WorkerGroup:
         if not callable(cls):
             raise _arguments.refuse("cls", "a class, or a function that makes an object", cls)
         n = _arguments.checked("n", n, 1, _MOST_WORKERS)
-        arguments = _each(_sequence(args), rank_args, n)
+        arguments = _given.each_with_own(_given.sequence(args), rank_args, n)
         _arguments.choice("start_method", start_method, ("spawn", "forkserver", "fork"))
         WaitSettings.of(wait)
         timeout = _arguments.seconds("start_timeout", start_timeout)
         self._allow_callables = _arguments.flag("allow_callables", allow_callables)
-        name = _name_of(cls)
+        name = _given.name_of(cls)
         with_prefix = _arguments.flag("prefix", prefix)
         label = f"WorkerGroup({name}, {n})"
         with naming_limits(f"{label}: making what its workers are reached by"):
             crew = Crew(
-                name, cls, arguments, _keywords(kwargs), start_method, _environment(env), wait, with_prefix,
+                name, cls, arguments, _given.keywords(kwargs), start_method, _given.environment(env), wait, with_prefix,
                 self._allow_callables, max_bytes,
             )  # fmt: skip
         crew.calls.label = label
@@ -150,7 +151,7 @@ class WorkerGroup:
             raise _arguments.refuse("kind", "a class, or a function that makes an object", kind)
         allow = _arguments.flag("allow_callables", allow_callables)
         crew = adopt(
-            pg, kind, _sequence(args), _keywords(kwargs), controller,
+            pg, kind, _given.sequence(args), _given.keywords(kwargs), controller,
             _arguments.flag("include_self", include_self), allow, trust_store, max_bytes, wait,
             _arguments.seconds("timeout", timeout),
         )  # fmt: skip
@@ -194,16 +195,15 @@ class WorkerGroup:
         """
         if not callable(kind):
             raise _arguments.refuse("kind", "a class, or a function that makes an object", kind)
-        common = _sequence(args)
+        common = _given.sequence(args)
         timeout = _arguments.seconds("start_timeout", start_timeout)
         WaitSettings.of(wait)
         allow = _arguments.flag("allow_callables", allow_callables)
         from ringcast.workers._on_ray import RayCrew
 
         crew = RayCrew(
-            _name_of(kind), kind, placement_group, lambda n: _each(common, rank_args, n), _keywords(kwargs),
-            _environment(env),
-            actor_options or {}, allow, max_bytes, wait, timeout,
+            _given.name_of(kind), kind, placement_group, lambda n: _given.each_with_own(common, rank_args, n),
+            _given.keywords(kwargs), _given.environment(env), actor_options or {}, allow, max_bytes, wait, timeout,
         )  # fmt: skip
         group = cls.__new__(cls)
         group._allow_callables = allow
@@ -256,7 +256,7 @@ class WorkerGroup:
         >>> group.scatter("get", ["step", "none"], deadline=10.0)
         [1, None]
         """
-        given = _sequence(shards, "shards")
+        given = _given.sequence(shards, "shards")
         call = self._new(name, ranks, deadline)
         if len(given) != len(call.ranks):
             raise ArgumentError(f"shards must be one for each of {len(call.ranks)} ranks, not {len(given)}")
@@ -273,7 +273,7 @@ class WorkerGroup:
         >>> group.call("get", "step")
         [None, None]
         """
-        _refuse_ours(kwargs, "deadline", "cast waits for no answer")
+        _given.refuse_ours(kwargs, "deadline", "cast waits for no answer")
         self._calls.send(CAST, self._new(name, ranks, None), args, kwargs, answered=False)
 
     def stream(
@@ -447,59 +447,6 @@ class WorkerGroup:
         return int(rank)
 
 
-def _name_of(kind: Any) -> str:
-    return str(getattr(kind, "__qualname__", type(kind).__qualname__))
-
-
-def _sequence(given: Any, what: str = "args") -> tuple[Any, ...]:
-    """Also what a generator makes; but a set has no order, and of a dict or a text hardly anybody means the items."""
-    try:
-        items = None if isinstance(given, str | bytes | bytearray | Mapping | Set) else iter(given)
-    except TypeError:
-        items = None
-    if items is None:
-        raise _arguments.refuse(what, "a sequence", given)
-    return tuple(items)
-
-
-def _keywords(kwargs: Any) -> dict[str, Any]:
-    if kwargs is None:
-        return {}
-    if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
-        raise _arguments.refuse("kwargs", "a dict from names to arguments", kwargs)
-    return dict(kwargs)
-
-
-def _environment(env: Any) -> dict[str, str]:
-    """What the system takes as such: it would say so too late, and not of which variable."""
-    if env is None:
-        return {}
-    if not isinstance(env, Mapping):
-        raise _arguments.refuse("env", "a dict from names of variables to text", env)
-    for name, value in env.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise _arguments.refuse("env", "a dict from names of variables to text", {name: value})
-        if not name or "=" in name or "\0" in name + value:
-            raise ArgumentError(f"env: no environment has a variable {name!r} with the value {value!r}")
-    return dict(env)
-
-
-def _refuse_ours(kwargs: dict[str, Any], name: str, why: str) -> None:
-    """A keyword that elsewhere is the call's is never the method's own, so that nobody takes the one for the other."""
-    if name in kwargs:
-        raise ArgumentError(f"{name}={kwargs[name]!r}: {why}, and no method has an argument of this name")
-
-
-def _each(common: tuple[Any, ...], rank_args: Sequence[Sequence[Any]] | None, n: int) -> list[tuple[Any, ...]]:
-    """The arguments of each rank."""
-    if rank_args is None:
-        return [common] * n
-    own = [_sequence(one, "each of rank_args") for one in _sequence(rank_args, "rank_args")]
-    if len(own) != n:
-        raise ArgumentError(f"rank_args must have one sequence of arguments for each of {n} ranks, not {len(own)}")
-    return [(*common, *one) for one in own]
-
-
 class Member:
     """One worker of a group: `group[rank]`.
 
@@ -523,7 +470,7 @@ class Member:
         >>> group[1].call("get", "step")
         1
         """
-        _refuse_ours(kwargs, "ranks", "this is one rank")
+        _given.refuse_ours(kwargs, "ranks", "this is one rank")
         call = self._group._new(name, self._ranks, deadline, alone=True)
         calls = self._group._calls
         calls.send(CALL, call, args, kwargs)
@@ -537,7 +484,7 @@ class Member:
         >>> group[1].submit("get", "step").result()
         1
         """
-        _refuse_ours(kwargs, "ranks", "this is one rank")
+        _given.refuse_ours(kwargs, "ranks", "this is one rank")
         group = self._group
         return group._submit(CALL, group._new(name, self._ranks, deadline, alone=True), args, kwargs)
 
@@ -549,7 +496,7 @@ class Member:
         >>> list(group[1].stream("values"))
         [1]
         """
-        _refuse_ours(kwargs, "ranks", "this is one rank")
+        _given.refuse_ours(kwargs, "ranks", "this is one rank")
         group = self._group
         return group._stream(group._new(name, self._ranks, deadline, alone=True), args, kwargs)
 
@@ -560,7 +507,7 @@ class Member:
         >>> group.call("get", "step")
         [1, None]
         """
-        _refuse_ours(kwargs, "ranks", "this is one rank")
+        _given.refuse_ours(kwargs, "ranks", "this is one rank")
         self._group.cast(name, *args, ranks=self._ranks, **kwargs)
 
     def __repr__(self) -> str:

@@ -1,6 +1,7 @@
 """Tiers: where chunks of a pool lie that are not, or not only, in its memory.
 
-_tier     what all tiers are: jobs, back-pressure, figures
+_tier     what all tiers are: threads, back-pressure, figures
+_jobs     what a tier is asked, and what it answers
 _file     one preallocated file on this machine
 _object   an object store
 _mooncake a Mooncake Store

@@ -11,18 +11,19 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ringcast._arguments import INT64_MAX, checked, refuse
-from ringcast._mishaps import Promise, hand_over, named, shown, tell
+from ringcast._arguments import INT64_MAX, checked
+from ringcast._mishaps import hand_over, named, shown, tell
 from ringcast._sizes import byte_size
 from ringcast.errors import ArgumentError, CorruptError, ForkedError, PoolClosedError, TierError
 from ringcast.pool._keys import Keys
 from ringcast.pool.tiers._frame import HEADER_BYTES, check, framed_chunk
+from ringcast.pool.tiers._jobs import Job, bytes_of, keys_of, memory_of, one_for_each
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ringcast.pool")
 
-KEY_BYTES = 32
 _MOST_THREADS = 256
 
 
@@ -256,7 +256,7 @@ class Tier(ABC):
         [True]
         """
         checked_keys, memory = self._pairs(keys, slots, writable=False)
-        job = _Job(len(memory))
+        job = Job(len(memory))
         taken: list[int] = []
         refused: list[int] = []
         with self._lock:
@@ -282,7 +282,7 @@ class Tier(ABC):
         ([True], b'a chunk')
         """
         checked_keys, memory = self._pairs(keys, slots, writable=True)
-        job = _Job(len(memory))
+        job = Job(len(memory))
         self._start_all(job, range(len(memory)), checked_keys, memory, self._load)
         return job.future
 
@@ -437,26 +437,22 @@ class Tier(ABC):
     def _pairs(
         self, keys: Keys | Sequence[bytes], slots: Sequence[Any], writable: bool
     ) -> tuple[list[bytes], list[memoryview]]:
-        checked_keys = _keys(keys)
-        if isinstance(slots, str | bytes | bytearray | memoryview) or not isinstance(slots, Iterable):
-            raise refuse("slots", "a sequence of buffers, one for each key", slots)
-        memory = [_memory(slot, writable) for slot in slots]
-        if len(memory) != len(checked_keys):
-            raise ArgumentError(f"slots must be one for each of the {len(checked_keys)} keys, not {len(memory)}")
+        checked_keys = keys_of(keys)
+        memory = memory_of(slots, len(checked_keys), writable)
         self._check_open()
         return checked_keys, memory
 
     def _of_each(self, keys: Keys | Sequence[bytes], what: str, ask: Callable[[bytes], bool]) -> Future[list[bool]]:
-        checked_keys = _keys(keys)
+        checked_keys = keys_of(keys)
         self._check_open()
-        job = _Job(len(checked_keys))
+        job = Job(len(checked_keys))
         for index, key in enumerate(checked_keys):
             self._start(job, [index], partial(self._answers_of_one, what, partial(ask, key)))
         return job.future
 
     def _start_all(
         self,
-        job: _Job,
+        job: Job,
         indices: Sequence[int],
         keys: list[bytes],
         memory: list[memoryview],
@@ -485,7 +481,7 @@ class Tier(ABC):
             start()
 
     def _start(
-        self, job: _Job, indices: list[int], body: Callable[[], list[bool]], dropped: Callable[[], None] | None = None
+        self, job: Job, indices: list[int], body: Callable[[], list[bool]], dropped: Callable[[], None] | None = None
     ) -> None:
         """Has a thread answer for these; if none can be had, there is nothing of them, and `dropped` is called."""
 
@@ -511,7 +507,7 @@ class Tier(ABC):
             self._figures["stores"] += len(chunks)
             self._figures["store_ns"] += time.perf_counter_ns() - began
             self._figures["stored"] += sum(stored)
-            self._figures["stored_bytes"] += _bytes_of(chunks, stored)
+            self._figures["stored_bytes"] += bytes_of(chunks, stored)
         return stored
 
     def _not_stored(self, chunks: list[memoryview]) -> None:
@@ -532,7 +528,7 @@ class Tier(ABC):
             self._figures["loads"] += len(into)
             self._figures["load_ns"] += time.perf_counter_ns() - began
             self._figures["hits"] += sum(loaded)
-            self._figures["loaded_bytes"] += _bytes_of(into, loaded)
+            self._figures["loaded_bytes"] += bytes_of(into, loaded)
         return loaded
 
     def _get(self, keys: list[bytes], into: list[memoryview]) -> list[bool]:
@@ -595,66 +591,6 @@ class Tier(ABC):
             tell(log, "%s: %s %s: %s (%d so far)", named(self), what, figure, why, times)
 
 
-class _Job:
-    """The answers of one call, until there is one for each key."""
-
-    def __init__(self, count: int) -> None:
-        self.future: Future[list[bool]] = Promise()
-        self.future.set_running_or_notify_cancel()  # memory is in use: it cannot be called off
-        self._answers = [False] * count
-        self._left = count
-        self._lock = threading.Lock()
-        if count == 0:
-            self.future.set_result([])
-
-    def answer(self, indices: list[int], answers: list[bool]) -> None:
-        with self._lock:
-            for index, answer in zip(indices, answers, strict=True):
-                self._answers[index] = answer
-            self._left -= len(indices)
-            done = self._left == 0
-        if done:
-            self.future.set_result(self._answers)
-
-
-def _bytes_of(memory: list[memoryview], done: list[bool]) -> int:
-    return sum(slot.nbytes for slot, is_done in zip(memory, done, strict=True) if is_done)
-
-
-def one_for_each(keys: Sequence[bytes], answers: Iterable[object]) -> list[bool]:
-    """What a tier's own code has answered, as bools. Raises TierError if they are not one for each key."""
-    found = [bool(answer) for answer in answers]
-    if len(found) != len(keys):
-        raise TierError(f"{len(found)} answers came for {len(keys)} keys: a tier must answer for each of them")
-    return found
-
-
 def rate(nbytes: int, nanoseconds: int) -> float:
     """Bytes for each second; 0.0 before there were any."""
     return nbytes * 1e9 / nanoseconds if nanoseconds else 0.0
-
-
-def _keys(keys: Any) -> list[bytes]:
-    if isinstance(keys, str | bytes | bytearray | memoryview) or not isinstance(keys, Keys | Iterable):
-        raise refuse("keys", "Keys, or a sequence of 32 bytes each", keys)
-    found = list(keys)
-    for key in found:
-        if not isinstance(key, bytes):
-            raise refuse("a key", "32 bytes", key)
-        if len(key) != KEY_BYTES:
-            raise ArgumentError(f"a key must be {KEY_BYTES} bytes, not {len(key)}")
-    return found
-
-
-def _memory(slot: Any, writable: bool) -> memoryview:
-    try:
-        view = memoryview(slot)
-    except (TypeError, ValueError, BufferError) as error:
-        raise refuse("a slot", "a buffer", slot, f": {error}") from error
-    if not view.c_contiguous:
-        raise ArgumentError("a slot must be contiguous memory")
-    if view.nbytes == 0:
-        raise ArgumentError("a slot must have at least one byte")
-    if writable and view.readonly:
-        raise ArgumentError("a slot that is loaded into must be writable")
-    return view.cast("B")
