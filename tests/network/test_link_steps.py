@@ -155,7 +155,10 @@ def _export_twice(link: Link, boot: str, options: dict[str, Any]) -> None:
     except RingcastError as error:
         link.send(linked._failure(error))
     if handle is None:
-        link.send(queue.export_handle())
+        try:
+            link.send(queue.export_handle())
+        except RingcastError as error:
+            link.send(linked._failure(error))
     linked._obey(link, queue)
 
 
@@ -177,6 +180,10 @@ def test_a_writer_s_link_that_dies_at_the_export_is_told_to_it(tmp_path: Path, s
             worker.send(("send", (0, 20)))
             assert reader.does("take", 0, 20) == 20
             assert worker.receive() == 20
+        elif failure.kind == "LinkDiedError":  # the export has had its answer, and seen the death
+            again = worker.receive()
+            assert (again.kind, failure.text) == ("LinkDiedError", again.text)
+            assert "make the queue anew" in again.text
         else:
             assert failure.kind == "ReaderDiedError", failure.text
         worker.send(("close", (None,)))
