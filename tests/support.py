@@ -64,6 +64,23 @@ def runs(pid: int) -> bool:
     return state != "Z" or threads != [str(pid)]
 
 
+def stop(pid: int) -> None:
+    """SIGSTOP; returns when all threads of the process have stopped."""
+    os.kill(pid, signal.SIGSTOP)
+    await_stop(pid)
+
+
+def await_stop(pid: int) -> None:
+    """Threads that run when a process is stopped stop a moment later."""
+    eventually(lambda: all(state in "TtZX" for state in _thread_states(pid)), f"the stop of process {pid}")
+
+
+def _thread_states(pid: int) -> Iterator[str]:
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError):  # a thread that has just ended
+            yield stat.read_text().rpartition(")")[2].split()[0]
+
+
 def eventually(condition: Callable[[], Any], what: str = "the condition", timeout: float = DEADLINE_S) -> Any:
     """The first true result of `condition`; fails if there is none in time."""
     deadline, pause = time.monotonic() + timeout, 0.001
@@ -201,7 +218,10 @@ class Child:
         return self.receive()
 
     def signal(self, number: int) -> None:
+        """SIGSTOP: returns when it has stopped."""
         self._process.send_signal(number)
+        if number == signal.SIGSTOP:
+            self._await_stop()
 
     def kill(self) -> None:
         """SIGKILL; returns when the kernel has closed the child's files."""
@@ -223,6 +243,9 @@ class Child:
         if self._process.poll() is None:
             self.kill()
         self.link.close()
+
+    def _await_stop(self) -> None:
+        await_stop(self.pid)
 
 
 class ChildFailure:

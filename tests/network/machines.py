@@ -30,7 +30,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from tests.network import inside
-from tests.support import DEADLINE_S, ROOT, Child, eventually, job_of
+from tests.support import DEADLINE_S, ROOT, Child, await_stop, eventually, job_of
 
 NOBODYS = "02:00:00:00:00:ff"
 """A hardware address that no machine has."""
@@ -115,6 +115,9 @@ class Worker(Child):
 
     def resume(self) -> None:
         self.signal(signal.SIGCONT)
+
+    def _await_stop(self) -> None:
+        self._orders.call(await_stop, self.pid)
 
     def signal_group(self, number: int) -> None:
         """A signal to its process group, as a terminal sends it."""
@@ -220,8 +223,10 @@ class Machine(Orders):
         return sorted(pid for pid, (session, _) in self.call(inside.processes).items() if session != 1)
 
     def signal(self, pid: int, number: int) -> None:
-        """To any process here."""
+        """To any process here; SIGSTOP: returns when it has stopped."""
         self.call(os.kill, pid, number)
+        if number == signal.SIGSTOP:
+            self.call(await_stop, pid)
 
     def shm(self) -> list[str]:
         """What lies in its /dev/shm."""

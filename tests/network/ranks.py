@@ -17,7 +17,7 @@ from typing import Any
 
 from ringcast import StatelessProcessGroup
 from tests import own_shm
-from tests.support import DEADLINE_S, ChildFailure, Link, started_pids
+from tests.support import DEADLINE_S, ChildFailure, Link, await_stop, started_pids
 
 PRELOADED = ["torch.distributed", "numpy", "ringcast.net._queues", "tests.network.ranks"]
 TIMEOUT_S = 30.0
@@ -61,7 +61,10 @@ class Rank:
         return message
 
     def signal(self, number: int) -> None:
+        """SIGSTOP: returns when it has stopped."""
         os.kill(self.pid, number)
+        if number == signal.SIGSTOP:
+            await_stop(self.pid)
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)

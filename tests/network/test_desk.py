@@ -38,7 +38,7 @@ from ringcast.net.link._desk import MAX_BYTES, Desk, Place, Request, desk_name, 
 from ringcast.net.link._launch import link_of
 from ringcast.net.link._process import LATER, Link
 from tests.interrupts import Interrupt
-from tests.support import DEADLINE_S, ROOT, SHM, Background, Child, eventually, run_python, runs
+from tests.support import DEADLINE_S, ROOT, SHM, Background, Child, eventually, run_python, runs, stop
 from tests.support import Link as Line
 
 PING = {"op": "ping"}
@@ -269,8 +269,7 @@ def test_askers_that_are_killed_leave_the_link_to_the_others(job: str, start: Ca
 def test_a_killed_link_ends_every_wait_within_a_second_and_has_a_successor(job: str) -> None:
     places = [link_of(job, soon()) for _ in range(8)]
     pid = places[0].link_pid
-    os.kill(pid, signal.SIGSTOP)  # so that nobody is answered
-    eventually(lambda: status_of(pid)["State"].startswith("T"), "the stop")
+    stop(pid)  # so that nobody is answered
     asking = [Background(place.ask, PING, soon()) for place in places]
     with pytest.raises(QueueTimeoutError, match=r"stopped\) has not answered within 0\.2 s"):
         with Place.take(job) as place:
@@ -300,7 +299,7 @@ def test_three_hundred_ends_are_served(job: str) -> None:
 
 def test_a_handler_of_signals_runs_while_an_end_waits(job: str) -> None:
     place = link_of(job, soon())
-    os.kill(place.link_pid, signal.SIGSTOP)
+    stop(place.link_pid)
     seen: list[BaseException] = []
 
     def handler(*_: object) -> None:

@@ -13,7 +13,6 @@ import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +31,7 @@ from ringcast.errors import (
 from ringcast.instruments import examine, list_queues, sweep
 from ringcast.instruments.doctor import links, other_machines
 from ringcast.net import _addresses
-from tests.support import DEADLINE_S, Child, Link, eventually, runs, unique_name
+from tests.support import DEADLINE_S, Child, Link, eventually, runs, stop, unique_name
 
 HOST = socket.gethostname()
 
@@ -69,10 +68,8 @@ def child_of(*job: Any) -> Iterator[Child]:
 
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
+    stop(pid)
     try:
-        stat = Path(f"/proc/{pid}/stat")
-        eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "that it has stopped")
         yield
     finally:
         os.kill(pid, signal.SIGCONT)

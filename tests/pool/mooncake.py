@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import DEADLINE_S, ROOT, eventually
+from tests.support import DEADLINE_S, ROOT, eventually, stop
 
 LENT = 64 << 20
 
@@ -93,7 +93,7 @@ class Mooncake:
         self.master.wait()
 
     def stop_master(self) -> None:
-        self.master.send_signal(signal.SIGSTOP)
+        stop(self.master.pid)
 
     def continue_master(self) -> None:
         self.master.send_signal(signal.SIGCONT)

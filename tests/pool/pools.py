@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -145,9 +143,3 @@ def start_server(start: Starter, name: str, chunks: int = 64, *, keep: bool = Fa
     """A process that serves the pool of this name; did it take over what another one left?"""
     child = start(serving, name, chunks, keep)
     return child, child.receive()
-
-
-def stop(child: Child) -> None:
-    """Stops it, and returns when it has stopped."""
-    os.kill(child.pid, signal.SIGSTOP)
-    assert os.WIFSTOPPED(os.waitpid(child.pid, os.WUNTRACED)[1])

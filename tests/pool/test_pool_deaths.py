@@ -24,7 +24,6 @@ from tests.pool.pools import (
     retrieved,
     some_keys,
     start_server,
-    stop,
     store,
 )
 from tests.support import DEADLINE_S, SHM, Link, eventually, segments, unique_name
@@ -63,7 +62,7 @@ def test_a_stopped_clients_pins_never_expire(start: Starter) -> None:
     with pool(chunks=16) as (server, [client]):
         victim = start(holding, server.name, "pinned")
         victim.receive()
-        stop(victim)
+        victim.signal(signal.SIGSTOP)
         for i in range(5):
             store(client, some_keys(12, first=20 + i))
         assert retrieved(client, some_keys(4, first=7)) == 4
@@ -125,7 +124,7 @@ def test_a_call_in_flight_is_answered_by_the_next_server(start: Starter) -> None
     server, _ = start_server(start, name)
     with PoolClient.connect(name, "w", layout=CHUNK, regain=60.0, timeout=120.0) as client:
         keys = some_keys(3)
-        stop(server)
+        server.signal(signal.SIGSTOP)
         statuses: list[Any] = []
         asker = threading.Thread(target=lambda: statuses.extend(store(client, keys)))
         asker.start()
@@ -146,7 +145,7 @@ def test_a_stopped_server_is_named_by_the_time_out_and_delays_no_hit(start: Star
     ):
         keys = some_keys(3)
         store(patient, keys)
-        stop(server)
+        server.signal(signal.SIGSTOP)
         assert client.health.server == "stopped"
         assert retrieved(client, keys) == 3
         with pytest.raises(errors.PoolTimeoutError, match=r"worker 'w7'.*waited 0\.3.* s.*stopped"):
@@ -161,7 +160,7 @@ def test_what_was_reserved_and_not_heard_of_is_undone(start: Starter) -> None:
     name = unique_name("p")
     server, _ = start_server(start, name)
     with PoolClient.connect(name, "w", layout=CHUNK, timeout=0.2) as client:
-        stop(server)
+        server.signal(signal.SIGSTOP)
         for i in range(8):
             with pytest.raises(errors.PoolTimeoutError):
                 client.prepare_store(some_keys(2, first=i))

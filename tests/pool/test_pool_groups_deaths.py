@@ -13,7 +13,7 @@ import pytest
 from ringcast import errors
 from ringcast.pool import Keys, PoolClient, StoreLease
 from tests.pool.groups import GROUP, SHARDS, WHOLE, check_parts, group_keys, group_pool, join_store, store_part
-from tests.pool.pools import COMMITTED, ORPHAN, PENDING, RESERVED, Starter, figure, fill, start_server, stop, store
+from tests.pool.pools import COMMITTED, ORPHAN, PENDING, RESERVED, Starter, figure, fill, start_server, store
 from tests.support import Link, eventually, unique_name
 
 # --- Who stores.
@@ -228,7 +228,7 @@ def test_a_call_to_join_in_flight_is_answered_by_the_next_server(start: Starter)
     with PoolClient.connect(name, "w", layout=WHOLE, regain=60.0, timeout=120.0) as client:
         lease = client.prepare_store(group_keys(2))
         token = lease.export()
-        stop(server)
+        server.signal(signal.SIGSTOP)
         said: list[Any] = []
         asker = threading.Thread(target=lambda: said.extend(store_part(client, token, 0)))
         asker.start()
@@ -247,7 +247,7 @@ def test_a_join_that_was_withdrawn_is_undone(start: Starter) -> None:
         PoolClient.connect(name, "hasty", layout=WHOLE, timeout=0.2) as hasty,
     ):
         lease = client.prepare_store(group_keys(2))
-        stop(server)
+        server.signal(signal.SIGSTOP)
         with pytest.raises(errors.PoolTimeoutError, match="join of 2 keys"):
             hasty.join(lease.export(), 1)
         os.kill(server.pid, signal.SIGCONT)

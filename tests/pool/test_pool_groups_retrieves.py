@@ -13,7 +13,7 @@ import pytest
 
 from ringcast.pool import KVLayout, Namespace, PoolClient, PoolServer, StoreLease, gather_paged, scatter_paged
 from tests.pool.groups import PART, SHARDS, WHOLE, check_parts, group_keys, group_pool, join_retrieve, join_store
-from tests.pool.pools import HIT, MISS, Starter, fill, part_content, some_keys, start_server, stop, store
+from tests.pool.pools import HIT, MISS, Starter, fill, part_content, some_keys, start_server, store
 from tests.support import eventually, unique_name
 
 
@@ -152,7 +152,7 @@ def test_a_server_finds_the_checksums_of_parts_and_of_the_whole_to_agree(start: 
                 view = scribbling(joined)
                 fill(joined, part)
                 client.commit_store(joined)
-        stop(server)
+        server.signal(signal.SIGSTOP)
         view[0] ^= 1
         with other.retrieve(keys) as found:
             read = join_retrieve(other, found.export(), SHARDS - 1)

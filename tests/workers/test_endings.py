@@ -32,7 +32,7 @@ from ringcast.workers._starting import Patience
 from ringcast.workers._steps import Steps
 from ringcast.workers._worker import Worker
 from tests.interrupts import Interrupt
-from tests.support import Background, eventually, runs, segments
+from tests.support import Background, eventually, runs, segments, stop
 from tests.workers.objects import LONG_S, Model
 
 # What a stopped worker is doing.
@@ -47,7 +47,7 @@ def test_a_worker_that_ends_while_its_stacks_are_asked_for_is_late(monkeypatch: 
             os.kill(pid, signal.SIGKILL)
             assert worker.ended.wait(LONG_S)
 
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
         monkeypatch.setattr(_worker, "time", SimpleNamespace(monotonic=time.monotonic, sleep=end_it))
         with pytest.raises(CallTimeoutError) as late:
             group.call("rank", deadline=0.1)
