@@ -17,7 +17,7 @@ from ringcast.vllm import _scheduling
 from ringcast.vllm._plans import Load, Plan, Report, Store
 from ringcast.vllm._pool_events import Removed, Stored
 from ringcast.vllm._pool_settings import Settings
-from tests.pool.pools import Starter, start_server, stop
+from tests.pool.pools import Starter, start_server
 from tests.support import eventually, mapped, segments, unique_name
 from tests.vllm.toy import BLOCK, CHUNK, MODEL, RANKS, Toy, ToyRequest, hashes, page
 
@@ -296,7 +296,7 @@ def test_a_stopped_server_delays_no_step_and_what_waits_for_it_is_given_up(start
     name = unique_name("v")
     child, _ = start_server(start, name, chunks=256)
     with Toy(name, timeout=0.2) as engine:
-        stop(child)
+        child.signal(signal.SIGSTOP)
         request = ToyRequest("a", PROMPT)
         engine.run(request, settle=False)
         assert engine.side.busy
