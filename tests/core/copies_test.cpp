@@ -162,7 +162,8 @@ TEST(checksums_are_as_by_tables) {
             Checksum by_pieces(before, how);
             for (std::size_t at = 0; at < count;) {
                 const std::size_t whole = Checksum::kFold * among(random, 0, 5);
-                const std::size_t piece = std::min(count - at, whole + among(random, 0, 2) / 2 * among(random, 0, 70));
+                const std::size_t piece =
+                    std::min<std::uint64_t>(count - at, whole + among(random, 0, 2) / 2 * among(random, 0, 70));
                 by_pieces.add(stretch.subspan(at, piece));
                 at += piece;
                 if (i % 7 == 0) CHECK(by_pieces.value() == checksum_by_table(stretch.first(at), before));
