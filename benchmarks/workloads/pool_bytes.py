@@ -3,8 +3,9 @@
 Each worker has 32 MiB in pages of 64 KiB, which are 16 chunks, in random order. Timed is all of it, with checksums, by
 one thread a worker: `prepare_store`, `gather_paged`, `commit_store`; then `retrieve`, `scatter_paged`, and the end of
 the `with` block. Workers begin each time together; a rate is the bytes of all of them from the first begin to the last
-end, the median of a few times. Chunks are new each time, and the pool is soon full, so others go for them. What came
-back is compared. Nobody is pinned where there are several workers.
+end, the median of a few times. Chunks are new each time, and the pool is soon full, so others go for them: the oldest
+(LRU; ARC would rather keep what was used than what a worker has stored a moment ago, if another one comes late). What
+came back is compared. Nobody is pinned where there are several workers.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class PoolBytes(Workload):
         workers, times = case.n_readers, bench.settings.count(_TIMES)
 
         def server(member: Member) -> None:
-            with PoolServer(name, 2 * workers * _BYTES):
+            with PoolServer(name, 2 * workers * _BYTES, policy="lru"):
                 for _ in range(2 + 2 * (_BEFORE + times)):
                     member.meet()
 
