@@ -34,8 +34,6 @@ _SERVE = (
     "server = PoolServer(*sys.argv[1:]).start(); print(flush=True); server.serve_forever()"
 )
 _SETTLE_S = 30.0
-_CHECKSUM_BYTES = 4
-"""Of each part, which a pool counts with the chunk."""
 
 
 class Made(NamedTuple):
@@ -125,7 +123,7 @@ class Pool:
 
 
 def _chunk_bytes(key: bytes) -> int:
-    return next(event.length for event in next(watch(_POOL)) if event.key == key) - 2 * _CHECKSUM_BYTES
+    return next(event.length for event in next(watch(_POOL)) if event.key == key)
 
 
 def _in_file(address: int, file: Path) -> int:
