@@ -140,7 +140,8 @@ class Engine:
             yield
         finally:
             for pid in self.processes.values():
-                os.kill(pid, signal.SIGCONT)
+                with suppress(ProcessLookupError):  # the others are to go on
+                    os.kill(pid, signal.SIGCONT)
 
     def gone_within_s(self, names: list[str], since: float) -> float | None:
         """Seconds after `since` until these processes have ended; None if they have not, for long."""

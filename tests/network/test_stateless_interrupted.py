@@ -22,6 +22,7 @@ from ringcast.net._group import Group
 from ringcast.net._numbers import Numbers
 from tests.interrupts import Interrupt
 from tests.support import DEADLINE_S, Background, eventually
+from tests.workers.objects import Ends
 
 pytest.importorskip("torch")
 
@@ -222,18 +223,6 @@ def test_a_message_that_ends_programs_is_an_error_once(two: Two, kind: type[Base
         second.recv_obj(0)
     assert type(caught.value.__cause__) is kind
     assert second.recv_obj(0) == "another"
-
-
-class Ends:
-    def __init__(self, kind: type[BaseException]) -> None:
-        self.kind = kind
-
-    def __reduce__(self) -> Any:
-        return _end, (self.kind,)
-
-
-def _end(kind: type[BaseException]) -> None:
-    raise kind
 
 
 class Unreadable:

@@ -18,8 +18,7 @@ namespace {
 constexpr const char* kMount = "mount -t tmpfs -o mode=1777 tmpfs ";
 constexpr const char* kSmaller =
     "give the queue a smaller max_bytes (it takes four times that in addresses), or the pool a smaller capacity or "
-    "fewer "
-    "entries";
+    "fewer entries";
 
 // UINT64_MAX: none.
 template <class Resource>
@@ -34,8 +33,7 @@ std::string too_many_files() {
     return (limit == UINT64_MAX ? "this process has too many open files"
                                 : "this process may have " + std::to_string(limit) + " open files (RLIMIT_NOFILE)") +
            "; each end of a queue keeps one, each worker of a group ten, each file of a tier two: raise the limit "
-           "(ulimit "
-           "-n) or close what is not needed";
+           "(ulimit -n) or close what is not needed";
 }
 
 std::string too_large() {
@@ -176,7 +174,7 @@ std::string remedy_of_file(const std::string& path, int error) {
                    " is used up: make room there, give the file a smaller size, or another path";
         case EROFS:
             return "the file system of " + folder +
-                   " is mounted read-only: remount it (mount -o remount,rw), or give " + "another path";
+                   " is mounted read-only: remount it (mount -o remount,rw), or give another path";
         case ENOENT:
             return "there is no folder " + folder + ": make it";
         case ENOTDIR:
@@ -187,8 +185,7 @@ std::string remedy_of_file(const std::string& path, int error) {
         case EPERM:
             return "uid " + std::to_string(user_id()) +
                    " may not write it, or make files in its folder, or a sandbox forbids it: change their mode, or "
-                   "give "
-                   "another path";
+                   "give another path";
         case EMFILE:
         case ENFILE:
         case ENOMEM:
