@@ -13,6 +13,7 @@
 #include <optional>
 #include <string_view>
 
+#include "frames.hpp"
 #include "layout.hpp"
 
 namespace ringcast::bindings {
@@ -69,6 +70,8 @@ public:
     static constexpr bool framed() noexcept { return false; }
     std::uint64_t payload_bytes() const noexcept { return data_offset_ + static_cast<std::uint64_t>(view_.len); }
     void write(std::byte* payload) const;
+    // Is its memory still the array's?
+    bool is_there() const { return lies_in_its_owner(view_); }
 
 private:
     OutgoingArray(const Py_buffer& view, char order, nb::object dtype_text);

@@ -62,9 +62,22 @@ const char* type_of(ErrorCode code) {
     return "RingcastError";
 }
 
+PyObject* kept_errors = nullptr;  // what ringcast.errors has; set at import, never changed
+
+// A finalizer may still use an end when the interpreter has let go of its modules: nothing can be imported then.
+nb::object error_type(const char* name) {
+    try {
+        const nb::object type = nb::module_::import_("ringcast.errors").attr(name);
+        if (PyType_Check(type.ptr()) != 0) return type;  // the names in a module that goes become None
+    } catch (nb::python_error&) {
+        if (PyDict_GetItemString(kept_errors, name) == nullptr) throw;
+    }
+    return nb::borrow(PyDict_GetItemString(kept_errors, name));
+}
+
 void set_error(const char* type, const std::string& message, int system_errno,
                const std::optional<Peer>& peer = std::nullopt) {
-    const nb::object exception_type = nb::module_::import_("ringcast.errors").attr(type);
+    const nb::object exception_type = error_type(type);
     const nb::object exception = exception_type(message);
     if (system_errno != 0 && PyObject_HasAttrString(exception.ptr(), "errno")) exception.attr("errno") = system_errno;
     if (peer) {
@@ -99,14 +112,14 @@ nb::handle timeout_error() {
     static std::atomic<PyObject*> type{nullptr};
     PyObject* known = type.load(std::memory_order_acquire);  // acquire [timeout-error]
     if (known == nullptr) {
-        known = nb::object(nb::module_::import_("ringcast.errors").attr("QueueTimeoutError")).release().ptr();
+        known = error_type("QueueTimeoutError").release().ptr();
         type.store(known, std::memory_order_release);  // release [timeout-error]
     }
     return known;
 }
 
 void raise_from(nb::python_error& cause, const char* type, const std::string& message) {
-    const nb::object exception_type = nb::module_::import_("ringcast.errors").attr(type);
+    const nb::object exception_type = error_type(type);
     const nb::object exception = exception_type(message);
     PyException_SetCause(exception.ptr(), cause.value().inc_ref().ptr());
     PyException_SetContext(exception.ptr(), cause.value().inc_ref().ptr());
@@ -123,9 +136,7 @@ Cause cause_of(const nb::python_error& error) {
 
 bool interrupts(const nb::python_error& error) { return cause_of(error) != Cause::object; }
 
-bool is_one_of(const nb::python_error& error, const char* type) {
-    return error.matches(nb::module_::import_("ringcast.errors").attr(type));
-}
+bool is_one_of(const nb::python_error& error, const char* type) { return error.matches(error_type(type)); }
 
 std::string text_of(const nb::python_error& error) {
     return nb::cast<std::string>(nb::module_::import_("ringcast._mishaps").attr("shown")(error.value()));
@@ -133,6 +144,7 @@ std::string text_of(const nb::python_error& error) {
 
 void bind_errors(nb::module_& module) {
     using namespace nb::literals;
+    kept_errors = owned(PyDict_Copy(PyModule_GetDict(nb::module_::import_("ringcast.errors").ptr()))).release().ptr();
     module.def(
         "remedy_of",
         [](int number, bool thread) {

@@ -1,5 +1,6 @@
 #include "frames.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 #include "py_errors.hpp"
@@ -18,6 +19,23 @@ void copy_bytes(void* to, const void* from, std::uint64_t bytes) {
     }
     const Unlocked unlocked;
     platform::Native::copy(to, from, bytes);
+}
+
+bool lies_in_its_owner(const Py_buffer& view) {
+    PyObject* owner = view.obj;
+    if (owner != nullptr && PyMemoryView_Check(owner)) owner = PyMemoryView_GET_BUFFER(owner)->obj;
+    Py_buffer now;
+    if (owner == nullptr) return true;
+    if (PyObject_GetBuffer(owner, &now, PyBUF_ANY_CONTIGUOUS) != 0) {
+        PyErr_Clear();  // it is not contiguous as a whole: what was sent is a part of it, or a copy
+        return true;
+    }
+    const auto begin = reinterpret_cast<std::uintptr_t>(now.buf);
+    const auto at = reinterpret_cast<std::uintptr_t>(view.buf);
+    const bool inside =
+        at >= begin && at + static_cast<std::size_t>(view.len) <= begin + static_cast<std::size_t>(now.len);
+    PyBuffer_Release(&now);
+    return inside;
 }
 
 Frames::Frames(nb::object encoded, Encoding encoding) : encoded_(std::move(encoded)), encoding_(encoding) {
@@ -58,6 +76,12 @@ void Frames::write(std::byte* payload) const {
         copy_bytes(payload + offset, views_[i].buf, bytes);
         offset += bytes;
     }
+}
+
+bool Frames::is_there() const {
+    if (!std::all_of(views_.begin(), views_.end(), lies_in_its_owner)) return false;
+    if (!framed() || encoding_ != Encoding::pickle) return true;
+    return nb::cast<bool>(nb::module_::import_("ringcast.codec.tensors").attr("are_there")(encoded_));
 }
 
 // Never from the bytes: the interpreter has objects of one byte and of none that all share.

@@ -20,6 +20,10 @@ inline constexpr std::uint64_t kUnlockedCopyBytes = 64 << 10;
 
 void copy_bytes(void* to, const void* from, std::uint64_t bytes);
 
+// Does the memory of `view` still lie in what exports it? For who has waited since: NumPy moves an array's elements under
+// whoever else holds them if it is told to.
+bool lies_in_its_owner(const Py_buffer& view);
+
 // Frames of this size and more are read where they lie; smaller ones are copied out, so that a small array that is kept
 // does not keep a large block.
 inline constexpr std::uint64_t kLeasedFrameBytes = 4096;
@@ -38,6 +42,8 @@ public:
     bool framed() const noexcept { return views_.size() > 1; }
     std::uint64_t payload_bytes() const noexcept { return payload_bytes_; }
     void write(std::byte* payload) const;
+    // Is all the memory still that of the object's parts?
+    bool is_there() const;
 
 private:
     nb::object encoded_;

@@ -100,6 +100,13 @@ void note_arrays_within(Sender& sender, const Payload& payload) {
         Call call(end, options);
         Sender::Room room;
         if (!reserve(end, sender, payload.payload_bytes(), room, options, call.deadline_ns, self)) return false;
+        if (call.deadline_ns != 0 && !payload.is_there()) [[unlikely]] {  // it has waited
+            sender.cancel();
+            raise("EncodeError", end.context() +
+                                     ": an array or tensor of the message got other memory while the call "
+                                     "waited for room (resize, resize_, set_, share_memory_); nothing was "
+                                     "sent. Send it again, or a copy of it");
+        }
         payload.write(room.bytes);
         note_arrays_within(sender, payload);
         sender.commit(room, payload.encoding(), payload.framed());
@@ -170,7 +177,7 @@ PyObject* with_sent(std::uint64_t sent) {
 // Tells how many messages were sent before the exception: by its attribute, and of one that is not ours by a note, too.
 void tell_sent(const End& end, nb::python_error& error, std::uint64_t sent) {
     const nb::object exception = nb::borrow(error.value());
-    const bool ours = error.matches(nb::module_::import_("ringcast.errors").attr("RingcastError"));
+    const bool ours = is_one_of(error, "RingcastError");
     // An attribute of that name of a stranger's means something else; some exceptions take none.
     if (ours || PyObject_HasAttrString(exception.ptr(), "sent") == 0)
         if (PyObject_SetAttrString(exception.ptr(), "sent", nb::int_(sent).ptr()) != 0) PyErr_Clear();

@@ -82,6 +82,7 @@ struct Torch {
     nb::object storage = interned("untyped_storage");
     nb::object storage_offset = interned("storage_offset");
     nb::object nbytes = interned("nbytes");
+    nb::object data_ptr = interned("data_ptr");
 };
 std::atomic<const Torch*> known{nullptr};
 
@@ -226,9 +227,10 @@ nb::object copy_of(const Torch& torch, const std::byte* data, std::uint64_t byte
 
 }  // namespace
 
-OutgoingTensor::OutgoingTensor(nb::object capsule, const nb::dlpack::dltensor* tensor, std::string_view dtype,
-                               std::uint64_t data_bytes)
-    : capsule_(std::move(capsule)),
+OutgoingTensor::OutgoingTensor(nb::object object, nb::object capsule, const nb::dlpack::dltensor* tensor,
+                               std::string_view dtype, std::uint64_t data_bytes)
+    : object_(std::move(object)),
+      capsule_(std::move(capsule)),
       tensor_(tensor),
       dtype_(dtype),
       data_bytes_(data_bytes),
@@ -252,11 +254,21 @@ std::optional<OutgoingTensor> OutgoingTensor::of(PyObject* object) {
         const std::uint64_t item_bytes = dtype->bits / 8;
         const std::uint64_t data_bytes = item_bytes * count_items(tensor.shape, static_cast<std::size_t>(tensor.ndim));
         if (!lies_in_its_storage(*torch, object, item_bytes, data_bytes)) return std::nullopt;
-        return OutgoingTensor(std::move(capsule), &tensor, dtype->name, data_bytes);
+        return OutgoingTensor(nb::borrow(object), std::move(capsule), &tensor, dtype->name, data_bytes);
     } catch (nb::python_error& error) {
         if (interrupts(error)) throw;
         return std::nullopt;  // sparse, nested, of a function transform: DLPack refuses what has no memory of its own
     }
+}
+
+bool OutgoingTensor::is_there() const {
+    const Torch& torch = *known.load(std::memory_order_acquire);  // acquire [torch]
+    const ForeignCode foreign;
+    const nb::object address = call(object_.ptr(), torch.data_ptr);
+    if (PyLong_AsVoidPtr(address.ptr()) != tensor_->data) return false;
+    const auto ndim = static_cast<std::size_t>(tensor_->ndim);
+    const std::uint64_t items = count_items(tensor_->shape, ndim);
+    return lies_in_its_storage(torch, object_.ptr(), items == 0 ? 0 : data_bytes_ / items, data_bytes_);
 }
 
 void OutgoingTensor::write(std::byte* payload) const {

@@ -26,11 +26,14 @@ public:
     static constexpr bool framed() noexcept { return false; }
     std::uint64_t payload_bytes() const noexcept { return data_offset_ + data_bytes_; }
     void write(std::byte* payload) const;
+    // Is its memory still the tensor's? PyTorch, too, moves it under whoever else holds it.
+    bool is_there() const;
 
 private:
-    OutgoingTensor(nb::object capsule, const nb::dlpack::dltensor* tensor, std::string_view dtype,
+    OutgoingTensor(nb::object object, nb::object capsule, const nb::dlpack::dltensor* tensor, std::string_view dtype,
                    std::uint64_t data_bytes);
 
+    nb::object object_;
     nb::object capsule_;                  // keeps the memory
     const nb::dlpack::dltensor* tensor_;  // the capsule's
     std::string_view dtype_;

@@ -67,6 +67,19 @@ def drop():
     global view, first
     del view, first; gc.collect()
 atexit.register(drop)""",
+    "finalizers use closed ends when the interpreter's modules are gone": """
+from ringcast.errors import QueueClosedError
+class Last:
+    def __del__(self):
+        for call in (lambda: writer.enqueue({}), lambda: writer.enqueue_many([b'1']), lambda: writer.try_enqueue(b'2'),
+                     lambda: writer.loan(1).__enter__(), writer.stats, writer.export_handle, writer.qsize,
+                     lambda: first.dequeue(1), lambda: first.dequeue_many(2), lambda: first.acquire_read().__enter__()):
+            try: call()
+            except QueueClosedError: continue
+            print('no error')
+        writer.close()
+import builtins
+builtins.last = Last(); builtins.last.self = Last()""",
 }
 
 

@@ -140,7 +140,7 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "PickleBuffer that was released": lambda: released(pickle.PickleBuffer(b"abc")),
     "mmap": lambda: mmap.mmap(-1, 100),
     "numpy iterator": lambda: np.nditer(np.arange(3)),
-    "file": lambda: sys.__stdin__,
+    "file": lambda: sys.__stdout__,
 }
 """By pickle and cloudpickle."""
 

@@ -38,6 +38,34 @@ View = tuple[int, int, int, tuple[int, ...], tuple[int, ...]]
 """The first byte, the one behind the last, the item's bytes, the size and the strides."""
 
 
+class _Lent:
+    """The bytes of a tensor as NumPy borrows them. `Tensor.numpy()` would forbid for ever to resize its storage."""
+
+    __slots__ = ("__array_interface__", "_address", "_tensor")
+
+    def __init__(self, tensor: Any) -> None:
+        self._tensor = tensor
+        self._address = tensor.data_ptr()
+        self.__array_interface__ = {"data": (self._address, False), "shape": (len(tensor),), "typestr": "|u1"}
+
+    def is_there(self) -> bool:
+        """Is the memory still the tensor's? Nothing keeps PyTorch from moving what a storage holds."""
+        tensor = self._tensor
+        end = tensor.storage_offset() + len(tensor)
+        return bool(tensor.data_ptr() == self._address and end <= tensor.untyped_storage().nbytes())
+
+
+def _buffer_of(tensor: Any) -> Any:
+    """Of a tensor of bytes."""
+    return needed("numpy", _WHAT).asarray(_Lent(tensor))
+
+
+def are_there(frames: list[Any]) -> bool:
+    """Is the memory of all tensors in these frames where it was when they were made?"""
+    lent = (getattr(frame, "base", None) for frame in frames)
+    return all(each.is_there() for each in lent if isinstance(each, _Lent))
+
+
 class _Begins:
     """Where each view of each span of a message begins. Pickled once, along with the first span."""
 
@@ -65,12 +93,11 @@ class _Span:
     def __reduce__(self) -> tuple[Any, ...]:
         return _open_span, (self.begins, self.index, self.placeholder)
 
-    def pack(self, torch: Any) -> tuple[memoryview, list[int]]:
+    def pack(self, torch: Any) -> tuple[Any, list[int]]:
         """The bytes to send, and where each view begins in them: the complement of that if it is a copy."""
-        needed("numpy", _WHAT)  # torch makes no buffers without it
         views = list(self.views)
         if len(views) == 1 and views[0][1] - views[0][0] <= _SLACK:
-            return memoryview(self._bytes(torch, *views[0][:2]).numpy()), [0]
+            return _buffer_of(self._bytes(torch, *views[0][:2])), [0]
         places = [0] * len(views)
         parts: list[Any] = []
         length = 0
@@ -91,11 +118,11 @@ class _Span:
                 parts.append((length, self._bytes(torch, start, end)))
                 length = _round_up(length + end - start)
         if len(parts) == 1:
-            return memoryview(parts[0][1].numpy()), places
+            return _buffer_of(parts[0][1]), places
         joined = torch.empty(length, dtype=torch.uint8, device="cpu")
         for at, part in parts:
             joined[at : at + part.numel()].copy_(part)
-        return memoryview(joined.numpy()), places
+        return _buffer_of(joined), places
 
     def _bytes(self, torch: Any, start: int, end: int) -> Any:
         return torch.empty(0, dtype=torch.uint8, device="cpu").set_(self.storage, start, (end - start,), (1,))
@@ -180,7 +207,7 @@ class TensorPacker:
         # A Parameter's own reduction is its `data`, an exact Tensor, with its attributes: there is nothing to add.
         return {self._torch.Tensor: self._reduce}
 
-    def finish(self, buffers: list[PickleBuffer]) -> list[memoryview]:
+    def finish(self, buffers: list[PickleBuffer]) -> list[Any]:
         """The bytes of `buffers`, as the pickler gave them out, with those of the spans filled in."""
         packed = {id(span.placeholder): span.pack(self._torch) for span in self._spans.values()}
         frames = []
