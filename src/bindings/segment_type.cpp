@@ -143,12 +143,13 @@ const char* fate_name(Fate fate) {
 }
 
 // (segment, user's name, creator's pid, committed bytes, fate, reason, "queue", "link" or "pool" if it is one) of each.
-nb::list swept(const std::string& prefix, const std::string& suffix, bool dry_run, const std::string& spared) {
+nb::list swept(const std::string& prefix, const std::string& suffix, bool dry_run, const std::string& spared,
+               bool others_only) {
     std::vector<Remains> found;
     {
         const Unlocked unlocked;
         const AreaKind* const kinds[] = {&kQueueArea, &kDeskArea, &pool::kPoolArea};
-        found = sweep(kinds, prefix, suffix, dry_run, spared);
+        found = sweep(kinds, prefix, suffix, dry_run, spared, others_only ? Whose::others : Whose::anyone);
     }
     nb::list result;
     for (const auto& one : found)
@@ -264,7 +265,7 @@ void bind_segment(nb::module_& module) {
     add_look_methods(type);
 
     module.def("list_names", &platform::list_names, "prefix"_a);
-    module.def("sweep", &swept, "prefix"_a, "suffix"_a, "dry_run"_a, "spared"_a = "");
+    module.def("sweep", &swept, "prefix"_a, "suffix"_a, "dry_run"_a, "spared"_a = "", "others_only"_a = false);
     module.def("probe_features", &probe_features, "name"_a);
     module.def("cpu_quota", &platform::cpu_quota);
     module.def("queue_label", &queue_label, "user_name"_a, "segment_name"_a);

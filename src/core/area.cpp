@@ -140,6 +140,7 @@ void Area::make(std::uint64_t bytes, std::uint64_t reserved, const Use& fill, co
     file.link(name_);
     reached(FaultPoint::create_linked);
     linked_ = true;
+    locks_.vouch();
 }
 
 std::unique_ptr<Area> Area::create_anew(const AreaKind& kind, const std::string& name, std::uint64_t bytes,
@@ -224,6 +225,7 @@ Area::Joined Area::join(std::uint64_t lock) {
 void Area::unlink() noexcept {
     if (!is_creator_ || !linked_ || in_forked_child()) return;
     reached(FaultPoint::unlink_begin);
+    locks_.vouch_no_more();
     refused_ = platform::name_refers_to(name_, facts_) && platform::unlink_name(name_) != 0;
     linked_ = refused_;
 }

@@ -80,10 +80,10 @@ std::optional<Remains> sweep_name(AreaKinds kinds, const std::string& name, bool
 }
 
 std::vector<Remains> sweep(AreaKinds kinds, const std::string& prefix, const std::string& suffix, bool dry_run,
-                           const std::string& spared) {
+                           const std::string& spared, Whose whose) {
     std::vector<Remains> found;
     for (const auto& name : platform::list_names(prefix))
-        if (name.ends_with(suffix) && name != spared)
+        if (name.ends_with(suffix) && name != spared && (whose == Whose::anyone || !platform::is_vouched_for(name)))
             if (auto remains = sweep_name(kinds, name, dry_run)) found.push_back(std::move(*remains));
     return found;
 }

@@ -57,9 +57,11 @@ using AreaKinds = std::span<const AreaKind* const>;
 std::optional<Remains> sweep_name(AreaKinds kinds, const std::string& name, bool dry_run, bool kept_too = false);
 
 // The same for every name that begins and ends like this, but for one that is spared, each by itself: what fails for one is
-// its `reason`. Throws only if the names cannot be listed.
+// its `reason`. `others`: without a look at what this process has made, which is a dozen system calls for each. Throws only
+// if the names cannot be listed.
+enum class Whose { anyone, others };
 std::vector<Remains> sweep(AreaKinds kinds, const std::string& prefix, const std::string& suffix, bool dry_run,
-                           const std::string& spared = {});
+                           const std::string& spared = {}, Whose whose = Whose::anyone);
 
 // `locks` and `facts` are those of an area that had `name`: removes the name if its creator is dead. Throws if the
 // system refuses to say.

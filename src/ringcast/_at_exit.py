@@ -27,7 +27,7 @@ from ringcast._registry import Registry
 from ringcast.errors import PoolClosedError, QueueClosedError, SystemCallError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from ringcast._stats import QueueStats
 
@@ -127,10 +127,12 @@ def _let_threads_end() -> None:
         if name.endswith(".util"):  # also those that were loaded after the last queue was made
             _arm(module)
     while True:
-        held_up = [end for end in _ends() if _holds_up(end)]
+        threads = list(_others())
+        reads = _reads(threads)
+        held_up = _held_up(threads, reads)
         if not held_up:
             return
-        if not any(_may_send(thread) for thread in _others()):
+        if not any(_may_send(thread, reads[thread]) for thread in threads):
             _close(held_up)
         else:
             time.sleep(_POLL_S)  # nothing tells when a thread of somebody else's has no more to send
@@ -151,32 +153,43 @@ def _pool_pids(thread: threading.Thread) -> set[int]:
     return set(processes)
 
 
-def _holds_up(end: OpenEnd) -> bool:
-    """Does somebody that will be joined wait for this end, or may he?"""
-    pids: set[int] = set().union(*map(_pool_pids, _others()))
-    if end.role == "reader":
-        return end._segment is not None and end._segment.creator_pid in pids
-    if pids:
-        stats = end.stats()
-        if stats["expected_elsewhere"] or any(r["state"] == "expected" or r["pid"] in pids for r in stats["readers"]):
+def _reads(threads: Iterable[threading.Thread]) -> dict[threading.Thread, set[str]]:
+    """Of each thread the segments whose messages it waits for. A process may have thousands of ends."""
+    readers = [end for end in _ends() if end.role == "reader"]
+    return {
+        thread: {end.segment for end in readers if thread.ident is not None and end._is_waiting(thread.ident)}
+        for thread in threads
+    }
+
+
+def _held_up(threads: Iterable[threading.Thread], reads: Mapping[threading.Thread, set[str]]) -> list[OpenEnd]:
+    """The ends that somebody waits for who will be joined, or may."""
+    pids: set[int] = set().union(*map(_pool_pids, threads))
+    awaited: set[str] = set().union(*reads.values())
+
+    def holds_up(end: OpenEnd) -> bool:
+        if end.role == "reader":
+            return end._segment is not None and end._segment.creator_pid in pids
+        if end.segment in awaited:
             return True
-    return any(_reads(thread, end.segment) for thread in _others())
+        if not pids:
+            return False
+        stats = end.stats()
+        return bool(stats["expected_elsewhere"]) or any(
+            reader["state"] == "expected" or reader["pid"] in pids for reader in stats["readers"]
+        )
+
+    return [end for end in _ends() if holds_up(end)]
 
 
-def _reads(thread: threading.Thread, segment: str) -> bool:
-    """Does `thread` wait for a message of this queue?"""
-    readers = (end for end in _ends() if end.role == "reader" and end.segment == segment)
-    return thread.ident is not None and any(reader._is_waiting(thread.ident) for reader in readers)
-
-
-def _may_send(thread: threading.Thread) -> bool:
-    """Is `thread` doing something of its own, which it may end by sending a message?"""
+def _may_send(thread: threading.Thread, reads: set[str]) -> bool:
+    """Is `thread` doing something of its own, which it may end by sending a message? `reads`: what it waits for."""
     if hasattr(thread, "pending_work_items"):
         return False
     frame = sys._current_frames().get(thread.ident or 0)
     if frame is None or (frame.f_code.co_name == "_worker" and frame.f_globals["__name__"].startswith("concurrent.")):
         return False  # it has ended, or is a pool's and has nothing to do
-    return not any(_reads(thread, end.segment) for end in _ends() if end.role == "writer")
+    return not any(end.role == "writer" and end.segment in reads for end in _ends())
 
 
 def silence_threads() -> None:
@@ -186,7 +199,8 @@ def silence_threads() -> None:
     usual = threading.excepthook
 
     def hook(arguments: Any) -> None:
-        if not issubclass(arguments.exc_type, (QueueClosedError, PoolClosedError)):
+        # StopIteration: next(reader), whose writer was in this process.
+        if not issubclass(arguments.exc_type, (QueueClosedError, PoolClosedError, StopIteration)):
             usual(arguments)
 
     threading.excepthook = hook

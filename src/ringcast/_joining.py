@@ -58,7 +58,10 @@ def find_living(
                 users = ", ".join(map(str, owners))
                 found += f"; a queue of uid {users} has it, but each user has names of his own, and only he may attach"
         if not patience.nap():
-            raise SegmentNotFoundError(f"waited {patience.timeout} s to attach, but {found}; is its writer running?")
+            raise SegmentNotFoundError(
+                f"waited {patience.timeout} s to attach, but {found}; is its writer running, and, if in another container, "
+                "do the two share /dev/shm (docker run --ipc=host)?"
+            )
     if segment.user_name != name:
         raise SegmentNotFoundError(
             f"segment {real_name!r} belongs to a queue named {segment.user_name!r}, not {name!r}"

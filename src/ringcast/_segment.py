@@ -41,7 +41,7 @@ def create(
     """
     if tidy:
         with suppress(RingcastError):  # what cannot be removed now is not in the way of this queue
-            _core.sweep(PREFIX, suffix(), dry_run=False)
+            _core.sweep(PREFIX, suffix(), dry_run=False, others_only=True)
     request: dict[str, Any] = {
         "name": segment_name(user_name),
         "user_name": user_name or "",

@@ -299,7 +299,8 @@ class MessageQueue(OfGroups[T]):
                 f"{_names.label(handle.segment)} of this handle does not exist: its writer has closed it or died, or "
                 "its MessageQueue object was garbage collected because nothing referred to it any more (keep that "
                 "object, not only the handle, for as long as readers may come), or all of its readers had attached, "
-                "after which an unnamed queue takes no more"
+                "after which an unnamed queue takes no more; or its writer has another /dev/shm than this process: "
+                "containers share one with docker run --ipc=host, or with a volume mounted there in both"
             ) from error
         if memory.epoch != handle.epoch:
             raise SegmentNotFoundError(

@@ -14,7 +14,7 @@ STRICT = ("-W", "error", "-X", "dev")
 HEAD = """
 import os, sys, threading
 import numpy as np
-import ringcast.errors
+import ringcast._at_exit, ringcast.errors
 from ringcast import MessageQueue, ShmRingBuffer
 writer = MessageQueue(2, max_chunks=8)
 handle = writer.export_handle()
@@ -49,6 +49,15 @@ chunk = first.acquire_read(1); view = chunk.__enter__()""",
     "threads wait": """
 for end in (first, second): threading.Thread(target=lambda end=end: list(end), daemon=True).start()
 while writer.stats()['readers'][0]['behind']: pass""",
+    "a thread calls next": """
+import atexit
+thread = threading.Thread(target=lambda: [next(first) for _ in range(9)], daemon=True)
+atexit.unregister(ringcast._at_exit._close_all)
+atexit.register(thread.join)
+atexit.register(ringcast._at_exit._close_all)
+ringcast._at_exit._open.discard(first)  # it is not closed before the thread has heard of its writer's end
+thread.start()
+while not first._is_waiting(thread.ident): pass""",
     "a generator reads": """
 def messages():
     with first:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -108,6 +109,31 @@ def test_ends_are_made_while_the_exit_looks_at_all() -> None:
     assert made
     for end in made:
         end.close(0)
+
+
+def test_the_exit_asks_each_reader_once_for_each_thread_however_many_writers_there_are() -> None:
+    asked = []
+
+    class End:
+        _segment = None
+
+        def __init__(self, number: int, role: str) -> None:
+            self.role, self.segment = role, str(number)
+
+        def _is_waiting(self, ident: int) -> bool:
+            asked.append((self.segment, ident))
+            return self.segment == "7"
+
+    ends: Any = [End(number, role) for number in range(100) for role in ("writer", "reader")]
+    threads = [threading.Thread(target=print) for _ in range(3)]
+    for number, thread in enumerate(threads):
+        thread._ident = number  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_at_exit, "_ends", lambda: ends)
+        reads = _at_exit._reads(threads)
+        held_up = _at_exit._held_up(threads, reads)
+    assert [(end.role, end.segment) for end in held_up] == [("writer", "7")]
+    assert len(asked) == len(set(asked)) == 300
 
 
 class _FirstOf:

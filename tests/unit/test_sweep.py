@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ringcast import MessageQueue, ShmRingBuffer
-from ringcast._names import segment_name
+from ringcast import MessageQueue, ShmRingBuffer, _core
+from ringcast._names import PREFIX, segment_name, suffix
 from ringcast.errors import SystemCallError
 from ringcast.instruments import SweptSegment, sweep
 from tests.support import SHM, run_python, segments, unique_name
@@ -201,7 +201,7 @@ def test_a_sweep_that_fails_does_not_keep_a_queue_from_being_made() -> None:
 import ringcast._core as core
 from ringcast import MessageQueue
 from ringcast.errors import SystemCallError
-def fail(prefix, suffix, dry_run):
+def fail(prefix, suffix, dry_run, others_only):
     raise SystemCallError("no")
 core.sweep = fail
 with MessageQueue(1) as queue:
@@ -221,3 +221,27 @@ def test_a_name_that_is_no_text_disturbs_nobody(leave: Callable[..., Path]) -> N
         assert os.path.exists(odd)
     finally:
         os.unlink(odd)
+
+
+def test_a_new_queue_s_sweep_asks_the_kernel_about_other_processes_segments_only(leave: Callable[..., Path]) -> None:
+    def told_of(names: set[str]) -> set[str]:
+        return names & {found[0] for found in _core.sweep(PREFIX, suffix(), dry_run=True, others_only=True)}
+
+    def others_in_a_child(names: set[str]) -> bool:
+        pid = os.fork()
+        if pid == 0:
+            os._exit(told_of(names) == names)  # not its own
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+
+    name = unique_name()
+    with MessageQueue(1, name=name) as queue:
+        dead = leave().name
+        MessageQueue.attach(name)
+        assert swept(queue.segment, dry_run=True) is not None
+        assert told_of({dead, queue.segment}) == {dead}
+        assert others_in_a_child({dead, queue.segment})
+    (SHM / dead).rename(SHM / queue.segment)  # somebody else's, by the name of one that was closed
+    try:
+        assert told_of({queue.segment}) == {queue.segment}
+    finally:
+        (SHM / queue.segment).unlink()

@@ -9,6 +9,9 @@
 #include <climits>
 #include <cstdio>
 #include <string>
+#include <unordered_set>
+#include <utility>
+#include <vector>
 
 #include "errors.hpp"
 #include "platform/refusals.hpp"
@@ -46,27 +49,41 @@ int control(int descriptor, int command, struct flock& lock) noexcept {
 // All lock files of this process. Fork takes the mutex, so that the child finds the list whole.
 struct LockRegistry {
     static inline LockFile* first = nullptr;
+    static inline std::vector<LockFile*> by_descriptor;  // a process may have thousands
+    static inline std::unordered_set<std::string> vouched_for;
 
-    static void add(LockFile& file) noexcept {
-        pthread_mutex_lock(&registry_mutex);
+    class Locked {
+    public:
+        Locked() noexcept { pthread_mutex_lock(&registry_mutex); }
+        ~Locked() { pthread_mutex_unlock(&registry_mutex); }
+        Locked(const Locked&) = delete;
+        Locked& operator=(const Locked&) = delete;
+    };
+
+    static void drop_voucher(LockFile& file) noexcept {
+        if (std::exchange(file.vouches_, false)) vouched_for.erase(file.name_);
+    }
+    static void add(LockFile& file) {
+        const Locked locked;
         // A number that the kernel has given away again was closed under its former owner, who must not believe that it
         // is his still because it leads to the same file.
-        const int descriptor = file.descriptor_.load(std::memory_order_relaxed);
-        for (LockFile* other = first; other != nullptr; other = other->next_)
-            if (other->descriptor_.load(std::memory_order_relaxed) == descriptor)
-                other->descriptor_.store(kLost, std::memory_order_relaxed);
+        const auto descriptor = static_cast<std::size_t>(file.descriptor_.load(std::memory_order_relaxed));
+        if (descriptor >= by_descriptor.size()) by_descriptor.resize(descriptor + 1);
+        if (LockFile* former = std::exchange(by_descriptor[descriptor], &file); former != nullptr)
+            former->descriptor_.store(kLost, std::memory_order_relaxed);
         file.next_ = first;
         if (first != nullptr) first->previous_ = &file;
         first = &file;
-        pthread_mutex_unlock(&registry_mutex);
     }
     static void remove(LockFile& file) noexcept {
-        pthread_mutex_lock(&registry_mutex);
+        const Locked locked;
+        drop_voucher(file);
+        if (const int descriptor = file.descriptor_.load(std::memory_order_relaxed); descriptor >= 0)
+            by_descriptor[static_cast<std::size_t>(descriptor)] = nullptr;
         if (file.previous_ != nullptr) file.previous_->next_ = file.next_;
         if (file.next_ != nullptr) file.next_->previous_ = file.previous_;
         if (first == &file) first = file.next_;
         file.next_ = file.previous_ = nullptr;
-        pthread_mutex_unlock(&registry_mutex);
     }
     static void before_fork() noexcept { pthread_mutex_lock(&registry_mutex); }
     static void after_fork_in_parent() noexcept { pthread_mutex_unlock(&registry_mutex); }
@@ -76,9 +93,12 @@ struct LockRegistry {
             if (const int descriptor = file->descriptor_if_ours(); descriptor != -1) ::close(descriptor);
             file->descriptor_.store(kNone, std::memory_order_relaxed);
             file->next_ = file->previous_ = nullptr;
+            file->vouches_ = false;
             file = next;
         }
         first = nullptr;
+        by_descriptor.clear();
+        vouched_for.clear();
         fork_count.fetch_add(1, std::memory_order_relaxed);
         pthread_mutex_unlock(&registry_mutex);
     }
@@ -88,6 +108,22 @@ struct LockRegistry {
         (void)installed;
     }
 };
+
+void LockFile::vouch() {
+    const LockRegistry::Locked locked;
+    LockRegistry::vouched_for.insert(name_);
+    vouches_ = true;
+}
+
+void LockFile::vouch_no_more() noexcept {
+    const LockRegistry::Locked locked;
+    LockRegistry::drop_voucher(*this);
+}
+
+bool is_vouched_for(const std::string& name) {
+    const LockRegistry::Locked locked;
+    return LockRegistry::vouched_for.contains(name);
+}
 
 void LockFile::adopt(int descriptor, const std::string& name) {
     struct stat info{};
@@ -101,7 +137,13 @@ void LockFile::adopt(int descriptor, const std::string& name) {
     inode_ = static_cast<std::uint64_t>(info.st_ino);
     descriptor_.store(descriptor, std::memory_order_relaxed);
     LockRegistry::install();
-    LockRegistry::add(*this);
+    try {
+        LockRegistry::add(*this);
+    } catch (...) {
+        descriptor_.store(kNone, std::memory_order_relaxed);
+        ::close(descriptor);
+        throw;
+    }
 }
 
 LockFile::~LockFile() { close(); }

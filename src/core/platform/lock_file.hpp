@@ -35,6 +35,10 @@ public:
     // Any byte of [first, last).
     bool is_held_by_another(std::uint64_t first, std::uint64_t last) const;
     void close() noexcept;
+    // Until it is closed, or told so, this process says of the file's name that its owner lives: nobody here needs to ask
+    // the kernel.
+    void vouch();
+    void vouch_no_more() noexcept;
     // For calls that change the file. Throws if it was closed, by whomever, or belongs to a forked child's parent.
     int descriptor() const;
     // -1 unless it leads to our file now.
@@ -49,9 +53,13 @@ private:
     std::uint64_t device_ = 0;
     std::uint64_t inode_ = 0;
     std::string name_;
+    bool vouches_ = false;
     LockFile* next_ = nullptr;
     LockFile* previous_ = nullptr;
 };
+
+// Does a LockFile of this process vouch for the owner of `name`?
+bool is_vouched_for(const std::string& name);
 
 // For locks that a forked child is to hold for as long as it has the descriptor: another description of the file of
 // `descriptor`, -1 if there can be none. Closed by exec.
