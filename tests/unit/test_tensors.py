@@ -36,6 +36,16 @@ def through(obj: Any) -> Any:
     return decode(encode(obj))
 
 
+def test_a_storage_arrives_with_the_tensors_on_it() -> None:
+    tensor = torch.arange(1000)
+    alone = through(tensor.untyped_storage())
+    assert (type(alone), bytes(alone)) == (torch.UntypedStorage, bytes(tensor.untyped_storage()))
+    part, storage, again = through([tensor[10:20], tensor.untyped_storage(), tensor.untyped_storage()])
+    assert part.tolist() == list(range(10, 20))
+    assert storage.data_ptr() == again.data_ptr() == part.data_ptr() - 80
+    assert through([torch.empty(0).untyped_storage()])[0].nbytes() == 0
+
+
 def same_bits(a: Any, b: Any) -> bool:
     def raw(x: Any) -> bytes:
         flat = x.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)

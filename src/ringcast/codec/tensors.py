@@ -205,7 +205,7 @@ class TensorPacker:
     def table(self) -> dict[type, Callable[[Any], Any]]:
         """For the pickler's dispatch table."""
         # A Parameter's own reduction is its `data`, an exact Tensor, with its attributes: there is nothing to add.
-        return {self._torch.Tensor: self._reduce}
+        return {self._torch.Tensor: self._reduce, self._torch.UntypedStorage: self._reduce_storage}
 
     def finish(self, buffers: list[PickleBuffer]) -> list[Any]:
         """The bytes of `buffers`, as the pickler gave them out, with those of the spans filled in."""
@@ -226,6 +226,13 @@ class TensorPacker:
         if self._spans:
             self._spans, self._begins = {}, _Begins()
         return frames
+
+    def _reduce_storage(self, storage: Any) -> Any:
+        """PyTorch's own pickles of such a storage cannot be read."""
+        if storage.device.type != "cpu":
+            return storage.__reduce_ex__(5)
+        tensor = self._torch.empty(0, dtype=self._torch.uint8, device="cpu")
+        return _storage_of, (tensor.set_(storage, 0, (storage.nbytes(),), (1,)),)
 
     def _reduce(self, tensor: Any) -> Any:
         torch = self._torch
@@ -329,6 +336,10 @@ def _rebuild(
     tensor = torch.empty(0, dtype=dtype, device="cpu")
     tensor.set_(storage, begin // tensor.element_size(), size, stride)
     return tensor.requires_grad_() if requires_grad else tensor
+
+
+def _storage_of(tensor: Any) -> Any:
+    return tensor.untyped_storage()
 
 
 def _strides_of_copy(size: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...]:
