@@ -59,8 +59,8 @@ def find_living(
                 found += f"; a queue of uid {users} has it, but each user has names of his own, and only he may attach"
         if not patience.nap():
             raise SegmentNotFoundError(
-                f"waited {patience.timeout} s to attach, but {found}; is its writer running, and, if in another container, "
-                "do the two share /dev/shm (docker run --ipc=host)?"
+                f"waited {patience.timeout} s to attach, but {found}; is its writer running, and, if in another "
+                "container, do the two share /dev/shm (docker run --ipc=host)?"
             )
     if segment.user_name != name:
         raise SegmentNotFoundError(
