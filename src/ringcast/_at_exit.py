@@ -48,7 +48,8 @@ class OpenEnd(Protocol):
 
     def stats(self) -> QueueStats: ...
     def _is_waiting(self, thread: int) -> bool: ...
-    def _close_at_exit(self, failed: bool) -> None: ...
+    def shutdown(self) -> None: ...
+    def _close_at_exit(self, failed: bool, since: float) -> None: ...
 
 
 afterwards: list[Callable[[], None]] = []
@@ -233,6 +234,12 @@ def _close(ends: list[OpenEnd]) -> None:
     _core.note_exit()
     silence_threads()
     failed = process_has_failed()
-    # Writers first: that a reader of this very process gets no more is no news to them then.
-    for end in sorted(ends, key=lambda end: end.role == "reader"):
-        end._close_at_exit(failed)
+    # Writers first: that a reader of this very process gets no more is no news to them then. All of them at once: who
+    # waits for readers that have not come, keeps nobody waiting for the end of another queue, and does not wait in vain
+    # for each.
+    writers = [end for end in ends if end.role == "writer"]
+    since = time.monotonic()
+    for end in writers:
+        end.shutdown()
+    for end in [*writers, *(end for end in ends if end.role == "reader")]:
+        end._close_at_exit(failed, since)

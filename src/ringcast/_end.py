@@ -7,13 +7,15 @@ interpreter that made it, may be used by several threads, which take turns, and 
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ringcast import _arguments, _at_exit, _core, _html, _reports
 from ringcast._chunks import LoanedArray, ReadChunk, WriteChunk, loaned_array
 from ringcast._stats import QueueStats, collect_stats, described
 from ringcast.codec import get_ready
-from ringcast.errors import QueueClosedError, QueueTimeoutError, ReaderDiedError, RoleError
+from ringcast.errors import ForkedError, QueueClosedError, QueueTimeoutError, ReaderDiedError, RoleError
 from ringcast.waiting import PATIENT, NativePolicy, NativeStrategy, WaitSettings
 
 if TYPE_CHECKING:
@@ -277,28 +279,40 @@ class QueueEnd(_core.End[T]):
         else:
             self._close_without_raising(_at_exit.has_failed(error), "the block was left by an exception")
 
-    def _close_at_exit(self, failed: bool) -> None:
-        self._close_without_raising(failed, "the process ends")
+    def _close_at_exit(self, failed: bool, since: float) -> None:
+        """`since`: when (time.monotonic) this process shut its writers down, whose readers may still come for a bit."""
+        passed = time.monotonic() - since
+        self._close_without_raising(failed, "the process ends", max(0.0, DEFAULT_LINGER_S - passed))
 
-    def _close_without_raising(self, failed: bool, why: str) -> None:
-        """As `close` does; what is lost is logged. A reader that fails gives its seat up as a killed process would."""
+    def __del__(self) -> None:
+        """A writer that nobody closed waits for nobody; what is lost is told. (Readers: see the native end.)"""
+        if getattr(self, "_segment", None) is None or self.role == "reader":
+            return
+        with suppress(ForkedError):  # a child's copy of its parent's
+            self._check_not_forked()
+            self._close_without_raising(False, "nothing referred to it any more", 0.0, waited_s=0.0)
+
+    def _close_without_raising(
+        self, failed: bool, why: str, linger: float = DEFAULT_LINGER_S, *, waited_s: float = DEFAULT_LINGER_S
+    ) -> None:
+        """As `close` does; what is lost is logged, after `waited_s` in all. A reader that fails gives its seat up as a
+        killed process would."""
         memory = self._segment
         if memory is None:
             return
-        linger = DEFAULT_LINGER_S if self._exported else 0
         undelivered = 0
         dead_link = None
         try:
             if failed and self.role == "reader":
                 self._abandon()  # before it is shut down, by which it would leave in order
             self.shutdown()
-            undelivered = self._close(linger)
+            undelivered = self._close(linger if self._exported else 0)
             dead_link = self._dead_link()
         finally:
             self._segment = None
             self._leave_link()
         if undelivered and self._exported:
-            _reports.undelivered(self, memory, undelivered, linger, why, dead_link)
+            _reports.undelivered(self, memory, undelivered, waited_s, why, dead_link)
 
     def _dead_link(self) -> str | None:
         """That the link has died that this end relies on, in words."""

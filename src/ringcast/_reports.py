@@ -240,7 +240,9 @@ def undelivered(
     _log(
         "loss", "%s %s: %s, and %d messages did not reach %s%s",
         type(end).__name__, end.name or end.segment, why, messages, not_reached(seen),
-        f": {dead_link}" if dead_link is not None and lacks_elsewhere(seen) else f" within {waited_s:g} s", facts=facts,
+        f": {dead_link}" if dead_link is not None and lacks_elsewhere(seen)
+        else f" within {waited_s:g} s" if waited_s else "; keep the object for as long as readers may come",
+        facts=facts,
     )  # fmt: skip
 
 

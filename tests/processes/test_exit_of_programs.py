@@ -243,3 +243,49 @@ async def main():
 asyncio.run(main())
 """
     assert run(tmp_path, source) == (0, "there\n", "")
+
+
+def test_readers_that_have_not_come_are_waited_for_once_and_not_for_each_queue(tmp_path: Path) -> None:
+    source = """
+import itertools, logging
+from ringcast import MessageQueue, _at_exit, _end
+logging.disable()
+class Promised(MessageQueue):
+    def _close(self, linger):
+        print(linger, all(each.closed for each in queues))
+        return super()._close(0)
+queues = [Promised(1) for _ in range(4)]
+for queue in queues:
+    queue.export_handle()
+    queue.enqueue(b"nobody comes")
+clock = itertools.count(100.0, 3.0)  # closing one takes 3 s
+_end.time.monotonic = lambda: next(clock)
+_at_exit._close(queues)
+"""
+    assert run(tmp_path, source) == (0, "2.0 True\n" + 3 * "0.0 True\n", "")
+
+
+@pytest.mark.parametrize("cycle", [False, True])
+def test_messages_of_a_queue_that_nobody_keeps_are_not_lost_in_silence(tmp_path: Path, cycle: bool) -> None:
+    source = f"""
+import gc, os
+from ringcast import MessageQueue
+def send():
+    queue = MessageQueue(2)
+    if {cycle}: queue.itself = queue
+    handle = queue.export_handle()
+    reader = MessageQueue.create_from_handle(handle, 0)
+    queue.enqueue_many([b"1", b"2"])
+    return handle, reader
+handle, reader = send()
+gc.collect()
+if os.fork() == 0: os._exit(0)
+print(list(reader))
+"""
+    code, out, error = run(tmp_path, source)
+    assert (code, out) == (0, "[b'1', b'2']\n")
+    assert error.count("\n") == 1
+    assert (
+        "nothing referred to it any more, and 2 messages did not reach readers that had not attached (rank 1: 2"
+        in error
+    )
