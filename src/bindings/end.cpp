@@ -1,6 +1,7 @@
 #include "end.hpp"
 
 #include <nanobind/stl/string.h>
+#include <algorithm>
 #include <cstdio>
 
 #include "methods.hpp"
@@ -22,7 +23,8 @@ End::End(std::shared_ptr<Segment> segment, bool writer, std::optional<std::uint3
     : codec(codec_object),
       reporter_(std::move(reporter)),
       report_interval_ns_(report_interval_ns),
-      label_(segment->label()) {
+      label_(segment->label()),
+      segment_name_(segment->name()) {
     owner_ = writer ? "writer" : "reader";
     if (writer) {
         if (!segment->is_creator()) raise("RoleError", label_ + ": only the process that made a queue writes to it");
@@ -59,7 +61,26 @@ bool fails() {
 
 }  // namespace
 
+void End::lose_left_over() noexcept {
+    if (receiver_ == nullptr || !left_over.any() || endpoint_->in_forked_child()) return;
+    const auto lost = left_over.drop();
+    const auto is_message = [](const auto& each) {
+        return each.second.taken.buffer.is_valid();
+    };  // else an error alone
+    const auto first = std::find_if(lost.begin(), lost.end(), is_message);
+    const auto count = static_cast<std::uint64_t>(std::count_if(lost.begin(), lost.end(), is_message));
+    if (count == 0) return;
+    endpoint_->look([&] { receiver_->note_lost(count); });
+    const nb::error_scope in_flight;
+    try {
+        reporter_.attr("left_over")(context(), segment_name_, receiver_->rank(), first->first, count);
+    } catch (nb::python_error& error) {
+        error.discard_as_unraisable("ringcast");
+    }
+}
+
 End::~End() {
+    lose_left_over();
     // A reader that is collected because an exception leaves the code that used it has not read what it was to read.
     if (receiver_ != nullptr && !receiver_->stopped() && fails()) receiver_->fail();
 }

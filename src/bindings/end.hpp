@@ -85,6 +85,8 @@ public:
     void report_eviction(PyObject* self, const Eviction& eviction, std::int64_t waited_ns) const;
     void report_reach(PyObject* self, std::uint32_t rank, const std::string& host, bool cut) const;
     void report_chunk_wait(std::int64_t waited_ns) const;
+    // Of a reader that takes no more calls: nobody gets what interrupted calls have left over, which is counted and told.
+    void lose_left_over() noexcept;
     void report_losses(PyObject* self, const std::vector<Loss>& losses) const;
     // For whoever waits for this end and others at once, now and then: tells the reporter what a call that had waited for
     // so long would tell it. The next is due after so many seconds, as is returned; at first 0 is.
@@ -124,6 +126,7 @@ private:
     std::int64_t report_interval_ns_;
     std::atomic<bool> out_of_reach_{false};  // of a relay's reader: its user has been told so
     std::string label_;
+    std::string segment_name_;
     std::string owner_;
     nb::object nothing_there_;  // what a reader's time-out of 0 says, once it has been said
 };

@@ -133,6 +133,7 @@ std::uint64_t close(nb::handle self, nb::handle linger_timeout) {
     if (e.in_forked_child()) return 0;
     const std::int64_t deadline = platform::monotonic_ns() + kPatienceNs;
     e.shut_down();
+    end.lose_left_over();
     struct Release {
         Endpoint& e;
         bool has_turn = false;
@@ -179,6 +180,7 @@ void abandon(End& end) {
     if (end.endpoint().in_forked_child()) return;
     if (!end.is_writer()) end.reader("close").fail();
     end.endpoint().shut_down();
+    end.lose_left_over();
     end.endpoint().release();
 }
 

@@ -60,6 +60,15 @@ public:
         return std::move(node.mapped());
     }
 
+    // Nobody will come for them any more.
+    std::map<std::uint64_t, LeftOver> drop() {
+        const std::lock_guard guard(lock_);
+        std::map<std::uint64_t, LeftOver> dropped;
+        dropped.swap(messages_);
+        note_count();
+        return dropped;
+    }
+
 private:
     void note_count() noexcept {
         count_.store(messages_.size(), std::memory_order_relaxed);

@@ -136,13 +136,20 @@ Receiver::Receiver(std::shared_ptr<Segment> segment, const Strategy& strategy, c
     refresh_placement();
 }
 
+NativeSeat& Receiver::home() const noexcept {
+    const auto& ranks = segment_->ranks();
+    return segment_->ring().seats[std::find(ranks.begin(), ranks.end(), claim_.rank) - ranks.begin()];
+}
+
+void Receiver::note_lost(std::uint64_t messages) const noexcept {
+    if (segment_->is_promised()) home().missed.fetch_add(messages, std::memory_order_relaxed);
+}
+
 void Receiver::finish() noexcept {
     keep_counts();
     const auto& ring = segment_->ring();
     const bool in_order = !failed_.load(std::memory_order_relaxed);
-    const auto& ranks = segment_->ranks();
-    const auto home = std::find(ranks.begin(), ranks.end(), claim_.rank) - ranks.begin();
-    if (in_order && segment_->is_promised()) note_absence(ring.seats[home], ring_.cursor(), platform::process_id());
+    if (in_order && segment_->is_promised()) note_absence(home(), ring_.cursor(), platform::process_id());
     leave_seat(ring, ring.seats[claim_.seat], in_order);
     if (hold_->in_selection()) {  // which keeps the seat, and sees that it has been left
         Native::fence_seq_cst();  // [signal]

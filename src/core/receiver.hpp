@@ -115,6 +115,8 @@ public:
         if (!ring_.settle()) throw_evicted();
     }
     // Before `shut_down`: the seat will be given up as if this process had been killed, and not in order.
+    // So many messages that were taken from the ring will be read by nobody.
+    void note_lost(std::uint64_t messages) const noexcept;
     void fail() noexcept { failed_.store(true, std::memory_order_relaxed); }
     // Evicted? Or did the writer end the queue, or die, with everything read? Throws reader_evicted, closed,
     // writer_died. `look_at_life` asks the kernel, too.
@@ -154,6 +156,7 @@ private:
     // A writer closes the queue before it drops its lock, so the lock is asked first.
     bool writer_died() const { return !segment_->creator_alive() && !writer_closed(); }
     bool views_enough(std::uint64_t bytes) const noexcept;
+    NativeSeat& home() const noexcept;  // the rank's own seat
     [[noreturn]] void throw_writer_died();
     [[noreturn]] void throw_origin_lost(Ending why);
     [[noreturn]] void throw_evicted() const;

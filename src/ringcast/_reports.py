@@ -223,6 +223,20 @@ def skipped(end: ReportingEnd, count: int) -> None:
     )  # fmt: skip
 
 
+def left_over(context: str, segment: str, rank: int, first: int, count: int) -> None:
+    """Log what a reader that takes no more calls had taken, and handed to nobody."""
+    facts = {
+        "segment": segment,
+        "lost": {"rank": rank, "host": None, "pid": os.getpid(), "cause": "interrupted", "first": first, "count": count,
+                 "absent": False},
+    }  # fmt: skip
+    _log(
+        "loss", "%s is closed, and %d messages, from number %d on, reached nobody: the calls that had taken them were "
+        "interrupted, and no other came for them",
+        context, count, first, facts=facts,
+    )  # fmt: skip
+
+
 def undelivered(
     end: ReportingEnd, memory: _core.Segment, messages: int, waited_s: float, why: str, dead_link: str | None
 ) -> None:

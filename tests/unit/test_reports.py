@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -145,3 +147,47 @@ def test_who_listens_to_all_hears_all(caplog: pytest.LogCaptureFixture) -> None:
     finally:
         logging.getLogger("ringcast").removeHandler(listener)
     assert {record.name for record in heard} == {"ringcast.wait"}
+
+
+class _Interrupts:
+    """The third of its kind that is rebuilt is interrupted."""
+
+    rebuilt = 0
+
+    def __setstate__(self, state: dict[str, int]) -> None:
+        self.__dict__.update(state)
+        _Interrupts.rebuilt += 1
+        if _Interrupts.rebuilt == 3:
+            raise KeyboardInterrupt
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+@pytest.mark.parametrize("end_of", ["close", "block", "collection"])
+def test_what_an_interrupted_call_had_taken_is_not_lost_in_silence(
+    caplog: pytest.LogCaptureFixture, end_of: str
+) -> None:
+    _Interrupts.rebuilt = 0
+    with MessageQueue(2) as queue:
+        handle = queue.export_handle()
+        other = MessageQueue.create_from_handle(handle, 1)
+        reader: Any = MessageQueue.create_from_handle(handle, 0)
+        queue.enqueue(b"read")
+        queue.enqueue_many(_Interrupts(n) for n in range(1, 6))
+        assert reader.dequeue() == b"read"
+        with pytest.raises(KeyboardInterrupt), reader if end_of == "block" else nullcontext():
+            reader.dequeue_many(4)
+        if end_of == "close":
+            reader.close()
+        reader = None
+        gc.collect()
+        (record,) = records(caplog, "loss")
+        assert "4 messages, from number 1 on, reached nobody" in record.getMessage()
+        lost = facts(record)["lost"]
+        assert (lost["rank"], lost["first"], lost["count"], lost["cause"]) == (0, 1, 4, "interrupted")
+        assert queue.stats()["missed"] == {0: 4 + (end_of != "block"), 1: 0}  # who has left did not read the last one
+        if end_of == "block":  # it has failed: the rank's next reader goes on behind what was taken
+            with MessageQueue.create_from_handle(handle, 0) as successor:
+                assert [message.number for message in successor.dequeue_many(9)] == [5]
+        other.close()
