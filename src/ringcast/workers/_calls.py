@@ -327,8 +327,8 @@ class Calls:
                 inbox.popleft()
             elif kind == ITEM:
                 self._put_item(call, rank)
-            elif number == UNKNOWN:
-                self._unknown(rank, value)
+            elif number == UNKNOWN or type(number) is tuple:
+                self._put_unknown(self._whose(rank) if number == UNKNOWN else number, rank, value)
                 inbox.popleft()
             else:
                 self._put(number, call, rank, kind, value)
@@ -344,22 +344,30 @@ class Calls:
                 self._put(call.number, call, rank, RAISED, error)
             self.deaths.popleft()
 
-    def _unknown(self, rank: int, error: BaseException) -> None:
-        """It has sent something that cannot be rebuilt: its next answer, or an item of a stream that it has begun.
+    def _whose(self, rank: int) -> tuple[Call, ...]:
+        """What the first of the inbox, which cannot be rebuilt, was for: its rank's next answer, or an item of a stream
+        that it has begun. For good, before it is put there: afterwards its next answer is another call's.
 
-        Of several calls that this may have been for, each fails: one whose answer it was would wait for ever. Any
-        number of times.
+        Of several calls that this may have been for, each fails: one whose answer it was would wait for ever.
         """
+        inbox = self.rings.inbox
+        _, _, kind, error, at = inbox[0]
         streams, first = self._to_answer(rank)
-        calls = [*streams, *([] if first is None else [first])]
-        if len(calls) > 1 and not any(call.errors for call in calls):
+        calls = (*streams, *(() if first is None else (first,)))
+        if len(calls) > 1:
             told = ", or to ".join(call.told for call in calls)
             note(error, f"rank {rank} has sent it, it is not known to which of its calls: to {told}; all of these fail")
-        for call in streams:
-            call.fail(rank, error)
-            self._finish(call)  # it has not ended there, and is cancelled
-        if first is not None:
-            self._put(first.number, first, rank, RAISED, error)
+        inbox[0] = (calls, rank, kind, error, at)
+        return calls
+
+    def _put_unknown(self, calls: tuple[Call, ...], rank: int, error: BaseException) -> None:
+        """As `_put`."""
+        for call in calls:
+            if call.items is None:
+                self._put(call.number, call, rank, RAISED, error)
+            else:
+                call.fail(rank, error)
+                self._finish(call)  # it has not ended there, and is cancelled
 
     def _put(self, number: int, call: Call | None, rank: int, kind: int, value: Any) -> None:
         """Any number of times, if an interruption comes before its end."""
