@@ -249,7 +249,7 @@ class Selector(_core.Selection, Generic[K]):
         return {given[1]: given[0] for given in self._given.copy().values()}
 
     def close(self) -> None:
-        """Lets go of all ends, and ends a `select` in another thread or task with QueueClosedError. Any number of times.
+        """Lets go of all; ends a `select` of another thread or task with QueueClosedError. Any number of times.
 
         The ends stay open, but those that `of` has made.
 

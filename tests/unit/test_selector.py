@@ -388,7 +388,7 @@ def test_a_task_that_selects_is_told_of_a_close_and_of_deadlines() -> None:
             await asyncio.wait_for(waiting, 30)
 
         with pytest.raises(EndTimeoutError) as caught:
-            asyncio.run(main(lambda: selector.register(late, "late", deadline=0.01)))
+            asyncio.run(main(lambda: selector.register(late, 7, deadline=0.01)))
         assert caught.value.end is late
         selector.unregister(late)
         with pytest.raises(QueueClosedError):
@@ -400,7 +400,7 @@ def test_a_thread_that_selects_is_told_of_deadlines() -> None:
         parks = selector._counters()["parks"]
         waiting = Background(selector.select)
         eventually(lambda: asleep(selector, parks + 1), "the sleep")
-        selector.register(late, "late", deadline=0.01)
+        selector.register(late, 7, deadline=0.01)
         with pytest.raises(EndTimeoutError):
             waiting.result(30)
 
