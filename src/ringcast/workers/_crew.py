@@ -266,6 +266,9 @@ def _end_all() -> None:
         crew.end(_IN_HASTE_S if _at_exit.process_has_failed() else 5.0, "was closed when its process ended")
 
 
+_at_exit.on_failure.append(_end_all)
+
+
 def _pickled(made_of: Any, label: str, by_name: bool) -> bytes:
     """For a process that is not there yet. Raises EncodeError."""
     try:

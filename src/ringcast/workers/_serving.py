@@ -178,7 +178,7 @@ class Server:
     def _answer(self, number: int, kind: int, value: Any) -> bool:
         """False: the value cannot be sent, and that was the answer."""
         try:
-            self._send(number, kind, value)
+            self._answers.enqueue((number, self._rank, kind, value, self._clock()))
         except BaseException as error:
             if not _is_of_value(error):
                 raise
@@ -187,14 +187,11 @@ class Server:
         return True
 
     def _fail(self, number: int, error: BaseException) -> None:
-        failure = packed(error)
+        failure, at = packed(error), self._clock()
         try:
-            self._send(number, RAISED, failure)
+            self._answers.enqueue((number, self._rank, RAISED, failure, at))
         except (MessageError, SegmentError):  # it holds more than a message may
-            self._send(number, RAISED, failure._replace(pickled=None))
-
-    def _send(self, number: int, kind: int, value: Any) -> None:
-        self._answers.enqueue((number, self._rank, kind, value, self._clock()))
+            self._answers.enqueue((number, self._rank, RAISED, failure._replace(pickled=None), at))
 
 
 def _taken(receive: Callable[[], Any]) -> Any:
