@@ -75,7 +75,7 @@ public:
                 ready = s.slice(deadline);
                 // For who has come meanwhile this wait begins now, and he need not wait for the interpreter's lock.
                 const std::int64_t most = std::min(deadline, platform::monotonic_ns() + kFirstSliceNs);
-                while (!ready && s.was_roused() && !closed_ && platform::monotonic_ns() < most) {
+                while (!ready && s.was_roused() && !closed_ && !nudged_ && platform::monotonic_ns() < most) {
                     s.finish(false);
                     s.begin();
                     ready = s.slice(deadline);
@@ -83,6 +83,7 @@ public:
             }
             if (PyErr_CheckSignals() != 0) throw nb::python_error();
             usable();
+            if (!ready && nudged_.exchange(false)) break;
         }
         s.finish(given.size() != 0);
         return given;
@@ -96,6 +97,12 @@ public:
         if (selection_->in_forked_child() || closed_) return;
         of_ = of;
         closed_ = true;
+        selection_->rouse();
+    }
+    // Who selects, or does so next, returns with nothing, and so looks at his deadlines anew.
+    void nudge() {
+        if (selection_->in_forked_child()) return;
+        nudged_ = true;
         selection_->rouse();
     }
     bool closed() const { return closed_; }
@@ -126,6 +133,7 @@ private:
     std::unique_ptr<Selection> selection_;
     std::atomic<bool> selecting_{false};
     std::atomic<bool> closed_{false};
+    std::atomic<bool> nudged_{false};
     std::string of_;  // before `closed_` is set
 };
 
@@ -137,6 +145,7 @@ void bind_selection(nb::module_& module) {
         .def("_add", &PySelection::add, nb::arg("end"), nb::arg("given"))
         .def("_remove", &PySelection::remove, nb::arg("given"))
         .def("_select", &PySelection::select, nb::arg("timeout").none(), nb::arg("briefly") = true)
+        .def("_nudge", &PySelection::nudge)
         .def("_descriptor", &PySelection::descriptor)
         .def("_close", &PySelection::close, nb::arg("of") = "")
         .def("_counters", &PySelection::counters)

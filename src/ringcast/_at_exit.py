@@ -52,6 +52,9 @@ class OpenEnd(Protocol):
     def _close_at_exit(self, failed: bool, since: float) -> None: ...
 
 
+on_failure: list[Callable[[], None]] = []
+"""What is to be done before threads are joined if the main program has ended by an exception: it ends what they wait
+for, which they would else go on to do."""
 afterwards: list[Callable[[], None]] = []
 """What is to be done once all ends are closed: threads of ours end that waited for them."""
 
@@ -111,6 +114,10 @@ def _come_before_threads_are_joined() -> None:
     def shutdown() -> None:
         try:
             if _pid == os.getpid():
+                if process_has_failed():
+                    silence_threads()
+                    for step in on_failure:
+                        step()
                 _let_threads_end()
         finally:
             usual()

@@ -31,8 +31,7 @@ def cause_of(error: BaseException, trace: TracebackType | None) -> int:
     """A Cause."""
     if isinstance(error, MemoryError) or _is_torch_s_memory_error(error):
         return Cause.WANT_OF_MEMORY
-    # Ctrl-C has a handler in C, which leaves no frame, and comes to the main thread alone.
-    if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+    if isinstance(error, KeyboardInterrupt) and _hears_ctrl_c():
         return Cause.INTERRUPTION
     if _from_signal_handler(trace):
         return Cause.INTERRUPTION
@@ -79,6 +78,12 @@ class Tries:
         from ringcast._mishaps import shown  # which imports logging
 
         raise NotRebuilt(shown(error)) from error
+
+
+def _hears_ctrl_c() -> bool:
+    """Its handler in C leaves no frame, and runs in the main thread alone."""
+    unheard = (signal.SIG_IGN, signal.SIG_DFL)
+    return threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) not in unheard
 
 
 def _is_torch_s_memory_error(error: BaseException) -> bool:

@@ -205,6 +205,11 @@ def worker_died(group: str, rank: int, pid: int, text: str) -> None:
     _log("workers", "%s: %s", group, text, facts={"group": group, "rank": rank, "pid": pid})
 
 
+def cast_lost(group: str, rank: int, cast: str, why: str) -> None:
+    """Log that a worker could not rebuild a call that nobody waits for."""
+    _log("workers", "%s: rank %d did not run %s: %s", group, rank, cast, why, facts={"group": group, "rank": rank})
+
+
 def start_waits(group: str, ranks: list[int], waited_s: float, doing: str) -> None:
     """Log which workers are not ready yet, after how long."""
     named = ", ".join(f"rank {rank}" for rank in ranks)

@@ -7,8 +7,9 @@ they are, the deadline of each, and event loops.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ringcast import _arguments, _core, _reports
@@ -74,6 +75,8 @@ class Selector(_core.Selection, Generic[K]):
         self._given: dict[MessageQueue[Any], tuple[K, MessageQueue[Any]]] = {}
         self._deadlines: dict[MessageQueue[Any], _Deadline] = {}
         self._own: list[MessageQueue[Any]] = []
+        self._task: dict[str, Callable[[], object]] = {}
+        """What wakes the task that selects, if one does."""
 
     @classmethod
     def of(
@@ -128,6 +131,8 @@ class Selector(_core.Selection, Generic[K]):
                 )
             if seconds is not None:
                 self._deadlines[end] = _Deadline(seconds)
+                self._nudge()  # who selects now sleeps until a later one
+                self._wake_task()
         except BaseException:
             if self._given.get(end) is given:
                 self._let_go(end, given)
@@ -151,8 +156,8 @@ class Selector(_core.Selection, Generic[K]):
         """(key, end) of all ends that can be read, when one can, or none once `timeout` seconds are over (None: never).
 
         Of a `select` and the next, each end is given that can be read; who is first goes round.
-        Raises BusyError if another thread selects, EndTimeoutError, ArgumentError if nothing is registered and nothing
-        would end the wait, QueueClosedError once closed.
+        Raises BusyError if another thread or task selects, EndTimeoutError, ArgumentError if nothing is registered and
+        nothing would end the wait, QueueClosedError once closed.
 
         >>> selector = Selector()
         >>> selector.register(reader, "camera")
@@ -161,8 +166,7 @@ class Selector(_core.Selection, Generic[K]):
         """
         if type(timeout) in (int, float) and timeout == 0 and not self._deadlines:
             return self._select(0)
-        if timeout is None and not self._given and not self.closed:
-            raise ArgumentError("select without a time-out, but no end is registered: it would never return")
+        self._check_ends(timeout)
         timeout = _arguments.seconds("timeout", timeout)
         began = time.monotonic()
         report = began + self._report_interval_s
@@ -199,10 +203,14 @@ class Selector(_core.Selection, Generic[K]):
         given = self.select(0)
         if given or timeout == 0:
             return given
+        self._check_ends(timeout)
         readable = asyncio.Event()
+        wake = partial(loop.call_soon_threadsafe, readable.set)
         descriptor = self.fileno()
-        loop.add_reader(descriptor, readable.set)
+        if self._task.setdefault("selects", wake) is not wake:
+            raise BusyError("selector: another task is selecting; give each task a selector of its own")
         try:
+            loop.add_reader(descriptor, readable.set)
             while True:
                 readable.clear()
                 given = self.select(0)
@@ -214,10 +222,15 @@ class Selector(_core.Selection, Generic[K]):
                     if now - began >= timeout:
                         return given
                     left.append(began + timeout - now)
-                with suppress(TimeoutError, asyncio.TimeoutError):
-                    await asyncio.wait_for(readable.wait(), min(left) if left else None)
+                alarm = loop.call_later(min(left), readable.set) if left else None
+                try:
+                    await readable.wait()
+                finally:
+                    if alarm is not None:
+                        alarm.cancel()
         finally:
             loop.remove_reader(descriptor)
+            del self._task["selects"]
 
     def fileno(self) -> int:
         """A descriptor that can be read while an end can, for epoll and its like; a native thread sees to it.
@@ -236,7 +249,7 @@ class Selector(_core.Selection, Generic[K]):
         return {given[1]: given[0] for given in self._given.copy().values()}
 
     def close(self) -> None:
-        """Lets go of all ends, and ends a `select` in another thread with QueueClosedError. Any number of times.
+        """Lets go of all; ends a `select` of another thread or task with QueueClosedError. Any number of times.
 
         The ends stay open, but those that `of` has made.
 
@@ -245,6 +258,7 @@ class Selector(_core.Selection, Generic[K]):
         contexts = [end._context for end in self._given.copy()]
         others = f" and {len(contexts) - _MOST_NAMED} more" if len(contexts) > _MOST_NAMED else ""
         self._close(f" of {', '.join(contexts[:_MOST_NAMED])}{others}" if contexts else "")
+        self._wake_task()
         for end, given in self._given.copy().items():
             self._let_go(end, given)
         for end in self._own.copy():
@@ -267,6 +281,16 @@ class Selector(_core.Selection, Generic[K]):
 
     def __reduce__(self) -> Any:
         raise TypeError("a Selector belongs to its process and cannot be pickled or copied; make another one there")
+
+    def _check_ends(self, timeout: Any) -> None:
+        if timeout is None and not self._given and not self.closed:
+            raise ArgumentError("select without a time-out, but no end is registered: it would never return")
+
+    def _wake_task(self) -> None:
+        wake = self._task.get("selects")
+        if wake is not None:
+            with suppress(RuntimeError):  # its loop is closed
+                wake()
 
     def _let_go(self, end: MessageQueue[Any], given: tuple[K, MessageQueue[Any]]) -> None:
         """In this order: what an interruption leaves can be let go of again."""

@@ -305,7 +305,7 @@ def test_under_a_secret_nothing_that_ranks_say_can_be_read_in_the_store(monkeypa
         group.send_obj({"to": "myself"}, 0)
         here = group._group.enter("barrier", {"source": 0}, TIMEOUT_S, "here")
         here.say("here", b"here")
-        store: Any = group._store
+        store: Any = group._leaving.store
         keys = [key.decode() if isinstance(key, bytes) else key for key in store.list_keys()]
         values = {key: bytes(store.get(key)) for key in keys if "arrivals" not in key and not key.startswith("init")}
         kinds = {"hello", "generation", "at", "message", "collective"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -40,7 +41,7 @@ def _everything(link: Link, meet: Meet) -> None:
         assert [group.recv_obj(before), group.recv_obj(before)] == [f"first of {before}", f"second of {before}"]
         group.barrier()
         assert not torch.distributed.is_initialized()
-        if group._store is not None:
+        if group._leaving.store is not None:
             keys = eventually(lambda: _settled(group), "the last one to leave a collective deletes its keys")
             link.send(sorted(keys))
         group.barrier()
@@ -48,7 +49,7 @@ def _everything(link: Link, meet: Meet) -> None:
 
 
 def _settled(group: StatelessProcessGroup) -> list[str] | None:
-    store: Any = group._store
+    store: Any = group._leaving.store
     keys: list[str] = [key.decode() if isinstance(key, bytes) else key for key in store.list_keys()]
     over = [key for key in keys if "/collective/" in key and f"/collective/{group._group._number + 1}/" not in key]
     return None if over or any("/message/" in key for key in keys) else keys
@@ -71,6 +72,53 @@ def test_a_rank_that_never_comes_is_named_to_those_who_did(ranks: Starter) -> No
         assert (kind, about) == ("GroupTimeoutError", (2,))
         assert "rank 2 did not come" in text
         assert f"pid {rank.pid}" in text
+
+
+def test_two_processes_that_come_as_one_rank_are_told_at_once(ranks: Starter) -> None:
+    first = ranks(3, _only_meet, 60.0, {2: {"rank": 1}})
+    for rank in first:
+        kind, about, text = rank.receive()
+        assert (kind, about) == ("GroupMismatchError", (1,))
+        assert "two processes came as rank 1" in text
+        assert f"{first[1].pid} of host" in text
+        assert f"{first[2].pid} of host" in text
+
+
+def _drop(link: Link, meet: Meet) -> None:
+    group = meet()
+    if group.rank > 0:
+        link.recv()  # rank 0 has nothing of the group any more
+    value = group.broadcast_obj("from rank 0" if group.rank == 0 else None)
+    del group
+    gc.collect()
+    link.send(value)
+    link.recv()
+
+
+def test_rank_0_may_drop_its_group_while_others_still_read(ranks: Starter) -> None:
+    started = ranks(3, _drop)
+    for rank in started:
+        assert rank.receive() == "from rank 0"
+        for other in started[1:] if rank is started[0] else ():
+            other.link.send("go on")
+    for rank in started:
+        rank.link.send("end")
+
+
+def _close_in_a_child(link: Link, meet: Meet) -> None:
+    group = meet()
+    child = os.fork()
+    if child == 0:
+        group.close()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    link.send(group.all_gather_obj(group.rank))
+    group.close()
+
+
+def test_a_forked_child_that_closes_the_group_ends_it_for_nobody(ranks: Starter) -> None:
+    for rank in ranks(2, _close_in_a_child):
+        assert rank.receive() == [0, 1]
 
 
 def test_where_rank_0_never_comes_the_others_say_so(ranks: Starter) -> None:

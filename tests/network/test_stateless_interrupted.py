@@ -16,7 +16,7 @@ import pytest
 
 from ringcast import StatelessProcessGroup
 from ringcast.errors import DecodeError, EncodeError, GroupError, GroupTimeoutError
-from ringcast.net import _client, _stateless
+from ringcast.net import _client, _leaving
 from ringcast.net._client import PART_BYTES, Client
 from ringcast.net._group import Group
 from ringcast.net._numbers import Numbers
@@ -237,9 +237,9 @@ def _fail() -> None:
 def test_a_handler_of_signals_closes_in_the_middle_of_a_close() -> None:
     for n in itertools.count():
         group = StatelessProcessGroup.create("127.0.0.1", 0, rank=0, world_size=1)
-        signal = Interrupt([StatelessProcessGroup.close], n, group.close)
+        signal = Interrupt([StatelessProcessGroup.close, _leaving.Leaving.leave], n, group.close)
         signal.run(group.close)
-        assert group not in _stateless._open
+        assert group._leaving not in _leaving._staying
         with pytest.raises(GroupError, match="closed"):
             group.barrier()
         if not signal.struck:
@@ -250,9 +250,9 @@ def test_a_handler_of_signals_closes_in_the_middle_of_a_close() -> None:
 def test_a_close_that_is_interrupted_is_one_or_leaves_it_to_the_next() -> None:
     for n in itertools.count():
         group = StatelessProcessGroup.create("127.0.0.1", 0, rank=0, world_size=1)
-        interrupted = Interrupt([StatelessProcessGroup.close], n).run(group.close)
+        interrupted = Interrupt([StatelessProcessGroup.close, _leaving.Leaving.leave], n).run(group.close)
         group.close()
-        assert group not in _stateless._open
+        assert group._leaving not in _leaving._staying
         with pytest.raises(GroupError, match="closed"):
             group.barrier()
         if not interrupted:

@@ -377,6 +377,51 @@ def test_in_an_event_loop() -> None:
         asyncio.run(main())
 
 
+def test_a_task_that_selects_is_told_of_a_close_and_of_deadlines() -> None:
+    with selected(1) as (_, selector), pairs(1) as (_, [late]):
+
+        async def main(change: Callable[[], object]) -> None:
+            waiting = asyncio.create_task(selector.aselect())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            change()
+            await asyncio.wait_for(waiting, 30)
+
+        with pytest.raises(EndTimeoutError) as caught:
+            asyncio.run(main(lambda: selector.register(late, 7, deadline=0.01)))
+        assert caught.value.end is late
+        selector.unregister(late)
+        with pytest.raises(QueueClosedError):
+            asyncio.run(main(selector.close))
+
+
+def test_a_thread_that_selects_is_told_of_deadlines() -> None:
+    with selected(1) as (_, selector), pairs(1) as (_, [late]):
+        parks = selector._counters()["parks"]
+        waiting = Background(selector.select)
+        eventually(lambda: asleep(selector, parks + 1), "the sleep")
+        selector.register(late, 7, deadline=0.01)
+        with pytest.raises(EndTimeoutError):
+            waiting.result(30)
+
+
+def test_one_task_selects_at_a_time() -> None:
+    with selected(1) as ([writer], selector):
+
+        async def main() -> None:
+            first = asyncio.create_task(selector.aselect())
+            await asyncio.sleep(0)
+            with pytest.raises(BusyError, match="another task is selecting"):
+                await selector.aselect()
+            writer.enqueue("it is told of")
+            [(_, end)] = await asyncio.wait_for(first, 30)
+            assert end.dequeue(0) == "it is told of"
+
+        asyncio.run(main())
+    with Selector[int]() as empty, pytest.raises(ArgumentError, match="no end is registered"):
+        asyncio.run(empty.aselect())
+
+
 def test_a_forked_child_makes_one_of_its_own() -> None:
     with selected(2) as (writers, selector):
         writers[0].enqueue("the parent's")

@@ -132,6 +132,16 @@ def _end(kind: type[BaseException]) -> None:
     raise kind("when it was rebuilt")
 
 
+class CannotBeTold:
+    """A result whose pickling raises what ends programs."""
+
+    def __init__(self, kind: type[BaseException]) -> None:
+        self.kind = kind
+
+    def __reduce__(self) -> Any:
+        return _end(self.kind)
+
+
 class EndsWhoTells(Exception):
     """It cannot be pickled, which ends who does not expect it to."""
 
@@ -235,6 +245,45 @@ class Model:
 
     def give_what_ends(self, kind: type[BaseException]) -> Ends:
         return Ends(kind)
+
+    def give_what_cannot_be_told(self, kind: type[BaseException]) -> CannotBeTold:
+        return CannotBeTold(kind)
+
+    def raise_holding_bytes(self, nbytes: int) -> None:
+        raise ValueError("it holds much", bytes(nbytes))
+
+    def close_the_error_stream(self) -> None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (a broken one is what is wanted)
+        sys.stderr.close()
+
+    def count_until_closed(self, n: int, kind: type[BaseException] | None = None) -> Iterator[int]:
+        self.count += 1
+        try:
+            yield from range(n)
+        finally:
+            self.count -= 1
+            if kind is not None:
+                raise kind("when it was closed")
+
+    def count_and_give(self, n: int, kind: type[BaseException], then: int = 0) -> Iterator[Any]:
+        """What ends who rebuilds it, after so many items."""
+        self.count += 1
+        try:
+            yield from range(n)
+            yield Ends(kind)
+            yield from range(then)
+        finally:
+            self.count -= 1
+
+    def fail_on_rank(self, rank: int, n: int) -> Iterator[int]:
+        self.count += 1
+        try:
+            for number in range(n):
+                if workers.rank() == rank:
+                    raise KeyError("no")
+                yield number
+        finally:
+            self.count -= 1
 
     def raise_what_ends(self, kind: type[Exception]) -> None:
         raise kind("it is told as text")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import sys
@@ -183,6 +184,50 @@ def test_an_exception_that_ends_who_takes_it_apart_or_rebuilds_it_arrives_as_tex
         group.call("raise_what_ends", kind, ranks=[0])
     assert caught.value.kind == kind.__name__
     assert group.call("echo", 3) == [3, 3]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, GeneratorExit, asyncio.CancelledError])
+def test_a_result_whose_pickling_raises_what_ends_programs_ends_nobody(
+    group: WorkerGroup, kind: type[BaseException]
+) -> None:
+    with pytest.raises(RemoteError, match="when it was rebuilt") as caught:
+        group.call("give_what_cannot_be_told", kind, ranks=[0])
+    assert caught.value.kind == kind.__name__
+    assert group.call("echo", 3) == [3, 3]
+
+
+def test_an_argument_that_is_rebuilt_as_a_ctrl_c_is_the_error_of_its_call(group: WorkerGroup) -> None:
+    with pytest.raises(DecodeError, match="KeyboardInterrupt"):
+        group[0].call("echo", Ends(KeyboardInterrupt))
+    assert group.call("echo", 3) == [3, 3]
+
+
+def test_an_exception_that_is_larger_than_a_message_arrives_as_text() -> None:
+    with WorkerGroup(Model, 1, max_bytes=4 << 20) as small:
+        with pytest.raises(RemoteError, match="it holds much") as caught:
+            small.call("raise_holding_bytes", 16 << 20)
+        assert caught.value.kind == "ValueError"
+        assert "in raise_holding_bytes" in str(caught.value.__cause__)
+        assert small.call("echo", 3) == [3]
+
+
+def test_a_cast_that_cannot_be_rebuilt_is_told_of(group: WorkerGroup, caplog: pytest.LogCaptureFixture) -> None:
+    group.cast("echo", OnlyThere())
+    group.cast("echo", OnlyThere(), ranks=[1])
+    assert group.call("echo", 3) == [3, 3]
+    told = [record.getMessage() for record in caplog.records if record.name == "ringcast.workers"]
+    assert len(told) == 3, told
+    assert all("'echo'" in text and "not here" in text for text in told)
+    assert sorted(text.partition("rank ")[2][0] for text in told) == ["0", "1", "1"]
+    facts: Any = caplog.records[0]
+    assert facts.ringcast["rank"] in (0, 1)
+
+
+def test_an_error_stream_that_is_broken_ends_nobody() -> None:
+    with WorkerGroup(Model, 1) as one:
+        one.call("close_the_error_stream")
+        one.cast("fail")
+        assert one.call("echo", 3) == [3]
 
 
 def test_arrays_of_answers_are_views_of_shared_memory(group: WorkerGroup) -> None:

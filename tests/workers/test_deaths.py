@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,8 +16,8 @@ import pytest
 from ringcast import MessageQueue, WorkerGroup
 from ringcast.errors import ArgumentError, CallTimeoutError, QueueClosedError, WorkerDiedError
 from ringcast.workers import _starting
-from tests.support import Background, Child, Link, eventually, runs, segments
-from tests.workers.objects import Broken, Gate, Model, NotThere
+from tests.support import ROOT, Background, Child, Link, eventually, runs, segments
+from tests.workers.objects import LONG_S, Broken, Gate, Model, NotThere
 
 PROMPT_S = 30.0
 """Well above the second that is promised, for busy machines, and well below what any of these would take otherwise."""
@@ -322,3 +324,35 @@ def test_a_worker_that_is_killed_for_memory_says_so(start: Callable[..., Child],
     assert exitcode == -signal.SIGKILL
     assert "was ended by SIGKILL (its control group's memory ran out: 1 killed for that since it started)" in told
     child.join()
+
+
+IN_THREADS = """
+import threading
+from ringcast import WorkerGroup
+from ringcast.errors import QueueClosedError
+from tests.workers.objects import Gate, Model
+
+def wait_at(gate):
+    try:
+        group.call("wait_at", gate.path)
+    except QueueClosedError:
+        print("told")
+        raise
+
+if __name__ == "__main__":
+    gate, group = Gate(), WorkerGroup(Model, 1)
+    threads = [threading.Thread(target=wait_at, args=(gate,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    while not gate.reached(0):
+        pass
+    raise KeyboardInterrupt
+"""
+
+
+def test_a_program_that_has_failed_ends_the_calls_of_its_threads() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IN_THREADS], check=False, capture_output=True, text=True, cwd=ROOT, timeout=LONG_S
+    )
+    assert done.stdout.split() == ["told"] * 3, done.stderr
+    assert done.stderr.count("Traceback") == 1, done.stderr

@@ -26,8 +26,8 @@ from tests.support import Background, eventually
 from tests.workers.objects import LONG_S, Frozen, Model
 
 PUTTING_AN_ANSWER_IN_ITS_PLACE: list[Callable[..., Any]] = [
-    Calls._dispatch, Calls._put, Calls._put_item, Calls._known, Calls._finish, Call.fail, move_first,
-    CallFuture.complete_unless_watched, CallFuture._outcome, CallFuture._set, Stream._sort,
+    Calls._dispatch, Calls._put, Calls._put_item, Calls._whose, Calls._put_unknown, Calls._finish, Call.fail,
+    move_first, CallFuture.complete_unless_watched, CallFuture._outcome, CallFuture._set, Stream._sort,
 ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from ringcast import WorkerGroup
-from ringcast.errors import GroupMismatchError, WorkerDiedError
+from ringcast.errors import DecodeError, GroupMismatchError, WorkerDiedError
 from ringcast.workers._stream import CREDIT_ITEMS
 from tests.support import Background, eventually
 from tests.workers.objects import LONG_S, Model, late_at_a_gate
@@ -111,3 +111,54 @@ def test_a_worker_s_death_ends_its_streams() -> None:
         with pytest.raises(WorkerDiedError):
             for _ in stream:
                 pass
+
+
+def test_a_generator_that_fails_ends_those_of_the_other_ranks(group: WorkerGroup) -> None:
+    before = group.call("counted")
+    with pytest.raises(KeyError):
+        list(group.stream("fail_on_rank", 0, 10_000))
+    eventually(lambda: group.call("counted") == before, "the end of the other generator")
+    stream = group.stream("fail_on_rank", 1, 10_000)  # nor is it read
+    eventually(lambda: group.call("counted") == before, "the end of the other generator")
+    stream.close()
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, asyncio.CancelledError, KeyError])
+def test_a_generator_that_raises_when_it_is_closed_ends_nobody(
+    group: WorkerGroup, kind: type[BaseException], capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = group[0].call("counted")
+    stream = group[0].stream("count_until_closed", 10_000, kind)
+    assert next(stream) == 0
+    stream.close()
+    assert group[0].call("counted") == before
+    eventually(lambda: "when it was closed" in capfd.readouterr().err, "what was printed")
+
+
+def test_an_item_that_cannot_be_rebuilt_ends_its_generator(group: WorkerGroup) -> None:
+    before = group[0].call("counted")
+    stream = group[0].stream("count_and_give", 2, GeneratorExit, 10_000)
+    assert [next(stream), next(stream)] == [0, 1]
+    with pytest.raises(DecodeError, match="GeneratorExit"):
+        next(stream)
+    eventually(lambda: group[0].call("counted") == before, "the end of the generator")
+
+
+def test_an_answer_that_cannot_be_rebuilt_is_no_item_of_a_stream_that_is_under_way(group: WorkerGroup) -> None:
+    before = group[0].call("counted")
+    stream = group[0].stream("count_until_closed", 10_000)
+    assert next(stream) == 0
+    bad = group[0].submit("give_what_cannot_be_rebuilt")
+    with pytest.raises(DecodeError, match="not here"):
+        bad.result(LONG_S)
+    with pytest.raises(DecodeError, match="not here"):  # for it could have been one
+        list(stream)
+    eventually(lambda: group[0].call("counted") == before, "the end of the generator")
+
+
+@pytest.mark.usefixtures("whole_stacks")
+def test_a_stream_that_nobody_reads_is_not_what_a_late_call_waits_for(group: WorkerGroup) -> None:
+    with group[0].stream("count_to", 10_000) as stream:
+        assert next(stream) == 0
+        late = late_at_a_gate(lambda gate, deadline: group[0].call("wait_at", gate, deadline=deadline), 0)
+    assert "is before it" not in str(late)

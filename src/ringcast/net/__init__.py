@@ -7,6 +7,7 @@
     _records      what ranks say, told apart from what others put there
     _sealing      how it travels through a store
     _group        ranks that have met, and their collectives
+    _leaving      how a process leaves a group
     _stateless    a group without torch.distributed
     _any_group    ours or torch's, as ranks that have met
     _same_node    who shares memory with a rank

@@ -83,7 +83,7 @@ def _gather(here: _Meeting) -> list[Member]:
                 continue
             if newest is not None and newest != members.get(other):
                 members[other] = newest
-                error = error or _difference(other, newest, here.rank, here.me)
+                error = error or _difference(other, newest, here.rank, here.me) or _doubled(here, other, newest)
         time.sleep(min(nap, here.deadline.left))
         nap = min(1.5 * nap, max(LONGEST_NAP_S, here.size * 0.0002))
     if error is None:
@@ -200,6 +200,22 @@ def _missing(missing: Sequence[int], here: Mapping[int, Member], deadline: Deadl
     present = ", ".join(member.named(rank) for rank, member in sorted(here.items()))
     return (
         f"the group's ranks did not meet: waited {deadline.seconds} s, and {absent} did not come; there are {present}"
+    )
+
+
+def _doubled(here: _Meeting, rank: int, newest: Member) -> GroupMismatchError | None:
+    """Two processes that live, as one rank? Who has ended, or has given up and comes once more, has a successor."""
+    if newest.arrival < 2:
+        return None
+    before = hello_of(here.client, here.sealer, rank, newest.arrival - 1, here.deadline)
+    if not before.is_known_to_live or (before.pid, before.boot) == (newest.pid, newest.boot):
+        return None
+    return about(
+        GroupMismatchError(
+            f"two processes came as rank {rank}: {before.pid} of host {before.host} and {newest.pid} of host "
+            f"{newest.host}; each needs a rank of its own"
+        ),
+        rank,
     )
 
 

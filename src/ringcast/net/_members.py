@@ -72,9 +72,16 @@ class Member(NamedTuple):
     @property
     def is_dead(self) -> bool:
         """Is it known that its process has ended? Of processes of other machines it never is."""
-        if not self.boot or self.boot != _system():
-            return False
-        return _started(self.pid) != self.started
+        return self._is_here and _started(self.pid) != self.started
+
+    @property
+    def is_known_to_live(self) -> bool:
+        """Of processes of other machines it never is."""
+        return self._is_here and _started(self.pid) == self.started
+
+    @property
+    def _is_here(self) -> bool:
+        return bool(self.boot) and self.boot == _system()
 
 
 def has_come(client: Client, rank: int, arrival: int, deadline: Deadline) -> bool:

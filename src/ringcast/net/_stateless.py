@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import socket
-import threading
 import time
+import weakref
 from datetime import timedelta
 from importlib import import_module
 from types import TracebackType
@@ -13,23 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from ringcast import _arguments
 from ringcast._extras import needed
-from ringcast._registry import Registry
 from ringcast.errors import ArgumentError, GroupError, GroupTimeoutError, RankError
 from ringcast.net import _addresses
 from ringcast.net._addresses import Address
 from ringcast.net._client import Client
 from ringcast.net._deadline import DEFAULT_TIMEOUT_S, Deadline, checked_timeout
 from ringcast.net._group import Group
+from ringcast.net._leaving import DEFAULT_LINGER_S, Leaving
 from ringcast.net._meeting import meet
 from ringcast.net._records import about
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
     from typing_extensions import Self
-
-DEFAULT_LINGER_S = 5.0
-
-_open: Registry[StatelessProcessGroup] = Registry()
 
 
 class StatelessProcessGroup:
@@ -53,10 +48,9 @@ class StatelessProcessGroup:
     def __init__(self, group: Group, timeout: float, store: Store | None) -> None:
         self._group = group
         self._timeout = timeout
-        self._store = store
-        """The host's own, which ends with it."""
-        self._closing = threading.RLock()  # a signal's handler may close, in the middle of it
-        _open.add(self)
+        self._leaving = Leaving(group, store)
+        self._finalizer = weakref.finalize(self, self._leaving.drop)
+        self._finalizer.atexit = False
 
     @classmethod
     def create(
@@ -208,7 +202,8 @@ class StatelessProcessGroup:
     def close(self, linger: float = DEFAULT_LINGER_S) -> None:
         """Leave the group. Rank 0, which holds the store, waits up to `linger` seconds for the others to leave before.
 
-        Queues that were made over the group need it no more. At the interpreter's exit it is closed.
+        Queues that were made over the group need it no more. Who drops it leaves it, too, and rank 0 then waits for the
+        others beside the program; at the interpreter's exit it is closed. In a forked child this does nothing.
 
         >>> group = StatelessProcessGroup.create("127.0.0.1", 0, rank=0, world_size=1)
         >>> group.close()
@@ -217,20 +212,7 @@ class StatelessProcessGroup:
         ringcast.errors.GroupError: the connection to the group's store at ... is closed
         """
         seconds = _arguments.seconds("linger", linger)
-        with self._closing:
-            if self not in _open:
-                return
-            try:
-                deadline = Deadline(DEFAULT_LINGER_S if seconds is None else seconds)
-                self._group.say_bye(deadline)
-                if self._store is not None:
-                    self._group.wait_for_byes(deadline)
-            except (GroupError, RuntimeError):
-                pass  # the store is gone already, or this process is a child forked from who made the group
-            finally:  # whoever is tired of waiting for the others has left, too
-                self._group.client.close()
-                self._store = None
-                _open.discard(self)
+        self._leaving.leave(DEFAULT_LINGER_S if seconds is None else seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -306,9 +288,3 @@ def _connected(address: Address, deadline: Deadline) -> Store:
 def _distributed() -> Any:
     """It declares not all that it offers."""
     return import_module("torch.distributed")
-
-
-@atexit.register
-def _close_all() -> None:
-    for group in _open.own():
-        group.close()

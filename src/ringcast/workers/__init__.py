@@ -4,6 +4,7 @@
     _failures     how an exception travels
     _rank         which worker this process is
     _serving      a worker's loop
+    _program      the program that starts workers, as they find it
     _birth        a worker's process, before it serves
     _memory       processes killed because memory ran out
     _worker       a worker's process, as its group sees it

@@ -26,8 +26,8 @@ class Call:
     """Belongs to whoever made it; the answers are put into it by whoever reads them."""
 
     __slots__ = (
-        "alone", "asked_at", "done", "errors", "expires", "future", "items", "name", "number", "ranks", "results",
-        "times", "waiting", "wake",
+        "alone", "asked_at", "done", "errors", "expires", "future", "given_up", "items", "name", "number", "ranks",
+        "results", "times", "waiting", "wake",
     )  # fmt: skip
 
     def __init__(self, name: Any, ranks: tuple[int, ...], alone: bool, seconds: float | None) -> None:
@@ -44,6 +44,8 @@ class Call:
         self.errors: Sequence[tuple[int, Failure | BaseException]] = ()
         self.done: bool = False
         """Nobody waits for more: it is complete, has failed, has expired or was given up."""
+        self.given_up: bool = False
+        """Its ranks have been told so."""
         self.wake: threading.Event | None = None
         """Of one who waits while somebody else reads."""
         self.future: CallFuture[Any] | None = None

@@ -21,6 +21,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from ringcast import _reports
 from ringcast.errors import (
     BusyError,
     CallTimeoutError,
@@ -33,6 +34,7 @@ from ringcast.errors import (
 from ringcast.queue import MessageQueue
 from ringcast.waiting import Wait
 from ringcast.workers._call import Call, move_first
+from ringcast.workers._failures import Failure, note
 from ringcast.workers._records import CANCEL, DONE, ITEM, RAISED, UNKNOWN
 from ringcast.workers._rings import Rings
 from ringcast.workers._stats import Answered
@@ -40,6 +42,8 @@ from ringcast.workers._stats import Answered
 _SLICE_S = 0.25
 _ROOM_S = 0.002
 """So long at a time room for a call is waited for, before answers are looked at again."""
+_CASTS = 256
+"""So many casts are remembered: more than workers take before they tell of one that they could not rebuild."""
 _NONE = -1 << 62
 """The number of no call."""
 
@@ -96,6 +100,7 @@ class Calls:
         self._saying = threading.RLock()
         self._lead: Any = threading.RLock()
         self._followers: list[Call] = []
+        self._casts: deque[Call] = deque(maxlen=_CASTS)
         self._unsaid: deque[tuple[int, tuple[int, ...]]] = deque()
 
     # Sending.
@@ -129,6 +134,8 @@ class Calls:
             if self._leads():  # and takes no answers, before which there may be no room
                 raise self._within()
             self.look()
+        if not answered:
+            self._casts.append(call)
         if self._unsaid:
             self.say_what_is_unsaid()
 
@@ -163,6 +170,7 @@ class Calls:
         self.on_stray()
         if not self.tell(CANCEL, call.number, ranks):
             self._unsaid.append((call.number, ranks))
+        call.given_up = True
 
     def say_what_is_unsaid(self) -> None:
         """Cancellations for which there was no room."""
@@ -304,8 +312,6 @@ class Calls:
         inbox, under_way = self.rings.inbox, self.under_way
         while inbox:
             number, rank, kind, value, at = inbox[0]
-            if number == UNKNOWN:
-                number = self._known()
             call = under_way.get(number)
             if kind == DONE and call is not None and not call.done:
                 call.results[rank] = value
@@ -321,8 +327,11 @@ class Calls:
                 inbox.popleft()
             elif kind == ITEM:
                 self._put_item(call, rank)
+            elif number == UNKNOWN or type(number) is tuple:
+                self._put_unknown(self._whose(rank) if number == UNKNOWN else number, rank, value)
+                inbox.popleft()
             else:
-                self._put(call, rank, kind, value)
+                self._put(number, call, rank, kind, value)
                 inbox.popleft()
             del value
         while self.deaths:
@@ -332,21 +341,39 @@ class Calls:
                 self._dispatch()
                 return
             for call in list(self.under_way.values()):
-                self._put(call, rank, RAISED, error)
+                self._put(call.number, call, rank, RAISED, error)
             self.deaths.popleft()
 
-    def _known(self) -> int:
-        """Which call the first of the inbox, which could not be decoded, is of; for good, before it is put there."""
-        inbox = self.rings.inbox
-        _, rank, *rest = inbox[0]
-        first = self.first_of(rank)
-        number = _NONE if first is None else first.number
-        inbox[0] = (number, rank, *rest)
-        return number
+    def _whose(self, rank: int) -> tuple[Call, ...]:
+        """What the first of the inbox, which cannot be rebuilt, was for: its rank's next answer, or an item of a stream
+        that it has begun. For good, before it is put there: afterwards its next answer is another call's.
 
-    def _put(self, call: Call | None, rank: int, kind: int, value: Any) -> None:
+        Of several calls that this may have been for, each fails: one whose answer it was would wait for ever.
+        """
+        inbox = self.rings.inbox
+        _, _, kind, error, at = inbox[0]
+        streams, first = self._to_answer(rank)
+        calls = (*streams, *(() if first is None else (first,)))
+        if len(calls) > 1:
+            told = ", or to ".join(call.told for call in calls)
+            note(error, f"rank {rank} has sent it, it is not known to which of its calls: to {told}; all of these fail")
+        inbox[0] = (calls, rank, kind, error, at)
+        return calls
+
+    def _put_unknown(self, calls: tuple[Call, ...], rank: int, error: BaseException) -> None:
+        """As `_put`."""
+        for call in calls:
+            if call.items is None:
+                self._put(call.number, call, rank, RAISED, error)
+            else:
+                call.fail(rank, error)
+                self._finish(call)  # it has not ended there, and is cancelled
+
+    def _put(self, number: int, call: Call | None, rank: int, kind: int, value: Any) -> None:
         """Any number of times, if an interruption comes before its end."""
         if call is None:
+            if kind == RAISED:
+                self._tell_of_cast(number, rank, value)
             return
         if rank in call.waiting:
             if kind == RAISED:
@@ -356,6 +383,12 @@ class Calls:
             self._finish(call)
         if not call.waiting:
             self.under_way.pop(call.number, None)
+
+    def _tell_of_cast(self, number: int, rank: int, value: Any) -> None:
+        """Its worker prints what a cast raises; of one that it could not rebuild it knows no more than the number."""
+        cast = next((call for call in self._casts if call.number == number and rank in call.ranks), None)
+        if cast is not None and isinstance(value, Failure):
+            _reports.cast_lost(self.label, rank, cast.told, f"{value.kind}: {value.text}")
 
     def _put_item(self, call: Call | None, rank: int) -> None:
         """The first of the inbox, an item of a stream: goes on at once, or it would come twice."""
@@ -368,8 +401,15 @@ class Calls:
             call.wake.set()
 
     def first_of(self, rank: int) -> Call | None:
-        """What it is doing, as far as is known here: what it has to answer first."""
-        return next((call for call in list(self.under_way.values()) if rank in call.waiting), None)
+        """What it is doing, as far as is known here: what it has to answer first. Streams hold nothing up."""
+        streams, first = self._to_answer(rank)
+        return first or next(iter(streams), None)
+
+    def _to_answer(self, rank: int) -> tuple[list[Call], Call | None]:
+        """What it has not answered: its streams, of which it may send items at any time, and the first other call."""
+        waiting = [call for call in list(self.under_way.values()) if rank in call.waiting]
+        streams = [call for call in waiting if call.items is not None]
+        return streams, next((call for call in waiting if call.items is None), None)
 
     def doing(self, rank: int) -> str:
         """In words, of one that has ended."""
@@ -380,7 +420,11 @@ class Calls:
         """It has all its answers, or has failed. Any number of times."""
         call.finish()
         future = call.future
-        if future is None or future._is_over():
+        if future is None:
+            if call.items is not None and call.waiting and not call.given_up:
+                self.give_up(call)
+            return
+        if future._is_over():
             return
         if call.waiting:
             self.give_up(call)

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from ringcast._registry import Registry
 from ringcast.errors import CallTimeoutError, EncodeError, RingcastError
 from ringcast.queue import MessageQueue
 from ringcast.waiting import Wait
+from ringcast.workers import _program
 from ringcast.workers._attendant import Attendant
 from ringcast.workers._birth import RING_DEPTH, Birth, Descriptor
 from ringcast.workers._calls import Calls
@@ -61,7 +61,9 @@ class Crew:
         n = len(arguments)
         self.pid = os.getpid()
         self.label = label
-        self._made_of = [pickled((kind, own, dict(options)), f"{label}: the class and arguments") for own in arguments]
+        _program.check(start_method)
+        by_name = _program.is_theirs(kind, start_method)
+        self._made_of = [_pickled((kind, own, dict(options)), label, by_name) for own in arguments]
         self._context = multiprocessing.get_context(start_method)
         self._prints = prints
         self._closing = False
@@ -264,22 +266,28 @@ def _end_all() -> None:
         crew.end(_IN_HASTE_S if _at_exit.process_has_failed() else 5.0, "was closed when its process ended")
 
 
-def pickled(value: Any, what: str) -> bytes:
+_at_exit.on_failure.append(_end_all)
+
+
+def _pickled(made_of: Any, label: str, by_name: bool) -> bytes:
     """For a process that is not there yet. Raises EncodeError."""
-    main = sys.modules.get("__main__")
-    by_value = getattr(value[0], "__module__", None) == "__main__" and not hasattr(main, "__file__")
     try:
-        if not by_value:
-            return pickle.dumps(value, 5)
-        import cloudpickle  # the class was typed in: nobody can import it
-    except ImportError:
-        return pickle.dumps(value, 5)
+        if by_name:
+            return pickle.dumps(made_of, 5)
     except Exception as error:
         try:
             import cloudpickle
         except ImportError:
-            raise EncodeError(f"{what} cannot be pickled ({error})") from error
+            raise EncodeError(f"{label}: the class and arguments cannot be pickled ({error})") from error
+    else:
+        try:
+            import cloudpickle
+        except ImportError as error:
+            raise EncodeError(
+                f"{label}: it is defined in the program itself, which workers do not import, for it was typed in, or "
+                "is a __main__.py: put the class into a module, or install cloudpickle"
+            ) from error
     try:
-        return bytes(cloudpickle.dumps(value, 5))
+        return bytes(cloudpickle.dumps(made_of, 5))
     except Exception as error:
-        raise EncodeError(f"{what} cannot be pickled ({error})") from error
+        raise EncodeError(f"{label}: the class and arguments cannot be pickled ({error})") from error

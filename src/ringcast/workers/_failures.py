@@ -49,7 +49,16 @@ def packed(error: BaseException) -> Failure:
         with suppress(NotRebuilt):
             pickled = Tries(lacked_memory=True).rebuilt(partial(_pickled, error))
     kind = type(error).__qualname__
-    return Failure(pickled, kind, text[-_MOST_TEXT:], told[-_MOST_TEXT:], socket.gethostname(), os.getpid())
+    return Failure(pickled, kind, _shortened(text), _shortened(told), socket.gethostname(), os.getpid())
+
+
+def _shortened(text: str) -> str:
+    """Its beginning, where an error says what it is and a traceback where it was, and its end."""
+    left_out = len(text) - _MOST_TEXT
+    if left_out <= 0:
+        return text
+    half = _MOST_TEXT // 2
+    return f"{text[:half]}\n... {left_out} characters ...\n{text[-half:]}"
 
 
 def _pickled(error: Exception) -> bytes | None:

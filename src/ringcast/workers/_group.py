@@ -46,7 +46,8 @@ class WorkerGroup:
     cannot call it.
 
     Args:
-        cls: what makes a worker's object: a class, or a function, that workers can import.
+        cls: what makes a worker's object: a class, or a function, that workers can import; others travel by
+            cloudpickle.
         n: how many workers.
         args: what it is called with.
         kwargs: and by keyword.

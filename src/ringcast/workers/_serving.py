@@ -10,6 +10,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from ringcast.errors import (
     DecodeError,
     MessageError,
     QueueClosedError,
+    RingcastError,
     SegmentError,
     WriterDiedError,
 )
@@ -96,7 +98,7 @@ class Server:
                     return
                 self._sort(message)
         except DecodeError as error:
-            self._answer(self._next, RAISED, packed(error))
+            self._fail(self._next, error)
             self._next += 1
 
     def _sort(self, message: Any) -> None:
@@ -141,9 +143,9 @@ class Server:
             raise
         except BaseException as error:
             if kind == CAST:
-                traceback.print_exc()
+                _print(error)
             else:
-                self._answer(number, RAISED, packed(error))
+                self._fail(number, error)
         else:
             if kind != CAST:
                 self._answer(number, DONE, value)
@@ -159,7 +161,7 @@ class Server:
             raise
         except BaseException as error:
             del self._streams[stream.number]
-            self._answer(stream.number, RAISED, packed(error))
+            self._fail(stream.number, error)
         else:
             stream.credit -= 1
             if not self._answer(stream.number, ITEM, item):
@@ -177,10 +179,19 @@ class Server:
         """False: the value cannot be sent, and that was the answer."""
         try:
             self._answers.enqueue((number, self._rank, kind, value, self._clock()))
-        except (MessageError, SegmentError) as error:
-            self._answers.enqueue((number, self._rank, RAISED, packed(error), self._clock()))
+        except BaseException as error:
+            if not _is_of_value(error):
+                raise
+            self._fail(number, error)
             return False
         return True
+
+    def _fail(self, number: int, error: BaseException) -> None:
+        failure, at = packed(error), self._clock()
+        try:
+            self._answers.enqueue((number, self._rank, RAISED, failure, at))
+        except (MessageError, SegmentError):  # it holds more than a message may
+            self._answers.enqueue((number, self._rank, RAISED, failure._replace(pickled=None), at))
 
 
 def _taken(receive: Callable[[], Any]) -> Any:
@@ -193,11 +204,27 @@ def _taken(receive: Callable[[], Any]) -> Any:
         return receive()  # the same one; if memory is wanting again, that is a DecodeError
 
 
+def _is_of_value(error: BaseException) -> bool:
+    """Does it say that a value cannot be sent? Not if it says something of the ring, or only came meanwhile, or ends
+    the worker, as SystemExit does in a call."""
+    if isinstance(error, RingcastError):
+        return isinstance(error, MessageError | SegmentError)
+    return not isinstance(error, SystemExit) and cause_of(error, error.__traceback__) != Cause.INTERRUPTION
+
+
 def _close(items: Iterator[Any]) -> None:
     """Of a generator whose items nobody wants."""
-    close = getattr(items, "close", None)
     try:
+        close = getattr(items, "close", None)
         if close is not None:
             close()
-    except Exception:
-        traceback.print_exc()
+    except SystemExit:
+        raise
+    except BaseException as error:
+        _print(error)
+
+
+def _print(error: BaseException) -> None:
+    """Of what nobody waits for."""
+    with suppress(Exception):  # of a stream that is closed, or that nobody reads any more
+        traceback.print_exception(error)
