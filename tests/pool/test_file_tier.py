@@ -319,6 +319,7 @@ def test_a_size_with_no_room_for_a_chunk_is_refused(tmp_path: Path) -> None:
         (7, SIZE, CHUNK),
         ("", SIZE, CHUNK),
         ("a\0b", SIZE, CHUNK),
+        ("\udcff", SIZE, CHUNK),
         ("t", 0, CHUNK),
         ("t", True, CHUNK),
         ("t", 1.5, CHUNK),

@@ -18,8 +18,7 @@ namespace {
 constexpr std::uint32_t kWindow = 16;  // keys whose memory is fetched at a time
 
 [[noreturn]] void throw_no_server(const PoolMemory& memory, const char* why) {
-    throw Error(ErrorCode::segment_not_found,
-                memory.label() + " has no living server: " + why + "; start one (ringcast pool serve)", ENOENT);
+    throw Error(ErrorCode::segment_not_found, memory.label() + " has no living server: " + why, ENOENT);
 }
 
 // Whoever has the seat's lock says who it is.

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from ringcast import _core, _html
-from ringcast._arguments import checked, flag, refuse
+from ringcast._arguments import checked, flag, text
 from ringcast._mishaps import Promise
 from ringcast._names import pool_segment_name
 from ringcast._sizes import human_bytes
@@ -398,6 +398,4 @@ class PoolClient(_core.PoolClient):
 def _worker_id(worker_id: str | None) -> str:
     if worker_id is None:
         return str(os.getpid())
-    if not isinstance(worker_id, str):
-        raise refuse("worker_id", "a str", worker_id)
-    return worker_id
+    return text("worker_id", worker_id)

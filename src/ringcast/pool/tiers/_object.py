@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from ringcast import _core
-from ringcast._arguments import refuse
+from ringcast._arguments import refuse, text
 from ringcast._extras import needed
 from ringcast.errors import ArgumentError, CorruptError, MissingPackageError, TierError
 from ringcast.pool.tiers._frame import HEADER_BYTES, check, header_of
@@ -55,16 +55,15 @@ class ObjectTier(Tier):
                 f"ObjectTier needs the package obstore, which needs Python 3.11; this is {version}", name="obstore"
             )
         self._obstore: Any = needed("obstore", "ObjectTier")
-        if not isinstance(prefix, str):
-            raise refuse("prefix", "text", prefix)
-        self.prefix: str = prefix.strip("/")
+        self.prefix: str = text("prefix", prefix, "text").strip("/")
         if not self.prefix:
             raise ArgumentError("prefix must not be empty: nothing else may be below it")
         if isinstance(store, str):
             try:
                 store = needed("obstore.store", "ObjectTier").from_url(store)
             except Exception as error:
-                raise ArgumentError(f"store must be a store of obstore's, or a URL for one: {error}") from error
+                why = str(error).partition("\n")[0]  # behind it is what it looks like inside
+                raise ArgumentError(f"store must be a store of obstore's, or a URL for one: {why}") from error
         elif not type(store).__module__.startswith("obstore"):
             raise refuse("store", "a store of obstore's, or a URL for one", store)
         self.store_of_objects: Any = store
