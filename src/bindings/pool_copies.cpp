@@ -85,7 +85,8 @@ public:
     void report() {
         for (const std::size_t k : damaged_) {
             const Target& target = targets_[k];
-            report_damage(nb::cast<PoolClient&>(nb::cast<RetrieveLease&>(target.lease).client), target.look());
+            const auto& lease = nb::cast<RetrieveLease&>(target.lease);
+            report_damage(nb::cast<PoolClient&>(lease.client), lease.core, target.look());
         }
         damaged_.clear();
     }

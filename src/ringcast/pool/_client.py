@@ -229,7 +229,10 @@ class PoolClient(_core.PoolClient):
 
     @_native
     def close(self) -> None:
-        """Gives the seat back, once no lease or view holds a chunk any more. Any number of times, from any thread.
+        """Gives the seat back, once no lease or view holds a chunk and no call of another thread waits any more.
+
+        Any number of times, from any thread. Calls that wait for the server end as they would have; all others, and
+        a retrieve that waits for a chunk, raise PoolClosedError.
 
         >>> client.close()
         """
@@ -308,6 +311,8 @@ class PoolClient(_core.PoolClient):
 
     def reconnect(self) -> None:
         """Take a seat at the pool that has the name now, after PoolClosedError. Leases of the old one are over.
+
+        Calls of other threads go on with the seat that they began with, as after `close`.
 
         >>> with PoolServer("docs-again", "1MiB"):
         ...     client = PoolClient.connect("docs-again", layout=4096)
