@@ -17,6 +17,7 @@ from ringcast.vllm import _scheduling
 from ringcast.vllm._plans import Load, Plan, Report, Store
 from ringcast.vllm._pool_events import Removed, Stored
 from ringcast.vllm._pool_settings import Settings
+from ringcast.vllm._storing import Stores
 from tests.pool.pools import Starter, start_server
 from tests.support import eventually, mapped, segments, unique_name
 from tests.vllm.toy import BLOCK, CHUNK, MODEL, RANKS, Toy, ToyRequest, hashes, page
@@ -58,6 +59,28 @@ def test_a_second_engine_takes_the_first_ones_prefix_and_computes_the_rest() -> 
         assert stored(pool) == 9, "what was there is not stored again, and what came after it is"
         for engine in (first, second):
             nothing_is_held(engine)
+
+
+def test_what_a_step_computes_is_stored_after_it_however_soon_the_server_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker begins with what it is told before it computes."""
+    begin = Stores.begin
+
+    def begin_and_hear(stores: Stores, *arguments: Any) -> None:
+        before = len(stores._answers)
+        begin(stores, *arguments)
+        eventually(lambda: len(stores._answers) > before)
+
+    monkeypatch.setattr(Stores, "begin", begin_and_hear)
+    with server() as pool, Toy(pool.name) as first, Toy(pool.name) as second:
+        request = ToyRequest("a", PROMPT)
+        first.admit(request)
+        assert first.step({"a": len(PROMPT)}).stores == []
+        first.end(request)
+        first.settle()
+        assert stored(pool) == 8
+        assert second.run(ToyRequest("a", PROMPT)) == 8 * BLOCK, "whose bytes are looked at there"
 
 
 def test_what_is_stored_and_what_goes_is_told_with_its_tokens() -> None:

@@ -113,10 +113,10 @@ class Toy:
     def step(self, scheduled: dict[str, int] | None = None) -> Plan:
         """One step, which computes so many tokens of each of these requests."""
         plan = self.side.plan(scheduled or {})
+        for worker in self.workers:
+            worker.begin(plan)  # before it computes
         for name, tokens in (scheduled or {}).items():
             self.compute(self.requests[name], tokens)
-        for worker in self.workers:
-            worker.begin(plan)
         self.hear()
         return plan
 

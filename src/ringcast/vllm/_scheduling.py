@@ -169,13 +169,15 @@ class Scheduling:
 
     def plan(self, scheduled: Mapping[str, int]) -> Plan:
         """What the workers are to do with this step, which computes so many tokens of each of these requests."""
+        # Those begun with steps before: workers copy as soon as they are told, and this step's blocks come after that.
+        stores = self._stores.take()
         if self._does_store:
             for name, tokens in scheduled.items():
                 known = self._known.get(name)
                 if known is not None:
                     self._offer(known, tokens)
         loads, self._loads = self._loads, []
-        return Plan(loads, self._stores.take())
+        return Plan(loads, stores)
 
     def update(self, received: Iterable[str], report: Report | None) -> None:
         """What the workers have done: these requests' loads are over on all of them, and their report."""
