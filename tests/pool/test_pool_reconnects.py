@@ -89,7 +89,7 @@ def test_a_store_of_many_requests_does_not_go_on_in_the_next_seat(start: Starter
     with PoolClient.connect(name, "w", layout=CHUNK, timeout=DEADLINE_S) as client:
         for first in range(4):
             server.signal(signal.SIGSTOP)
-            call = begun(lambda first=first: client.prepare_store(some_keys(300, first, LOOSE)))
+            call = begun(partial(client.prepare_store, some_keys(300, first, LOOSE)))
             client.reconnect()
             os.kill(server.pid, signal.SIGCONT)
             with pytest.raises(errors.PoolClosedError):

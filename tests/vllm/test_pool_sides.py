@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -115,6 +116,18 @@ def test_another_salt_another_model_and_another_form_find_nothing() -> None:
         for other in (MODEL._replace(name="m2"), MODEL._replace(revision="2"), MODEL._replace(form="other")):
             with Toy(pool.name, model=other) as stranger:
                 assert stranger.run(ToyRequest("a", PROMPT, cache_salt="one")) == 0
+
+
+def test_an_adapter_of_the_same_name_from_another_place_finds_nothing() -> None:
+    """The engine's hashes have the name."""
+    with server() as pool, Toy(pool.name) as first, Toy(pool.name) as second:
+        here, there = (SimpleNamespace(lora_name="a", lora_path=path) for path in ("/here", "/there"))
+        first.run(ToyRequest("a", PROMPT, lora_request=here))
+        assert second.run(ToyRequest("b", PROMPT, lora_request=there)) == 0
+        assert second.run(ToyRequest("c", PROMPT)) == 0
+        assert second.run(ToyRequest("d", PROMPT, lora_request=here)) == 8 * BLOCK
+        second.side.forget()
+        assert second.run(ToyRequest("e", PROMPT, lora_request=here)) == 0
 
 
 def test_who_wants_no_cache_reads_none_and_after_a_reset_nobody_finds_what_was() -> None:

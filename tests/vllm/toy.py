@@ -50,6 +50,7 @@ class ToyRequest:
     request_id: str
     tokens: list[int]
     cache_salt: str | None = None
+    lora_request: Any = None
     skip_reading_prefix_cache: bool = False
     num_computed_tokens: int = 0
     blocks: list[int] = field(default_factory=list)
