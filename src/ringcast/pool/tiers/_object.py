@@ -17,7 +17,7 @@ from ringcast import _core
 from ringcast._arguments import refuse, text
 from ringcast._extras import needed
 from ringcast.errors import ArgumentError, CorruptError, MissingPackageError, TierError
-from ringcast.pool.tiers._frame import HEADER_BYTES, check, header_of
+from ringcast.pool.tiers._frame import HEADER_BYTES, check, header_of, read_header
 from ringcast.pool.tiers._tier import Tier
 
 _ERA = struct.Struct("<8sQI")
@@ -93,18 +93,26 @@ class ObjectTier(Tier):
         era = self._era
         name = self._name(key, era)
         try:
-            found = memoryview(self._obstore.get(self.store_of_objects, name).bytes())
+            found = self._obstore.get(self.store_of_objects, name)
+            length = found.meta["size"] - HEADER_BYTES
+            # Of what is longer than the chunk no more is fetched than tells what it is.
+            header = found.bytes() if length <= len(into) else self._header(name)
         except FileNotFoundError:
             return False
+        whole = memoryview(header)
         try:
-            check(name, key, found[:HEADER_BYTES], found[HEADER_BYTES:])
+            if length <= len(into):
+                length = len(whole) - HEADER_BYTES
+                check(name, key, whole[:HEADER_BYTES], whole[HEADER_BYTES:])
+            elif read_header(name, key, whole)[0] != length:
+                raise CorruptError(f"object {name} has {length} bytes behind its header, which says another number")
         except CorruptError:
             with suppress(Exception):
                 self._obstore.delete(self.store_of_objects, name)
             raise
-        if len(found) - HEADER_BYTES != len(into):
+        if length != len(into):
             return False
-        into[:] = found[HEADER_BYTES:]
+        into[:] = whole[HEADER_BYTES:]
         return self._era == era
 
     def has_chunk(self, key: bytes) -> bool:
@@ -127,6 +135,9 @@ class ObjectTier(Tier):
         with suppress(RuntimeError):  # closed: the next one removes them
             self._threads.submit(self._tried, "removal of what was cleared", self._remove_old)
 
+    def _header(self, name: str) -> Any:
+        return self._obstore.get_range(self.store_of_objects, name, start=0, length=HEADER_BYTES)
+
     def _name(self, key: bytes, era: int) -> str:
         return f"{self.prefix}/{era:016x}/{key.hex()}"
 
@@ -138,7 +149,8 @@ class ObjectTier(Tier):
     def _read_era(self) -> int:
         name = f"{self.prefix}/ERA"
         try:
-            found = bytes(self._obstore.get(self.store_of_objects, name).bytes())
+            result = self._obstore.get(self.store_of_objects, name)
+            found = bytes(result.bytes()) if result.meta["size"] == _ERA.size else b""
         except FileNotFoundError:
             for batch in self._obstore.list(self.store_of_objects, self.prefix):
                 if batch:
