@@ -76,7 +76,7 @@ class ObjectTier(Tier):
         except Exception as error:
             self._threads.shutdown()
             raise TierError(f"{self!r} cannot be opened: {type(error).__name__}: {error}") from error
-        self._threads.submit(self._tried, "removal of what was cleared", self._remove_old)
+        self._remove_behind()
 
     @property
     def era(self) -> int:
@@ -132,8 +132,7 @@ class ObjectTier(Tier):
     def clear_before(self, era: int) -> None:
         self._era = era  # first, so that nothing old is found here whatever becomes of it
         self._put_era(era)
-        with suppress(RuntimeError):  # closed: the next one removes them
-            self._threads.submit(self._tried, "removal of what was cleared", self._remove_old)
+        self._remove_behind()
 
     def _header(self, name: str) -> Any:
         return self._obstore.get_range(self.store_of_objects, name, start=0, length=HEADER_BYTES)
@@ -166,6 +165,10 @@ class ObjectTier(Tier):
         if magic != _ERA_MAGIC or crc != _core.checksum(found[:-4]):
             raise TierError(f"{self!r}: {name} is not a tier's, or damaged; take another prefix, or remove this one")
         return int(era)
+
+    def _remove_behind(self) -> None:
+        with suppress(RuntimeError):  # closed, or there is no thread: the next one removes them
+            self._threads.submit(self._tried, "removal of what was cleared", self._remove_old)
 
     def _remove_old(self) -> bool:
         """The objects of earlier eras, and no others."""
