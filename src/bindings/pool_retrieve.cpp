@@ -133,22 +133,24 @@ nb::list statuses_of(const RetrieveLease& lease) {
     return status_list(all);
 }
 
-// Looks whether the chunks are what was stored, each once in this process. What is not is a miss.
+// Looks whether the chunks are what was stored, each once in this process. What is not is a miss. Until that is known nobody
+// is given any: threads that ask at the same time look each for itself, and the first of them settles it.
 void verify(RetrieveLease& lease) {
     if (!lease.verify) return;
-    lease.verify = false;
     const bool each = !lease.leading;
+    const std::vector<Look> looks = lease.looks;
     std::vector<std::uint32_t> damaged;
     {
         const Unlocked unlocked;
-        for (std::uint32_t i = 0; i < lease.looks.size(); ++i) {
-            if (lease.looks[i].entry == pool::kNoEntry || lease.core->is_intact(lease.looks[i], lease.part)) continue;
+        for (std::uint32_t i = 0; i < looks.size(); ++i) {
+            if (looks[i].entry == pool::kNoEntry || lease.core->is_intact(looks[i], lease.part)) continue;
             damaged.push_back(i);
             if (!each) break;  // what comes behind it cannot be used
         }
     }
+    if (!lease.verify || lease.ended) return;
+    lease.verify = false;
     for (const std::uint32_t i : damaged) {
-        report_damage(nb::cast<PoolClient&>(lease.client), lease.core, lease.looks[i]);
         if (each) {
             lease.statuses[i] = Status::miss;
             lease.looks[i].entry = pool::kNoEntry;
@@ -159,14 +161,15 @@ void verify(RetrieveLease& lease) {
             lease.statuses.assign(1, Status::miss);
         }
     }
+    for (const std::uint32_t i : damaged) report_damage(nb::cast<PoolClient&>(lease.client), lease.core, looks[i]);
 }
 
 nb::list slots_of(nb::handle self) {
     auto& lease = nb::cast<RetrieveLease&>(self);
+    check_has_part(lease);
+    if (!lease.ended) verify(lease);
     if (lease.ended)
         raise("LeaseExpiredError", "these chunks have been given back: take their slots before commit_retrieve");
-    check_has_part(lease);
-    verify(lease);
     nb::list slots;
     for (std::uint32_t i = 0; i < lease.looks.size(); ++i)
         if (lease.looks[i].entry != pool::kNoEntry) slots.append(make_slot(nb::borrow(self), lease, i, false));
