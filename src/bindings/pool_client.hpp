@@ -167,7 +167,9 @@ struct StoreLease : PoolLease {
     bool joined = false;  // by a token: one part is this lease's
     bool exported = false;
     bool aborted = false;
+    bool committing = false;  // nothing more is filled, unless that comes to nothing
     bool committed = false;
+    bool is_filled() const noexcept { return committing || committed || aborted; }
     std::vector<nb::object> arrays;  // weak references to what was handed out to be written
 };
 

@@ -146,8 +146,7 @@ private:
             gathers ? static_cast<StoreLease&>(lease).client : static_cast<RetrieveLease&>(lease).client;
         const auto& client = nb::cast<const PoolClient&>(owner);
         client.usable();
-        const bool given_back =
-            gathers && (static_cast<StoreLease&>(lease).committed || static_cast<StoreLease&>(lease).aborted);
+        const bool given_back = gathers && static_cast<StoreLease&>(lease).is_filled();
         if (lease.ended || given_back || slot.index >= lease.looks.size() ||
             lease.looks[slot.index].entry == pool::kNoEntry)
             raise("LeaseExpiredError", client.context() + ": chunk " + std::to_string(slot.index) +

@@ -260,6 +260,12 @@ nb::object commit_store(nb::handle self, nb::handle object) {
     StoreLease& lease = open_lease(self, object, "commit_store");
     auto& client = nb::cast<PoolClient&>(self);
     pool::Client& core = *lease.core;
+    // What is there now is what is summed and stored: nothing more is filled from here on.
+    struct Committing {
+        StoreLease& lease;
+        ~Committing() { lease.committing = false; }
+    } committing{lease};
+    lease.committing = true;
     await_gathers(client, lease);
     if (lease.committed) return status_list(lease.statuses);
     seal_arrays(lease);

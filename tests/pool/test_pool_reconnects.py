@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -25,37 +23,23 @@ from tests.pool.pools import (
     RESERVED,
     SPACE,
     Starter,
+    begun,
     content,
     fill,
+    long_turns,
     pool,
     retrieved,
     some_keys,
     start_server,
     store,
 )
-from tests.support import DEADLINE_S, Background, eventually, unique_name
+from tests.support import DEADLINE_S, eventually, unique_name
 
 
 @pytest.fixture(autouse=True)
-def long_turns() -> Iterator[None]:
-    """A thread runs until it waits."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(DEADLINE_S)
-    yield
-    sys.setswitchinterval(before)
-
-
-def begun(call: Callable[[], Any]) -> Background:
-    """Returns when the call waits."""
-    there = threading.Event()
-
-    def run() -> Any:
-        there.set()
-        return call()
-
-    thread = Background(run)
-    there.wait()
-    return thread
+def _long_turns() -> Iterator[None]:
+    with long_turns():
+        yield
 
 
 def is_stored(client: PoolClient, keys: Keys) -> bool:

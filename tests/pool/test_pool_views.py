@@ -16,7 +16,7 @@ from ringcast import errors
 from ringcast.pool import Keys, Namespace, PoolClient, keys_from_hashes
 from tests.pool import pools
 from tests.pool.pools import BUSY, LOOSE, content, retrieved, some_keys, store
-from tests.support import Background, unique_name
+from tests.support import unique_name
 
 pool = partial(pools.pool, policy="lru")
 RUN = some_keys(8, first=1)
@@ -236,13 +236,9 @@ def test_threads_that_ask_for_slots_at_once_are_all_given_what_was_compared(lead
         client.commit_store(store)
         ctypes.memset(address + size - 1, 0x5A, 1)
         with other.retrieve(keys, leading=leading) as found:
-            interval = sys.getswitchinterval()
-            sys.setswitchinterval(60.0)  # a thread runs until it lets go
-            try:
-                first = Background(lambda: len(found.slots))
+            with pools.long_turns():
+                first = pools.begun(lambda: len(found.slots))
                 assert len(found.slots) == 1
                 assert first.result() == 1
-            finally:
-                sys.setswitchinterval(interval)
             assert found.hits == 1
         assert server.stats()["quarantined"] == 1
