@@ -21,76 +21,86 @@ std::int64_t later(std::int64_t from, std::int64_t by) { return by >= kForever -
 
 }  // namespace
 
-Asking::Asking(PoolClient& client, const char* what, std::uint32_t count, std::int64_t timeout_ns)
+Asking::Asking(PoolClient& client, std::shared_ptr<pool::Client> core, const char* what, std::uint32_t count,
+               std::int64_t timeout_ns, std::uint32_t keys)
     : client_(client),
-      core_(client.usable()),
+      core_(std::move(core)),
       what_(what),
       count_(count),
+      keys_(keys),
       timeout_ns_(timeout_ns),
       started_ns_(platform::monotonic_ns()),
-      call_(core_) {
+      call_(*core_) {
+    client_.check_usable(*core_);
     while (!call_.take_slot()) {
-        if (platform::monotonic_ns() >= later(started_ns_, timeout_ns_))
+        // What was withdrawn is undone by a server, and only by a living one.
+        const Progress progress = call_.outlook();
+        const std::int64_t now = platform::monotonic_ns();
+        if (is_lost(progress, now)) raise_lost(progress, now);
+        if (now >= later(started_ns_, timeout_ns_))
             raise_timeout("a free slot of this client's mailbox, all of which have requests that were not answered");
         {
             const Unlocked unlocked;
             platform::nap();
         }
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
-        client_.usable();
+        client_.check_usable(*core_);
     }
 }
 
+std::string Asking::said() const {
+    std::string text = client_.context() + ": " + what_;
+    if (keys_ != 0) text += " of " + std::to_string(keys_) + (keys_ == 1 ? " key" : " keys");
+    return text + ": ";
+}
+
+bool Asking::is_lost(Progress progress, std::int64_t now) noexcept {
+    if (progress == Progress::closed) return true;
+    if (progress != Progress::server_dead) {
+        dead_since_ = 0;
+        return false;
+    }
+    if (dead_since_ == 0) dead_since_ = now;
+    return now >= later(dead_since_, client_.regain_ns);
+}
+
+void Asking::raise_lost(Progress progress, std::int64_t now) {
+    if (progress == Progress::closed)
+        raise("PoolClosedError", said() +
+                                     "its server has closed the pool; what was retrieved stays valid. Call reconnect() "
+                                     "once there is another one");
+    raise("ServerDiedError", said() + core_->memory().server() + " died, and no other one took the pool over within " +
+                                 seconds(now - dead_since_) +
+                                 "; what is stored can still be retrieved. Start a server of the same name and sizes, "
+                                 "or raise `regain`");
+}
+
 void Asking::raise_timeout(const char* waited_for) {
-    raise("PoolTimeoutError", client_.context() + ": " + what_ + " of " + std::to_string(count_) +
-                                  (count_ == 1 ? " key" : " keys") + ": waited " +
-                                  seconds(platform::monotonic_ns() - started_ns_) + " for " + waited_for + " by " +
-                                  core_.memory().server() +
+    raise("PoolTimeoutError", said() + "waited " + seconds(platform::monotonic_ns() - started_ns_) + " for " +
+                                  waited_for + " by " + core_->memory().server() +
                                   "; nothing of it has been done. Try again, or give the client a longer timeout");
 }
 
 void Asking::ask(pool::Ask kind) {
-    using Progress = pool::Call::Progress;
     const std::int64_t deadline = later(started_ns_, timeout_ns_);
-    std::int64_t dead_since = 0;
     call_.begin(kind, count_);
-    if (call_.briefly()) {
-        // answered while the interpreter's lock was held
-    } else {
+    if (!call_.briefly()) {  // else it was answered while the interpreter's lock was held
         for (;;) {
             Progress progress;
             {
                 const Unlocked unlocked;
                 const std::int64_t until =
-                    dead_since == 0 ? deadline : std::min(deadline, later(dead_since, client_.regain_ns));
+                    dead_since_ == 0 ? deadline : std::min(deadline, later(dead_since_, client_.regain_ns));
                 progress = call_.slice(until);
             }
             if (progress == Progress::answered) break;
             if (PyErr_CheckSignals() != 0) throw nb::python_error();
             const std::int64_t now = platform::monotonic_ns();
-            const char* why = nullptr;
-            if (progress == Progress::closed) {
-                why = "PoolClosedError";
-            } else if (progress == Progress::server_dead) {
-                if (dead_since == 0) dead_since = now;
-                if (now >= later(dead_since, client_.regain_ns)) why = "ServerDiedError";
-            } else {
-                dead_since = 0;
-            }
-            if (why == nullptr && now < deadline) continue;
+            const bool lost = is_lost(progress, now);
+            if (!lost && now < deadline) continue;
             if (!call_.withdraw()) break;  // answered at the last moment
-            if (why == nullptr) raise_timeout("an answer");
-            const std::string what = client_.context() + ": " + what_ + " of " + std::to_string(count_) +
-                                     (count_ == 1 ? " key" : " keys") + ": ";
-            if (progress == Progress::closed)
-                raise(why, what +
-                               "its server has closed the pool; what was retrieved stays valid. Call reconnect() once "
-                               "there is another one");
-            raise(why,
-                  what + core_.memory().server() + " died, and no other one took the pool over within " +
-                      seconds(now - dead_since) +
-                      "; what is stored can still be retrieved. Start a server of the same name and sizes, or raise "
-                      "`regain`");
+            if (lost) raise_lost(progress, now);
+            raise_timeout("an answer");
         }
     }
     if (call_.refused()) {
@@ -103,10 +113,14 @@ void Asking::ask(pool::Ask kind) {
 
 pool::Client& PoolClient::usable() const {
     if (core == nullptr) raise("PoolClosedError", "this pool client is not connected: use PoolClient.connect");
-    if (core->in_forked_child())
-        raise("ForkedError", context() + ": this client was connected by a parent process; connect in this one");
-    if (core->closed()) raise("PoolClosedError", context() + ": this client was closed");
+    check_usable(*core);
     return *core;
+}
+
+void PoolClient::check_usable(const pool::Client& one) const {
+    if (one.in_forked_child())
+        raise("ForkedError", context() + ": this client was connected by a parent process; connect in this one");
+    if (one.closed()) raise("PoolClosedError", context() + ": this client was closed");
 }
 
 std::string PoolClient::context() const {
@@ -148,9 +162,9 @@ void check_chunk(const PoolClient& client, const PoolLease& lease, std::uint32_t
                                " of " + std::to_string(capacity) + "; end its server and start it anew");
 }
 
-void report_damage(PoolClient& client, const pool::Look& look) {
+void report_damage(PoolClient& client, const std::shared_ptr<pool::Client>& core, const pool::Look& look) {
     try {
-        Asking asking(client, "reporting a damaged chunk", 1, client.timeout_ns);
+        Asking asking(client, core, "reporting a damaged chunk", 1, client.timeout_ns);
         asking.item(0).entry.store(look.entry, std::memory_order_relaxed);
         asking.item(0).generation.store(pool::generation_of(look.word), std::memory_order_relaxed);
         asking.ask(pool::Ask::suspect);

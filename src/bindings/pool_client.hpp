@@ -38,17 +38,24 @@ struct PoolClient {
 
     // The core, if calls may be made; else ForkedError or PoolClosedError.
     pool::Client& usable() const;
+    // The same of the one that a call began with: another thread may reconnect meanwhile.
+    void check_usable(const pool::Client& one) const;
     std::string context() const;  // "pool 'kv0', worker 'w0', pid 7"
     // How many parts the chunks of these keys have; LayoutError where this client's cannot have so many.
     std::uint32_t parts_of(const Keys& keys) const;
 };
 
 // One request and its answer, from filling in the slot to taking what was answered. Raises PoolTimeoutError,
-// ServerDiedError, PoolClosedError; then nothing of it stays.
+// ServerDiedError, PoolClosedError; then nothing of it stays. A call makes all of its requests to the core it began with, whose
+// seat is kept as long.
 class Asking {
 public:
-    // Takes a slot of the mailbox, within the time.
-    Asking(PoolClient& client, const char* what, std::uint32_t count, std::int64_t timeout_ns);
+    // Takes a slot of the mailbox, within the time, for so many items; `keys` of them are what the caller asks for.
+    Asking(PoolClient& client, std::shared_ptr<pool::Client> core, const char* what, std::uint32_t count,
+           std::int64_t timeout_ns, std::uint32_t keys);
+    Asking(PoolClient& client, std::shared_ptr<pool::Client> core, const char* what, std::uint32_t count,
+           std::int64_t timeout_ns)
+        : Asking(client, std::move(core), what, count, timeout_ns, count) {}
     pool::NativeMailSlot& slot() const noexcept { return call_.slot(); }
     pool::MailItem& item(std::uint32_t i) const noexcept { return slot().items[i]; }
     // What the server never says, in a seat that others have written to, is lost.
@@ -65,14 +72,21 @@ public:
     void take() noexcept { call_.take(); }
 
 private:
+    using Progress = pool::Call::Progress;
+    // Is there nothing to wait for any more? Not while another server may come.
+    bool is_lost(Progress progress, std::int64_t now) noexcept;
+    [[noreturn]] void raise_lost(Progress progress, std::int64_t now);
     [[noreturn]] void raise_timeout(const char* waited_for);
+    std::string said() const;  // "pool 'kv0', worker 'w0', pid 7: prepare_store of 2 keys: "
 
     PoolClient& client_;
-    pool::Client& core_;
+    const std::shared_ptr<pool::Client> core_;
     const char* what_;
     std::uint32_t count_;
+    std::uint32_t keys_;
     std::int64_t timeout_ns_;
     std::int64_t started_ns_;
+    std::int64_t dead_since_ = 0;
     pool::Call call_;
 };
 
@@ -153,7 +167,9 @@ struct StoreLease : PoolLease {
     bool joined = false;  // by a token: one part is this lease's
     bool exported = false;
     bool aborted = false;
+    bool committing = false;  // nothing more is filled, unless that comes to nothing
     bool committed = false;
+    bool is_filled() const noexcept { return committing || committed || aborted; }
     std::vector<nb::object> arrays;  // weak references to what was handed out to be written
 };
 
@@ -217,6 +233,6 @@ void add_copy_types(nb::module_& module);
 void await_gathers(const PoolClient& client, StoreLease& lease);
 nb::object make_slot(nb::object lease, PoolLease& of, std::uint32_t index, bool writable);
 // A chunk's bytes are not what was stored: tells the server, if it can be told.
-void report_damage(PoolClient& client, const pool::Look& look);
+void report_damage(PoolClient& client, const std::shared_ptr<pool::Client>& core, const pool::Look& look);
 
 }  // namespace ringcast::bindings

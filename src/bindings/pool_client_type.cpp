@@ -87,7 +87,7 @@ void touch(PoolClient& client, nb::handle keys_object) {
 
 void clear(PoolClient& client, nb::handle space) {
     client.usable();
-    Asking asking(client, "clear", 0, client.timeout_ns);
+    Asking asking(client, client.core, "clear", 0, client.timeout_ns);
     asking.slot().has_parent.store(space.is_none() ? 0 : 1, std::memory_order_relaxed);
     if (!space.is_none()) asking.slot().space.store(read_space(space)->digest.words[0], std::memory_order_relaxed);
     asking.ask(pool::Ask::clear);

@@ -85,7 +85,8 @@ public:
     void report() {
         for (const std::size_t k : damaged_) {
             const Target& target = targets_[k];
-            report_damage(nb::cast<PoolClient&>(nb::cast<RetrieveLease&>(target.lease).client), target.look());
+            const auto& lease = nb::cast<RetrieveLease&>(target.lease);
+            report_damage(nb::cast<PoolClient&>(lease.client), lease.core, target.look());
         }
         damaged_.clear();
     }
@@ -145,8 +146,7 @@ private:
             gathers ? static_cast<StoreLease&>(lease).client : static_cast<RetrieveLease&>(lease).client;
         const auto& client = nb::cast<const PoolClient&>(owner);
         client.usable();
-        const bool given_back =
-            gathers && (static_cast<StoreLease&>(lease).committed || static_cast<StoreLease&>(lease).aborted);
+        const bool given_back = gathers && static_cast<StoreLease&>(lease).is_filled();
         if (lease.ended || given_back || slot.index >= lease.looks.size() ||
             lease.looks[slot.index].entry == pool::kNoEntry)
             raise("LeaseExpiredError", client.context() + ": chunk " + std::to_string(slot.index) +

@@ -76,7 +76,7 @@ void ask_to_join(PoolClient& client, StoreLease& lease, std::span<const Item> it
     const auto digests = digests_of(lease.keys);
     const auto count = static_cast<std::uint32_t>(which.size());
     const std::string part = "part " + std::to_string(lease.part.number) + " of chunk ";
-    Asking asking(client, "join", count, client.timeout_ns);
+    Asking asking(client, lease.core, "join", count, client.timeout_ns);
     asking.slot().parts.store(lease.part.number, std::memory_order_relaxed);
     std::vector<Look> got;
     for (std::uint32_t i = 0; i < count; ++i) {
@@ -185,6 +185,8 @@ nb::object export_lease(nb::handle self) {
     auto& lease = nb::cast<Lease&>(self);
     const auto& client = nb::cast<const PoolClient&>(lease.client);
     client.usable();
+    if (lease.core != client.core)
+        raise("LeaseExpiredError", client.context() + ": export: the lease is of the pool before a reconnect");
     if (lease.ended)
         raise("LeaseExpiredError", client.context() +
                                        ": export: these chunks have been given back: export before the "
@@ -350,7 +352,7 @@ void await_parts(PoolClient& client, const StoreLease& lease) {
             core.memory().wait_for_change(seen, std::max<std::int64_t>(until - now, 1));
         }
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
-        client.usable();
+        client.check_usable(core);
     }
 }
 

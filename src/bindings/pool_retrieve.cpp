@@ -65,12 +65,12 @@ void pin_each_hit(PoolClient& client, RetrieveLease& lease, std::span<const pool
 
 // Has the server bring what of the keys from this one on is in tiers into memory; the index shows what comes of it. False:
 // there is nothing to wait for.
-bool promote(PoolClient& client, const Keys& keys, std::uint32_t from, std::int64_t within_ns) {
-    pool::Client& core = client.usable();
+bool promote(PoolClient& client, const std::shared_ptr<pool::Client>& core, const Keys& keys, std::uint32_t from,
+             std::int64_t within_ns) {
     const auto digests = keys.digests();
     for (std::size_t begin = from; begin < digests.size(); begin += pool::kBatch) {
         const auto count = static_cast<std::uint32_t>(std::min<std::size_t>(pool::kBatch, digests.size() - begin));
-        Asking asking(client, "bringing chunks from tiers", count, std::min(client.timeout_ns, within_ns));
+        Asking asking(client, core, "bringing chunks from tiers", count, std::min(client.timeout_ns, within_ns));
         const pool::Digest* parent = begin == 0 ? keys.parent() : &digests[begin - 1];
         describe_request(asking, keys, keys.space().chained ? parent : nullptr, client.chunk_bytes);
         for (std::uint32_t i = 0; i < count; ++i)
@@ -79,7 +79,7 @@ bool promote(PoolClient& client, const Keys& keys, std::uint32_t from, std::int6
         asking.ask(pool::Ask::promote);
         asking.take();
     }
-    const auto found = core.memory().index().find(digests[from]);
+    const auto found = core->memory().index().find(digests[from]);
     return found.entry != pool::kNoEntry && pool::state_of(found.word) != pool::EntryState::tiered;
 }
 
@@ -97,7 +97,7 @@ void wait_for_pending(PoolClient& client, RetrieveLease& lease, const Keys& all,
             if (lease.statuses.front() == Status::miss) asks = false;
             const std::int64_t left = until - platform::monotonic_ns();
             try {
-                if (left <= 0 || !promote(client, all, lease.hits, left)) return;
+                if (left <= 0 || !promote(client, lease.core, all, lease.hits, left)) return;
             } catch (nb::python_error& error) {
                 if (interrupts(error)) throw;  // else what is in memory is there, whatever the server does
                 return;
@@ -118,7 +118,7 @@ void wait_for_pending(PoolClient& client, RetrieveLease& lease, const Keys& all,
             core.memory().wait_for_change(seen, left);
         }
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
-        client.usable();
+        client.check_usable(core);
         core.unpin(lease.held->places);
         pin_leading_hits(client, lease, keys);
     }
@@ -133,22 +133,24 @@ nb::list statuses_of(const RetrieveLease& lease) {
     return status_list(all);
 }
 
-// Looks whether the chunks are what was stored, each once in this process. What is not is a miss.
+// Looks whether the chunks are what was stored, each once in this process. What is not is a miss. Until that is known nobody
+// is given any: threads that ask at the same time look each for itself, and the first of them settles it.
 void verify(RetrieveLease& lease) {
     if (!lease.verify) return;
-    lease.verify = false;
     const bool each = !lease.leading;
+    const std::vector<Look> looks = lease.looks;
     std::vector<std::uint32_t> damaged;
     {
         const Unlocked unlocked;
-        for (std::uint32_t i = 0; i < lease.looks.size(); ++i) {
-            if (lease.looks[i].entry == pool::kNoEntry || lease.core->is_intact(lease.looks[i], lease.part)) continue;
+        for (std::uint32_t i = 0; i < looks.size(); ++i) {
+            if (looks[i].entry == pool::kNoEntry || lease.core->is_intact(looks[i], lease.part)) continue;
             damaged.push_back(i);
             if (!each) break;  // what comes behind it cannot be used
         }
     }
+    if (!lease.verify || lease.ended) return;
+    lease.verify = false;
     for (const std::uint32_t i : damaged) {
-        report_damage(nb::cast<PoolClient&>(lease.client), lease.looks[i]);
         if (each) {
             lease.statuses[i] = Status::miss;
             lease.looks[i].entry = pool::kNoEntry;
@@ -159,14 +161,15 @@ void verify(RetrieveLease& lease) {
             lease.statuses.assign(1, Status::miss);
         }
     }
+    for (const std::uint32_t i : damaged) report_damage(nb::cast<PoolClient&>(lease.client), lease.core, looks[i]);
 }
 
 nb::list slots_of(nb::handle self) {
     auto& lease = nb::cast<RetrieveLease&>(self);
+    check_has_part(lease);
+    if (!lease.ended) verify(lease);
     if (lease.ended)
         raise("LeaseExpiredError", "these chunks have been given back: take their slots before commit_retrieve");
-    check_has_part(lease);
-    verify(lease);
     nb::list slots;
     for (std::uint32_t i = 0; i < lease.looks.size(); ++i)
         if (lease.looks[i].entry != pool::kNoEntry) slots.append(make_slot(nb::borrow(self), lease, i, false));
@@ -215,9 +218,11 @@ nb::object prepare_retrieve(nb::handle self, nb::handle keys_object, nb::handle 
     const auto add = [](std::atomic<std::uint64_t>& count, std::uint64_t by) {
         count.store(count.load(std::memory_order_relaxed) + by, std::memory_order_relaxed);
     };
-    add(counters.retrieves, 1);
-    add(counters.keys_retrieved, keys.size());
-    add(counters.hits, made->hits);
+    if (!core.closed()) {  // else the seat may be another client's by now
+        add(counters.retrieves, 1);
+        add(counters.keys_retrieved, keys.size());
+        add(counters.hits, made->hits);
+    }
     return nb::cast(made.release(), nb::rv_policy::take_ownership);
 }
 

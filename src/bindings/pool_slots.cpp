@@ -81,7 +81,8 @@ nb::object array_of(const Slot& slot) {
         return numpy.attr("frombuffer")(make_buffer(slot, {}, bytes, false), numpy.attr("uint8"));
     }
     auto& store = nb::cast<StoreLease&>(slot.lease);
-    if (store.committed || store.aborted) open_lease(slot);
+    if (store.is_filled())
+        raise("LeaseExpiredError", "this chunk has been committed or aborted, or is being: fill it before that");
     {
         const std::lock_guard guard(store.gathers.mutex);
         store.gathers.shown[slot.index] = true;

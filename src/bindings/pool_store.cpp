@@ -33,11 +33,12 @@ StoreLease& open_lease(nb::handle self, nb::handle object, const char* what) {
 }
 
 // Tells the pool what the namespace is, once.
-void describe_space(PoolClient& client, const KeySpace& space) {
-    if (client.core->knows_space(space.digest)) return;
+void describe_space(PoolClient& client, const std::shared_ptr<pool::Client>& core, const KeySpace& space,
+                    std::size_t keys) {
+    if (core->knows_space(space.digest)) return;
     const auto packed = nb::cast<nb::bytes>(space.object.attr("packed"));
     const auto words = static_cast<std::uint32_t>((packed.size() + pool::kDigestBytes - 1) / pool::kDigestBytes);
-    Asking asking(client, "describing a namespace", 1 + words, client.timeout_ns);
+    Asking asking(client, core, "prepare_store", 1 + words, client.timeout_ns, static_cast<std::uint32_t>(keys));
     const auto put = [&](auto& into, const pool::Digest& digest) {
         for (std::size_t k = 0; k < 4; ++k) into[k].store(digest.words[k], std::memory_order_relaxed);
     };
@@ -53,14 +54,14 @@ void describe_space(PoolClient& client, const KeySpace& space) {
     asking.slot().has_parent.store(1, std::memory_order_relaxed);
     asking.ask(pool::Ask::describe);
     asking.take();
-    client.core->told_space(space.digest);
+    core->told_space(space.digest);
 }
 
 // Asks for these of the lease's keys, which are not there yet, and pins what it gets.
 void reserve(PoolClient& client, StoreLease& lease, const Keys& keys, const std::vector<std::uint32_t>& which,
              std::size_t from, std::size_t count, const pool::Digest* parent) {
     const auto digests = keys.digests();
-    Asking asking(client, "prepare_store", static_cast<std::uint32_t>(count), client.timeout_ns);
+    Asking asking(client, lease.core, "prepare_store", static_cast<std::uint32_t>(count), client.timeout_ns);
     describe_request(asking, keys, parent, client.chunk_bytes);
     for (std::size_t i = 0; i < count; ++i)
         for (std::size_t k = 0; k < 4; ++k)
@@ -75,7 +76,7 @@ void reserve(PoolClient& client, StoreLease& lease, const Keys& keys, const std:
         if (lease.statuses[key] != Status::reserved) continue;
         const std::uint32_t entry = asking.item(i).entry.load(std::memory_order_relaxed);
         const std::uint32_t generation = asking.item(i).generation.load(std::memory_order_relaxed);
-        if (entry < client.core->memory().index().n_entries)
+        if (entry < lease.core->memory().index().n_entries)
             got[i] = {entry, pool::entry_word(generation, pool::EntryState::reserved)};
     }
     std::vector<bool> pinned;
@@ -246,7 +247,7 @@ nb::object prepare_store(nb::handle self, nb::handle keys_object, nb::handle par
         for (std::size_t i = room; i < missing.size(); ++i) made->statuses[missing[i]] = Status::busy;
         missing.resize(room);
     }
-    if (!missing.empty()) describe_space(client, keys.space());
+    if (!missing.empty()) describe_space(client, made->core, keys.space(), missing.size());
     for (std::size_t from = 0; from < missing.size(); from += pool::kBatch) {
         const std::size_t count = std::min<std::size_t>(pool::kBatch, missing.size() - from);
         if (from != 0 && keys.space().chained) parent = &digests[missing[from] - 1];
@@ -259,6 +260,12 @@ nb::object commit_store(nb::handle self, nb::handle object) {
     StoreLease& lease = open_lease(self, object, "commit_store");
     auto& client = nb::cast<PoolClient&>(self);
     pool::Client& core = *lease.core;
+    // What is there now is what is summed and stored: nothing more is filled from here on.
+    struct Committing {
+        StoreLease& lease;
+        ~Committing() { lease.committing = false; }
+    } committing{lease};
+    lease.committing = true;
     await_gathers(client, lease);
     if (lease.committed) return status_list(lease.statuses);
     seal_arrays(lease);
@@ -296,7 +303,7 @@ nb::object commit_store(nb::handle self, nb::handle object) {
     }
     for (std::size_t from = 0; !lease.exports() && from < keys.size(); from += pool::kBatch) {
         const auto count = static_cast<std::uint32_t>(std::min<std::size_t>(pool::kBatch, keys.size() - from));
-        Asking asking(client, "commit_store", count, client.timeout_ns);
+        Asking asking(client, lease.core, "commit_store", count, client.timeout_ns);
         asking.slot().checked.store(checked ? 1 : 0, std::memory_order_relaxed);
         asking.slot().parts.store(lease.joined ? lease.part.number : pool::kNoPart, std::memory_order_relaxed);
         for (std::uint32_t i = 0; i < count; ++i) {
@@ -344,7 +351,7 @@ void abort_store(nb::handle self, nb::handle object) {
     } end{lease};
     for (std::size_t from = 0; from < keys.size(); from += pool::kBatch) {
         const auto count = static_cast<std::uint32_t>(std::min<std::size_t>(pool::kBatch, keys.size() - from));
-        Asking asking(client, "abort_store", count, client.timeout_ns);
+        Asking asking(client, lease.core, "abort_store", count, client.timeout_ns);
         for (std::uint32_t i = 0; i < count; ++i) {
             const Look& look = lease.looks[keys[from + i]];
             asking.item(i).entry.store(look.entry, std::memory_order_relaxed);

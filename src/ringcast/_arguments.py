@@ -56,6 +56,17 @@ def flag(what: str, value: Any) -> bool:
     return _core.checked_flag(what, value)
 
 
+def text(what: str, value: Any, expected: str = "a str") -> str:
+    """A str that can be encoded in UTF-8, as whatever is kept, or given to the core, must be."""
+    if not isinstance(value, str):
+        raise refuse(what, expected, value)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ArgumentError(f"{what} cannot be encoded in UTF-8: {error}") from None
+    return value
+
+
 def choice(what: str, value: Any, choices: Iterable[str]) -> str:
     """One of a few words."""
     words = tuple(choices)

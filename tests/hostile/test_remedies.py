@@ -163,6 +163,11 @@ except TierError as error:
             ("mounted read-only", "remount,rw", "another path"),
         ),
         ("mount -t tmpfs none /mnt", ("there is no folder /mnt/folder", "make it")),
+        (
+            "mount -t tmpfs none /mnt; mkdir /mnt/folder; ln -s /gone/tier /mnt/folder/tier",
+            ("a link to what is not there", "another path"),
+        ),
+        ("mount -t tmpfs none /mnt; mkdir /mnt/folder; ln -s tier /mnt/folder/tier", ("leads nowhere", "another path")),
         ("mount -t tmpfs none /mnt; echo > /mnt/folder", ("/mnt/folder is not a folder", "another path")),
         ("mount -t tmpfs none /mnt; mkdir -p /mnt/folder/tier", ("it is a folder", "the path of a file in it")),
     ],

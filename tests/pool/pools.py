@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -10,7 +12,7 @@ import numpy as np
 
 from ringcast.errors import PoolTimeoutError
 from ringcast.pool import ChunkStatus, Keys, Namespace, PoolClient, PoolEvent, PoolServer, StoreLease, keys_from_hashes
-from tests.support import DEADLINE_S, Child, Link, eventually, unique_name
+from tests.support import DEADLINE_S, Background, Child, Link, eventually, unique_name
 
 CHUNK = 4096
 SPACE = Namespace("model", dtype="uint8", layout="bytes")
@@ -119,6 +121,30 @@ def answered(call: Callable[[], Answer]) -> Answer:
 
     eventually(comes, "an answer in time")
     return answers[0]
+
+
+@contextmanager
+def long_turns() -> Iterator[None]:
+    """A thread runs until it waits."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(DEADLINE_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def begun(call: Callable[[], Any]) -> Background:
+    """Returns when the call waits, if threads have long turns."""
+    there = threading.Event()
+
+    def run() -> Any:
+        there.set()
+        return call()
+
+    thread = Background(run)
+    there.wait()
+    return thread
 
 
 def figure(server: PoolServer, *path: str | int) -> Callable[[], int]:

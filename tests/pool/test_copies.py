@@ -238,6 +238,23 @@ def test_large_chunks_are_cut_into_stretches_whose_checksums_are_joined() -> Non
                 assert scatter_paged(found, kv, [0, 1, 2, 3], layout, threads=threads).result() == []
 
 
+def test_a_tensor_that_was_changed_in_place_is_copied_as_it_is_now() -> None:
+    """Its memory is where it was, and its dimensions are elsewhere in it."""
+    kv = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (6, 4, 4, 8), np.uint8))
+    layout = KVLayout.tokens(kv, 4, "BNHC")
+    with pool_of(layout) as (_, client):
+        for count in (1, 2):
+            expected = kv[3].reshape(4, 4, 2, 4).permute(2, 0, 1, 3).numpy().tobytes()
+            with client.store(some_keys(count)) as store:
+                gather_paged(kv, [3], store, layout)
+            with client.retrieve(some_keys(count)) as found:
+                assert bytes(found.slots[-1].array) == expected
+            kv.transpose_(1, 2)
+        kv.resize_(6, 4, 4, 4)
+        with pytest.raises(errors.LayoutError), client.store(some_keys(3)) as store:
+            gather_paged(kv, [3], store, layout)
+
+
 def test_a_future_can_be_awaited() -> None:
     kv = np.arange(640, dtype=np.uint8).reshape(10, 64)
     layout = KVLayout.pages([(kv, 64)])

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ import pytest
 
 from ringcast import errors
 from ringcast.pool import ChunkStatus, KVLayout, PoolClient, PoolServer, _copies, gather_paged, scatter_paged
+from tests.pool.pools import Starter, begun, long_turns, start_server
 from tests.pool.test_copies import pool_of, some_keys
-from tests.support import SHM, Child, Link, eventually, unique_name
+from tests.support import DEADLINE_S, SHM, Child, Link, eventually, unique_name
 
 torch = pytest.importorskip("torch")
 
@@ -225,6 +227,32 @@ def test_leases_that_have_ended_are_refused() -> None:
             lease = other.prepare_retrieve(some_keys(1))
         with pytest.raises(errors.PoolClosedError):
             scatter_paged(lease, kv, [0], layout)
+
+
+def test_nothing_is_filled_any_more_once_a_commit_has_begun(start: Starter) -> None:
+    kv = some_pages()
+    layout = KVLayout.pages([(kv, PAGE)])
+    name = unique_name("p")
+    server, _ = start_server(start, name)
+    with PoolClient.connect(name, "w", layout=layout, timeout=DEADLINE_S) as client, long_turns():
+        store = client.prepare_store(some_keys(1))
+        slots = store.slots
+        gather_paged(kv, [3], slots, layout)
+        server.signal(signal.SIGSTOP)
+        call = begun(partial(client.commit_store, store))
+        calls: list[Callable[[], Any]] = [
+            lambda: gather_paged(kv, [4], slots, layout),
+            lambda: gather_paged(kv, [4], store, layout),
+            lambda: slots[0].array,
+            lambda: slots[0].tensor,
+        ]
+        for fill in calls:
+            with pytest.raises(errors.LeaseExpiredError):
+                fill()
+        os.kill(server.pid, signal.SIGCONT)
+        assert call.result() == [ChunkStatus.COMMITTED]
+        with client.retrieve(some_keys(1)) as found:
+            assert bytes(found.slots[0].array) == kv[3].tobytes()
 
 
 def test_a_slot_that_is_empty_is_no_slot() -> None:

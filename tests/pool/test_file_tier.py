@@ -19,7 +19,7 @@ import pytest
 
 from ringcast.errors import ArgumentError, ArgumentTypeError, TierError
 from ringcast.pool import FileTier
-from tests.pool.tiers import BLOCK, CHUNK, chunk, flip, header_of, key, loaded, store
+from tests.pool.tiers import BLOCK, CHUNK, chunk, flip, header_of, key, loaded, store, unwritable
 from tests.support import ROOT
 
 SIZE = 1 << 20
@@ -319,6 +319,7 @@ def test_a_size_with_no_room_for_a_chunk_is_refused(tmp_path: Path) -> None:
         (7, SIZE, CHUNK),
         ("", SIZE, CHUNK),
         ("a\0b", SIZE, CHUNK),
+        ("\udcff", SIZE, CHUNK),
         ("t", 0, CHUNK),
         ("t", True, CHUNK),
         ("t", 1.5, CHUNK),
@@ -430,3 +431,24 @@ def test_a_chunk_of_an_earlier_place_is_not_taken_for_a_later_one(tmp_path: Path
         assert tier.remove([key(1)]).result() == [True]
     with opened(path) as tier:
         assert tier.exists([key(1)]).result() == [False]
+
+
+@pytest.mark.parametrize("then", ["sync", "close", "store"])
+def test_what_could_not_be_erased_is_erased_later(tmp_path: Path, then: str) -> None:
+    path = tmp_path / "tier"
+    with opened(path) as tier:
+        store(tier, *range(SLOTS))
+        with unwritable():
+            assert tier.remove([key(1), key(2)]).result() == [True, True]
+            assert tier.exists([key(1), key(2)]).result() == [False, False]
+            assert not tier.sync(), "the next index would have them"
+        if then == "sync":
+            assert tier.sync()
+        if then == "store":
+            assert store(tier, SLOTS) == [True]
+        assert store(tier, 1) == [True]
+        assert tier.remove([key(1)]).result() == [True]
+    with opened(path) as tier:
+        assert {n for n in range(SLOTS + 1) if tier.has_chunk(key(n))} == {
+            n for n in range(SLOTS + (then == "store")) if n not in (1, 2)
+        }

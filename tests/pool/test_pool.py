@@ -355,6 +355,13 @@ def test_a_client_without_a_pool_is_told_so() -> None:
         PoolClient.connect(unique_name("p"), layout=CHUNK)
 
 
+def test_a_worker_s_name_must_be_text_that_can_be_kept() -> None:
+    with pool() as (server, _):
+        for wrong in ("\ud800", 5, b"w"):
+            with pytest.raises(errors.ArgumentError, match="worker_id"):
+                PoolClient.connect(server.name, wrong, layout=CHUNK)  # type: ignore[arg-type]
+
+
 def test_leases_are_no_messages() -> None:
     with pool() as (_, [client]), pytest.raises(TypeError):
         pickle.dumps(client.prepare_retrieve(some_keys(1)))

@@ -373,6 +373,13 @@ def test_a_pool_is_served_with_a_tier_which_stat_shows(serve: Serve, tmp_path: P
     assert (tmp_path / "a:b").stat().st_size == 1 << 20
 
 
-@pytest.mark.parametrize("tier", ["file:/x:1MiB", "disk:/x:1MiB:4KiB", "file:/x:much:4KiB", "x"])
+@pytest.mark.parametrize(
+    "tier", ["file:/x:1MiB", "disk:/x:1MiB:4KiB", "file:/x:much:4KiB", "file:/\udcff:1MiB:4KiB", "x"]
+)
 def test_a_tier_that_makes_no_sense_is_a_usage_error(tier: str) -> None:
     assert "--tier" in complaint("serve", "p", "--size", "1MiB", "--tier", tier, code=2)
+
+
+def test_a_url_that_no_store_has_is_a_usage_error_of_one_line() -> None:
+    pytest.importorskip("obstore")
+    assert "--tier" in complaint("serve", "p", "--size", "1MiB", "--tier", "nowhere://x", code=2)

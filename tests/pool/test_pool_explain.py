@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -190,6 +191,17 @@ def test_the_command_tells_it_in_words_and_in_json() -> None:
         [told] = json.loads(done.stdout)
         assert told["verdict"] == "not stored"
         assert told["elsewhere"] == [{"digest": SPACE.digest.hex(), "differs": {"dtype": ["uint8", "int8"]}}]
+        salted = dataclasses.replace(SPACE, salt=b"\xff")
+        store(client, keys_of(salted, 1))
+        command[command.index("int8")] = "uint8"
+        done = subprocess.run(
+            [*command, "--salt", os.fsdecode(salted.salt)],
+            input=json.dumps(TOKENS),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "chunk 0 is in the pool" in done.stdout
         wrong = run_python(RINGCAST, "pool", "explain", server.name, *options[:6])
         assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
         assert "Give either --tokens or --hashes." in wrong.stderr

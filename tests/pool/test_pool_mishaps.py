@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import logging
 import os
@@ -19,6 +20,7 @@ from ringcast import MessageQueue, Selector, _core, errors
 from ringcast.pool import (
     FileTier,
     KVLayout,
+    ObjectTier,
     PoolClient,
     PoolEvent,
     PoolServer,
@@ -222,12 +224,38 @@ def test_what_is_called_when_a_prefetch_is_done_changes_nothing_of_its_result(
 def test_a_server_that_cannot_begin_is_no_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for options in ({"on_event": print}, {"tiers": [FileTier(tmp_path / "tier", "1MiB", CHUNK)]}):
         server = PoolServer(unique_name("p"), "1MiB", **options)
-        with no_threads(monkeypatch), pytest.raises(RuntimeError, match="thread"):
+        with no_threads(monkeypatch), pytest.raises(errors.SystemCallError, match=f"{server.name}.*thread.*limit"):
             server.start()
         assert server.closed
         with pytest.raises(errors.PoolConnectError, match="start its server first"):
             PoolClient.connect(server.name, layout=CHUNK)
     FileTier(tmp_path / "tier", "1MiB", CHUNK).close()  # which nobody has any more
+
+
+def test_without_threads_a_client_s_calls_end_in_errors_of_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def ask(client: PoolClient) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(errors.PoolError, match=r"prefetch: can't start.*limit"):
+                client.prefetch(some_keys(2)).result(0)
+            with pytest.raises(errors.PoolError, match=r"aretrieve: can't start.*limit"):
+                await client.aretrieve(some_keys(2), wait=DEADLINE_S)
+
+    with pool() as (_, [client]):
+        asyncio.run(ask(client))
+        assert client.prefetch(some_keys(2)).result() == 0
+
+
+def test_an_object_tier_opens_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("obstore")
+    with no_threads(monkeypatch):
+        tier = ObjectTier("memory:///", "prefix")
+        assert tier.store([bytes(32)], [b"a chunk"]).result(0) == [False]
+        assert tier.clear() == 1
+        tier.close()
 
 
 def test_a_tier_is_one_server_s(tmp_path: Path) -> None:

@@ -193,6 +193,16 @@ def test_a_full_file_gives_up_what_was_not_used_for_the_longest_and_leaves_first
         assert (stats["evicted"], stats["used"]) == (0, sum(there)), "the server says what goes"
 
 
+def test_a_full_file_gives_up_one_chunk_for_one(tmp_path: Path) -> None:
+    with tiered(tier := file_tier(tmp_path, slots=16), chunks=64) as (server, [client]):
+        for i in range(20):
+            keep(server, client, some_keys(1, i))
+        assert tier.stats()["used"] == 16
+        assert [client.lookup(some_keys(1, i)).total for i in range(20)] == [1] * 20
+        evict(client, chunks=128)
+        assert [client.lookup(some_keys(1, i)).total for i in range(20)] == [0] * 4 + [1] * 16
+
+
 def test_few_entries_are_shared_by_memory_and_tier(tmp_path: Path) -> None:
     with tiered(tier := file_tier(tmp_path), entries=20) as (server, [client]):
         for i in range(20):

@@ -28,6 +28,8 @@ def test_a_bit_that_changed_in_the_file_is_a_miss_and_an_event(tmp_path: Path) -
         told = [event for batch in (next(events),) for event in batch if event.reason == "damaged"]
         assert [(event.kind, event.key, event.medium) for event in told] == [("removed", keys[1], "FileTier")]
         assert tier_figure(server, "corrupt")() == 1
+        [(times, text)] = server._core.tier_errors()  # type: ignore[union-attr]
+        assert (times, "not those that were stored" in text) == (1, True), "which is logged"
         eventually(lambda: tier.stats()["used"] == 1, "no copy stays that nobody can find")
         assert store(client, keys) == [CACHED] + [COMMITTED] * 3
 

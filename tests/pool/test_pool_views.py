@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import subprocess
 import sys
@@ -223,3 +224,21 @@ def test_a_view_of_a_lease_that_has_ended_is_refused() -> None:
         with pytest.raises(errors.LeaseExpiredError):
             _ = slot.array
         assert retrieved(client, RUN[:2]) == 2
+
+
+@pytest.mark.parametrize("leading", [False, True])
+def test_threads_that_ask_for_slots_at_once_are_all_given_what_was_compared(leading: bool) -> None:
+    size = 64 << 20  # so that it takes a while
+    with pool(chunks=2, clients=2, chunk=size) as (server, [client, other]):
+        keys = some_keys(2, space=pools.SPACE if leading else LOOSE)
+        store = client.prepare_store(keys)
+        address = store.slots[1].array.ctypes.data
+        client.commit_store(store)
+        ctypes.memset(address + size - 1, 0x5A, 1)
+        with other.retrieve(keys, leading=leading) as found:
+            with pools.long_turns():
+                first = pools.begun(lambda: len(found.slots))
+                assert len(found.slots) == 1
+                assert first.result() == 1
+            assert found.hits == 1
+        assert server.stats()["quarantined"] == 1

@@ -9,6 +9,7 @@ import sys
 import threading
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -357,6 +358,49 @@ def test_objects_of_earlier_eras_are_removed(tmp_path: Path) -> None:
 
         eventually(left, "the removal of what was cleared")
         assert loaded(tier, 7)
+
+
+@pytest.mark.parametrize("what", ["empty", "in its header", "in its bytes", "longer", "much longer", "another key's"])
+def test_an_object_that_is_another_one_is_dropped_whatever_its_length(tmp_path: Path, what: str) -> None:
+    """And of one that is longer no more is fetched than a chunk: whoever wrote it says how long it is."""
+    stores: Any = pytest.importorskip("obstore.store")
+    obstore: Any = pytest.importorskip("obstore")
+    with ObjectTier(stores.LocalStore(tmp_path), "pool") as tier:
+        store(tier, 1, 2)
+        one, two = (tmp_path / "pool" / f"{0:016x}" / key(n).hex() for n in (1, 2))
+        if what == "another key's":
+            one.write_bytes(two.read_bytes())
+        else:
+            whole = one.stat().st_size
+            lengths = {"empty": 0, "in its header": 30, "in its bytes": 99, "longer": whole + 1}
+            os.truncate(one, lengths.get(what, 64 << 20))
+        fetched = []
+
+        def get(*arguments: Any) -> Any:
+            result = obstore.get(*arguments)
+
+            def fetch() -> Any:
+                fetched.append(result.meta["size"])
+                return result.bytes()
+
+            return SimpleNamespace(meta=result.meta, bytes=fetch)
+
+        tier._obstore = SimpleNamespace(**{**vars(obstore), "get": get})
+        assert not loaded(tier, 1)
+        assert tier.stats()["corrupt"] == 1
+        assert sum(fetched) <= 2 * CHUNK
+        assert not one.exists()
+        assert loaded(tier, 2)
+
+
+def test_a_chunk_of_another_length_is_no_damage(tmp_path: Path) -> None:
+    stores: Any = pytest.importorskip("obstore.store")
+    with ObjectTier(stores.LocalStore(tmp_path), "pool") as tier:
+        store(tier, 1)
+        assert not loaded(tier, 1, CHUNK - 1)
+        assert not loaded(tier, 1, CHUNK + 1)
+        assert loaded(tier, 1)
+        assert tier.stats()["corrupt"] == 0
 
 
 def test_what_is_no_tiers_is_left_alone(tmp_path: Path) -> None:

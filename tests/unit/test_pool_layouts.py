@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from ringcast.errors import ArgumentError, ArgumentTypeError
-from ringcast.pool import KVLayout
+from ringcast.pool import KVLayout, Namespace
 
 PLAIN = KVLayout.sizes([64, 32], pages_per_chunk=2, shards=2, cpu_isa="amx")
 
@@ -66,6 +67,47 @@ def test_dimensions_may_lie_in_any_order_without_gaps() -> None:
         KVLayout.pages([(np.zeros((10, 64), np.int8)[::-1], 64)])
 
 
+@pytest.mark.parametrize("axis", range(3))
+def test_a_dimension_of_one_may_have_any_stride(axis: int) -> None:
+    padded = np.zeros((10, 96), np.int8)[:, :64]
+    shape, strides = list(padded.shape), list(padded.strides)
+    shape.insert(axis, 1)
+    strides.insert(axis, 96_000)
+    assert KVLayout.pages([(np.lib.stride_tricks.as_strided(padded, shape, strides), 64)]).n_pages == 10
+
+
+def test_types_of_other_bytes_have_other_fingerprints() -> None:
+    """Also where NumPy calls them the same: of the other byte order, with other fields."""
+    kinds = [np.dtype(kind) for kind in ("<u4", ">u4", "<f4", ">f4", "u2,u2", "u1,u1,u2", "V4")]
+    prints = {KVLayout.tokens(np.zeros((2, 4, 8, 2, 16), kind), 8, "2BNHC").fingerprint for kind in kinds}
+    assert len(prints) == len(kinds)
+    spaces = {Namespace("m", dtype=kind, layout="any") for kind in kinds}
+    assert len({space.dtype for space in spaces}) == len(kinds)
+
+
+def nested() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is a prototype
+        return torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda: torch.zeros(4, 8, 2, 16, dtype=torch.complex64).conj(), "resolve_conj"),
+        (lambda: torch._neg_view(torch.zeros(4, 8, 2, 16)), "resolve_neg"),
+        (lambda: torch.zeros(4, 8, 2, 16, device="meta"), "has memory, not a Tensor of meta"),
+        (nested, "strided tensor, not 'nested'"),
+    ],
+)
+def test_tensors_whose_memory_has_not_their_values_are_refused(make: Any, what: str) -> None:
+    tensor = make()
+    with pytest.raises(ArgumentTypeError, match=what):
+        KVLayout.tokens([tensor], 8, "BNHC")
+    with pytest.raises(ArgumentTypeError, match=what):
+        KVLayout.pages([(tensor, 64)])
+
+
 def test_tensors_must_be_rows_of_pages_and_equally_many() -> None:
     with pytest.raises(ArgumentError, match="no whole pages of 48"):
         KVLayout.pages([(np.zeros(100, np.int8), 48)])
@@ -107,6 +149,7 @@ def test_what_is_no_tensor_with_a_size_is_refused(given: Any) -> None:
         ({"shards": 0}, ArgumentError),
         ({"cpu_isa": 5}, ArgumentTypeError),
         ({"cpu_isa": ""}, ArgumentError),
+        ({"cpu_isa": "\ud800"}, ArgumentError),
     ],
 )
 def test_sizes_are_checked(change: dict[str, Any], type_of_error: type[Exception]) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from ringcast.vllm import _scheduling
 from ringcast.vllm._plans import Load, Plan, Report, Store
 from ringcast.vllm._pool_events import Removed, Stored
 from ringcast.vllm._pool_settings import Settings
+from ringcast.vllm._storing import Stores
 from tests.pool.pools import Starter, start_server
 from tests.support import eventually, mapped, segments, unique_name
 from tests.vllm.toy import BLOCK, CHUNK, MODEL, RANKS, Toy, ToyRequest, hashes, page
@@ -60,6 +62,28 @@ def test_a_second_engine_takes_the_first_ones_prefix_and_computes_the_rest() -> 
             nothing_is_held(engine)
 
 
+def test_what_a_step_computes_is_stored_after_it_however_soon_the_server_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker begins with what it is told before it computes."""
+    begin = Stores.begin
+
+    def begin_and_hear(stores: Stores, *arguments: Any) -> None:
+        before = len(stores._answers)
+        begin(stores, *arguments)
+        eventually(lambda: len(stores._answers) > before)
+
+    monkeypatch.setattr(Stores, "begin", begin_and_hear)
+    with server() as pool, Toy(pool.name) as first, Toy(pool.name) as second:
+        request = ToyRequest("a", PROMPT)
+        first.admit(request)
+        assert first.step({"a": len(PROMPT)}).stores == []
+        first.end(request)
+        first.settle()
+        assert stored(pool) == 8
+        assert second.run(ToyRequest("a", PROMPT)) == 8 * BLOCK, "whose bytes are looked at there"
+
+
 def test_what_is_stored_and_what_goes_is_told_with_its_tokens() -> None:
     with server() as pool, Toy(pool.name) as engine:
         engine.run(ToyRequest("a", PROMPT))
@@ -92,6 +116,18 @@ def test_another_salt_another_model_and_another_form_find_nothing() -> None:
         for other in (MODEL._replace(name="m2"), MODEL._replace(revision="2"), MODEL._replace(form="other")):
             with Toy(pool.name, model=other) as stranger:
                 assert stranger.run(ToyRequest("a", PROMPT, cache_salt="one")) == 0
+
+
+def test_an_adapter_of_the_same_name_from_another_place_finds_nothing() -> None:
+    """The engine's hashes have the name."""
+    with server() as pool, Toy(pool.name) as first, Toy(pool.name) as second:
+        here, there = (SimpleNamespace(lora_name="a", lora_path=path) for path in ("/here", "/there"))
+        first.run(ToyRequest("a", PROMPT, lora_request=here))
+        assert second.run(ToyRequest("b", PROMPT, lora_request=there)) == 0
+        assert second.run(ToyRequest("c", PROMPT)) == 0
+        assert second.run(ToyRequest("d", PROMPT, lora_request=here)) == 8 * BLOCK
+        second.side.forget()
+        assert second.run(ToyRequest("e", PROMPT, lora_request=here)) == 0
 
 
 def test_who_wants_no_cache_reads_none_and_after_a_reset_nobody_finds_what_was() -> None:

@@ -50,6 +50,7 @@ class ToyRequest:
     request_id: str
     tokens: list[int]
     cache_salt: str | None = None
+    lora_request: Any = None
     skip_reading_prefix_cache: bool = False
     num_computed_tokens: int = 0
     blocks: list[int] = field(default_factory=list)
@@ -113,10 +114,10 @@ class Toy:
     def step(self, scheduled: dict[str, int] | None = None) -> Plan:
         """One step, which computes so many tokens of each of these requests."""
         plan = self.side.plan(scheduled or {})
+        for worker in self.workers:
+            worker.begin(plan)  # before it computes
         for name, tokens in (scheduled or {}).items():
             self.compute(self.requests[name], tokens)
-        for worker in self.workers:
-            worker.begin(plan)
         self.hear()
         return plan
 

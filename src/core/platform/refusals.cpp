@@ -175,8 +175,17 @@ std::string remedy_of_file(const std::string& path, int error) {
         case EROFS:
             return "the file system of " + folder +
                    " is mounted read-only: remount it (mount -o remount,rw), or give another path";
-        case ENOENT:
+        case ENOENT: {
+            struct stat status{};
+            if (lstat(path.c_str(), &status) == 0)
+                return "it is a link to what is not there: make that folder, or give another path";
+            if (stat(folder.c_str(), &status) == 0) return "no file can be made in " + folder + ": give another path";
             return "there is no folder " + folder + ": make it";
+        }
+        case ELOOP:
+            return "it is a link that leads nowhere: give another path";
+        case ENXIO:
+            return "it is no regular file: give another path";
         case ENOTDIR:
             return folder + " is not a folder: give another path";
         case EISDIR:

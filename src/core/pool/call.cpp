@@ -19,6 +19,7 @@ Call::Call(Client& client) : client_(client), waiter_(client.waiting_, client.co
 
 bool Call::take_slot() {
     const std::lock_guard guard(client_.slots_);
+    if (client_.closed()) return false;
     for (std::uint32_t i = 0; i < kMailSlots; ++i) {
         if ((client_.slots_in_use_ >> i & 1) != 0) continue;
         const std::uint64_t word = client_.memory_->own_seat().mail[i].word.load(std::memory_order_relaxed);
@@ -34,8 +35,12 @@ bool Call::take_slot() {
 Call::~Call() {
     if (index_ == kMailSlots) return;
     if (asked_ && !withdraw()) take();
-    const std::lock_guard guard(client_.slots_);
-    client_.slots_in_use_ &= ~(1u << index_);
+    {
+        const std::lock_guard guard(client_.slots_);
+        client_.slots_in_use_ &= ~(1u << index_);
+    }
+    const std::lock_guard guard(client_.pinning_);
+    client_.leave_if_done();
 }
 
 void Call::begin(Ask kind, std::uint32_t count) noexcept {
@@ -54,6 +59,12 @@ bool Call::briefly() noexcept {
     return waiter_.briefly([this] { return answered(); });
 }
 
+Call::Progress Call::outlook() const noexcept {
+    PoolMemory& memory = *client_.memory_;
+    if (memory.words().life.load(std::memory_order_relaxed) == PoolLife::closed) return Progress::closed;
+    return memory.server_alive() ? Progress::waiting : Progress::server_dead;
+}
+
 Call::Progress Call::slice(std::int64_t until_ns) {
     PoolMemory& memory = *client_.memory_;
     const auto closed = [&] { return memory.words().life.load(std::memory_order_relaxed) == PoolLife::closed; };
@@ -64,8 +75,7 @@ Call::Progress Call::slice(std::int64_t until_ns) {
         Native::reached(FaultPoint::pool_answer_found);
         return Progress::answered;
     }
-    if (closed()) return Progress::closed;
-    return memory.server_alive() ? Progress::waiting : Progress::server_dead;
+    return outlook();
 }
 
 void Call::take() noexcept {

@@ -14,12 +14,15 @@ public:
     Call(const Call&) = delete;
     Call& operator=(const Call&) = delete;
 
-    // False: all slots of this client are in use, or wait for the server to undo what was withdrawn.
+    // The client has its seat until the slot is free again. False: all slots of this client are in use, or wait for the server
+    // to undo what was withdrawn; or it is closed.
     bool take_slot();
     NativeMailSlot& slot() const noexcept { return client_.memory_->own_seat().mail[index_]; }
     void begin(Ask kind, std::uint32_t count) noexcept;
 
     enum class Progress { answered, waiting, server_dead, closed };
+    // Can an answer be hoped for, or a slot? Never `answered`.
+    Progress outlook() const noexcept;
     bool briefly() noexcept;
     Progress slice(std::int64_t until_ns);
     // What was got is pinned. The slot is free again.

@@ -18,8 +18,7 @@ namespace {
 constexpr std::uint32_t kWindow = 16;  // keys whose memory is fetched at a time
 
 [[noreturn]] void throw_no_server(const PoolMemory& memory, const char* why) {
-    throw Error(ErrorCode::segment_not_found,
-                memory.label() + " has no living server: " + why + "; start one (ringcast pool serve)", ENOENT);
+    throw Error(ErrorCode::segment_not_found, memory.label() + " has no living server: " + why, ENOENT);
 }
 
 // Whoever has the seat's lock says who it is.
@@ -92,11 +91,16 @@ Client::~Client() {
 void Client::close() noexcept {
     if (in_forked_child() || closed_.exchange(true, std::memory_order_relaxed)) return;
     const std::lock_guard guard(pinning_);
-    if (row_.held() == 0) leave();
+    leave_if_done();
 }
 
-void Client::leave() noexcept {
-    if (left_.exchange(true, std::memory_order_relaxed)) return;
+void Client::leave_if_done() noexcept {
+    if (!closed() || left_ || row_.held() != 0) return;
+    {
+        const std::lock_guard guard(slots_);  // a call that begins after this finds the client closed
+        if (slots_in_use_ != 0) return;
+    }
+    left_ = true;
     memory_->locks().unlock(seat_lock(seat_));
     ring();  // so that the server gives the seat back now
     memory_->remove_if_abandoned();
@@ -195,6 +199,7 @@ Client::Counted Client::lookup(std::span<const Digest> keys) const {
 
 Pinned<Native> Client::pin(std::span<const Look> looks, Places& places) {
     const std::lock_guard guard(pinning_);
+    if (left_) return {};
     const std::size_t first = places.size();
     const auto pinned = pin_leading(memory_->index(), row_, looks, places);
     Native::reached(FaultPoint::pool_pinned);
@@ -205,6 +210,7 @@ Pinned<Native> Client::pin(std::span<const Look> looks, Places& places) {
 bool Client::pin_each(std::span<const Look> looks, Places& places, std::vector<bool>& pinned, std::uint32_t part) {
     pinned.assign(looks.size(), false);
     const std::lock_guard guard(pinning_);
+    if (left_) return true;
     std::vector<std::uint32_t> got(looks.size(), PinRow<Native>::kFull);
     bool room = true;
     for (std::size_t i = 0; i < looks.size(); ++i) {
@@ -239,7 +245,7 @@ void Client::unpin(Places& places) noexcept {
     const std::lock_guard guard(pinning_);
     for (const Place& place : places) row_.clear(place.at);
     places.clear();
-    if (closed() && row_.held() == 0) leave();
+    leave_if_done();
 }
 
 bool Client::knows_space(const Digest& space) {
@@ -266,7 +272,7 @@ void Client::unpin(const Place& place) noexcept {
     Native::reached(FaultPoint::pool_unpin_begin);
     const std::lock_guard guard(pinning_);
     row_.clear(place.at);
-    if (closed() && row_.held() == 0) leave();
+    leave_if_done();
 }
 
 void Client::shorten(const Place& place, const Look& to) noexcept {
@@ -293,6 +299,7 @@ std::uint32_t Client::held() noexcept {
 void Client::touch(std::uint32_t entry, std::uint32_t ancestors, bool by_store) noexcept {
     NativePoolSeat& own = memory_->own_seat();
     const std::lock_guard guard(pinning_);
+    if (left_) return;
     const std::uint64_t n = own.touched.load(std::memory_order_relaxed);
     own.touches[n % kTouches].store(touch_word(entry, ancestors, by_store), std::memory_order_relaxed);
     own.touched.store(n + 1, std::memory_order_release);  // release [touch]

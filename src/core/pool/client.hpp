@@ -92,14 +92,16 @@ public:
     // The same by whoever has just summed them.
     bool is_intact(const Look& look, Part part, std::uint32_t found) noexcept;
 
-    // The seat is given back when nothing is pinned any more: at once, or by the last `unpin`.
+    // The seat is given back when nothing is pinned and nothing asked any more: at once, or by the last `unpin` or call. Once it
+    // is, it may be another client's: nothing is pinned or said in it, and what is tried to be has changed.
     void close() noexcept;
     bool closed() const noexcept { return closed_.load(std::memory_order_relaxed); }
 
 private:
     friend class Call;
     Client(std::unique_ptr<PoolMemory> memory, std::uint32_t seat, const Options& options);
-    void leave() noexcept;
+    // Gives the seat back if that is due; under `pinning_`.
+    void leave_if_done() noexcept;
     void note_since(std::span<const Place> places) noexcept;
     void ring() noexcept;
 
@@ -122,7 +124,7 @@ private:
     CallersMutex pinning_;
     PinRow<Native> row_;
     std::mutex slots_;
-    std::uint32_t slots_in_use_ = 0;  // a bit each
+    std::uint32_t slots_in_use_ = 0;  // a bit each; guarded by `slots_`
     std::array<std::uint32_t, kMailSlots> numbers_{};
     WaitCounters<Native> counters_{};
     std::uint32_t sum_of(std::uint32_t entry, Part part) const noexcept;
@@ -130,8 +132,8 @@ private:
     std::vector<std::atomic<std::uint64_t>> intact_;  // by entry: what was found right last, see client.cpp
     std::vector<Digest> known_spaces_;  // guarded by `slots_`; the one that was asked for last is the last
     std::atomic<bool> closed_{false};
-    std::atomic<bool> left_{false};
-    Mapping image_;  // the seat of the last children that inherited
+    bool left_ = false;  // guarded by `pinning_`
+    Mapping image_;      // the seat of the last children that inherited
     std::optional<Heirs> heirs_;
 };
 

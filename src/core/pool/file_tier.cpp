@@ -87,6 +87,7 @@ void FileTier::close() noexcept {
         if (closed_) return;
         closed_ = true;
         changed_.wait(lock, [this] { return calls_ == 0; });
+        erase_stale(lock);
     }
     file_.close();
 }
@@ -175,7 +176,8 @@ TierOutcome FileTier::store(const Digest& key, std::span<const std::byte> bytes,
         }
         Slot& slot = slots_[at];
         slot = {.record = {.key = key, .length = bytes.size(), .era = era(), .sequence = ++sequence_, .note = note},
-                .state = State::writing};
+                .state = State::writing,
+                .stale = slot.stale};
         try {
             index_.emplace(key, at);
         } catch (const std::bad_alloc&) {
@@ -192,6 +194,7 @@ TierOutcome FileTier::store(const Digest& key, std::span<const std::byte> bytes,
         if (error != 0) erase(at);  // or who lay there before is found again one day, after it was removed elsewhere
 
         call.lock.lock();
+        if (error == 0) slot.stale = false;
         if (error == 0 && era() == record.era) {
             slot.record.crc = record.crc;
             slot.state = State::present;
@@ -247,10 +250,35 @@ TierOutcome FileTier::load(const Digest& key, std::span<std::byte> into) noexcep
     return failed("a chunk could not be read", read.error);
 }
 
-void FileTier::erase(std::size_t slot) noexcept {
+int FileTier::erase(std::size_t slot) noexcept {
     reached(FaultPoint::tier_erase_begin);
-    if (const int error = file_.erase(slot)) failed("a chunk could not be erased", error);
+    const int error = file_.erase(slot);
     reached(FaultPoint::tier_erased);
+    {
+        const std::lock_guard guard(mutex_);
+        slots_[slot].stale = error != 0;
+    }
+    if (error != 0) failed("a chunk could not be erased", error);
+    return error;
+}
+
+int FileTier::erase_stale(std::unique_lock<std::mutex>& lock) noexcept {
+    int error = 0;
+    for (std::size_t at = 0; at < slots_.size(); ++at) {
+        Slot& slot = slots_[at];
+        // Who writes there may write over it.
+        changed_.wait(lock, [&slot] { return !slot.stale || slot.state != State::writing; });
+        if (!slot.stale) continue;
+        std::erase(free_, at);
+        slot.state = State::writing;
+        lock.unlock();
+        const int failure = erase(at);
+        lock.lock();
+        if (failure != 0) error = failure;
+        give_back(at);
+        changed_.notify_all();
+    }
+    return error;
 }
 
 bool FileTier::exists(const Digest& key) noexcept {
@@ -294,6 +322,7 @@ void FileTier::clear(std::uint64_t era) {
     file_.set_era(era);
     call.lock.lock();
     broken_ = false;
+    for (Slot& slot : slots_) slot.stale = false;  // of an older era
 }
 
 TierOutcome FileTier::sync() noexcept {
@@ -301,6 +330,7 @@ TierOutcome FileTier::sync() noexcept {
     {
         Call call(*this);
         if (!call.usable) return TierOutcome::refused;
+        if (erase_stale(call.lock) != 0) return TierOutcome::failed;  // which has been told
         call.lock.unlock();
         error = file_.sync();
     }

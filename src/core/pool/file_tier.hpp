@@ -42,6 +42,7 @@ public:
     TierOutcome remove(const Digest& key) noexcept override;
     void clear(std::uint64_t era) override;
     std::uint64_t era() const noexcept override { return era_.load(std::memory_order_relaxed); }
+    // What has been stored is there after a loss of power, and what has been removed is not, after that or any restart.
     TierOutcome sync() noexcept override;
     // Synced, unlocked, closed; calls fail from then on. Waits for those that run.
     void close() noexcept;
@@ -65,7 +66,8 @@ private:
         SlotFile::Record record;
         std::uint32_t readers = 0;  // nobody writes to it while there are some
         State state = State::free;
-        bool used = false;  // since the clock's hand came by
+        bool used = false;   // since the clock's hand came by
+        bool stale = false;  // its header still says what is gone, since it could not be erased
     };
     struct DigestHash {
         std::size_t operator()(const Digest& digest) const noexcept {
@@ -80,8 +82,11 @@ private:
     void give_back(std::size_t at) noexcept;
     // A chunk that is present: out of the index, and once nobody reads it, erased and free. Lets go of the mutex meanwhile.
     void drop(Call& call, std::size_t at) noexcept;
-    // A slot that nobody reads, with nothing in it: its header goes, so that no later index has it.
-    void erase(std::size_t slot) noexcept;
+    // A slot that nobody reads, with nothing in it: its header goes, so that no later index has it. 0 or an errno.
+    int erase(std::size_t slot) noexcept;
+    // The headers that could not be erased, again. 0 or an errno: a later index may have some of them. Lets go of the mutex
+    // meanwhile.
+    int erase_stale(std::unique_lock<std::mutex>& lock) noexcept;
     TierOutcome failed(const char* what, int error) noexcept;
 
     SlotFile file_;

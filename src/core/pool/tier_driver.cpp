@@ -200,10 +200,6 @@ void TierDriver::clear(bool wholly, std::function<void(bool)> answer) {
             for (const Digest& key : tier.removals) tier.leaving.erase(key.words[0]);
             tier.removals.clear();
             tier.wholly = true;
-        } else {  // a header that could not be erased is found again by the next server
-            told = [told, native = tier.native, failed = tier.native->counts().failed](bool certain) {
-                told(certain && native->counts().failed == failed);
-            };
         }
         if (!tier.hangs) {
             tier.clears.emplace_back(told);

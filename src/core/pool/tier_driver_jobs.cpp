@@ -210,8 +210,9 @@ bool TierDriver::give_store(std::uint32_t t) {
         bool fits = !leaves(tier, keeper_.key_of(e)) && !tier.coming.contains(keeper_.key_of(e).words[0]);
         if (there && fits && tier.local() &&
             keeper_.tiers().copies(t) + tier.coming.size() + tier.leaving.size() >= keeper_.tiers().slots(t)) {
-            // One goes for it: this one waits until it has gone.
-            fits = tier.leaving.size() >= tier.depth || keeper_.make_room(t) || !tier.leaving.empty();
+            // One goes for each that waits, and waits until it has gone.
+            const std::size_t enough = std::min<std::size_t>(tier.depth, tier.stores.size());
+            fits = tier.leaving.size() >= enough || keeper_.make_room(t) || !tier.leaving.empty();
             if (fits) {
                 take_removals();
                 return give_removal(t);

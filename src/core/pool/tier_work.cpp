@@ -103,6 +103,8 @@ void run_tier(TierWork& work, Tier& tier) noexcept {
                 break;
         }
         if (job->outcome == TierOutcome::failed && job->error.empty()) job->error = tier.last_error();
+        if (job->outcome == TierOutcome::corrupt)
+            job->error = "the bytes in the file are not those that were stored; that chunk is dropped";
         work.finish(std::move(job));
     }
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import IO
 
@@ -80,7 +81,7 @@ def command(
     if (tokens is None) == (hashes is None):
         raise click.UsageError("Give either --tokens or --hashes.")
     space = Namespace(
-        model, revision, dtype=dtype, layout=layout, shards=shards, group=group, chained=chained, salt=salt.encode()
+        model, revision, dtype=dtype, layout=layout, shards=shards, group=group, chained=chained, salt=os.fsencode(salt)
     )
     found = explain(name, space, tokens=tokens, hashes=hashes, chunk_size=chunk_size, every=every)
     if as_json:

@@ -9,12 +9,13 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from ringcast import _core, _html
-from ringcast._arguments import checked, flag, refuse
+from ringcast._arguments import checked, flag, text
 from ringcast._mishaps import Promise
 from ringcast._names import pool_segment_name
+from ringcast._refusals import named
 from ringcast._sizes import human_bytes
 from ringcast._version import __version__
-from ringcast.errors import PoolConnectError, SegmentError
+from ringcast.errors import PoolConnectError, PoolError, SegmentError
 from ringcast.pool import _tokens
 from ringcast.pool._layouts import KVLayout
 from ringcast.pool._looking import not_reached
@@ -229,7 +230,10 @@ class PoolClient(_core.PoolClient):
 
     @_native
     def close(self) -> None:
-        """Gives the seat back, once no lease or view holds a chunk any more. Any number of times, from any thread.
+        """Gives the seat back, once no lease or view holds a chunk and no call of another thread waits any more.
+
+        Any number of times, from any thread. Calls that wait for the server end as they would have; all others, and
+        a retrieve that waits for a chunk, raise PoolClosedError.
 
         >>> client.close()
         """
@@ -309,6 +313,8 @@ class PoolClient(_core.PoolClient):
     def reconnect(self) -> None:
         """Take a seat at the pool that has the name now, after PoolClosedError. Leases of the old one are over.
 
+        Calls of other threads go on with the seat that they began with, as after `close`.
+
         >>> with PoolServer("docs-again", "1MiB"):
         ...     client = PoolClient.connect("docs-again", layout=4096)
         >>> with PoolServer("docs-again", "2MiB"):
@@ -324,7 +330,8 @@ class PoolClient(_core.PoolClient):
         """Has the server bring what tiers have of these keys into memory; the future says how many leading are there.
 
         It waits for nothing here. Once nothing more comes, or after `timeout` seconds, the future is done; it has a
-        PoolError if this client was closed meanwhile. A hint: what was brought may be evicted before it is retrieved.
+        PoolError if this client was closed meanwhile, or no thread can be had. A hint: what was brought may be evicted
+        before it is retrieved.
 
         >>> with PoolServer("docs-prefetch", "1MiB"), PoolClient.connect("docs-prefetch", layout=4096) as client:
         ...     _ = client.commit_store(client.prepare_store(keys))
@@ -346,8 +353,16 @@ class PoolClient(_core.PoolClient):
         if there == len(keys):
             future.set_result(there)
         else:
-            threading.Thread(target=bring, name="ringcast prefetch", daemon=True).start()
+            try:
+                threading.Thread(target=bring, name="ringcast prefetch", daemon=True).start()
+            except RuntimeError as error:
+                future.set_exception(self._without_a_thread("prefetch", error))
         return future
+
+    def _without_a_thread(self, what: str, error: RuntimeError) -> BaseException:
+        """A PoolError that names the limit, if none can be had; else the same."""
+        why = named(error, f"{self._context}: {what}")
+        return why if why is error else PoolError(str(why))
 
     async def aretrieve(self, keys: Keys, wait: float | None = None) -> _core.RetrieveLease:
         """`retrieve`, whose waiting for another client's store, or for a tier, goes beside the event loop.
@@ -362,7 +377,10 @@ class PoolClient(_core.PoolClient):
         if wait is None or lease.hits == len(keys):
             return lease
         self.commit_retrieve(lease)
-        return await asyncio.to_thread(self.prepare_retrieve, keys, wait)
+        try:
+            return await asyncio.to_thread(self.prepare_retrieve, keys, wait)
+        except RuntimeError as error:
+            raise self._without_a_thread("aretrieve", error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -398,6 +416,4 @@ class PoolClient(_core.PoolClient):
 def _worker_id(worker_id: str | None) -> str:
     if worker_id is None:
         return str(os.getpid())
-    if not isinstance(worker_id, str):
-        raise refuse("worker_id", "a str", worker_id)
-    return worker_id
+    return text("worker_id", worker_id)

@@ -120,14 +120,22 @@ def rows_of(kv: Any, layout: KVLayout) -> Rows:
     own = layout.tensors
     if len(given) != len(own) or not all(map(is_, given, own)) or any(isinstance(tensor, list) for tensor in own):
         return _found_rows(kv, layout)
-    # Memory of an array that is in use does not move; torch's may.
-    places = [tensor.data_ptr() for tensor in own if hasattr(tensor, "data_ptr")]
+    places = list(map(_place, own))
     known = layout._rows.get("own")
     if known is None or known[0] != places:
         known = places, _found_rows(kv, layout)
         layout._rows["own"] = known
     rows: Rows = known[1]
     return rows
+
+
+def _place(tensor: Any) -> tuple[Any, ...]:
+    """What an operation in place may change. Memory of an array that is in use does not move; torch's may."""
+    if hasattr(tensor, "data_ptr"):
+        return tensor.data_ptr(), tensor.shape, tensor.stride()
+    if isinstance(tensor, tuple):
+        return tuple(map(_place, tensor))
+    return tensor.shape, tensor.strides
 
 
 def _found_rows(kv: Any, layout: KVLayout) -> Rows:

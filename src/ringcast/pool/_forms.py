@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ringcast._arguments import INT32_MAX, checked, refuse
-from ringcast.errors import ArgumentError
+from ringcast.errors import ArgumentError, ArgumentTypeError
+from ringcast.pool._namespace import dtype_name
 
 _LETTERS = "L2BNHC"
 _IN_PAIRS = ("BNHC", "BHNC", "BNC")
@@ -83,17 +84,28 @@ def view_of(what: str, tensor: Any) -> View:
     """The memory of a tensor of torch or an array of NumPy."""
     torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
     if torch is not None and isinstance(tensor, torch.Tensor):
-        if tensor.layout != torch.strided:
-            raise refuse(what, "a strided tensor", tensor.layout)
+        if tensor.layout != torch.strided or tensor.is_nested:
+            raise refuse(what, "a strided tensor", "nested" if tensor.is_nested else tensor.layout)
+        if tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
+            raise ArgumentTypeError(
+                f"{what} must be a tensor whose values are what lies in its memory, and this one's are scaled, or "
+                "conjugated or negated when they are read: give it resolved (resolve_conj, resolve_neg, int_repr)"
+            )
+        if tensor.numel() != 0 and tensor.data_ptr() == 0:
+            raise ArgumentTypeError(
+                f"{what} must be a tensor that has memory, not a {type(tensor).__name__} of {tensor.device}"
+            )
         size = tensor.element_size()
         strides = tuple(stride * size for stride in tensor.stride())
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        return View(tensor.data_ptr(), tuple(tensor.shape), strides, size, dtype, True, str(tensor.device), tensor)
+        return View(
+            tensor.data_ptr(), tuple(tensor.shape), strides, size, dtype_name(tensor.dtype), True, str(tensor.device),
+            tensor,
+        )  # fmt: skip
     if numpy is not None and isinstance(tensor, numpy.ndarray):
         if tensor.dtype.hasobject:
             raise refuse(what, "an array of plain values", tensor.dtype)
         return View(
-            tensor.ctypes.data, tensor.shape, tensor.strides, tensor.itemsize, tensor.dtype.name,
+            tensor.ctypes.data, tensor.shape, tensor.strides, tensor.itemsize, dtype_name(tensor.dtype),
             tensor.flags.writeable, "cpu", tensor,
         )  # fmt: skip
     raise refuse(what, "a tensor of torch or an array of NumPy", tensor)

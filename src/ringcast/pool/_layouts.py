@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ringcast._arguments import INT32_MAX, INT64_MAX, checked, refuse
+from ringcast._arguments import INT32_MAX, INT64_MAX, checked, refuse, text
 from ringcast.errors import ArgumentError
 from ringcast.pool._forms import Plane, TokenForm, View, form_of, overlaps, view_of
 
@@ -138,9 +138,7 @@ class KVLayout:
         sizes = tuple(checked(f"page_bytes[{i}]", size, 1, INT64_MAX) for i, size in enumerate(page_bytes))
         if not sizes:
             raise ArgumentError("a layout needs a tensor at least")
-        if cpu_isa is not None and not isinstance(cpu_isa, str):
-            raise refuse("cpu_isa", "a str, or None", cpu_isa)
-        if cpu_isa is not None and not 1 <= len(cpu_isa.encode()) <= _MOST_ISA_BYTES:
+        if cpu_isa is not None and not 1 <= len(text("cpu_isa", cpu_isa, "a str, or None").encode()) <= _MOST_ISA_BYTES:
             raise ArgumentError(f"cpu_isa must have from 1 to {_MOST_ISA_BYTES} bytes, not {len(cpu_isa.encode())}")
         made = cls(
             sizes,
@@ -229,7 +227,7 @@ def _pages(what: str, view: View, page_bytes: int) -> tuple[int, int]:
             raise ArgumentError(f"{what} has {total} bytes, which are no whole pages of {page_bytes}")
         return total // page_bytes, page_bytes
     # All but one of the dimensions make a page, and that one has gaps behind each.
-    by_stride = sorted(zip(view.strides, view.shape, strict=True))
+    by_stride = sorted((stride, extent) for stride, extent in zip(view.strides, view.shape, strict=True) if extent != 1)
     if by_stride:
         (stride, count), inner = by_stride[-1], by_stride[:-1]
         dense = _is_dense([extent for _, extent in inner], [of for of, _ in inner], view.itemsize)

@@ -209,7 +209,8 @@ def describe(name: str) -> PoolStats:
 
 def not_reached(name: str, error: SegmentError) -> str:
     """Why a pool cannot be had, and what to do if there is none."""
-    text = f"pool '{name}': {error}"
+    label, text = f"pool '{name}'", str(error)
+    text = text if text.startswith(label) else f"{label}: {text}"
     if not isinstance(error, SegmentNotFoundError):
         return text
     if owners := other_owners(pool_segment_name(name)):

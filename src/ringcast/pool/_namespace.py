@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
-from ringcast._arguments import checked, flag, refuse
+from ringcast._arguments import checked, flag, refuse, text
 from ringcast.errors import ArgumentError
 
 _DOMAIN = b"ringcast namespace 1"
@@ -56,7 +56,7 @@ class Namespace:
 
     def __post_init__(self) -> None:
         put = object.__setattr__
-        put(self, "dtype", _dtype_name(self.dtype))
+        put(self, "dtype", dtype_name(self.dtype))
         put(self, "shards", checked("shards", self.shards))
         put(self, "group", checked("group", self.group, 0))
         put(self, "chained", flag("chained", self.chained))
@@ -129,10 +129,7 @@ def _text(what: str, value: Any) -> bytes:
         raise refuse(what, "a str", value, advice)
     if not value and what != "revision":
         raise ArgumentError(f"{what} must not be empty")
-    try:
-        encoded = value.encode()
-    except UnicodeEncodeError as error:
-        raise ArgumentError(f"{what} cannot be encoded in UTF-8: {error}") from None
+    encoded = text(what, value).encode()
     _check_length(what, encoded)
     return encoded
 
@@ -142,15 +139,17 @@ def _check_length(what: str, encoded: bytes) -> None:
         raise ArgumentError(f"{what} has {len(encoded)} bytes; at most {_MOST_BYTES[what]} are kept")
 
 
-def _dtype_name(dtype: Any) -> Any:
-    """One name for an element type, whoever says it: "bfloat16"."""
+def dtype_name(dtype: Any) -> str:
+    """One name for an element type, whoever says it: "bfloat16". Of types whose bytes differ the names do."""
     if isinstance(dtype, str):
         return dtype.removeprefix("torch.")
     torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
     if torch is not None and isinstance(dtype, torch.dtype):
         return str(dtype).removeprefix("torch.")
     if numpy is not None and (isinstance(dtype, numpy.dtype) or _is_scalar_type(numpy, dtype)):
-        return numpy.dtype(dtype).name
+        found = numpy.dtype(dtype)
+        # The names of NumPy say nothing of fields, nor of the order of bytes where that is not this machine's.
+        return str(found.name if found.isnative and found.names is None else found)
     raise refuse("dtype", "a name or a dtype of torch or NumPy", dtype)
 
 

@@ -16,6 +16,7 @@ from ringcast import _core
 from ringcast._arguments import checked, choice, flag, refuse
 from ringcast._at_exit import silence_threads
 from ringcast._names import PREFIX, pool_segment_name, suffix
+from ringcast._refusals import naming_limits
 from ringcast._registry import Registry
 from ringcast._sizes import byte_size
 from ringcast._version import __version__
@@ -151,7 +152,8 @@ class PoolServer:
         self._pid = os.getpid()
         self._tending = Tending(self.name, self._core, self._tiers) if self._tiers else None
         try:
-            self._begin(self._core)
+            with naming_limits(f"pool '{self.name}'"):
+                self._begin(self._core)
         except BaseException:  # it serves already, and nobody else would end it
             self.close()
             raise

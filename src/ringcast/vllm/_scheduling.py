@@ -8,13 +8,14 @@ workers with the next plan, `update` gives it back once all of them have copied.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ringcast.errors import PoolError
 from ringcast.pool import Keys, KVLayout, Namespace, PoolClient, RetrieveLease, keys_from_hashes
@@ -42,6 +43,8 @@ class Request(Protocol):
     def num_computed_tokens(self) -> int: ...
     @property
     def cache_salt(self) -> str | None: ...
+    @property
+    def lora_request(self) -> Any: ...
     @property
     def skip_reading_prefix_cache(self) -> bool: ...
     @property
@@ -109,7 +112,7 @@ class Scheduling:
         self._loads: list[Load] = []
         """What the workers are to be told of with the next plan."""
         self._space = lru_cache(_SPACES)(self._new_space)
-        self._space(None)  # so that what makes no namespace is said when the engine starts
+        self._space(None, None)  # so that what makes no namespace is said when the engine starts
         self._stores = Stores(settings, layout, blocks, self.counts, announcements)
 
     @property
@@ -169,13 +172,15 @@ class Scheduling:
 
     def plan(self, scheduled: Mapping[str, int]) -> Plan:
         """What the workers are to do with this step, which computes so many tokens of each of these requests."""
+        # Those begun with steps before: workers copy as soon as they are told, and this step's blocks come after that.
+        stores = self._stores.take()
         if self._does_store:
             for name, tokens in scheduled.items():
                 known = self._known.get(name)
                 if known is not None:
                     self._offer(known, tokens)
         loads, self._loads = self._loads, []
-        return Plan(loads, self._stores.take())
+        return Plan(loads, stores)
 
     def update(self, received: Iterable[str], report: Report | None) -> None:
         """What the workers have done: these requests' loads are over on all of them, and their report."""
@@ -238,7 +243,7 @@ class Scheduling:
         return known
 
     def _keys_of(self, request: Request) -> Keys:
-        return keys_from_hashes([], self._space(request.cache_salt))
+        return keys_from_hashes([], self._space(request.cache_salt, adapter_of(request)))
 
     def _extend(self, known: _Known) -> None:
         every, there = self._model.hashes_of_a_block, len(known.keys)
@@ -247,10 +252,11 @@ class Scheduling:
             more = [bytes(one) for one in hashes[there * every :]]
             known.keys += keys_from_hashes(more, known.keys.space, every, known.keys if there else None)
 
-    def _new_space(self, salt: str | None) -> Namespace:
+    def _new_space(self, salt: str | None, adapter: str | None) -> Namespace:
         model = self._model
+        revision = model.revision if adapter is None else f"{model.revision}@{adapter}"
         return Namespace(
-            model.name, model.revision, dtype=model.dtype, layout=f"{self._layout.fingerprint} {model.form}",
+            model.name, revision, dtype=model.dtype, layout=f"{self._layout.fingerprint} {model.form}",
             shards=self._layout.shards, salt=salt_bytes(salt),
         )  # fmt: skip
 
@@ -317,6 +323,16 @@ def replace_era(model: Model) -> Model:
     """The same model, as nobody else has it."""
     base = model.revision.partition("+")[0]
     return model._replace(revision=f"{base}+{uuid.uuid4().hex}")
+
+
+def adapter_of(request: Request) -> str | None:
+    """Which weights a request has beside the model's: an engine's hashes have the adapter's name alone, under which
+    another engine may have another one."""
+    lora = request.lora_request
+    if lora is None:
+        return None
+    said = json.dumps([lora.lora_name, lora.lora_path])
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def salt_bytes(salt: str | None) -> bytes:

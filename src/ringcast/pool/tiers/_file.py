@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from ringcast import _core
-from ringcast._arguments import flag, refuse
+from ringcast._arguments import flag, refuse, text
 from ringcast._sizes import byte_size
 from ringcast.errors import ArgumentError
 from ringcast.pool.tiers._tier import Tier, TierStats, rate
@@ -71,7 +71,7 @@ class FileTier(Tier):
     ) -> None:
         if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
             raise refuse("path", "a path", path)
-        self.path: str = os.fspath(path)
+        self.path: str = text("path", os.fspath(path))
         if "\0" in self.path or not self.path:
             raise ArgumentError(f"path must be a path, not {self.path!r}")
         whole, chunk = byte_size("size", size), byte_size("chunk_bytes", chunk_bytes)

@@ -23,7 +23,7 @@ from contextlib import suppress
 from typing import Any
 
 from ringcast import _core
-from ringcast._arguments import number, refuse
+from ringcast._arguments import number, refuse, text
 from ringcast._extras import needed
 from ringcast._sizes import byte_size
 from ringcast.errors import ArgumentError, CorruptError, TierError
@@ -98,10 +98,9 @@ class MooncakeTier(Tier):
     ) -> None:
         texts = {"master": master, "prefix": prefix, "metadata": metadata, "protocol": protocol, "devices": devices}
         for name, value in texts.items():
-            if not isinstance(value, str):
-                raise refuse(name, "text", value)
-        if host is not None and not isinstance(host, str):
-            raise refuse("host", "text or None", host)
+            text(name, value, "text")
+        if host is not None:
+            text("host", host, "text or None")
         address, colon, port = master.rpartition(":")
         if not colon or not address or not port.isdecimal() or not 0 < int(port) < 1 << 16:
             raise ArgumentError(f"master must be 'host:port', not {master!r}")

@@ -14,10 +14,10 @@ from contextlib import suppress
 from typing import Any
 
 from ringcast import _core
-from ringcast._arguments import refuse
+from ringcast._arguments import refuse, text
 from ringcast._extras import needed
 from ringcast.errors import ArgumentError, CorruptError, MissingPackageError, TierError
-from ringcast.pool.tiers._frame import HEADER_BYTES, check, header_of
+from ringcast.pool.tiers._frame import HEADER_BYTES, check, header_of, read_header
 from ringcast.pool.tiers._tier import Tier
 
 _ERA = struct.Struct("<8sQI")
@@ -55,16 +55,15 @@ class ObjectTier(Tier):
                 f"ObjectTier needs the package obstore, which needs Python 3.11; this is {version}", name="obstore"
             )
         self._obstore: Any = needed("obstore", "ObjectTier")
-        if not isinstance(prefix, str):
-            raise refuse("prefix", "text", prefix)
-        self.prefix: str = prefix.strip("/")
+        self.prefix: str = text("prefix", prefix, "text").strip("/")
         if not self.prefix:
             raise ArgumentError("prefix must not be empty: nothing else may be below it")
         if isinstance(store, str):
             try:
                 store = needed("obstore.store", "ObjectTier").from_url(store)
             except Exception as error:
-                raise ArgumentError(f"store must be a store of obstore's, or a URL for one: {error}") from error
+                why = str(error).partition("\n")[0]  # behind it is what it looks like inside
+                raise ArgumentError(f"store must be a store of obstore's, or a URL for one: {why}") from error
         elif not type(store).__module__.startswith("obstore"):
             raise refuse("store", "a store of obstore's, or a URL for one", store)
         self.store_of_objects: Any = store
@@ -77,7 +76,7 @@ class ObjectTier(Tier):
         except Exception as error:
             self._threads.shutdown()
             raise TierError(f"{self!r} cannot be opened: {type(error).__name__}: {error}") from error
-        self._threads.submit(self._tried, "removal of what was cleared", self._remove_old)
+        self._remove_behind()
 
     @property
     def era(self) -> int:
@@ -94,18 +93,26 @@ class ObjectTier(Tier):
         era = self._era
         name = self._name(key, era)
         try:
-            found = memoryview(self._obstore.get(self.store_of_objects, name).bytes())
+            found = self._obstore.get(self.store_of_objects, name)
+            length = found.meta["size"] - HEADER_BYTES
+            # Of what is longer than the chunk no more is fetched than tells what it is.
+            header = found.bytes() if length <= len(into) else self._header(name)
         except FileNotFoundError:
             return False
+        whole = memoryview(header)
         try:
-            check(name, key, found[:HEADER_BYTES], found[HEADER_BYTES:])
+            if length <= len(into):
+                length = len(whole) - HEADER_BYTES
+                check(name, key, whole[:HEADER_BYTES], whole[HEADER_BYTES:])
+            elif read_header(name, key, whole)[0] != length:
+                raise CorruptError(f"object {name} has {length} bytes behind its header, which says another number")
         except CorruptError:
             with suppress(Exception):
                 self._obstore.delete(self.store_of_objects, name)
             raise
-        if len(found) - HEADER_BYTES != len(into):
+        if length != len(into):
             return False
-        into[:] = found[HEADER_BYTES:]
+        into[:] = whole[HEADER_BYTES:]
         return self._era == era
 
     def has_chunk(self, key: bytes) -> bool:
@@ -125,8 +132,10 @@ class ObjectTier(Tier):
     def clear_before(self, era: int) -> None:
         self._era = era  # first, so that nothing old is found here whatever becomes of it
         self._put_era(era)
-        with suppress(RuntimeError):  # closed: the next one removes them
-            self._threads.submit(self._tried, "removal of what was cleared", self._remove_old)
+        self._remove_behind()
+
+    def _header(self, name: str) -> Any:
+        return self._obstore.get_range(self.store_of_objects, name, start=0, length=HEADER_BYTES)
 
     def _name(self, key: bytes, era: int) -> str:
         return f"{self.prefix}/{era:016x}/{key.hex()}"
@@ -139,7 +148,8 @@ class ObjectTier(Tier):
     def _read_era(self) -> int:
         name = f"{self.prefix}/ERA"
         try:
-            found = bytes(self._obstore.get(self.store_of_objects, name).bytes())
+            result = self._obstore.get(self.store_of_objects, name)
+            found = bytes(result.bytes()) if result.meta["size"] == _ERA.size else b""
         except FileNotFoundError:
             for batch in self._obstore.list(self.store_of_objects, self.prefix):
                 if batch:
@@ -155,6 +165,10 @@ class ObjectTier(Tier):
         if magic != _ERA_MAGIC or crc != _core.checksum(found[:-4]):
             raise TierError(f"{self!r}: {name} is not a tier's, or damaged; take another prefix, or remove this one")
         return int(era)
+
+    def _remove_behind(self) -> None:
+        with suppress(RuntimeError):  # closed, or there is no thread: the next one removes them
+            self._threads.submit(self._tried, "removal of what was cleared", self._remove_old)
 
     def _remove_old(self) -> bool:
         """The objects of earlier eras, and no others."""
