@@ -47,7 +47,11 @@ class Left(NamedTuple):
 
 
 class Engine:
-    """An engine in processes of its own; `processes` are their ids: main, core, w0, w1."""
+    """An engine in processes of its own; `processes` are their ids: main, core, w0, w1.
+
+    They stay in our session, as a busy neighbour does: where Linux groups processes by session (autogroup), one of
+    another would share CPUs with the whole engine, and not with each of its processes.
+    """
 
     processes: dict[str, int]
     up_s: float
@@ -76,7 +80,7 @@ class Engine:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.engine.engine", str(theirs), str(model), json.dumps(options or {})],
                 stdin=subprocess.PIPE, stdout=log, stderr=log, pass_fds=(theirs,), env=environment, cwd=ROOT,
-                start_new_session=True,
+                process_group=0,
             )  # fmt: skip
         os.close(theirs)
         self._answers = os.fdopen(answers)

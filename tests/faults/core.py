@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
 import sys
+from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 VARIABLE = "RINGCAST_FAULT_CORE"
+_NAME = "ringcast._core"
 
 
 def load() -> Any:
@@ -19,13 +24,20 @@ def load() -> Any:
     if "ringcast" in sys.modules:
         raise SystemExit("ringcast was imported before its core could be replaced")
     path = os.environ[VARIABLE] = os.path.abspath(path)
-    name = "ringcast._core"
-    loader = importlib.machinery.ExtensionFileLoader(name, path)
-    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    loader.exec_module(module)
+    sys.meta_path.insert(0, _Finder(path))
+    module = importlib.import_module(_NAME)
     if not hasattr(module, "_arm_fault"):
         raise SystemExit(f"{path} has no fault points: it was built without RINGCAST_FAULT_POINTS")
     return module
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Of this one module. The package imports it, as it does the installed one, and is there when it begins."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        return importlib.util.spec_from_file_location(fullname, self._path) if fullname == _NAME else None
