@@ -212,7 +212,8 @@ class Incoming:
         asked_of = None
         try:
             while (answer := self._answers[number]) is None:
-                if self.over or deadline.left <= 0:
+                # Of a stream that is over the answer may be under way still: it comes on the other connection.
+                if self._has_finished or deadline.left <= 0:
                     raise LinkError(
                         f"the link of the writer's machine has not placed this reader within {deadline.seconds} s"
                         if not self.over else "the stream from the writer's machine has ended"
@@ -302,7 +303,9 @@ class Incoming:
             how = "no reader is left here" if self._leaving else _ENDS.get(why, "it was closed here")
             self._log.info("ends: %s; %d messages", how, relay.head)
         self._note()
-        self._has_finished = True
+        with self._lock:
+            self._has_finished = True
+            self._answered.notify_all()
 
     def _confirm(self, data: Channel, relay: Relay) -> None:
         """The other link hears that all has come, also after a cut: it would take the readers for lost, and say so."""
