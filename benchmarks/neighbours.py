@@ -17,8 +17,8 @@ from ringcast.cli.lab.crew import die_with
 
 
 @contextmanager
-def neighbours(cpus: Sequence[int | None]) -> Iterator[None]:
-    """One busy process for each entry while the block runs: on that CPU, or where the scheduler likes."""
+def neighbours(cpus: Sequence[int | None]) -> Iterator[list[int]]:
+    """One busy process for each entry while the block runs, on that CPU, or where the scheduler likes: their ids."""
     context = multiprocessing.get_context("fork")
     processes = []
     try:
@@ -30,7 +30,7 @@ def neighbours(cpus: Sequence[int | None]) -> Iterator[None]:
             theirs.close()
             with ours:
                 ours.recv_bytes()
-        yield
+        yield [process.pid for process in processes if process.pid is not None]
     finally:
         for process in processes:
             process.kill()

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from benchmarks.engine import driver, model
 from benchmarks.engine.driver import Engine
 from benchmarks.engine.pool import PoolTrials
+from benchmarks.neighbours import neighbours
 from tests import own_shm
 
 KINDS = ("stock", "ringcast")
@@ -105,11 +106,11 @@ class Trials:
         for number in range(-1, self.rounds):  # one to get warm
             for kind in KINDS if number % 2 else reversed(KINDS):
                 engine = engines[kind]
-                with turn(engines, kind), driver.busy_neighbour() if beside else nullcontext(0) as neighbour:
-                    before, had, began = engine.queue(), driver.cpu_s(neighbour), time.monotonic()
+                with turn(engines, kind), neighbours([None] if beside else []) as busy:
+                    before, had, began = engine.queue(), sum(map(driver.cpu_s, busy)), time.monotonic()
                     answer = engine.tell("steps")
                     cost = engine.queue().since(before)
-                    share = (driver.cpu_s(neighbour) - had) / (time.monotonic() - began)
+                    share = (sum(map(driver.cpu_s, busy)) - had) / (time.monotonic() - began)
                 if number >= 0:
                     step[kind].append(1e3 * answer["step_s"])
                     queue[kind].append(1e3 * cost.cpu_s / answer["steps"])

@@ -204,20 +204,6 @@ def alive(pid: int) -> bool:
         return False
 
 
-@contextmanager
-def busy_neighbour() -> Iterator[int]:
-    """Within the block a process of normal priority, by its id, that is busy already and does nothing else."""
-    source = "print('busy', flush=True)\nwhile True: pass"
-    process = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE)
-    try:
-        assert process.stdout is not None
-        process.stdout.readline()
-        yield process.pid
-    finally:
-        process.kill()
-        process.wait()
-
-
 def _named(main: int) -> dict[str, int]:
     """The engine's processes, by what they are."""
     found = {"main": main}
