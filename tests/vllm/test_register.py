@@ -9,7 +9,6 @@ import pytest
 
 from ringcast.vllm import _fit, _switch, register
 from ringcast.vllm._queue import MessageQueue
-from ringcast.waiting import Busy
 from tests.support import ROOT
 from tests.vllm.layout import lay, run
 
@@ -115,13 +114,11 @@ def test_ours_fits_itself_and_an_older_vllm_without_the_arena() -> None:
     assert not [told for told in _fit.misfits(Older, MessageQueue) if "__init__" in told]
 
 
-def test_the_window_is_the_environment_s_or_two_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_window_is_the_environment_s_or_half_a_millisecond(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RINGCAST_VLLM_WINDOW", raising=False)
-    assert _switch.wait() == "busy"
+    assert _switch.wait().window == 0.0005
     monkeypatch.setenv("RINGCAST_VLLM_WINDOW", "0.01")
-    wait = _switch.wait()
-    assert isinstance(wait, Busy)
-    assert wait.window == 0.01
+    assert _switch.wait().window == 0.01
 
 
 def test_vllm_s_interval_of_warnings_is_ours_unless_ours_is_given(tmp_path: Path) -> None:
