@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import doctest
 import inspect
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -80,7 +82,10 @@ def test_every_public_call_shows_its_signature(offered: Any) -> None:
 
 
 @pytest.mark.parametrize("offered", callables())
-def test_the_examples_of_every_public_call_run(offered: Any, request: pytest.FixtureRequest) -> None:
+def test_the_examples_of_every_public_call_run(
+    offered: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # whose old ones pytest removes
     name = getattr(offered, "__qualname__", repr(offered))
     said: list[str] = []
     with ExitStack() as stack:
