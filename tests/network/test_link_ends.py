@@ -31,10 +31,11 @@ class Writer:
     """What the writer's link is to the readers' one, `incoming`, which is this process's, too: over one pair of
     connections at a time."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Door, homes: int = 1) -> None:
         self._door = door
         host, port = door.address
-        wanted = {"epoch": QUEUE, "address": [host, port], "encrypt": True, "local_ranks": [], "shape": SHAPE}
+        shape = [homes, *SHAPE[1:]]
+        wanted = {"epoch": QUEUE, "address": [host, port], "encrypt": True, "local_ranks": [], "shape": shape}
         self.incoming = Incoming(wanted, KEY)
 
     def comes(self, welcome: dict[str, Any]) -> dict[str, Any]:
@@ -88,6 +89,27 @@ def test_that_all_has_come_is_said_again_until_it_is_known_to_be_heard(cut: str)
         writer.confirms()
         eventually(lambda: incoming._has_finished, "the end")
         assert door.peers.empty()
+        assert incoming.let_go(False)
+
+
+def test_who_has_been_placed_before_the_end_takes_its_place_though_the_end_comes_first() -> None:
+    """Answers and messages come by two connections."""
+    with closing(Door()) as door:
+        writer = Writer(door, homes=2)
+        incoming = writer.incoming
+        joining = Background(incoming.join, 0, os.getpid(), Deadline(DEADLINE_S))
+        writer.comes({**WELCOMED, "homes": 2})
+        first = joining.result()
+        late = Background(incoming.join, 1, os.getpid(), Deadline(DEADLINE_S))
+        while (asked := heard(writer.control)) is None or asked["op"] != "place":
+            pass
+        writer.data.send(END, bytes([CLOSED, 1]))
+        hears_the_end(writer.control)
+        assert incoming.over
+        writer.control.send(WORD, words({**PLACED, "op": "placed", "id": asked["id"], "rank": 1, "version": 2}))
+        writer.confirms()
+        assert late.result() == {**first, "rank": 1}
+        eventually(lambda: incoming._has_finished, "the end")
         assert incoming.let_go(False)
 
 
