@@ -102,7 +102,7 @@ def test_a_dial_that_fails_says_why() -> None:
     refused = why(door.address)
     assert refused.why is pickle.loads(pickle.dumps(refused)).why is Why.REFUSED
     assert f"127.0.0.1:{door.address[1]}" in str(refused)
-    no_route = why(("255.255.255.255", 1))
+    no_route = why(("255.255.255.255", 1), seconds=SOON)
     assert no_route.why is Why.NO_ROUTE
     assert "RINGCAST_ADVERTISE" in str(no_route)
 

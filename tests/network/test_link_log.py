@@ -164,6 +164,21 @@ def test_cuts_returns_and_losses_are_in_the_log_with_the_peer_s_host(tmp_path: P
         writer.gives_up()
 
 
+@pytest.mark.usefixtures("machine_server")
+def test_a_reader_whose_machine_has_no_way_to_the_writer_s_yet_comes_once_there_is_one(tmp_path: Path) -> None:
+    file = tmp_path / "b"
+    with visited(2) as (a, b):
+        writer = Writer(a, n_reader=1)
+        b.unplug()
+        reader = writer.reader(b, 0, wait=False, timeout=DEADLINE_S, env={VARIABLE: str(file)})
+        eventually(lambda: file.exists() and "there is no way to" in file.read_text(), "that it has been tried")
+        b.plug()
+        reader.attached()
+        writer.does("send", 0, 3)
+        assert reader.does("take", 0, 3) == 3
+        writer.does("close")
+
+
 @pytest.mark.parametrize("what", ["no folder", "a folder", "a pipe"])
 def test_a_file_that_cannot_be_written_is_an_error_of_who_starts_the_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import socket
+import time
 
 from ringcast.errors import LinkError
 from ringcast.net._addresses import Address, shown
@@ -17,9 +19,13 @@ from ringcast.net.link._hello import (
     Why,
     understood,
 )
+from ringcast.net.link._log import log
 from ringcast.net.link._noise import Handshake, NoiseError
 
 _LEAST_WAIT_S = 0.001
+_MAY_PASS = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN}
+"""What a machine says whose network, or whose peer's, is just coming up."""
+_AGAIN_S = 0.2
 
 
 class DialError(LinkError):
@@ -66,18 +72,22 @@ def dial(address: Address, queue: int, key: bytes, encrypt: bool, deadline: Dead
 
 def _connected(address: Address, deadline: Deadline) -> socket.socket:
     where = shown(address)
-    try:
-        sock = socket.create_connection(address, timeout=max(deadline.left, _LEAST_WAIT_S))
-    except TimeoutError as error:
-        raise DialError(_silent(where, deadline), Why.TIMED_OUT) from error
-    except ConnectionRefusedError as error:
-        raise DialError(_nobody(where), Why.REFUSED) from error
-    except OSError as error:
-        message = (
-            f"there is no way to {where} from here ({error}). Where the writer's machine has several addresses, its "
-            "connect_ip, RINGCAST_HOST_IP or RINGCAST_ADVERTISE says which one is told"
-        )
-        raise DialError(message, Why.NO_ROUTE) from error
+    pauses = 0
+    while True:
+        try:
+            sock = socket.create_connection(address, timeout=max(deadline.left, _LEAST_WAIT_S))
+            break
+        except TimeoutError as error:
+            raise DialError(_silent(where, deadline), Why.TIMED_OUT) from error
+        except ConnectionRefusedError as error:
+            raise DialError(_nobody(where), Why.REFUSED) from error
+        except OSError as error:
+            if error.errno not in _MAY_PASS or deadline.left <= _AGAIN_S:
+                raise DialError(_unreachable(where, error, deadline, tried_again=pauses > 0), Why.NO_ROUTE) from error
+            if pauses == 0:
+                log.info("there is no way to %s yet (%s)", where, error)
+            pauses += 1
+            time.sleep(_AGAIN_S)  # nothing tells that there is one
     if (
         sock.getsockname() == sock.getpeername()
     ):  # a port of our own, which the system had chosen for this very dialling
@@ -99,6 +109,14 @@ def _received(sock: socket.socket, nbytes: int, deadline: Deadline) -> bytes:
 
 def _within(sock: socket.socket, deadline: Deadline) -> None:
     sock.settimeout(max(deadline.left, _LEAST_WAIT_S))
+
+
+def _unreachable(where: str, error: OSError, deadline: Deadline, *, tried_again: bool) -> str:
+    for_so_long = f", and has been none for {deadline.seconds:g} s" if tried_again else ""
+    return (
+        f"there is no way to {where} from here ({error}){for_so_long}. Where the writer's machine has several "
+        "addresses, its connect_ip, RINGCAST_HOST_IP or RINGCAST_ADVERTISE says which one is told"
+    )
 
 
 def _silent(where: str, deadline: Deadline) -> str:
