@@ -97,7 +97,7 @@ def test_five_hundred_idle_ends_cost_next_to_nothing() -> None:
         selector.select(0.1)
         parks, cpu_s = selector._counters()["parks"], time.process_time()
         assert selector.select(2) == []
-        assert time.process_time() - cpu_s < 0.1  # who stays awake takes 2 s; what else lives in this process takes some
+        assert time.process_time() - cpu_s < 0.1  # who stays awake takes 2 s; what else lives here, some
         assert selector._counters()["parks"] - parks < 10
     for end in (*readers, *writers):
         end.close()
