@@ -30,8 +30,10 @@ public:
         const std::int64_t need = 2 * typical_ns_ + kMarginNs;
         awake_ns_ = std::max(need <= std::min(kWorthNs, account_ns_) ? need : 0, window_ns);
     }
-    // For so long an interpreter's lock may be kept, since waits are hardly longer.
-    std::int64_t brief_ns() const noexcept { return typical_ns_ <= kBriefNs && excess_ == 0 ? kBriefNs : 0; }
+    // For so long it may spin, and keep an interpreter's lock: waits are hardly longer, and nobody else wants the CPU.
+    std::int64_t brief_ns() const noexcept {
+        return typical_ns_ <= kBriefNs && excess_ == 0 && shared_yields_ == 0 ? kBriefNs : 0;
+    }
     bool may_yield(std::int64_t now) const noexcept { return now >= no_yield_until_ns_; }
     // For more than a few looks?
     bool is_worth_while() const noexcept { return awake_ns_ > 0; }
@@ -40,7 +42,8 @@ public:
     std::int64_t awake_at_most_until_ns() const noexcept { return awake_until_ns() + kStarvedNs; }
     std::int64_t awake_ns() const noexcept { return awake_ns_; }
     // A yield has taken so long. True if others want the CPU so much that it is better to sleep.
-    bool was_too_slow_a_yield(std::int64_t before, std::int64_t now) noexcept {
+    [[nodiscard]] bool note_yield(std::int64_t before, std::int64_t now) noexcept {
+        shared_yields_ = now - before > kSwitchNs ? kSharedYields : std::max(0, shared_yields_ - 1);
         if (now - before <= kSlowYieldNs * (excess_ + 1)) return false;
         patience_ns_ -= now - before;
         if (patience_ns_ >= 0) return false;
@@ -79,6 +82,8 @@ public:
     static constexpr std::int64_t kParkNs = 8'000;       // of CPU time, of who parks and who wakes together
     static constexpr std::int64_t kMarginNs = 100'000;   // about a wake-up
     static constexpr std::int64_t kWorthNs = 1'000'000;  // what takes longer is not worth it
+    static constexpr std::int64_t kSwitchNs = 2'000;     // a yield that takes so long has let somebody else run
+    static constexpr int kSharedYields = 64;
     static constexpr std::int64_t kStarvedNs = 50'000'000;
     static constexpr std::int64_t kSlowYieldNs = 500'000;
     static constexpr std::int64_t kWakeUpNs = 20'000;  // what a wait is longer that ends in a park
@@ -95,6 +100,7 @@ private:
     std::int64_t no_yield_until_ns_ = 0;
     std::int64_t penalty_ns_ = 0;
     std::int64_t excess_ = 0;
+    int shared_yields_ = 0;      // before it spins again
     std::int64_t began_ns_ = 0;  // of this wait, or of the last
     std::int64_t window_ns_ = 0;
     std::int64_t awake_ns_ = 0;

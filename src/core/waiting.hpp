@@ -148,7 +148,7 @@ private:
             P::yield();
             const bool is_ready = ready();
             now = P::now_ns();
-            const bool too_slow = budget_.was_too_slow_a_yield(before, now);
+            const bool too_slow = budget_.note_yield(before, now);
             if (too_slow) Counters::add(counters_->penalties);
             if (is_ready) return true;
             if (too_slow) break;
