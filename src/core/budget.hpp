@@ -43,9 +43,12 @@ public:
     std::int64_t awake_ns() const noexcept { return awake_ns_; }
     // A yield has taken so long. True if others want the CPU so much that it is better to sleep.
     [[nodiscard]] bool note_yield(std::int64_t before, std::int64_t now) noexcept {
-        shared_yields_ = now - before > kSwitchNs ? kSharedYields : std::max(0, shared_yields_ - 1);
-        if (now - before <= kSlowYieldNs * (excess_ + 1)) return false;
-        patience_ns_ -= now - before;
+        const std::int64_t took = now - before;
+        least_yield_ns_ = std::min(least_yield_ns_, took);
+        const bool another_ran = took > std::max(kSwitchNs, 4 * least_yield_ns_);
+        shared_yields_ = another_ran ? kSharedYields : std::max(0, shared_yields_ - 1);
+        if (took <= kSlowYieldNs * (excess_ + 1)) return false;
+        patience_ns_ -= took;
         if (patience_ns_ >= 0) return false;
         patience_ns_ = 0;
         penalty_ns_ =
@@ -82,7 +85,7 @@ public:
     static constexpr std::int64_t kParkNs = 8'000;       // of CPU time, of who parks and who wakes together
     static constexpr std::int64_t kMarginNs = 100'000;   // about a wake-up
     static constexpr std::int64_t kWorthNs = 1'000'000;  // what takes longer is not worth it
-    static constexpr std::int64_t kSwitchNs = 2'000;     // a yield that takes so long has let somebody else run
+    static constexpr std::int64_t kSwitchNs = 2'000;  // for less nobody else has run; some sandboxes take more anyway
     static constexpr int kSharedYields = 64;
     static constexpr std::int64_t kStarvedNs = 50'000'000;
     static constexpr std::int64_t kSlowYieldNs = 500'000;
@@ -100,7 +103,8 @@ private:
     std::int64_t no_yield_until_ns_ = 0;
     std::int64_t penalty_ns_ = 0;
     std::int64_t excess_ = 0;
-    int shared_yields_ = 0;      // before it spins again
+    int shared_yields_ = 0;  // before it spins again
+    std::int64_t least_yield_ns_ = kSlowYieldNs;
     std::int64_t began_ns_ = 0;  // of this wait, or of the last
     std::int64_t window_ns_ = 0;
     std::int64_t awake_ns_ = 0;

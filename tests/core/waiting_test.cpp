@@ -131,14 +131,23 @@ TEST(the_shortest_waits_keep_the_interpreter_s_lock_and_longer_ones_do_not) {
 
 TEST(whose_yields_let_others_run_gives_way_at_once_until_they_do_so_no_more) {
     World world;
+    world.wait_for(1, 2 * Budget::kBriefNs);
     machine.yield_elsewhere = 3 * kUs;
     world.wait_for(1, 2 * Budget::kBriefNs);
     world.wait_for(100, kUs);
     CHECK(world.counters.brief.load() == 0);
-    CHECK(world.counters.awake.load() == 101);
+    CHECK(world.counters.awake.load() == 102);
     machine.yield_elsewhere = 0;
     world.wait_for(Budget::kSharedYields, machine.yield_takes);
     CHECK(world.counters.brief.load() == 0);
+    world.wait_for(100, kUs);
+    CHECK(world.counters.brief.load() == 100);
+}
+
+TEST(where_any_call_takes_long_that_is_no_sign_of_others) {
+    World world;
+    machine.yield_takes = 2 * Budget::kSwitchNs;
+    world.wait_for(1, 2 * Budget::kBriefNs);
     world.wait_for(100, kUs);
     CHECK(world.counters.brief.load() == 100);
 }

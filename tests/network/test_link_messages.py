@@ -343,12 +343,11 @@ def test_an_idle_link_costs_next_to_nothing() -> None:
         _all_take([reader], 1)
         links = [(machine, pid) for machine in (a, b) for pid in writer.links(machine)]
         assert len(links) == 2
-        before = [_cpu_seconds(machine, pid) for machine, pid in links]
         began = time.monotonic()
+        before = [_cpu_seconds(machine, pid) for machine, pid in links]
         reader.fails("dequeue", 2.0)
-        seconds = time.monotonic() - began
-        for (machine, pid), then in zip(links, before, strict=True):
-            assert (_cpu_seconds(machine, pid) - then) / seconds < 0.05
+        used = [_cpu_seconds(machine, pid) - then for (machine, pid), then in zip(links, before, strict=True)]
+        assert max(used) < 0.15 * (time.monotonic() - began), "who stays awake takes all of it, or half beside others"
         _end(writer, [reader])
 
 

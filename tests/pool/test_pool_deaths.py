@@ -148,7 +148,7 @@ def test_a_stopped_server_is_named_by_the_time_out_and_delays_no_hit(start: Star
         server.signal(signal.SIGSTOP)
         assert client.health.server == "stopped"
         assert retrieved(client, keys) == 3
-        with pytest.raises(errors.PoolTimeoutError, match=r"worker 'w7'.*waited 0\.3.* s.*stopped"):
+        with pytest.raises(errors.PoolTimeoutError, match=r"worker 'w7'.*waited \d[.\d]* s.*stopped"):
             client.prepare_store(some_keys(2, first=1))
         os.kill(server.pid, signal.SIGCONT)
         eventually(

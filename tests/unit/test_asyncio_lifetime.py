@@ -186,7 +186,7 @@ def test_a_task_that_waits_for_another_thread_s_chunk_keeps_nobody_busy() -> Non
 
         share, message = asyncio.run(main())
         assert message == b"the task's"
-        assert share < 0.1  # to be told again and again takes all of it
+        assert share < 0.3  # to be told again and again takes all of it, or what a busy process leaves
 
 
 def test_what_only_the_waiting_thread_meets_reaches_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
