@@ -11,7 +11,7 @@ import signal
 import socket
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, get_context
 from typing import Any
 
@@ -78,7 +78,8 @@ class Rank:
         """Ends it: in order, if it does."""
         self.link.close()
         if self._process.is_alive():
-            self.signal(signal.SIGCONT)
+            with suppress(ProcessLookupError):  # it has just ended
+                self.signal(signal.SIGCONT)
             self._process.join(5)
         if self._process.is_alive():
             self.kill()

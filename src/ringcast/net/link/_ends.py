@@ -21,6 +21,8 @@ from ringcast.net.link._log import VARIABLE, path_wanted
 ENVIRONMENT = ("RINGCAST_HOST_IP", "RINGCAST_BIND_IP", "RINGCAST_ADVERTISE", "RINGCAST_PORT_RANGE")
 """What a link is told of the environment of who asks: where to listen, and what others are to be told of that."""
 LINKED_WITHIN_S = JOINED_WITHIN_S = 10.0
+_TO_TELL_S = 1.0
+"""What the link has tried in vain it tells before who asked gives up."""
 
 _job: str | None = None
 _lock = threading.Lock()
@@ -112,7 +114,8 @@ def join(handle: Handle, rank: int, deadline: Deadline, *, zero_copy: bool) -> t
         answer = place.ask(
             {
                 "op": "read", "epoch": handle.epoch, "address": [ip.strip("[]"), int(port)], "key": key.hex(),
-                "encrypt": handle.encrypt, "rank": rank, "pid": os.getpid(), "within": deadline.left,
+                "encrypt": handle.encrypt, "rank": rank, "pid": os.getpid(),
+                "within": max(deadline.left - _TO_TELL_S, deadline.left / 2),
                 "local_ranks": list(handle.local_reader_ranks), "shape": list(handle.ring[:3]),
             },
             deadline,
