@@ -54,8 +54,7 @@ $(VENV)/demo-pool: $(BIN)/python $(CORE)
 demo-pool: $(if $(wildcard $(VENV)/dev),$(VENV)/dev,$(VENV)/demo-pool)
 	$(BIN)/python examples/shared_prefill/demo.py --picture build/demo-pool.png
 
-# So many tests at a time, which wait for most of theirs, each process with a /dev/shm of its own; then those that need the
-# machine for themselves.
+# So many tests at a time, each process with a /dev/shm of its own; then those that need the machine for themselves.
 TEST_PROCESSES ?= 4
 SEVERAL := -n $(TEST_PROCESSES) --dist worksteal
 test: $(VENV)/dev
