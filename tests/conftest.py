@@ -19,6 +19,8 @@ from tests import own_shm
 from tests.pool.mooncake import Mooncake
 from tests.support import SHM, Child, creator_of, eventually, segments, started_pids
 
+# Threads for linear algebra, which nothing here needs, spin when they start: two fifths of what importing NumPy costs.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs so, and every program that a test starts would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
