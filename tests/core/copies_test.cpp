@@ -11,6 +11,7 @@
 #include "check.hpp"
 #include "pool/checksum.hpp"
 #include "pool/copies.hpp"
+#include "pool/past_caches.hpp"
 
 using namespace ringcast;
 using namespace ringcast::pool;
@@ -146,6 +147,8 @@ TEST(checksums_are_as_published) {
 TEST(checksums_are_as_by_tables) {
     std::mt19937_64 random(1);
     const Bytes bytes = some_bytes(random, 40'000);
+    Bytes copy(bytes.size() + kCacheLine);
+    std::byte* const line = &copy[kCacheLine - reinterpret_cast<std::uintptr_t>(copy.data()) % kCacheLine];
     for (int i = 0; i < 1000; ++i) {
         const std::size_t begin = among(random, 0, 100);
         const std::size_t count = i < 600 ? static_cast<std::size_t>(i) : among(random, 0, bytes.size() - begin);
@@ -169,6 +172,18 @@ TEST(checksums_are_as_by_tables) {
                 if (i % 7 == 0) CHECK(by_pieces.value() == checksum_by_table(stretch.first(at), before));
             }
             CHECK(by_pieces.value() == sum);
+            // Lines while they are copied, and what is left of them.
+            Checksum copying(before, how);
+            const std::size_t lines = count - count % kCacheLine;
+            for (std::size_t at = 0; at < lines;) {
+                const std::size_t piece = std::min<std::uint64_t>(lines - at, kCacheLine * among(random, 0, 5));
+                copying.add_copying_past_caches(line + at, stretch.subspan(at, piece));
+                at += piece;
+            }
+            copying.add(stretch.subspan(lines));
+            CHECK(copying.value() == sum);
+            CHECK(lines == 0 || std::memcmp(line, stretch.data(), lines) == 0);
+            std::ranges::fill(copy, std::byte{0});
         }
     }
 }

@@ -13,7 +13,9 @@ using Native = ringcast::platform::Native;
 
 namespace {
 
-constexpr std::int64_t kSlice = 100'000'000;
+// A wake-up that is lost is rescued after this, however long it is; one that comes late, by a waker who lost its CPU after its
+// store, is not.
+constexpr std::int64_t kSlice = 2'000'000'000;
 
 struct alignas(128) Side {
     ringcast::Parked<Native> parked{};

@@ -185,7 +185,7 @@ def test_who_has_spoken_is_kept_for_longer_than_who_has_not(door: Door, monkeypa
 
 
 def test_who_has_not_proven_himself_in_time_is_let_go(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_listener, "PROVEN_WITHIN_S", 1.0)  # enough to be answered
+    monkeypatch.setattr(_listener, "PROVEN_WITHIN_S", 3.0)  # enough to be answered
     with connection(door, b"r") as slow, connection(door, first_words()) as recorded:
         assert answered(slow) == b""
         assert len(answered(recorded)) == ANSWER_BYTES + SECOND_BYTES

@@ -171,7 +171,7 @@ def test_a_wait_goes_on_from_call_to_call_and_a_slow_reader_is_evicted(
     way: str, large: bool, growing: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As long as nothing comes back, also where what is to be sent changes."""
-    deadline, nbytes = 0.25, 1 << 20 if large else 64
+    deadline, nbytes = 0.5, 1 << 20 if large else 64
     options: Any = {"max_chunks": 8 if large else 1, "max_chunk_bytes": 2 << 20, "max_bytes": 4 << 20}
     with broadcast(2, on_full="evict", full_deadline=deadline, **options) as (writer, (fast, _)):
         began = time.monotonic()

@@ -11,6 +11,8 @@
 #include <array>
 #include <cstring>
 
+#include "pool/past_caches.hpp"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
@@ -174,16 +176,21 @@ RINGCAST_CRC_TARGET std::uint32_t by_instruction(std::uint32_t crc, const std::b
 #if defined(RINGCAST_FOLD_TARGET)
 // Whole multiples of kFold. The two halves of a lane are polynomials of their own, x^64 apart; a product is x times too large,
 // and a factor of 32 bits in the lower half of 64 is x^32 times what it stands for: hence the 33.
-RINGCAST_FOLD_TARGET void fold_into(std::byte* folded, std::span<const std::byte> bytes) noexcept {
+template <bool copies_past_caches>
+RINGCAST_FOLD_TARGET void fold_into(std::byte* folded, std::span<const std::byte> bytes,
+                                    [[maybe_unused]] std::byte* to = nullptr) noexcept {
     constexpr std::size_t kBits = 8 * Checksum::kFold;
     constexpr std::int64_t kEarlier = power_of_x(kBits + 64 - 33);
     constexpr std::int64_t kLater = power_of_x(kBits - 33);
     const __m512i powers = _mm512_set4_epi64(kLater, kEarlier, kLater, kEarlier);
     __m512i all = _mm512_load_si512(folded);
-    for (std::size_t at = 0; at != bytes.size(); at += Checksum::kFold)
+    for (std::size_t at = 0; at != bytes.size(); at += Checksum::kFold) {
+        const __m512i next = _mm512_loadu_si512(bytes.data() + at);
+        if constexpr (copies_past_caches) _mm512_stream_si512(reinterpret_cast<__m512i*>(to + at), next);
         all = _mm512_ternarylogic_epi64(_mm512_clmulepi64_epi128(all, powers, 0x00),
-                                        _mm512_clmulepi64_epi128(all, powers, 0x11),
-                                        _mm512_loadu_si512(bytes.data() + at), 0x96);  // the exclusive or of all three
+                                        _mm512_clmulepi64_epi128(all, powers, 0x11), next,
+                                        0x96);  // the exclusive or of all three
+    }
     _mm512_store_si512(folded, all);
 }
 #endif
@@ -227,6 +234,18 @@ void Checksum::add(std::span<const std::byte> bytes) noexcept {
     sum_ = by_table(sum_, bytes.data(), bytes.size());
 }
 
+void Checksum::add_copying_past_caches(std::byte* to, std::span<const std::byte> lines) noexcept {
+    static_assert(kFold == kCacheLine);
+#if defined(RINGCAST_FOLD_TARGET)
+    if (folds_) {
+        fold_into<true>(folded_.data(), lines, to);
+        return;
+    }
+#endif
+    copy_lines_past_caches(to, lines.data(), lines.size() / kCacheLine);
+    add(lines);
+}
+
 std::uint32_t Checksum::value() noexcept {
     unfold();
     return ~sum_;
@@ -242,7 +261,7 @@ void Checksum::fold([[maybe_unused]] std::span<const std::byte> bytes) noexcept 
         bytes = bytes.subspan(kFold);
         folds_ = true;
     }
-    fold_into(folded_.data(), bytes);
+    fold_into<false>(folded_.data(), bytes);
 #endif
 }
 

@@ -20,6 +20,9 @@ public:
     explicit Checksum(std::uint32_t before = 0, Summing how = fastest_summing()) noexcept : sum_(~before), how_(how) {}
 
     void add(std::span<const std::byte> bytes) noexcept;
+    // Adds whole lines and copies them past the caches, to where a line begins (past_caches.hpp). Where it folds, both is done
+    // with a line while a register has it.
+    void add_copying_past_caches(std::byte* to, std::span<const std::byte> lines) noexcept;
     std::uint32_t value() noexcept;
 
     // What is folded at a time: pieces of a multiple of it are added fastest.

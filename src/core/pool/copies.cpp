@@ -46,9 +46,10 @@ void copy_past_caches(std::byte* to, const std::byte* from, std::size_t bytes) n
         from += before;
         bytes -= before;
     }
-    for (; bytes >= kCacheLine; bytes -= kCacheLine, to += kCacheLine, from += kCacheLine)
-        copy_line_past_caches(to, from);
-    if (bytes != 0) std::memcpy(to, from, bytes);
+    const std::size_t lines = bytes / kCacheLine;
+    copy_lines_past_caches(to, from, lines);
+    const std::size_t done = lines * kCacheLine;
+    if (bytes != done) std::memcpy(to + done, from + done, bytes - done);
 }
 
 // The C library copies much by one instruction, which is several times slower where the destination lies across lines.
@@ -92,11 +93,15 @@ public:
                 fetch_to_write(ahead);
                 fetch_to_write(ahead + piece - 1);
             }
-            if (past)
-                copy_past_caches(to, from, piece);
-            else
-                copy_through_caches(to, from, piece);
-            sum({from, piece});
+            if (past && is_line(to) && piece % kCacheLine == 0) {
+                copy_lines(to, {from, piece});
+            } else {
+                if (past)
+                    copy_past_caches(to, from, piece);
+                else
+                    copy_through_caches(to, from, piece);
+                sum({from, piece});
+            }
             to += piece;
             from += piece;
             ahead += piece;
@@ -115,6 +120,14 @@ public:
 private:
     void sum(std::span<const std::byte> bytes) noexcept {
         if constexpr (sums) sum_.add(bytes);
+    }
+
+    // Past the caches, and sums them.
+    void copy_lines(std::byte* to, std::span<const std::byte> lines) noexcept {
+        if constexpr (sums)
+            sum_.add_copying_past_caches(to, lines);
+        else
+            copy_lines_past_caches(to, lines.data(), lines.size() / kCacheLine);
     }
 
     Checksum sum_;
