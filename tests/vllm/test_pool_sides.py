@@ -371,6 +371,9 @@ def test_an_engine_finds_its_pool_when_it_comes_and_the_next_one_of_its_name() -
         ({"pool": "kv0", "timeout": "soon"}, "timeout"),
         ({"pool": "kv0", "regain": -1}, "regain"),
         ({"pool": "kv0", "retry": True}, "retry"),
+        ({"pool": "kv0", "timeout": None}, "timeout.*not None"),
+        ({"pool": "kv0", "retry": float("inf")}, "retry.*not inf"),
+        ({"pool": "kv0", "regain": 1e10}, "regain"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_by_name(given: dict[str, Any], says: str) -> None:
