@@ -6,6 +6,7 @@
 
 #include "methods.hpp"
 #include "py_errors.hpp"
+#include "wanted.hpp"
 
 namespace ringcast::bindings {
 
@@ -213,13 +214,12 @@ void End::check_cancel(const WaitOptions& options) const {
 }
 
 bool End::check_wanted() const {
-    const nb::object given_up = nb::module_::import_("ringcast._futures").attr("is_given_up")();
-    if (given_up.is_none()) return false;
-    if (nb::cast<bool>(given_up))
+    const Wanted wanted = is_wanted();
+    if (wanted == Wanted::no_more)
         raise("WaitCancelledError", context() +
                                         ": the wait was given up, because the asyncio future that it was for has been "
                                         "cancelled or its loop ends; `await aget()` waits without a thread of a pool");
-    return true;
+    return wanted == Wanted::for_now;
 }
 
 nb::object End::timeout_text(const WaitOptions& options, const std::string& waited_for) const {

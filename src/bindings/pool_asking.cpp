@@ -6,6 +6,7 @@
 #include "pool_client.hpp"
 #include "py_errors.hpp"
 #include "unlocked.hpp"
+#include "wanted.hpp"
 
 namespace ringcast::bindings {
 
@@ -97,7 +98,7 @@ void Asking::ask(pool::Ask kind) {
             if (PyErr_CheckSignals() != 0) throw nb::python_error();
             const std::int64_t now = platform::monotonic_ns();
             const bool lost = is_lost(progress, now);
-            if (!lost && now < deadline) continue;
+            if (!lost && now < deadline && is_wanted() != Wanted::no_more) continue;
             if (!call_.withdraw()) break;  // answered at the last moment
             if (lost) raise_lost(progress, now);
             raise_timeout("an answer");

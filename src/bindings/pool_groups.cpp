@@ -12,6 +12,7 @@
 #include "pool_client.hpp"
 #include "py_errors.hpp"
 #include "unlocked.hpp"
+#include "wanted.hpp"
 
 namespace ringcast::bindings {
 
@@ -308,6 +309,7 @@ void await_parts(PoolClient& client, const StoreLease& lease) {
     const std::int64_t started = platform::monotonic_ns();
     const auto later = [](std::int64_t from, std::int64_t by) { return by >= kForever - from ? kForever : from + by; };
     std::int64_t dead_since = 0;
+    bool wanted = true;
     for (;;) {
         const std::uint32_t seen = core.memory().changes();
         pool::PartSet missing = 0;
@@ -339,7 +341,7 @@ void await_parts(PoolClient& client, const StoreLease& lease) {
                   what + core.memory().server() +
                       " died, and no other one took the pool over; commit_store may be repeated once "
                       "there is one");
-        if (now >= later(started, client.timeout_ns)) {
+        if (now >= later(started, client.timeout_ns) || !wanted) {
             char waited[32];
             std::snprintf(waited, sizeof waited, "%.3g s", elapsed);
             raise("PoolTimeoutError", what + "waited " + waited + " for parts " + listed(missing, lease.part.of) +
@@ -353,6 +355,7 @@ void await_parts(PoolClient& client, const StoreLease& lease) {
         }
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
         client.check_usable(core);
+        wanted = is_wanted() != Wanted::no_more;
     }
 }
 

@@ -8,6 +8,7 @@
 #include "pool_client.hpp"
 #include "py_errors.hpp"
 #include "unlocked.hpp"
+#include "wanted.hpp"
 
 namespace ringcast::bindings {
 
@@ -119,6 +120,7 @@ void wait_for_pending(PoolClient& client, RetrieveLease& lease, const Keys& all,
         }
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
         client.check_usable(core);
+        if (is_wanted() == Wanted::no_more) return;
         core.unpin(lease.held->places);
         pin_leading_hits(client, lease, keys);
     }

@@ -18,6 +18,7 @@
 #include "py_errors.hpp"
 #include "selection.hpp"
 #include "unlocked.hpp"
+#include "wanted.hpp"
 
 namespace ringcast::bindings {
 
@@ -83,6 +84,11 @@ public:
             }
             if (PyErr_CheckSignals() != 0) throw nb::python_error();
             usable();
+            if (!ready && is_wanted() == Wanted::no_more)
+                raise(
+                    "WaitCancelledError",
+                    "selector: the wait was given up, because the asyncio future that it was for has been cancelled or "
+                    "its loop ends; `await aselect()` waits without a thread of a pool");
             if (!ready && nudged_.exchange(false)) break;
         }
         s.finish(given.size() != 0);

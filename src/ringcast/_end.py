@@ -20,6 +20,7 @@ from ringcast.waiting import PATIENT, NativePolicy, NativeStrategy, WaitSettings
 
 if TYPE_CHECKING:
     import threading
+    import weakref
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
     from typing_extensions import TypeVar as TypeVarWithDefault
 
+    from ringcast._selector import Selector
     from ringcast.aio import AsyncReader
     from ringcast.codec import Codec
     from ringcast.net.link._desk import Place
@@ -63,6 +65,7 @@ class QueueEnd(_core.End[T]):
     """The reader's rank; None on the writer."""
     _tells_losses: bool = True  # False: whoever sent what was not read is told otherwise
     _async_reader: AsyncReader | None = None  # made by the first aget
+    _selector: weakref.ref[Selector[Any]] | None = None  # that has it
     _strategy: NativeStrategy
     _link: Place | None = None
     """Of an end with others on other machines: what it holds at its link's desk, for as long as it is open."""
@@ -195,6 +198,11 @@ class QueueEnd(_core.End[T]):
             reader = self.__dict__.setdefault("_async_reader", AsyncReader(self))
         message: T = await reader.get(self, timeout)
         return message
+
+    def _is_waiting(self, thread: int) -> bool:
+        """Of a reader: does this thread (threading.get_ident) wait for a message, in its call or its selector's?"""
+        selector = None if self._selector is None else self._selector()
+        return super()._is_waiting(thread) or (selector is not None and selector._waits_in == thread)
 
     def shutdown(self) -> None:
         """Ends every waiting call of this end, from any thread, with QueueClosedError; later calls raise it, too.

@@ -6,7 +6,9 @@ they are, the deadline of each, and event loops.
 
 from __future__ import annotations
 
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -75,6 +77,8 @@ class Selector(_core.Selection, Generic[K]):
         self._given: dict[MessageQueue[Any], tuple[K, MessageQueue[Any]]] = {}
         self._deadlines: dict[MessageQueue[Any], _Deadline] = {}
         self._own: list[MessageQueue[Any]] = []
+        self._waits_in: int | None = None
+        """The thread whose `select` waits."""
         self._task: dict[str, Callable[[], object]] = {}
         """What wakes the task that selects, if one does."""
 
@@ -129,6 +133,7 @@ class Selector(_core.Selection, Generic[K]):
                     f"{end._context}: it is registered with another selector, or a task waits for it by `aget`: "
                     "unregister it there, or cancel the task, first"
                 )
+            end._selector = weakref.ref(self)
             if seconds is not None:
                 self._deadlines[end] = _Deadline(seconds)
                 self._nudge()  # who selects now sleeps until a later one
@@ -175,7 +180,7 @@ class Selector(_core.Selection, Generic[K]):
             ends = [due for due in (report, *(one.due for one in self._deadlines.copy().values())) if due > now]
             if timeout is not None:
                 ends.append(began + timeout)
-            given = self._select(max(0.0, min(ends) - now) if ends else 0.0)
+            given = self._waited(max(0.0, min(ends) - now) if ends else 0.0)
             now = time.monotonic()
             if self._deadlines:
                 self._look_at_deadlines(given, now)
@@ -286,6 +291,16 @@ class Selector(_core.Selection, Generic[K]):
         if timeout is None and not self._given and not self.closed:
             raise ArgumentError("select without a time-out, but no end is registered: it would never return")
 
+    def _waited(self, seconds: float) -> list[tuple[K, MessageQueue[Any]]]:
+        me = threading.get_ident()
+        if self._waits_in is None:  # else this is the second, and refused
+            self._waits_in = me
+        try:
+            return self._select(seconds)
+        finally:
+            if self._waits_in == me:
+                self._waits_in = None
+
     def _wake_task(self) -> None:
         wake = self._task.get("selects")
         if wake is not None:
@@ -296,6 +311,8 @@ class Selector(_core.Selection, Generic[K]):
         """In this order: what an interruption leaves can be let go of again."""
         self._deadlines.pop(end, None)
         self._remove(given)
+        if end._selector is not None and end._selector() is self:
+            end._selector = None
         self._given.pop(end, None)
 
     def _look_at_deadlines(self, given: list[tuple[K, Any]], now: float) -> None:

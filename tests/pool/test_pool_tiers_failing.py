@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from ringcast.errors import PoolError
-from ringcast.pool import Keys, PoolClient, PoolServer, _server, _tending
-from tests.pool.pools import COMMITTED, retrieved, some_keys, store
+from ringcast.pool import FileTier, Keys, PoolClient, PoolServer, _server, _tending
+from tests.pool.pools import CHUNK, COMMITTED, retrieved, some_keys, store
 from tests.pool.tiered import evict, file_tier, is_gone, keep, tier_figure, tiered
 from tests.pool.tiers import DictTier
 from tests.support import DEADLINE_S, eventually
@@ -201,6 +201,19 @@ def test_what_fails_is_logged_ever_less_often(
             eventually(partial(failed_times, i + 1))
         eventually(lambda: "on fire" in caplog.text)
         assert sum("on fire" in record.message for record in caplog.records) <= failed().bit_length() + 1
+
+
+def test_a_file_whose_slots_are_too_short_says_how_long_they_must_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_tending, "_LOOK_S", 0.02)
+    tier = FileTier(tmp_path / "tier", "1MiB", CHUNK // 2)
+    with caplog.at_level(logging.WARNING, "ringcast.pool"), tiered(tier) as (server, [client]):
+        store(client, some_keys(1))
+        assert retrieved(client, some_keys(1)) == 1
+        said = f"a chunk has {CHUNK} bytes, and the file's slots are for chunks of at most {CHUNK // 2}"
+        eventually(lambda: said in caplog.text)
+        assert (tier_figure(server, "failed")(), tier_figure(server, "dropped")()) == (1, 1)
 
 
 def test_a_file_that_is_gone_fails_nothing(tmp_path: Path) -> None:

@@ -118,6 +118,20 @@ def test_tiers_must_be_tiers(tmp_path: Path) -> None:
         PoolServer("wrong", "1MiB", tiers=[tier])
 
 
+class Unmade(DictTier):
+    def __init__(self) -> None:
+        self.kept = {}
+
+
+def test_a_tier_whose_own_init_calls_no_other_is_told_so() -> None:
+    tier = Unmade()
+    with pytest.raises(ArgumentError, match=r"a Unmade .*super\(\).__init__\(\)"):
+        PoolServer("wrong", "1MiB", tiers=[tier])
+    with pytest.raises(ArgumentError, match=r"super\(\).__init__\(\)"):
+        tier.store([bytes(32)], [b"a chunk"])
+    tier.close()
+
+
 def test_a_server_closes_its_tiers(tmp_path: Path) -> None:
     with tiered(tier := file_tier(tmp_path)):
         before = tier.closed

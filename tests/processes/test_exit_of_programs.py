@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ringcast.instruments import sweep
-from tests.support import DEADLINE_S
+from tests.support import DEADLINE_S, unique_name
 
 WORKER = """
 import atexit, os, signal, subprocess, sys, threading
@@ -130,6 +130,15 @@ JOINERS = {
     sys.exit()""",
     "a thread of the same process": """
     threading.Thread(target=worker, args=(queue.export_handle(),)).start()""",
+    "a thread of the same process, which selects": """
+    from ringcast import Selector, errors
+    def select(handle):
+        got, reader = [], MessageQueue.create_from_handle(handle, 0)
+        selector = Selector(); selector.register(reader, 0)
+        try:
+            while selector.select(): got.append(reader.dequeue())
+        except errors.QueueClosedError: print("got", got, flush=True)
+    threading.Thread(target=select, args=(queue.export_handle(),)).start()""",
     "a thread of a pool": """
     from concurrent.futures import ThreadPoolExecutor
     ThreadPoolExecutor(2).submit(worker, queue.export_handle())""",
@@ -209,14 +218,27 @@ ASYNCIO = {
 }
 
 
-@pytest.mark.parametrize("call", ["reader.dequeue", "lambda: list(reader)", "lambda: full.enqueue(b'')"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "reader.dequeue", "lambda: list(reader)", "lambda: full.enqueue(b'')", "selector.select",
+        "lambda: client.retrieve(keys, wait=3600)",
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("what", ASYNCIO)
 def test_asyncio_run_ends_although_a_call_in_a_thread(tmp_path: Path, what: str, call: str) -> None:
     source = f"""
 import asyncio, contextlib
-from ringcast import MessageQueue
+from ringcast import MessageQueue, Selector
+from ringcast.pool import Namespace, PoolClient, PoolServer, keys_from_hashes
 queue = MessageQueue(1); reader = MessageQueue.create_from_handle(queue.export_handle(), 0)
 full = MessageQueue(1, max_chunks=1); full.enqueue(b'')
+other = MessageQueue(1); selector = Selector()
+selector.register(MessageQueue.create_from_handle(other.export_handle(), 0), "other")
+server = PoolServer("{unique_name("exit")}", "1MiB").start()
+storing, client = (PoolClient.connect(server.name, layout=4096) for _ in range(2))
+keys = keys_from_hashes([b"0"], Namespace("m", dtype="uint8", layout="bytes"))
+lease = storing.prepare_store(keys)  # which never ends
 async def main():
     with contextlib.suppress(asyncio.TimeoutError):
         {ASYNCIO[what].format(call=call)}

@@ -53,6 +53,7 @@ def main() -> None:
     refused(LayoutError, "FullAttentionSpec", full, sliding)
     refused(LayoutError, "pipeline_parallel_size is 2", full, pipeline_parallel_size=2)
     refused(LayoutError, "decode_context_parallel_size is 4", full, decode_context_parallel_size=4)
+    refused(LayoutError, "on 2 machines", full, nnodes_within_dp=2)
     refused(ArgumentError, "'tiemout'", full, extra={"pool": "kv0", "tiemout": 3})
     for message in (
         _messages.PlanMetadata(), _messages.ReportMetadata({"a"}, {1: 1}), _messages.HandshakeMetadata((1,), None, "f")

@@ -55,6 +55,16 @@ def test_blocks_are_told_as_gone_whatever_ends_their_events_and_the_next_ones_ar
     assert f"the pool's events could not be read: {type(kind()).__name__}" in caplog.text
 
 
+def test_a_block_of_which_a_tier_lost_its_copy_is_still_there() -> None:
+    announcements = Announcements(SETTINGS)
+    announcements.stored(b"key", BLOCKS[0])
+    announcements._saw([PoolEvent(1, "removed", b"key", medium="FileTier")])
+    assert announcements.take() == [BLOCKS[0]]
+    announcements._saw([PoolEvent(2, "removed", b"key")])
+    assert announcements.take() == [Removed(BLOCKS[0].hash)]
+    announcements.close()
+
+
 def copying(fence: Callable[[], Callable[[], object]] | None = None) -> Copying:
     caches = [np.zeros((8, 64), np.uint8)]
     return Copying(SETTINGS, KVLayout.pages([(cache, 64) for cache in caches]), 0, fence)

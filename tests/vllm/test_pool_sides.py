@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from ringcast import errors
 from ringcast.instruments.looking import sweep
-from ringcast.pool import PoolServer
+from ringcast.pool import FileTier, PoolServer
 from ringcast.vllm import _scheduling
 from ringcast.vllm._plans import Load, Plan, Report, Store
 from ringcast.vllm._pool_events import Removed, Stored
@@ -154,6 +155,49 @@ def test_what_was_computed_before_a_reset_is_not_stored_after_it() -> None:
         engine.end(request)
         assert stored(pool) == 0
         assert engine.run(ToyRequest("b", PROMPT)) == 0
+
+
+def test_who_was_preempted_before_a_reset_stores_all_that_it_computes_after_it() -> None:
+    with server() as pool, Toy(pool.name) as engine:
+        request = ToyRequest("a", PROMPT)
+        engine.admit(request)
+        engine.step({"a": 4 * BLOCK})
+        engine.settle()
+        assert stored(pool) == 4
+        request.num_computed_tokens = 0
+        engine.side.forget()
+        engine.step({"a": len(PROMPT)})
+        engine.settle()
+        engine.end(request)
+        assert engine.counted()["blocks_stored"] == 4 + 8
+        assert engine.run(ToyRequest("b", PROMPT)) == 8 * BLOCK
+
+
+def test_after_a_reset_what_was_told_as_stored_is_told_as_gone() -> None:
+    with server() as pool, Toy(pool.name) as engine:
+        engine.run(ToyRequest("a", PROMPT))
+        engine.side.forget()
+        assert engine.told.take() == [Removed(each) for each in hashes(PROMPT)]
+
+
+def test_what_is_only_in_a_file_is_brought_for_who_asks_for_it(tmp_path: Path) -> None:
+    tier = FileTier(tmp_path / "tier", "4MiB", CHUNK)
+    with PoolServer(unique_name("v"), 12 * (CHUNK + 4096), policy="lru", tiers=[tier]) as pool:
+        with Toy(pool.name) as engine:
+            engine.run(ToyRequest("a", PROMPT))
+            engine.run(ToyRequest("b", PROMPT))  # what is used again is copied
+            eventually(lambda: pool.stats()["tiers"][0]["chunks"] == 8)
+            keys = engine.side._get(ToyRequest("c", PROMPT)).keys
+            others = iter(range(100, 200))
+
+            def is_in_the_file_alone() -> bool:
+                engine.run(ToyRequest("d", [next(others), *PROMPT]))
+                client = engine.side.client
+                return client is not None and client.lookup(keys) == (0, 8)
+
+            eventually(is_in_the_file_alone)
+            assert engine.run(ToyRequest("c", PROMPT)) == 8 * BLOCK
+            nothing_is_held(engine)
 
 
 def test_what_is_stored_is_held_until_it_is_although_its_request_has_ended() -> None:
@@ -371,6 +415,9 @@ def test_an_engine_finds_its_pool_when_it_comes_and_the_next_one_of_its_name() -
         ({"pool": "kv0", "timeout": "soon"}, "timeout"),
         ({"pool": "kv0", "regain": -1}, "regain"),
         ({"pool": "kv0", "retry": True}, "retry"),
+        ({"pool": "kv0", "timeout": None}, "timeout.*not None"),
+        ({"pool": "kv0", "retry": float("inf")}, "retry.*not inf"),
+        ({"pool": "kv0", "regain": 1e10}, "regain"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_by_name(given: dict[str, Any], says: str) -> None:

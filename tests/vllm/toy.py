@@ -151,7 +151,15 @@ class Toy:
         """A new request: what the pool has of it is loaded; how many of its tokens that were."""
         self.loaded = set()
         self.requests[request.request_id] = request
-        tokens, beside = self.side.matched(request, 0)
+        asked: list[tuple[int | None, bool]] = []
+
+        def is_known() -> bool:
+            asked.append(self.side.matched(request, 0))
+            return asked[-1][0] is not None
+
+        self.wait_until(is_known)
+        tokens, beside = asked[-1]
+        assert tokens is not None
         assert beside == (tokens > 0)
         needed = -(-request.num_tokens // BLOCK)
         fresh = [block for block in self.free if block not in self.held][:needed]

@@ -104,6 +104,10 @@ TierOutcome FileTier::failed(const char* what, int error) noexcept {
     return TierOutcome::failed;
 }
 
+std::uint64_t FileTier::most_bytes(std::uint32_t parts) const noexcept {
+    return block_bytes(file_.chunk_bytes(), parts);
+}
+
 std::size_t FileTier::claim() {
     if (!free_.empty()) {
         const std::size_t slot = free_.back();
@@ -144,7 +148,7 @@ void FileTier::drop(Call& call, std::size_t at) noexcept {
 
 TierOutcome FileTier::store(const Digest& key, std::span<const std::byte> bytes, const TierNote& note) noexcept {
     count(stores_);
-    if (bytes.empty() || bytes.size() > block_bytes(file_.chunk_bytes(), note.parts)) {
+    if (bytes.empty() || bytes.size() > most_bytes(note.parts)) {
         count(refused_);
         return TierOutcome::refused;
     }

@@ -42,6 +42,7 @@ public:
     TierOutcome remove(const Digest& key) noexcept override;
     void clear(std::uint64_t era) override;
     std::uint64_t era() const noexcept override { return era_.load(std::memory_order_relaxed); }
+    std::uint64_t most_bytes(std::uint32_t parts) const noexcept override;
     // What has been stored is there after a loss of power, and what has been removed is not, after that or any restart.
     TierOutcome sync() noexcept override;
     // Synced, unlocked, closed; calls fail from then on. Waits for those that run.

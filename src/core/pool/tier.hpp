@@ -46,6 +46,8 @@ public:
     // Error(tier) if that cannot be promised; none of them is found here even so.
     virtual void clear(std::uint64_t era) = 0;
     virtual std::uint64_t era() const noexcept = 0;
+    // How long a block of so many parts may be.
+    virtual std::uint64_t most_bytes(std::uint32_t parts) const noexcept = 0;
     // What was stored before survives a loss of power.
     virtual TierOutcome sync() noexcept = 0;
     // Of the last call that failed.

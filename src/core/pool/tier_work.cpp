@@ -6,8 +6,23 @@
 
 #include "platform/clock.hpp"
 #include "pool/checksum.hpp"
+#include "pool/parts.hpp"
 
 namespace ringcast::pool {
+
+namespace {
+
+// Why none of this length will ever be stored there; empty: that is not the reason, or there is none.
+std::string too_long(const TierJob& job, const Tier& tier) {
+    const std::uint64_t most = tier.most_bytes(job.note.parts);
+    if (job.outcome != TierOutcome::refused || job.bytes.size() <= most) return "";
+    const std::string bytes = std::to_string(payload_bytes(job.bytes.size(), job.note.parts));
+    return "a chunk has " + bytes + " bytes, and the file's slots are for chunks of at most " +
+           std::to_string(payload_bytes(most, job.note.parts)) +
+           "; remove the file, and make the tier with chunk_bytes of " + bytes;
+}
+
+}  // namespace
 
 void FinishedTierJobs::put(std::unique_ptr<TierJob> job) {
     const std::lock_guard guard(mutex_);  // also while the server is roused, so that it is there
@@ -79,6 +94,10 @@ void run_tier(TierWork& work, Tier& tier) noexcept {
         switch (job->task) {
             case TierTask::store:
                 job->outcome = tier.store(job->key, job->bytes, job->note);
+                if (const std::string why = too_long(*job, tier); !why.empty()) {
+                    job->outcome = TierOutcome::failed;
+                    job->error = why;
+                }
                 break;
             case TierTask::load:
                 job->outcome = tier.load(job->key, job->bytes);

@@ -50,6 +50,11 @@ class Announcements:
             self._there[key] = block.hash
             self._told.append(block)
 
+    def all_gone(self) -> None:
+        """Nothing that was told as stored is of use any more."""
+        with self._lock:
+            self._gone(list(self._there))
+
     def take(self) -> list[Stored | Removed]:
         """What there is to tell since the last time."""
         with self._lock:
@@ -76,7 +81,7 @@ class Announcements:
                 tell(_log, "ringcast: no events: %s", shown(error), level=logging.DEBUG)
             except BaseException as error:  # whatever it is, nobody is sent to blocks that may have gone
                 tell(_log, "ringcast: the pool's events could not be read: %s", shown(error), error=error)
-            self._all_gone()
+            self.all_gone()
             self._closed.wait(max(self._settings.retry, 0.1))
 
     def _saw(self, batch: list[PoolEvent]) -> None:
@@ -86,15 +91,11 @@ class Announcements:
                 self._gone([key for key in self._there if key not in present])
                 return
             for event in batch:
-                if event.kind == "removed" and event.key is not None:
+                if event.kind == "removed" and event.key is not None and event.medium == "memory":
                     self._gone([event.key])
                 elif event.kind == "cleared":
                     # Whose chunks these were is known by digests alone: a namespace of this engine's is as good as any.
                     self._gone(list(self._there))
-
-    def _all_gone(self) -> None:
-        with self._lock:
-            self._gone(list(self._there))
 
     def _gone(self, keys: list[bytes]) -> None:
         for key in keys:

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ringcast import _core
-from ringcast._arguments import refuse
+from ringcast._arguments import refuse, seconds
 from ringcast._names import pool_segment_name
 from ringcast.errors import ArgumentError
 
@@ -39,6 +38,9 @@ class Settings:
             raise refuse(f"{EXTRA}['pool']", "a str", given["pool"])
         pool_segment_name(given["pool"])
         for name in known[1:]:
-            if name in given:
-                _core.checked_ns(f"{EXTRA}['{name}']", given[name])
+            if name in given and seconds(f"{EXTRA}['{name}']", given[name]) is None:
+                raise ArgumentError(
+                    f"{EXTRA}['{name}'] must be seconds, at most 1e9, not {given[name]!r}: an engine waits for no pool "
+                    "without limit"
+                )
         return cls(given["pool"], **{name: float(given[name]) for name in known[1:] if name in given})

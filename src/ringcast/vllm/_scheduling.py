@@ -13,6 +13,7 @@ import logging
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -71,6 +72,8 @@ class _Known:
     lease: RetrieveLease | None = None
     first: int = 0
     """The block that the lease's first chunk is for."""
+    coming: Future[int] | None = None
+    """What tiers had of it when it was first asked about: done once that is in memory, or will not be in time."""
     loading: bool = False
     failed: bool = False
     """A load of it has failed: it computes, and asks no more."""
@@ -122,10 +125,11 @@ class Scheduling:
 
     # --- Called by the engine, each by its one thread.
 
-    def matched(self, request: Request, computed: int) -> tuple[int, bool]:
+    def matched(self, request: Request, computed: int) -> tuple[int | None, bool]:
         """How many tokens beyond `computed` the pool has, and whether they come while others are computed.
 
-        They are pinned until they are asked for, or the request is asked about anew, or ends.
+        They are pinned until they are asked for, or the request is asked about anew, or ends. None: a tier's chunks are
+        on their way into memory, and it is to be asked about again.
         """
         known = self._get(request)
         if known.lease is not None and (known.first != computed // self._model.block_tokens or known.loading):
@@ -142,7 +146,10 @@ class Scheduling:
                 if first >= end:
                     client.touch(known.keys[:end])
                     return 0, False
-                lease = client.prepare_retrieve(known.keys[first:end])
+                wanted = known.keys[first:end]
+                if self._comes(client, known, wanted):
+                    return None, False
+                lease = client.prepare_retrieve(wanted)
             except PoolError as error:
                 self._stores.trouble(client, error)
                 return 0, False
@@ -220,9 +227,11 @@ class Scheduling:
         self._space.cache_clear()
         for known in self._known.values():
             self._give_back(known)
-            known.keys = self._keys_of(known.request)
-            if known.request.num_computed_tokens:
-                known.offered = sys.maxsize  # what it has was computed before
+            known.keys, known.coming = self._keys_of(known.request), None
+            # What it has was computed before; who has nothing, for it was preempted, computes all anew.
+            known.offered = sys.maxsize if known.request.num_computed_tokens else 0
+        if self._stores.announcements is not None:
+            self._stores.announcements.all_gone()
 
     def close(self) -> None:
         """Gives everything back."""
@@ -259,6 +268,14 @@ class Scheduling:
             model.name, revision, dtype=model.dtype, layout=f"{self._layout.fingerprint} {model.form}",
             shards=self._layout.shards, salt=salt_bytes(salt),
         )  # fmt: skip
+
+    def _comes(self, client: PoolClient, known: _Known, keys: Keys) -> bool:
+        """Is what a tier has of these on its way into memory? A request waits for that once, as long as a store may."""
+        if known.coming is None and not self._stores.paused:
+            found = client.lookup(keys)
+            if found.total > found.memory:
+                known.coming = client.prefetch(keys)
+        return known.coming is not None and not known.coming.done()
 
     def _give_back(self, known: _Known) -> None:
         lease, known.lease = known.lease, None

@@ -28,6 +28,10 @@ def only_group(vllm_config: Any, kv_cache_config: Any) -> Any:
                 f"{name} is {getattr(parallel, name)}, and must be 1: the parts of a chunk are alike, one of each rank "
                 "of the tensor parallel group"
             )
+    if (machines := getattr(parallel, "nnodes_within_dp", 1)) > 1:
+        raise LayoutError(
+            f"the engine's workers are on {machines} machines, and a pool is the memory of one: they could not share it"
+        )
     groups = kv_cache_config.kv_cache_groups
     kinds = [sorted({type(spec).__name__ for spec in _specs(group.kv_cache_spec)}) for group in groups]
     if len(groups) != 1 or not set(kinds[0]) <= _KINDS:

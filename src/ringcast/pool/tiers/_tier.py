@@ -109,6 +109,9 @@ class Tier(ABC):
     together = 0
     """Bytes of small chunks that one thread takes at a time."""
 
+    _pid: int | None = None
+    """Whose it is, once it was made."""
+
     def __init__(self, *, threads: int = 4, in_flight: int | str = "64MiB") -> None:
         count = checked("threads", threads, most=_MOST_THREADS)
         self._thread_count = count
@@ -429,6 +432,11 @@ class Tier(ABC):
             raise ArgumentError(f"{self!r} is a tier of {owner!r}; each server has tiers of its own")
 
     def _check_open(self) -> None:
+        if self._pid is None:
+            raise ArgumentError(
+                f"a {type(self).__name__} has no threads, since its __init__ has not called Tier's: call "
+                "super().__init__() there"
+            )
         if self._pid != os.getpid():
             raise ForkedError(f"{self!r} belongs to a parent process")
         if self._closed:
