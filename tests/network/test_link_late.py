@@ -71,6 +71,33 @@ def test_a_further_reader_that_comes_too_late_is_told_and_others_are_not() -> No
         assert reader.dequeue(timeout=DEADLINE_S) == "after"
 
 
+def test_who_comes_again_takes_nobody_s_promise_and_who_comes_late_behind_it_is_told() -> None:
+    """The stream that begins for who comes again has nothing of what is kept for who has not come."""
+    with closing(MessageQueue[Any](2, 0, connect_ip="127.0.0.1")) as queue:
+        handle = queue.export_handle()
+        with closing(MessageQueue[Any].create_from_handle(handle, 0)) as reader:
+            queue.enqueue("kept", timeout=DEADLINE_S)
+            assert reader.dequeue(timeout=DEADLINE_S) == "kept"
+        eventually(lambda: not queue.stats()["links"], "the end of the stream")
+        with closing(MessageQueue[Any].create_from_handle(handle, 0)) as again:
+            assert queue.stats()["expected_elsewhere"] == 1
+            queue.enqueue("next", timeout=DEADLINE_S)
+            assert again.dequeue(timeout=DEADLINE_S) == "next"
+            is_told_and_reads_on(queue, 1)
+            assert again.dequeue(timeout=DEADLINE_S) == "after"
+            assert queue.stats()["missed"] == {0: 0, 1: 2}
+
+
+def test_who_has_left_is_no_reader_of_the_stream_that_has_the_same_seat_later() -> None:
+    with closing(MessageQueue[Any](2, 0, connect_ip="127.0.0.1")) as queue:
+        handle = queue.export_handle()
+        for rank in (0, 1):
+            MessageQueue.create_from_handle(handle, rank).close()
+        eventually(lambda: not queue.stats()["links"], "the end of the streams")
+        with closing(MessageQueue.create_from_handle(handle, 1)):
+            assert [link["ranks"] for link in queue.stats()["links"]] == [[1]]
+
+
 def test_a_reader_that_comes_in_time_or_again_is_told_nothing() -> None:
     with impatient(1) as queue:
         handle = queue.export_handle()
