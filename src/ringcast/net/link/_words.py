@@ -89,7 +89,7 @@ def _impossible(what: str, value: Any) -> LinkError:
 def receive(channel: Channel, wanted: int, timeout: float) -> dict[str, Any]:
     """The next record, which must be of this kind. Raises LinkError, with what a REFUSED says."""
     if not channel.wait(timeout):
-        raise LinkError(f"{channel.peer} has said nothing for {timeout} s")
+        raise LinkError(f"{channel.peer} has said nothing for {timeout:.3g} s")
     kind, _ = channel.next()
     said = understood(channel.read())
     if kind == REFUSED:
