@@ -234,6 +234,24 @@ def _fail() -> None:
     raise ValueError
 
 
+def test_what_a_rank_has_sent_just_before_it_left_is_received_though_it_is_seen_to_have_left(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = two
+    check = Group._check_alive
+
+    def check_late(group: Group, rank: int, *given: Any) -> None:
+        if group is first._group and rank == 1 and second._group.client._stop.alive:
+            second.send_obj("the last word", 0)
+            second.close(0)
+        check(group, rank, *given)
+
+    monkeypatch.setattr(Group, "_check_alive", check_late)
+    assert first.recv_obj(1) == "the last word"
+    with pytest.raises(GroupError, match="has left the group"):
+        first.recv_obj(1)
+
+
 def test_a_handler_of_signals_closes_in_the_middle_of_a_close() -> None:
     for n in itertools.count():
         group = StatelessProcessGroup.create("127.0.0.1", 0, rank=0, world_size=1)

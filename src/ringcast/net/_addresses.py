@@ -46,7 +46,7 @@ def resolved(host: str, port: int) -> list[Address]:
     except OSError as error:
         raise GroupError(f"the host {host!r} of the group's store has no address: {error}") from error
     addresses = list(dict.fromkeys((str(one[4][0]), port) for one in found))
-    if not addresses or any(_parsed(ip).is_unspecified or _parsed(ip).is_multicast for ip, _ in addresses):
+    if not addresses or any(is_wildcard(ip) or _parsed(ip).is_multicast for ip, _ in addresses):
         raise ArgumentError(f"host must be one address of rank 0's machine, which all ranks can reach, not {host!r}")
     if is_this_machine(host) and all(is_loopback(ip) for ip, _ in addresses):
         with suppress(LinkError):  # there is no other machine
@@ -108,6 +108,11 @@ def listening_for_links(
 def is_loopback(ip: str) -> bool:
     """Can only processes of this machine send from there?"""
     return _parsed(ip).is_loopback
+
+
+def is_wildcard(ip: str) -> bool:
+    """Does it stand for all addresses of a machine?"""
+    return _parsed(ip).is_unspecified
 
 
 def is_this_machine(host: str) -> bool:

@@ -222,15 +222,26 @@ class Group:
 
     def _look(self, keys: Mapping[int, str], deadline: Deadline, mine: Mapping[str, Any] | None) -> list[int]:
         """The ranks that have not said their part. Raises if one of them never will."""
-        missing = [rank for rank, key in keys.items() if not self.client.has([key], deadline)]
-        for rank in missing:
-            at = self.where(rank, deadline)
-            if self.client.has([keys[rank]], deadline):
-                continue  # said meanwhile, before it went on
-            if mine is not None:
-                self.compare(rank, at, mine)
+        return [
+            rank
+            for rank, key in keys.items()
+            if not self.client.has([key], deadline) and self._will_say(rank, key, deadline, mine)
+        ]
+
+    def _will_say(self, rank: int, key: str, deadline: Deadline, mine: Mapping[str, Any] | None) -> bool:
+        """False: it has said its part meanwhile, before it went on, left or ended. Raises if it never will."""
+        at = self.where(rank, deadline)
+        if self.client.has([key], deadline):
+            return False
+        if mine is not None:
+            self.compare(rank, at, mine)
+        try:
             self._check_alive(rank, at, deadline)
-        return missing
+        except GroupPeerError:
+            if self.client.has([key], deadline):
+                return False
+            raise
+        return True
 
     def compare(self, rank: int, at: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
         who = self.members[rank].named(rank)
