@@ -29,7 +29,10 @@ def words(value: Any) -> bytes:
 def understood(payload: bytes) -> dict[str, Any]:
     """Raises LinkError."""
     try:
-        value = json.loads(payload)
+        text = payload.decode()
+        value = json.loads(text)
+        if "\\ud" in text.lower():  # half of a character, if no other half follows: nothing native takes that
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise LinkError(f"the link at the other side said what is no JSON: {error}") from error
     if not isinstance(value, dict):
