@@ -68,6 +68,14 @@ void post(const Segment& segment, std::uint32_t index, const std::string& state,
     post_placement(segment.ring(), index, state_of(state));
 }
 
+// Another stream has this seat now: who has read through it before, and is gone, is none of its readers.
+void forget_stream(const Segment& segment, std::uint32_t seat) {
+    const auto& ring = segment.ring();
+    for (std::uint32_t i = 0; i < ring.n_remote; ++i)
+        if (ring.board[i].stream.load(std::memory_order_relaxed) == seat)
+            ring.board[i].stream.store(kNobody, std::memory_order_relaxed);
+}
+
 // Nobody is expected in this home seat any more. False: somebody has it.
 bool forgo(const Segment& segment, std::uint32_t home) {
     const auto& ring = segment.ring();
@@ -143,6 +151,7 @@ void add_board_methods(nb::class_<Segment>& type) {
         .def("name_rank", &Segment::name_rank, "home"_a, "rank"_a)
         .def("placements", &placements)
         .def("place", &place, "index"_a, "rank"_a, "pid"_a, "host"_a, "stream"_a)
+        .def("forget_stream", &forget_stream, "seat"_a)
         .def("post", &post, "index"_a, "state"_a, "pid"_a, "behind"_a, "cause"_a = 0)
         .def(
             "note_behind",

@@ -18,9 +18,10 @@ namespace ringcast::bindings {
 namespace {
 
 std::unique_ptr<Tap> make_tap(const std::shared_ptr<Segment>& segment,
-                              std::tuple<std::int64_t, std::int64_t, std::int64_t, bool> strategy) {
+                              std::tuple<std::int64_t, std::int64_t, std::int64_t, bool> strategy, bool promised) {
     const auto [spin_ns, yield_ns, park_ns, adaptive] = strategy;
-    return std::make_unique<Tap>(segment, Strategy{spin_ns, yield_ns, park_ns, adaptive}, claim_tap(*segment));
+    return std::make_unique<Tap>(segment, Strategy{spin_ns, yield_ns, park_ns, adaptive},
+                                 claim_tap(*segment, promised));
 }
 
 void close(Tap& tap, bool lost) {
@@ -32,7 +33,7 @@ void close(Tap& tap, bool lost) {
 
 void bind_tap(nb::module_& module) {
     nb::class_<Tap>(module, "Tap", "The end by which a link reads a ring for another machine.")
-        .def(nb::new_(&make_tap), "segment"_a, "strategy"_a)
+        .def(nb::new_(&make_tap), "segment"_a, "strategy"_a, "promised"_a)
         .def_prop_ro("seat", [](const Tap& tap) { return tap.claim().seat; })
         .def_prop_ro("first", [](const Tap& tap) { return tap.claim().first; })
         .def_prop_ro("kept", [](const Tap& tap) { return tap.claim().kept; })

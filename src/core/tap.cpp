@@ -4,7 +4,7 @@
 
 namespace ringcast {
 
-TapClaim claim_tap(const Segment& segment) {
+TapClaim claim_tap(const Segment& segment, bool promised) {
     const auto& ring = segment.ring();
     const auto& locks = segment.locks();
     const auto claim = [&](std::uint32_t i, SeatState wanted) -> std::optional<TapClaim> {
@@ -26,7 +26,7 @@ TapClaim claim_tap(const Segment& segment) {
         locks.unlock(seat_lock(i));
         return std::nullopt;
     };
-    for (std::uint32_t i = ring.n_local; i < ring.n_local + ring.n_remote; ++i)
+    for (std::uint32_t i = ring.n_local; promised && i < ring.n_local + ring.n_remote; ++i)
         if (const auto made = claim(i, SeatState::expected)) return *made;
     for (const SeatState state : {SeatState::vacant, SeatState::forgone, SeatState::evicted})
         for (std::uint32_t i = ring.n_local; i < ring.n_seats; ++i)

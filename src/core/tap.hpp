@@ -28,8 +28,9 @@ struct TapClaim {
     bool kept;  // everything was, from `first` on, for whoever comes
 };
 
-// Takes a seat that is kept for readers on other machines, else a spare one, from the next message on. Throws rank_taken.
-TapClaim claim_tap(const Segment& segment);
+// Takes a seat that is kept for readers on other machines, if the one who comes is `promised` it, else a spare one, from the
+// next message on. Throws rank_taken.
+TapClaim claim_tap(const Segment& segment, bool promised = true);
 
 // What precedes a message in a batch of them, as it travels.
 struct BatchHead {

@@ -69,6 +69,12 @@ class QueueEnd(_core.End[T]):
     _strategy: NativeStrategy
     _link: Place | None = None
     """Of an end with others on other machines: what it holds at its link's desk, for as long as it is open."""
+    _linking: dict[str, Any] | None = None
+    """What the link is to be told, of a writer with readers on other machines."""
+    _linked: Any = None
+    """What the link has answered."""
+    _exporting: threading.RLock
+    """Of such a writer, which has one key, whichever thread asks for its first handle."""
     _exported: bool
     """Nobody was promised anything before the first handle was given out."""
 

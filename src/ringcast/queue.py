@@ -18,6 +18,7 @@ The calls that carry messages are native methods, declared here: see `ringcast._
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -41,8 +42,6 @@ from ringcast.errors import (
 from ringcast.waiting import OnFull, OnReaderDeath, OnReaderLeave, Wait, WaitSettings, reader_policy
 
 if TYPE_CHECKING:
-    import threading
-
     from typing_extensions import Self
 
     from ringcast.net.link._desk import Place
@@ -114,10 +113,6 @@ class MessageQueue(OfGroups[T]):
     other machines MissingPackageError, and `export_handle` raises LinkError.
     """
 
-    _linking: dict[str, Any] | None = None
-    """What the link is to be told, of a writer with readers on other machines."""
-    _linked: Any = None
-
     def __init__(
         self,
         n_reader: int,
@@ -162,6 +157,7 @@ class MessageQueue(OfGroups[T]):
         made = _segment.create(name, n_reader, ranks, max_chunk_bytes, max_chunks, max_bytes, max_leases)
         self._open(made, writer=True, rank=None, waits=waits, codec=chosen, policy=policy)
         if n_reader > n_local_reader:
+            self._exporting = threading.RLock()
             self._linking = {
                 "connect_ip": connect_ip, "towards": None, "link_timeout": patience, "encrypt": encrypt,
                 "policy": policy,
@@ -183,7 +179,7 @@ class MessageQueue(OfGroups[T]):
         """
         memory = self._segment
         if memory is None or self.closed:
-            raise QueueClosedError(f"{self._context} is closed{self._why_closed}: a handle of it would lead nowhere")
+            raise self._leads_nowhere()
         self._promise()
         self._exported = True
         ring = (memory.n_reader, memory.max_chunk_bytes, memory.max_chunks, memory.name)
@@ -195,11 +191,15 @@ class MessageQueue(OfGroups[T]):
         """The handle, by which other machines find the queue, too: from now on its link listens for them."""
         from ringcast.net.link._ends import export
 
-        if self._link is None:
-            assert self._linking is not None
-            exported = export(memory, **self._linking)
-            self._link, self._linked = exported.place, exported
-            exported.place.tell_of_its_life(self)
+        with self._exporting:
+            if self._linked is None:
+                assert self._linking is not None
+                exported = export(memory, **self._linking)
+                self._link, self._linked = exported.place, exported
+                if self._segment is None:  # another thread has closed it meanwhile, before there was a place to leave
+                    self._leave_link()
+                    raise self._leads_nowhere()
+                exported.place.tell_of_its_life(self)
         exported = self._linked
         if (death := exported.place.death) is not None:
             raise LinkDiedError(
@@ -215,6 +215,9 @@ class MessageQueue(OfGroups[T]):
             key=None if exported.key is None else exported.key.hex(),
             encrypt=exported.encrypt,
         )
+
+    def _leads_nowhere(self) -> QueueClosedError:
+        return QueueClosedError(f"{self._context} is closed{self._why_closed}: a handle of it would lead nowhere")
 
     def reader_attributes(self) -> Mapping[str, Any]:
         """For subclasses: what a reader gets as attributes, by name, that is made from a handle of this end.

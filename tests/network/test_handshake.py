@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 import random
@@ -105,6 +106,17 @@ def test_a_dial_that_fails_says_why() -> None:
     no_route = why(("255.255.255.255", 1), seconds=SOON)
     assert no_route.why is Why.NO_ROUTE
     assert "RINGCAST_ADVERTISE" in str(no_route)
+
+
+def test_a_dial_without_descriptors_names_their_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    refused = why(("127.0.0.1", 1))
+    assert "a socket to 127.0.0.1:1: Too many open files; " in str(refused)
+    assert "ulimit -n" in str(refused)
+    assert "RINGCAST_ADVERTISE" not in str(refused)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,14 @@ from typing import Any, cast
 
 import pytest
 
+from ringcast.errors import LinkError
 from ringcast.net._deadline import Deadline
-from ringcast.net.link import _control
+from ringcast.net.link import _control, _incoming
 from ringcast.net.link._channel import Channel
 from ringcast.net.link._control import Control
+from ringcast.net.link._dial import DialError, dial
 from ringcast.net.link._incoming import Incoming
+from ringcast.net.link._service import Service
 from ringcast.net.link._words import CLOSED, END, HELLO, PING, WELCOME, WORD, receive, understood, words
 from tests.network.channels import KEY, QUEUE, Accepted, Door, connected
 from tests.network.test_link_threads import exported
@@ -183,6 +186,53 @@ def test_that_no_reader_is_left_is_said_again_until_it_is_known_to_be_heard() ->
         eventually(lambda: incoming._has_finished, "the end")
         assert door.peers.empty()
         assert incoming.let_go(False)
+
+
+def test_who_waits_for_one_whose_dialling_fails_dials_by_himself_and_is_looked_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dialling, fails = threading.Event(), threading.Event()
+    nowhere = ["127.0.0.1", 1]
+
+    def dial_in_vain(address: Any, *given: Any, **options: Any) -> Channel:
+        if list(address) != nowhere:
+            return dial(address, *given, **options)
+        dialling.set()
+        assert fails.wait(DEADLINE_S)
+        raise DialError("there is no way")
+
+    monkeypatch.setattr(_incoming, "dial", dial_in_vain)
+    service = Service(lambda place: True)
+    wanted = {
+        "epoch": QUEUE, "encrypt": True, "local_ranks": [], "shape": SHAPE, "key": KEY.hex(), "within": DEADLINE_S,
+        "pid": os.getpid(), "rank": 0,
+    }  # fmt: skip
+    with closing(Door()) as door:
+        writer = Writer(door)
+        first = Background(service.read, 0, {**wanted, "address": nowhere})
+        assert dialling.wait(DEADLINE_S)
+        second = Background(service.read, 1, {**wanted, "address": list(door.address)})
+        eventually(lambda: 1 in service._readers, "that the second one waits")
+        fails.set()
+        with pytest.raises(DialError):
+            first.result()
+        writer.comes(WELCOMED)
+        second.result()
+        writer.incoming = service._incoming[QUEUE]
+        assert not service._streams_over
+        writer.data.send(END, bytes([CLOSED, 1]))
+        hears_the_end(writer.control)
+        writer.confirms()
+        eventually(lambda: writer.incoming._has_finished, "the end")
+        assert writer.incoming.let_go(False)
+
+
+def test_a_welcome_is_waited_for_no_longer_than_the_reader_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_incoming, "WELCOMED_WITHIN_S", 100 * DEADLINE_S)
+    with closing(Door()) as door:
+        joining = Background(Writer(door).incoming.join, 0, os.getpid(), Deadline(0.5))
+        with closing(door.accepted()), pytest.raises(LinkError, match=r"has said nothing for 0\.\d+ s"):
+            joining.result()
 
 
 @pytest.mark.parametrize("what", ["ended", "leave"])

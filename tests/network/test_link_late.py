@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from ringcast import MessageQueue
-from ringcast.errors import QueueTimeoutError, ReaderEvictedError, RingcastError
-from tests.support import DEADLINE_S, eventually
+from ringcast.errors import QueueClosedError, QueueTimeoutError, ReaderEvictedError, RingcastError
+from ringcast.net.link import _ends
+from tests.support import DEADLINE_S, Background, eventually
 
 LINKS_STAY = True
 
@@ -34,6 +35,44 @@ def impatient(n_reader: int, **options: Any) -> Iterator[MessageQueue]:
 def all_has_arrived(queue: MessageQueue) -> bool:
     """Also the news of it, until which a message has its place in the ring: a link that is late is evicted, too."""
     return all(link["under_way"] == 0 for link in queue.stats()["links"])
+
+
+def test_handles_that_several_threads_ask_for_at_once_have_one_key() -> None:
+    with closing(MessageQueue[Any](1, 0, connect_ip="127.0.0.1")) as queue:
+        asking = [Background(queue.export_handle) for _ in range(4)]
+        handles = [one.result() for one in asking]
+        assert len(set(handles)) == 1
+        with closing(MessageQueue[Any].create_from_handle(handles[0], 0)) as reader:
+            queue.enqueue("read", timeout=DEADLINE_S)
+            assert reader.dequeue(timeout=DEADLINE_S) == "read"
+
+
+def test_a_queue_that_is_closed_while_its_first_handle_is_made_holds_no_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def export(*given: Any, **options: Any) -> _ends.Export:
+        made.append(real_export(*given, **options))
+        queue.close(0)
+        return made[0]
+
+    real_export = _ends.export
+    monkeypatch.setattr(_ends, "export", export)
+    queue: MessageQueue = MessageQueue(1, 0, connect_ip="127.0.0.1")
+    with pytest.raises(QueueClosedError, match="a handle of it would lead nowhere"):
+        queue.export_handle()
+    assert made[0].place._core.closed
+
+
+def test_a_subclass_s_handle_has_its_own_attributes_alone(caplog: pytest.LogCaptureFixture) -> None:
+    class Jobs(MessageQueue[Any]):
+        def __init__(self) -> None:
+            super().__init__(1, 0, connect_ip="127.0.0.1")
+            self.kind = "jobs"
+
+    with closing(Jobs()) as jobs:
+        for _ in range(2):
+            assert jobs.export_handle().attributes == (("kind", "jobs"),)
+    assert not caplog.records
 
 
 def is_told_and_reads_on(queue: MessageQueue, rank: int) -> None:
@@ -69,6 +108,33 @@ def test_a_further_reader_that_comes_too_late_is_told_and_others_are_not() -> No
         eventually(lambda: all_has_arrived(queue), "the link's word")
         is_told_and_reads_on(queue, 1)
         assert reader.dequeue(timeout=DEADLINE_S) == "after"
+
+
+def test_who_comes_again_takes_nobody_s_promise_and_who_comes_late_behind_it_is_told() -> None:
+    """The stream that begins for who comes again has nothing of what is kept for who has not come."""
+    with closing(MessageQueue[Any](2, 0, connect_ip="127.0.0.1")) as queue:
+        handle = queue.export_handle()
+        with closing(MessageQueue[Any].create_from_handle(handle, 0)) as reader:
+            queue.enqueue("kept", timeout=DEADLINE_S)
+            assert reader.dequeue(timeout=DEADLINE_S) == "kept"
+        eventually(lambda: not queue.stats()["links"], "the end of the stream")
+        with closing(MessageQueue[Any].create_from_handle(handle, 0)) as again:
+            assert queue.stats()["expected_elsewhere"] == 1
+            queue.enqueue("next", timeout=DEADLINE_S)
+            assert again.dequeue(timeout=DEADLINE_S) == "next"
+            is_told_and_reads_on(queue, 1)
+            assert again.dequeue(timeout=DEADLINE_S) == "after"
+            assert queue.stats()["missed"] == {0: 0, 1: 2}
+
+
+def test_who_has_left_is_no_reader_of_the_stream_that_has_the_same_seat_later() -> None:
+    with closing(MessageQueue[Any](2, 0, connect_ip="127.0.0.1")) as queue:
+        handle = queue.export_handle()
+        for rank in (0, 1):
+            MessageQueue.create_from_handle(handle, rank).close()
+        eventually(lambda: not queue.stats()["links"], "the end of the streams")
+        with closing(MessageQueue.create_from_handle(handle, 1)):
+            assert [link["ranks"] for link in queue.stats()["links"]] == [[1]]
 
 
 def test_a_reader_that_comes_in_time_or_again_is_told_nothing() -> None:

@@ -161,6 +161,7 @@ def test_a_hello_that_cannot_be_is_refused_and_takes_no_place() -> None:
                 b"", b"\xff", b"no JSON", b"7", b"null", b'["stream"]', b"{}", NESTED, bytes(96 << 10),
                 *(words({**good, name: value}) for name, value in [
                     ("stream", None), ("stream", ["a"]), ("stream", "a" * 65), ("host", 7), ("host", "h" * 256),
+                    ("host", "\ud800"),
                     ("rank", "1"), ("rank", 1.5), ("rank", True), ("rank", 1 << 31), ("rank", -(1 << 40)),
                     ("rank", 10**400), ("pid", -1), ("pid", 1 << 32), ("pid", [7]), ("pid", None), ("published", 0),
                     ("published", "all"),

@@ -204,6 +204,22 @@ def test_what_was_sent_before_anybody_came_is_kept_for_all_who_are_promised_it()
         _end(writer, [*first, *second, *third])
 
 
+def test_who_comes_again_leaves_what_is_kept_to_those_who_have_not_come() -> None:
+    with visited(3) as (a, b, c):
+        writer = Writer(a, n_reader=2, max_chunks=8)
+        first = writer.reader(b, 0)
+        writer.does("send", 0, 3)
+        assert first.does("take", 0, 3) == 3
+        first.does("exit", "close")
+        eventually(lambda: not writer.does("stats")["links"], "the end of the stream")
+        again = writer.reader(b, 0)
+        writer.does("send", 3, 2)
+        assert again.does("take", 3, 2) == 2
+        late = writer.reader(c, 1)
+        assert late.does("take", 0, 5) == 5
+        _end(writer, [again, late])
+
+
 def test_all_wait_until_all_are_ready_and_are_told_who_is_not() -> None:
     with visited(2) as (a, b):
         writer = Writer(a, n_reader=3, n_local_reader=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import socket
 import struct
 import threading
 import time
@@ -43,6 +44,7 @@ WELCOME: dict[str, Any] = {
     "homes": 1, "max_chunk_bytes": MAX_CHUNK_BYTES, "max_chunks": MAX_CHUNKS, "link_timeout": 5.0, "first": 0,
     "policy": [0, 0, 0, 0], "host": "there", "name": "", "data_budget": 1 << 20, "pid": os.getpid(), "open": 1,
 }  # fmt: skip
+PLACED = {"rank": 0, "kept": True, "given_up": False, "wished": 0, "version": 1}
 
 
 @contextmanager
@@ -198,6 +200,55 @@ def test_a_listener_that_is_not_needed_any_more_ends_while_somebody_connects(mon
     assert not service._listeners
     with pytest.raises(LinkError):
         diallers[0].result()
+
+
+def test_what_one_writer_s_environment_says_of_where_to_listen_is_not_said_of_another_s_queue() -> None:
+    service = Service(lambda place: False)
+    wanted: dict[str, Any] = {"connect_ip": "127.0.0.1", "towards": None}
+    listeners = []
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+        for environment in ({"RINGCAST_PORT_RANGE": str(port)}, {}):
+            listener, address = service._listening({**wanted, "environment": environment})
+            listeners.append(listener)
+            assert (address[1] == port) == bool(environment)
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+def test_a_stream_is_not_given_up_when_somebody_comes_while_others_are_looked_after() -> None:
+    service = Service(lambda place: True)
+    forsaken: list[int] = []
+
+    def comes() -> None:
+        service._readers[0] = 1
+
+    one: Any = SimpleNamespace(epoch=1, over=False, look=comes, forsake=lambda: forsaken.append(1))
+    service._incoming[1] = one
+    service.look()
+    assert not forsaken
+    del service._readers[0]
+    one.look = lambda: None
+    service.look()
+    assert forsaken
+
+
+def test_who_is_dead_or_unwanted_when_a_stream_ends_is_in_nobody_s_way() -> None:
+    """The link process's own thread finds out, and serves all other streams."""
+    state = {"version": 1, "open": 0, "evict": [[0, 1]], "closed": True, "over": True, "ready": False, "published": 0}
+    relay = Relay("a test's peer", 0, [1, MAX_CHUNK_BYTES, MAX_CHUNKS], WELCOME)
+    relay.seat(0, os.getpid(), PLACED)
+    relay.heed({**state, "evict": [[0, 0]]})
+    relay.end(0, "")
+    for what in ("died", "placed"):
+        states: list[list[Any]] = [[0, what, os.getpid(), 0, None, None]]
+        relay.drop_the_dead(states)
+        relay.drop_the_absent(states)
+    relay.heed({**state, "version": 2})
+    relay.heed({**state, "version": 3, "evict": []})
+    relay.let_go(False)
 
 
 def test_where_there_is_no_thread_for_it_readiness_is_confirmed_at_the_next_word(

@@ -204,6 +204,29 @@ def test_torch_distributeds_groups_and_their_parts_make_queues_and_name_the_dead
         assert f"pid {started[1].pid}) has ended" in text
 
 
+def _meet_over_torch(link: Link, meet: Meet, ports: list[int]) -> None:
+    import torch.distributed as dist
+
+    for port in ports:
+        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=meet.rank, world_size=meet.size)
+        link.send(in_the_same_node_as(dist.group.WORLD, timeout=20))
+        link.recv()
+        dist.destroy_process_group()
+
+
+def test_who_comes_in_the_place_of_a_rank_meets_those_who_have_begun_torch_distributed_again(ranks: Starter) -> None:
+    ports = [ranks._reserved_port() for _ in range(2)]
+    stays = ranks.one(_meet_over_torch, Meet(0, 2, 0), ports)
+    goes = ranks.one(_meet_over_torch, Meet(1, 2, 0), ports[:1])
+    assert [rank.receive() for rank in (stays, goes)] == [[True, True]] * 2
+    for rank in (goes, stays):
+        rank.link.send("go on")
+    comes = ranks.one(_meet_over_torch, Meet(1, 2, 0), ports[1:])
+    assert [rank.receive() for rank in (stays, comes)] == [[True, True]] * 2
+    for rank in (comes, stays):
+        rank.link.send("go on")
+
+
 def test_what_is_no_group_and_a_group_without_readers_are_refused() -> None:
     with pytest.raises(ArgumentTypeError, match="pg must be"):
         in_the_same_node_as("world")  # type: ignore[arg-type]

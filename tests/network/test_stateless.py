@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from ringcast.errors import (
     GroupTimeoutError,
     RankError,
 )
+from ringcast.net._addresses import listening_for_links
 from tests.network.ranks import Meet, Starter, error_of
 from tests.support import Link, eventually
 
@@ -347,6 +349,17 @@ def test_behind_another_address_rank_0_listens_where_it_is_told_to_and_trusts_no
         assert "127.0.0.1:" in group._group.client.where
         with pytest.raises(GroupSecurityError, match="pickles are not sent"):
             group.broadcast_obj((1, 2), 0)
+
+
+@pytest.mark.parametrize(("wildcard", "host"), [("0.0.0.0", "127.0.0.1"), ("::", "::1")])
+def test_a_socket_of_all_addresses_is_on_the_way_to_the_one_that_is_named(wildcard: str, host: str) -> None:
+    family = socket.AF_INET6 if ":" in wildcard else socket.AF_INET
+    with socket.create_server((wildcard, 0), family=family) as listening:
+        port = listening.getsockname()[1]
+        with StatelessProcessGroup.create(host, port, 0, 1, listen_socket=listening) as group:
+            sock, told = listening_for_links(None, group._group.store_ip)
+            sock.close()
+            assert told[0] == host
 
 
 def test_ipv6_will_do() -> None:

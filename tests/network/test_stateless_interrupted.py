@@ -234,6 +234,37 @@ def _fail() -> None:
     raise ValueError
 
 
+def test_no_thread_waits_for_longer_than_it_says_because_another_one_may(two: Two) -> None:
+    first, _ = two
+    with Held(first):
+        barrier = Background(first.barrier, DEADLINE_S)
+        eventually(first._group._lock.locked, "that it waits for the store")
+        receiving = Background(first.recv_obj, 1, timeout=0.2)
+        with pytest.raises(GroupTimeoutError, match=r"waited 0.2 s for another thread of this rank, which waits for"):
+            receiving.result(DEADLINE_S / 4)
+        assert barrier.running
+    two[1].barrier()
+    barrier.result()
+
+
+def test_what_a_rank_has_sent_just_before_it_left_is_received_though_it_is_seen_to_have_left(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = two
+    check = Group._check_alive
+
+    def check_late(group: Group, rank: int, *given: Any) -> None:
+        if group is first._group and rank == 1 and second._group.client._stop.alive:
+            second.send_obj("the last word", 0)
+            second.close(0)
+        check(group, rank, *given)
+
+    monkeypatch.setattr(Group, "_check_alive", check_late)
+    assert first.recv_obj(1) == "the last word"
+    with pytest.raises(GroupError, match="has left the group"):
+        first.recv_obj(1)
+
+
 def test_a_handler_of_signals_closes_in_the_middle_of_a_close() -> None:
     for n in itertools.count():
         group = StatelessProcessGroup.create("127.0.0.1", 0, rank=0, world_size=1)

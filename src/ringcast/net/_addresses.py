@@ -18,6 +18,7 @@ import ipaddress
 import os
 import re
 import socket
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TypeAlias
 
@@ -45,7 +46,7 @@ def resolved(host: str, port: int) -> list[Address]:
     except OSError as error:
         raise GroupError(f"the host {host!r} of the group's store has no address: {error}") from error
     addresses = list(dict.fromkeys((str(one[4][0]), port) for one in found))
-    if not addresses or any(_parsed(ip).is_unspecified or _parsed(ip).is_multicast for ip, _ in addresses):
+    if not addresses or any(is_wildcard(ip) or _parsed(ip).is_multicast for ip, _ in addresses):
         raise ArgumentError(f"host must be one address of rank 0's machine, which all ranks can reach, not {host!r}")
     if is_this_machine(host) and all(is_loopback(ip) for ip, _ in addresses):
         with suppress(LinkError):  # there is no other machine
@@ -72,8 +73,10 @@ def listening(addresses: list[Address]) -> socket.socket:
     )
 
 
-def listening_for_links(connect_ip: str | None, towards: str | None) -> tuple[socket.socket, Address]:
-    """A socket that listens for other machines' links, and what they are told.
+def listening_for_links(
+    connect_ip: str | None, towards: str | None, environment: Mapping[str, str] = os.environ
+) -> tuple[socket.socket, Address]:
+    """A socket that listens for other machines' links, and what they are told. `environment`: of who asks for it.
 
     At `connect_ip`; else at RINGCAST_HOST_IP; else at this machine's address on the way to the host `towards`, where a
     group has its store; else at the one of the default route. Looking for the way sends nothing. A loopback address is
@@ -83,27 +86,33 @@ def listening_for_links(connect_ip: str | None, towards: str | None) -> tuple[so
     """
     if connect_ip is not None and not isinstance(connect_ip, str):
         raise _arguments.refuse("connect_ip", "an address of this machine, as text", connect_ip)
-    bind = os.environ.get(BIND_IP)
+    bind = environment.get(BIND_IP)
     bind_ip = _numeric(BIND_IP, bind) if bind else None
-    host_ip = os.environ.get(HOST_IP)
+    host_ip = environment.get(HOST_IP)
     if connect_ip is not None:
         what, ip = "connect_ip", _numeric("connect_ip", connect_ip)
     elif host_ip:
         what, ip = HOST_IP, _not_loopback(HOST_IP, _numeric(HOST_IP, host_ip))
     elif bind_ip is not None:
-        what, ip = BIND_IP, bind_ip if os.environ.get(ADVERTISE) else _not_loopback(BIND_IP, bind_ip)
+        what, ip = BIND_IP, bind_ip if environment.get(ADVERTISE) else _not_loopback(BIND_IP, bind_ip)
     else:
         what, ip = "", _of_the_way(towards)
-    told_ip, told_port = _advertised() or (ip, None)
+    told_ip, told_port = _advertised(environment) or (ip, None)
     if is_loopback(told_ip) and not is_loopback(ip):
         _not_loopback(ADVERTISE, told_ip)
-    sock = _first_free(ip, what) if bind_ip is None else _first_free(bind_ip, BIND_IP)
+    ports = _ports(environment)
+    sock = _first_free(ip, what, ports) if bind_ip is None else _first_free(bind_ip, BIND_IP, ports)
     return sock, (told_ip, told_port or int(sock.getsockname()[1]))
 
 
 def is_loopback(ip: str) -> bool:
     """Can only processes of this machine send from there?"""
     return _parsed(ip).is_loopback
+
+
+def is_wildcard(ip: str) -> bool:
+    """Does it stand for all addresses of a machine?"""
+    return _parsed(ip).is_unspecified
 
 
 def is_this_machine(host: str) -> bool:
@@ -136,8 +145,8 @@ def _of_the_way(towards: str | None) -> str:
     raise LinkError(f"there is no way {where}, so that this machine's address is not known: {_SAY_WHICH}")
 
 
-def _advertised() -> tuple[str, int | None] | None:
-    text = os.environ.get(ADVERTISE)
+def _advertised(environment: Mapping[str, str]) -> tuple[str, int | None] | None:
+    text = environment.get(ADVERTISE)
     if not text:
         return None
     form = re.fullmatch(r"\[(.*)](?::(\d{1,5}))?", text) or re.fullmatch(r"([^:]*)(?::(\d{1,5}))?|(.*:.*:.*)", text)
@@ -176,9 +185,8 @@ def _link_local(ip: str) -> str:
     return f"{ip.partition('%')[0]} is a link-local address, which means something else on each cable: {_SAY_WHICH}"
 
 
-def _first_free(ip: str, what: str) -> socket.socket:
-    """Raises ArgumentError, LinkError."""
-    ports = _ports()
+def _first_free(ip: str, what: str, ports: range) -> socket.socket:
+    """Raises LinkError."""
     for port in ports:
         try:
             return _bound(ip, port)
@@ -197,8 +205,8 @@ def _first_free(ip: str, what: str) -> socket.socket:
     )
 
 
-def _ports() -> range:
-    text = os.environ.get(PORT_RANGE)
+def _ports(environment: Mapping[str, str]) -> range:
+    text = environment.get(PORT_RANGE)
     if not text:
         return range(1)
     first, dash, last = (part.strip() for part in text.partition("-"))

@@ -7,6 +7,7 @@ leave the group of no use to anybody. So its backend does not matter.
 from __future__ import annotations
 
 import os
+import secrets
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -34,8 +35,9 @@ AnyGroup: TypeAlias = StatelessProcessGroup | TorchGroup | None
 """None is the default group of torch.distributed, as torch has it."""
 
 _met: weakref.WeakKeyDictionary[Any, Group] = weakref.WeakKeyDictionary()
-_times: dict[str, int] = {}
-"""How many groups of a name this process has had: after torch.distributed was ended and begun again, names return."""
+_times: dict[tuple[str, bytes], int] = {}
+"""How many groups of a name this process has had in a store: after torch.distributed was ended and begun again, names
+return, sometimes in the same one. In another store all begin anew, also those who come in the place of others."""
 
 
 def ranks_of(pg: Any, timeout: float | None, *, trust_store: bool = False) -> tuple[Group, float]:
@@ -73,12 +75,13 @@ def _meet_over_torch(pg: Any, deadline: Deadline, trust_store: bool) -> Group:
         raise GroupError("this release of PyTorch does not tell a group's store: use a StatelessProcessGroup")
     store = find(pg)
     name = str(getattr(pg, "group_name", ""))
-    time = _times.get(name, 0)
+    which = name, b""
 
     def connect() -> Store:
-        prefixed: Store = torch_distributed.PrefixStore(
-            f"ringcast/{time}", store.clone() if hasattr(store, "clone") else store
-        )
+        nonlocal which
+        own = store.clone() if hasattr(store, "clone") else store
+        which = name, torch_distributed.PrefixStore("ringcast", own).compare_set("store", "", secrets.token_hex(8))
+        prefixed: Store = torch_distributed.PrefixStore(f"ringcast/{_times.get(which, 0)}", own)
         return prefixed
 
     client = Client(connect, f"the store of process group {name!r}", deadline)
@@ -87,7 +90,7 @@ def _meet_over_torch(pg: Any, deadline: Deadline, trust_store: bool) -> Group:
     except BaseException:
         client.close()
         raise
-    _times[name] = time + 1
+    _times[which] = _times.get(which, 0) + 1
     group.store_ip = _host_of(store)
     return group
 

@@ -15,8 +15,8 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from ringcast._interruptions import Tries
@@ -84,7 +84,7 @@ class Group:
     def enter(self, kind: str, arguments: Mapping[str, Any], timeout: float, *steps: str) -> Collective:
         """Come to the next collective. `arguments` are those that all ranks must have in common."""
         deadline = Deadline(timeout)
-        with self._lock:
+        with self._turn(deadline):
             self._number += 1
             at = {"number": self._number, "kind": kind, "arguments": dict(arguments), "besides": ""}
             self._say_where(at, deadline)
@@ -150,8 +150,20 @@ class Group:
 
     def besides(self, what: str, deadline: Deadline) -> None:
         """Say that this rank is at something that is no collective."""
-        with self._lock:
+        with self._turn(deadline):
             self._say_where({**self._at, "besides": what}, deadline)
+
+    @contextmanager
+    def _turn(self, deadline: Deadline) -> Iterator[None]:
+        """To say where this rank is: another thread that does so may have to wait for the store for much longer."""
+        if not self._lock.acquire(timeout=deadline.left):
+            raise GroupTimeoutError(
+                f"waited {deadline.seconds} s for another thread of this rank, which waits for {self.client.where}"
+            )
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def wait(self, keys: Mapping[int, str], deadline: Deadline, mine: Mapping[str, Any] | None, what: str) -> None:
         """Until all the ranks' keys are there. `mine`: where this rank is, if it is at a collective."""
@@ -222,15 +234,26 @@ class Group:
 
     def _look(self, keys: Mapping[int, str], deadline: Deadline, mine: Mapping[str, Any] | None) -> list[int]:
         """The ranks that have not said their part. Raises if one of them never will."""
-        missing = [rank for rank, key in keys.items() if not self.client.has([key], deadline)]
-        for rank in missing:
-            at = self.where(rank, deadline)
-            if self.client.has([keys[rank]], deadline):
-                continue  # said meanwhile, before it went on
-            if mine is not None:
-                self.compare(rank, at, mine)
+        return [
+            rank
+            for rank, key in keys.items()
+            if not self.client.has([key], deadline) and self._will_say(rank, key, deadline, mine)
+        ]
+
+    def _will_say(self, rank: int, key: str, deadline: Deadline, mine: Mapping[str, Any] | None) -> bool:
+        """False: it has said its part meanwhile, before it went on, left or ended. Raises if it never will."""
+        at = self.where(rank, deadline)
+        if self.client.has([key], deadline):
+            return False
+        if mine is not None:
+            self.compare(rank, at, mine)
+        try:
             self._check_alive(rank, at, deadline)
-        return missing
+        except GroupPeerError:
+            if self.client.has([key], deadline):
+                return False
+            raise
+        return True
 
     def compare(self, rank: int, at: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
         who = self.members[rank].named(rank)

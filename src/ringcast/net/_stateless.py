@@ -121,7 +121,7 @@ class StatelessProcessGroup:
         except BaseException:
             client.close()
             raise
-        group.store_ip = address[0]
+        group.store_ip = next(ip for ip, _ in addresses if not _addresses.is_wildcard(ip))
         return cls(group, seconds, store)
 
     @property

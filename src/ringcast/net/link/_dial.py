@@ -6,6 +6,7 @@ import errno
 import socket
 import time
 
+from ringcast._refusals import named
 from ringcast.errors import LinkError
 from ringcast.net._addresses import Address, shown
 from ringcast.net._deadline import Deadline
@@ -82,6 +83,9 @@ def _connected(address: Address, deadline: Deadline) -> socket.socket:
         except ConnectionRefusedError as error:
             raise DialError(_nobody(where), Why.REFUSED) from error
         except OSError as error:
+            refused = named(error, f"a socket to {where}")
+            if refused is not error:
+                raise DialError(str(refused), Why.NO_ROUTE) from error
             if error.errno not in _MAY_PASS or deadline.left <= _AGAIN_S:
                 raise DialError(_unreachable(where, error, deadline, tried_again=pauses > 0), Why.NO_ROUTE) from error
             if pauses == 0:

@@ -2,7 +2,8 @@
 
 This side alone decides on places. The queue keeps one seat for each reader that is to come from elsewhere; the first
 one of a machine makes it the machine's stream's, each further one gives its own up, since its machine's ring keeps
-everything for it from there on.
+everything for it from there on. Who comes again, and is promised nothing, leaves those seats to others: his machine's
+stream begins with the next message, and who comes there for the first time is told what was kept before that.
 """
 
 from __future__ import annotations
@@ -98,8 +99,10 @@ class Exported:
             )
         host = text_in(hello, "host")
         rank, pid = number_in(hello, "rank", -INT32_MAX, INT32_MAX), number_in(hello, "pid", 0, UINT32_MAX)
-        self._find_place(None, rank)
-        stream = Outgoing(self, name, host)
+        _, index = self._find_place(None, rank)
+        is_promised = self.segment.placements()[index][2] == "open"
+        stream = Outgoing(self, name, host, is_promised)
+        self.segment.forget_stream(stream.tap.seat)
         stream.log.info("begins, over %s: %s", channel.peer, self.segment.label)
         self._streams[stream.stream] = stream
         open_homes = self.open_homes() + (1 if stream.tap.kept else 0)
@@ -143,10 +146,10 @@ class Exported:
         before = self.segment.placements()[index]
         home = len(self.segment.ranks) + index
         if before[2] == "open":
-            kept = (home == stream.tap.seat and stream.tap.kept) or self.segment.forgo_home(home)
+            kept = (home == stream.tap.seat and stream.tap.kept) or self._is_brought(stream, index, home)
         else:  # it comes again, and if nobody has told it of its place yet, to that
             kept = before[2] == "placed" and before[5] == stream.tap.seat and self._kept.get(index, False)
-        given_up = before[2] == "open" and not kept  # by the writer, which is to be known to who comes too late
+        given_up = before[2] == "open" and not kept  # which is to be known to who comes too late
         wished = before[7]  # of whoever was here before
         stream.patience.heed(rank, wished)
         self._kept[index] = kept
@@ -154,6 +157,17 @@ class Exported:
         self.segment.place(index, rank, pid, stream.host, stream.tap.seat)
         stream.log.info("rank %d (pid %d) has its place there", rank, pid)
         return {"rank": rank, "kept": kept, "given_up": given_up, "wished": wished, "version": self._version}
+
+    def _is_brought(self, stream: Outgoing, index: int, home: int) -> bool:
+        """Has all that is kept in a home been brought to the stream's machine, or will be? Nobody is expected there any
+        more."""
+        since = next((seat[6] for seat in self.segment.seats() if seat[0] == home and seat[3] == "expected"), None)
+        if since is None or not self.segment.forgo_home(home):
+            return False
+        if since < stream.base:
+            self.segment.note_absence(index, since, 0)
+            return False
+        return True
 
     def _tell_all_but(self, stream: Outgoing) -> None:
         """How things stand now."""

@@ -105,7 +105,11 @@ class Incoming:
                 raise LeavingError
             placed: dict[str, Any] | None = None
             if self._relay is None:
-                placed = self._open(rank, pid, deadline)
+                try:
+                    placed = self._open(rank, pid, deadline)
+                except BaseException:
+                    self.over = True  # who waits for the lock dials by himself, what he was told, and is looked after
+                    raise
             elif not self._relay.has(rank):
                 placed = self._ask_for_place(rank, pid, deadline)
             relay = self._relay
@@ -169,7 +173,7 @@ class Incoming:
         data = self._dialled(hello, deadline, control=False)
         relay: Relay | None = None
         try:
-            welcome = receive(data, WELCOME, WELCOMED_WITHIN_S)
+            welcome = receive(data, WELCOME, min(WELCOMED_WITHIN_S, deadline.left))
             placed = welcome.get("placed")
             if not isinstance(placed, dict):
                 raise LinkError(f"{data.peer} welcomes in a way that this release does not understand")

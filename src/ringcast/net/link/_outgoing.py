@@ -49,9 +49,10 @@ _CAUSES = (None, "dead", "slow", "absent")
 
 
 class Outgoing:
-    """One stream. Its first connection comes by `connect`, as all later ones do."""
+    """One stream. Its first connection comes by `connect`, as all later ones do. `promised`: all was kept for the
+    reader that it begins with."""
 
-    def __init__(self, exported: Exported, stream: str, host: str) -> None:
+    def __init__(self, exported: Exported, stream: str, host: str, promised: bool) -> None:
         self.stream = stream
         self.host = host
         self.over = False
@@ -59,7 +60,7 @@ class Outgoing:
         self.cut_at: float | None = None
         """Since when there is no connection, on the monotonic clock."""
         self.reconnects = -1
-        self.tap = _core.Tap(exported.segment, WaitSettings.of(None).strategy)
+        self.tap = _core.Tap(exported.segment, WaitSettings.of(None).strategy, promised)
         self.base = self.tap.first
         self.log = of_stream(stream, host)
         self._exported = exported

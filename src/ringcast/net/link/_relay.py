@@ -147,11 +147,11 @@ class Relay:
             for rank, count in wishes.items():
                 if rank in self._ranks and count > self._wishes[rank]:
                     self._wishes[rank] = count
-                    if self._end.evict(rank):
+                    if self._evict(rank):
                         self.readers.evicted(rank, "slow", 0)
             self._is_closed, self._nobody_can_come = closed, over
             for rank in [rank for rank in self._ranks if rank not in wishes]:  # it has come up elsewhere
-                self._end.evict(rank)
+                self._evict(rank)
                 self.readers.forget(rank)
                 self._spare.append(self._ranks.pop(rank))
                 del self._wishes[rank]
@@ -210,8 +210,14 @@ class Relay:
 
     def _drop(self, behind: dict[int, int]) -> None:
         for rank, messages in behind.items():
-            if self._end.evict(rank):
+            if self._evict(rank):
                 self.readers.evicted(rank, "dead", messages)
+
+    def _evict(self, rank: int) -> bool:
+        """Go on without it. False: it is in nobody's way, as none is once nothing more is published."""
+        with suppress(QueueClosedError):
+            return self._end.evict(rank)
+        return False
 
     def _expect(self, how_many: int) -> None:
         """No more readers than so many are still to come."""

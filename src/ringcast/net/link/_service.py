@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -67,7 +66,8 @@ class Service:
                 except LeavingError:
                     with self._lock:
                         if self._incoming.get(epoch) is incoming:
-                            self._streams_over.add(incoming)
+                            if incoming.has_begun:
+                                self._streams_over.add(incoming)
                             del self._incoming[epoch]
                         if epoch not in self._incoming:  # else another reader has come meanwhile
                             self._incoming[epoch] = Incoming(request, bytes.fromhex(request["key"]))
@@ -107,15 +107,16 @@ class Service:
                         self._streams_over.discard(one)
                         if self._incoming.get(epoch) is one:
                             del self._incoming[epoch]
-            elif epoch not in wanted:
-                one.forsake()
+            else:
+                with self._lock:  # who comes just now is found here, or finds that the stream is given up
+                    if epoch not in self._readers.values():
+                        one.forsake()
 
     def _listening(self, request: dict[str, Any]) -> tuple[Listener, Address]:
         environment = {str(name): str(value) for name, value in request["environment"].items()}
         key = (request["connect_ip"], request["towards"], *sorted(environment.items()))
         if key not in self._listeners:
-            os.environ.update(environment)
-            sock, address = listening_for_links(request["connect_ip"], request["towards"])
+            sock, address = listening_for_links(request["connect_ip"], request["towards"], environment)
             self._listeners[key] = (Listener(sock, self._key_of, self._meet), address)
         return self._listeners[key]
 

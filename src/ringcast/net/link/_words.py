@@ -29,7 +29,10 @@ def words(value: Any) -> bytes:
 def understood(payload: bytes) -> dict[str, Any]:
     """Raises LinkError."""
     try:
-        value = json.loads(payload)
+        text = payload.decode()
+        value = json.loads(text)
+        if "\\ud" in text.lower():  # half of a character, if no other half follows: nothing native takes that
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise LinkError(f"the link at the other side said what is no JSON: {error}") from error
     if not isinstance(value, dict):
@@ -89,7 +92,7 @@ def _impossible(what: str, value: Any) -> LinkError:
 def receive(channel: Channel, wanted: int, timeout: float) -> dict[str, Any]:
     """The next record, which must be of this kind. Raises LinkError, with what a REFUSED says."""
     if not channel.wait(timeout):
-        raise LinkError(f"{channel.peer} has said nothing for {timeout} s")
+        raise LinkError(f"{channel.peer} has said nothing for {timeout:.3g} s")
     kind, _ = channel.next()
     said = understood(channel.read())
     if kind == REFUSED:
