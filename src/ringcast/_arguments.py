@@ -6,6 +6,7 @@ Whatever acts as an int or a float will do, NumPy's scalars included; True and F
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,12 +18,16 @@ INT64_MAX = (1 << 63) - 1
 _MOST_SHOWN = 80
 
 
-def refuse(what: str, expected: str, value: Any, advice: str = "") -> ArgumentTypeError:
-    """The error for a value of a wrong type."""
+def refuse(
+    what: str, expected: str, value: Any, advice: str = "", *, secret: re.Pattern[str] | None = None
+) -> ArgumentTypeError:
+    """The error for a value of a wrong type. What is `secret` in it is not shown."""
     try:
         shown = repr(value)
     except Exception:  # a stranger's __repr__
         shown = "one"
+    if secret is not None:
+        shown = secret.sub("...", shown)
     if len(shown) > _MOST_SHOWN:
         shown = shown[:_MOST_SHOWN] + "..."
     kind = "" if value is None else f" ({type(value).__qualname__})"

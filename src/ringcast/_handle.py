@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 from ringcast import _core
 from ringcast._arguments import INT32_MAX, INT64_MAX, checked, flag, refuse
-from ringcast.errors import ArgumentError
+from ringcast.errors import ArgumentError, ArgumentTypeError
 
 _EXPECTED = "what export_handle() returned, or the list that JSON makes of it"
 _MOST_EPOCH = (1 << 53) - 1  # what a double holds exactly
+_KEY = re.compile("[0-9a-f]{64}")
 
 
 class Handle(NamedTuple):
@@ -58,26 +59,26 @@ def checked_handle(value: Any) -> Handle:
         unknown = [key for key in value if key not in Handle._fields]
         missing = [key for key in Handle._fields[:4] if key not in value]
         if unknown or missing:
-            raise refuse("handle", _EXPECTED, value, f": it lacks {missing} and has {unknown}")
+            raise _refused(value, f": it lacks {missing} and has {unknown}")
         fields = tuple(Handle(**{str(key): item for key, item in value.items()}))
     elif isinstance(value, list | tuple):
         fields = tuple(value)
     else:
-        raise refuse("handle", _EXPECTED, value, _advice(value))
+        raise _refused(value, _advice(value))
     if not 4 <= len(fields) <= len(Handle._fields):
-        raise ArgumentError(f"handle must be {_EXPECTED}, with {len(Handle._fields)} fields, not {value!r}")
+        raise _refused(value, f": it has {len(fields)} fields, and a handle has {len(Handle._fields)}")
     segment, epoch, ranks, ring, address, is_ipv6, attributes, job, key, encrypt = Handle(*fields)
     if not isinstance(segment, str) or not segment or not segment.isprintable():
-        raise refuse("handle", _EXPECTED, value, ": its field `segment` is no name of shared memory")
+        raise _refused(value, ": its field `segment` is no name of shared memory")
     if not isinstance(ring, list | tuple) or len(ring) != 4:
-        raise refuse("handle", _EXPECTED, value, ": its field `ring` has not four items")
+        raise _refused(value, ": its field `ring` has not four items")
     if not isinstance(ranks, list | tuple):
-        raise refuse("handle", _EXPECTED, value, ": its field `local_reader_ranks` is no list of ranks")
+        raise _refused(value, ": its field `local_reader_ranks` is no list of ranks")
     if address is not None and not isinstance(address, str):
-        raise refuse("handle", _EXPECTED, value, ": its field `remote_address` is no address")
+        raise _refused(value, ": its field `remote_address` is no address")
     if job is not None and not isinstance(job, str):
-        raise refuse("handle", _EXPECTED, value, ": its field `job` is no name of a job")
-    if key is not None and not (isinstance(key, str) and re.fullmatch("[0-9a-f]{64}", key)):
+        raise _refused(value, ": its field `job` is no name of a job")
+    if key is not None and not (isinstance(key, str) and _KEY.fullmatch(key)):
         raise ArgumentError(f"handle must be {_EXPECTED}: its field `key` is no key")
     return Handle(
         segment,
@@ -98,6 +99,10 @@ def checked_handle(value: Any) -> Handle:
     )
 
 
+def _refused(value: Any, advice: str) -> ArgumentTypeError:
+    return refuse("handle", _EXPECTED, value, advice, secret=_KEY)
+
+
 def _whole(value: Any) -> Any:
     """Where all numbers are floats, a whole one is an int."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -106,7 +111,7 @@ def _whole(value: Any) -> Any:
 def _pairs(attributes: Any, value: Any) -> tuple[tuple[str, Any], ...]:
     pairs = [tuple(pair) if isinstance(pair, list | tuple) else () for pair in attributes or ()]
     if not all(len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
-        raise refuse("handle", _EXPECTED, value, ": its field `attributes` is no list of names and values")
+        raise _refused(value, ": its field `attributes` is no list of names and values")
     return tuple((name, item) for name, item in pairs)
 
 

@@ -265,6 +265,28 @@ def test_a_handle_that_went_through_json_is_one(way: Callable[[Handle], Any]) ->
                     assert reader.dequeue(10) == "promised"
 
 
+def _fields_and_more(handle: Handle) -> list[Any]:
+    return [handle.key, *handle, "more"]
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        _fields_and_more,
+        lambda handle: {"key": handle.key},
+        lambda handle: json.dumps({"key": handle.key, **handle._asdict()}),
+        lambda handle: handle._replace(segment=1, attributes=[handle.key]),
+    ],
+    ids=["too much", "dict", "text", "wrong fields"],
+)
+def test_a_handle_that_is_refused_is_shown_without_its_key(way: Callable[[Handle], Any]) -> None:
+    key = "5ec12e7" * 9 + "0"
+    wrong = way(Handle("name", 1, (0,), (1, 100, 4, "name"), key=key))
+    with pytest.raises(ArgumentError, match="handle must be") as caught:
+        MessageQueue.create_from_handle(wrong, 0)
+    assert key[:8] not in str(caught.value)
+
+
 def test_a_handle_of_another_epoch_leads_nowhere(ends: Ends) -> None:
     with pytest.raises(SegmentNotFoundError, match="was closed; another queue has its name now"):
         MessageQueue.create_from_handle(ends.handle._replace(epoch=ends.handle.epoch ^ 1), 0)
