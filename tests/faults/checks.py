@@ -177,9 +177,11 @@ def _may_count_as_dead(actor: Actor) -> bool:
     fault = actor.fault
     if fault is None or fault.action != "exit":
         return False
-    # Who takes a seat wakes the writer; and another thread's reader may have come to the fault's point before.
+    # Who takes a seat wakes the writer; another thread's reader may have come to the fault's point before; and who is
+    # evicted attaches again.
     at_once = fault.point in (*ATTACH_POINTS, *CLAIM_POINTS, "wake_begin") or "large" in fault.beside
-    return at_once or fault.ends == "exception"
+    again = actor.report is not None and any(life.end == "evicted" for life in actor.report.lives)
+    return at_once or again or fault.ends == "exception"
 
 
 def _of_wake_ups(story: Story) -> Iterator[str]:
