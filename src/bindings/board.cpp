@@ -68,7 +68,8 @@ void post(const Segment& segment, std::uint32_t index, const std::string& state,
     post_placement(segment.ring(), index, state_of(state));
 }
 
-// Another stream has this seat now: who has read through it before, and is gone, is none of its readers.
+// Another stream has this seat now: who has read through it before, and is gone, is none of its readers. Relaxed: no state is told
+// with it, and everyone who looks takes nobody's number for a seat that is not there.
 void forget_stream(const Segment& segment, std::uint32_t seat) {
     const auto& ring = segment.ring();
     for (std::uint32_t i = 0; i < ring.n_remote; ++i)
