@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import socket
+import subprocess
 import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +26,7 @@ from ringcast.errors import (
     RankError,
 )
 from ringcast.net._addresses import listening_for_links
+from tests import own_shm
 from tests.network.ranks import Meet, Starter, error_of
 from tests.support import Link, eventually
 
@@ -349,6 +353,47 @@ def test_behind_another_address_rank_0_listens_where_it_is_told_to_and_trusts_no
         assert "127.0.0.1:" in group._group.client.where
         with pytest.raises(GroupSecurityError, match="pickles are not sent"):
             group.broadcast_obj((1, 2), 0)
+
+
+class _Told(logging.Handler):
+    def __init__(self, link: Link) -> None:
+        super().__init__()
+        self._link = link
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._link.send(record.getMessage())
+
+
+def _meet_by_name(link: Link, meet: Meet, hosts: str, name: str, timeout: float) -> None:
+    assert own_shm.enter() is None, "for a hosts file of its own, too"
+    subprocess.run(["mount", "--bind", hosts, "/etc/hosts"], check=True)
+    logging.getLogger("ringcast.group").addHandler(_Told(link))
+    try:
+        with meet(timeout, host=name) as group:
+            link.send(group.all_gather_obj(group.rank))
+    except GroupTimeoutError as error:
+        link.send((error.ranks, str(error)))
+
+
+def test_a_name_that_is_not_known_yet_is_waited_for(ranks: Starter, tmp_path: Path) -> None:
+    name = "leader.of-a-group.invalid"
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.1 localhost\n")
+    started = ranks(2, _meet_by_name, str(hosts), name, 60.0)
+    for rank in started:
+        assert f"the host '{name}' of the group's store has no address" in rank.receive()
+    with hosts.open("a") as file:
+        file.write(f"127.0.0.1 {name}\n")
+    assert [rank.receive() for rank in started] == [[0, 1]] * 2
+
+
+def test_a_name_that_nobody_knows_is_an_error_in_time(ranks: Starter) -> None:
+    name = "nobody.of-a-group.invalid"
+    (rank,) = ranks(2, _meet_by_name, "/etc/hosts", name, 1.0, absent=(0,))
+    assert "it is waited for" in rank.receive()
+    about, text = rank.receive()
+    assert about == (0,)
+    assert text.startswith(f"waited 1.0 s, but the host '{name}' of the group's store has no address")
 
 
 @pytest.mark.parametrize(("wildcard", "host"), [("0.0.0.0", "127.0.0.1"), ("::", "::1")])

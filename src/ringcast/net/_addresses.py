@@ -37,14 +37,20 @@ _DISCARD_PORT = 9
 _SAY_WHICH = f"say which address other machines reach: connect_ip=, or {HOST_IP}"
 
 
+class UnknownHostError(GroupError):
+    """A host's name leads nowhere, or not yet."""
+
+
 def resolved(host: str, port: int) -> list[Address]:
-    """The addresses of a host, in the order in which to try them. Raises ArgumentError, GroupError."""
+    """The addresses of a host, in the order in which to try them. Raises ArgumentError, UnknownHostError."""
     if not isinstance(host, str):
         raise _arguments.refuse("host", "a name or a numeric address", host)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM) if host else []
     except OSError as error:
-        raise GroupError(f"the host {host!r} of the group's store has no address: {error}") from error
+        raise UnknownHostError(f"the host {host!r} of the group's store has no address: {error}") from error
+    except UnicodeError as error:
+        raise ArgumentError(f"host is {host!r:.80}, which can be no machine's name: {error}") from error
     addresses = list(dict.fromkeys((str(one[4][0]), port) for one in found))
     if not addresses or any(is_wildcard(ip) or _parsed(ip).is_multicast for ip, _ in addresses):
         raise ArgumentError(f"host must be one address of rank 0's machine, which all ranks can reach, not {host!r}")
@@ -78,11 +84,11 @@ def listening_for_links(
 ) -> tuple[socket.socket, Address]:
     """A socket that listens for other machines' links, and what they are told. `environment`: of who asks for it.
 
-    At `connect_ip`; else at RINGCAST_HOST_IP; else at this machine's address on the way to the host `towards`, where a
-    group has its store; else at the one of the default route. Looking for the way sends nothing. A loopback address is
-    found only if all who come have a loopback address to come to: if `connect_ip` or `towards` is one.
+    At `connect_ip`; else at RINGCAST_HOST_IP; else at this machine's address on the way to `towards`, the address where
+    a group has its store; else at the one of the default route. Looking for the way sends nothing. A loopback address
+    is found only if all who come have a loopback address to come to: if `connect_ip` or `towards` is one.
 
-    Raises ArgumentError, LinkError; GroupError if `towards` is a name that has no address.
+    Raises ArgumentError, LinkError.
     """
     if connect_ip is not None and not isinstance(connect_ip, str):
         raise _arguments.refuse("connect_ip", "an address of this machine, as text", connect_ip)
@@ -126,16 +132,30 @@ def shown(address: Address) -> str:
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
 
 
+def with_a_way(host: str) -> str:
+    """The first of a host's addresses that a way leads to, or else its first.
+
+    Raises ArgumentError, UnknownHostError.
+    """
+    ips = [ip for ip, _ in resolved(host, _DISCARD_PORT)]
+    return next((ip for ip in ips if _own_on_the_way(ip) is not None), ips[0])
+
+
+def _own_on_the_way(ip: str) -> str | None:
+    try:
+        with socket.socket(_family(ip), socket.SOCK_DGRAM) as sock:
+            sock.connect((ip, _DISCARD_PORT))
+            return str(sock.getsockname()[0])
+    except OSError:
+        return None
+
+
 def _of_the_way(towards: str | None) -> str:
-    """This machine's own address on the way to a host, or to anywhere."""
-    hosts = [ip for ip, _ in resolved(towards, _DISCARD_PORT)] if towards else list(_SOMEWHERE)
+    """This machine's own address on the way to another one's, or to anywhere."""
     where = f"to {towards}" if towards else "out of this machine"
-    for host in hosts:
-        try:
-            with socket.socket(_family(host), socket.SOCK_DGRAM) as sock:
-                sock.connect((host, _DISCARD_PORT))
-                ip = str(sock.getsockname()[0])
-        except OSError:
+    for host in [towards] if towards else _SOMEWHERE:
+        ip = _own_on_the_way(host)
+        if ip is None:
             continue
         if _parsed(ip).is_link_local:
             raise LinkError(f"the way {where} begins at {ip}: {_link_local(ip)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 import weakref
@@ -14,7 +15,7 @@ from ringcast import _arguments
 from ringcast._extras import needed
 from ringcast.errors import ArgumentError, GroupError, GroupTimeoutError, RankError
 from ringcast.net import _addresses
-from ringcast.net._addresses import Address
+from ringcast.net._addresses import Address, UnknownHostError
 from ringcast.net._client import Client
 from ringcast.net._deadline import DEFAULT_TIMEOUT_S, Deadline, checked_timeout
 from ringcast.net._group import Group
@@ -25,6 +26,10 @@ from ringcast.net._records import about
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
     from typing_extensions import Self
+
+_LOOK_UP_AGAIN_S = 0.5
+
+log = logging.getLogger("ringcast.group")
 
 
 class StatelessProcessGroup:
@@ -68,7 +73,8 @@ class StatelessProcessGroup:
 
         Args:
             host: an address of rank 0's machine that all can reach, or its name; IPv4 or IPv6, no wildcard. A name that
-                leads to a loopback address on its own machine stands for the address of the default route there.
+                leads to a loopback address on its own machine stands for the address of the default route there; one
+                that is not known yet is waited for.
             port: which one; 0, any free one, only where there is one rank.
             rank: of this process.
             world_size: how many ranks there are.
@@ -106,11 +112,11 @@ class StatelessProcessGroup:
         if rank == 0:
             store, address = _host(host, port, listen_socket, deadline)
         else:
-            address = _await_host(_addresses.resolved(host, port), deadline)
+            address = _await_host(_resolved(host, port, deadline), deadline)
         where = f"the group's store at {_addresses.shown(address)}, which rank 0 holds,"
         client = Client(lambda: _connected(address, deadline), where, deadline, host=0)
         try:
-            addresses = [address, *_addresses.resolved(host, port)]
+            addresses = [address, *_resolved(host, port, deadline)]
             trusted = trust_store or all(_addresses.is_loopback(ip) for ip, _ in addresses)
             group = meet(client, rank, {"world_size": world_size}, world_size, deadline, trusted=trusted)
         except GroupTimeoutError as error:
@@ -236,9 +242,24 @@ def checked_rank(what: str, rank: Any, world_size: int) -> int:
     return found
 
 
+def _resolved(host: str, port: int, deadline: Deadline) -> list[Address]:
+    """A host's addresses. A name that is not known yet is waited for: in a cluster it comes later than its machine."""
+    told = False
+    while True:
+        try:
+            return _addresses.resolved(host, port)
+        except UnknownHostError as error:
+            if deadline.left == 0:
+                raise about(GroupTimeoutError(f"waited {deadline.seconds} s, but {error}"), 0) from error
+            if not told:
+                log.warning("%s; it is waited for, for %.3g s at most", error, deadline.left)
+                told = True
+        time.sleep(min(_LOOK_UP_AGAIN_S, deadline.left))  # nothing tells that a name is known
+
+
 def _host(host: str, port: int, given: socket.socket | None, deadline: Deadline) -> tuple[Store, Address]:
     """Rank 0's store. torch binds every address of the machine, so it gets a socket that listens at one."""
-    listening = _addresses.listening(_addresses.resolved(host, port)) if given is None else given
+    listening = _addresses.listening(_resolved(host, port, deadline)) if given is None else given
     ip, port = listening.getsockname()[:2]
     try:
         store: Store = _distributed().TCPStore(
