@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -135,6 +136,8 @@ def test_a_link_takes_nothing_over_from_its_starter(job: str, tmp_path: Path) ->
 file = os.open("/etc/passwd", os.O_RDONLY)
 for number in (file, *os.pipe()): os.set_inheritable(number, True)
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD})
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGUSR2): signal.signal(number, signal.SIG_IGN)
 os.environ["RINGCAST_SECRET"] = "a secret of at least sixteen characters"
@@ -146,6 +149,7 @@ os.environ["RINGCAST_SECRET"] = "a secret of at least sixteen characters"
     assert all("/dev/shm" in target for target in descriptors.values()), descriptors
     status = status_of(pid)
     assert status["Cpus_allowed"] == status_of(os.getpid())["Cpus_allowed"]
+    assert resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     assert int(status["SigBlk"], 16) == 0
     # Without those that the C library keeps for itself, which nobody can set.
     ignored = {number for number in signal.valid_signals() if int(status["SigIgn"], 16) >> (number - 1) & 1}
@@ -254,6 +258,36 @@ def _ask_for_ever(line: Line, job: str) -> None:
     line.send("asking")
     while True:
         place.ask({"op": "ping", "what": "x" * 5000}, soon())
+
+
+def test_a_long_answer_that_is_late_is_not_put_over_that_of_the_next_one_at_the_place(job: str) -> None:
+    desk = Desk.create(job)
+
+    def asked() -> Request:
+        while True:
+            desk.wait(DEADLINE_S)
+            if found := desk.requests():
+                return found[0]
+
+    try:
+        first = Place.take(job)
+        given_up = Background(first.ask, PING, soon())
+        late = asked()
+        first.close()
+        with pytest.raises(QueueClosedError):
+            given_up.result()
+        with Place.take(job) as second:
+            asking = Background(second.ask, PING, soon())
+            request = asked()
+            assert request.place % _core.DESK_PLACES == late.place % _core.DESK_PLACES
+            desk.answer(request, "x" * 5000)
+            desk.answer(late, "y" * 5000)
+            while asking.running:
+                desk.wait(0.01)
+                assert not desk.requests(), "all but the rest of the answer has been asked"
+            assert asking.result() == "x" * 5000
+    finally:
+        desk.close()
 
 
 def test_askers_that_are_killed_leave_the_link_to_the_others(job: str, start: Callable[..., Child]) -> None:

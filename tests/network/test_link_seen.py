@@ -31,6 +31,7 @@ from ringcast.errors import (
 from ringcast.instruments import examine, list_queues, sweep
 from ringcast.instruments.doctor import links, other_machines
 from ringcast.net import _addresses
+from ringcast.net.link import _ends
 from tests.support import DEADLINE_S, Child, Link, eventually, runs, stop, unique_name
 
 HOST = socket.gethostname()
@@ -359,6 +360,20 @@ def test_doctor_counts_links_and_streams_and_names_one_that_does_nothing() -> No
         }
         shown = CliRunner().invoke(cli, ["doctor"]).output
         assert "links" in shown
+
+
+def test_a_link_that_is_silent_is_what_is_in_the_way_of_a_queue_and_its_readers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with writer(2) as queue, closing(MessageQueue.create_from_handle(queue.export_handle(), 0)):
+        link = queue.stats()["links"][0]["pid"]
+        monkeypatch.setattr(_ends, "JOINED_WITHIN_S", 0.5)
+        monkeypatch.setattr(_ends, "LINKED_WITHIN_S", 0.5)
+        with stopped(link):
+            with pytest.raises(LinkError, match=rf"pid {link}, stopped\) has not answered within 0\.5 s"):
+                MessageQueue.create_from_handle(queue.export_handle(), 1, timeout=0)
+            with writer(1) as another, pytest.raises(LinkError, match="has not answered"):
+                another.export_handle()
 
 
 def test_doctor_warns_where_a_link_finds_no_address(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import threading
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -61,6 +62,7 @@ class Desk:
         self._core = core
         self._begun: dict[int, bytes] = {}  # by seat: what has come of a request in parts
         self._left: dict[int, tuple[int, bytes]] = {}  # by seat: whose answer it is, and what is left of it
+        self._leaving = threading.Lock()
 
     @classmethod
     def create(cls, job: str) -> Desk:
@@ -116,7 +118,10 @@ class Desk:
     def _put(self, place: int, number: int, text: bytes) -> None:
         last = len(text) <= _PART_BYTES
         if not last:
-            self._left[place % _core.DESK_PLACES] = (place, text[_PART_BYTES:])
+            with self._leaving:  # what is late for who has gone is not put over the next holder's
+                if not self.held(place):
+                    return
+                self._left[place % _core.DESK_PLACES] = (place, text[_PART_BYTES:])
         self._core.answer(place, number, bytes([_LAST if last else 0]) + text[:_PART_BYTES])
 
     def held(self, place: int) -> bool:

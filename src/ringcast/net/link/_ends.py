@@ -6,12 +6,13 @@ import logging
 import os
 import threading
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ringcast import _core, _segment
 from ringcast._extras import needed
 from ringcast._handle import Handle
-from ringcast.errors import LinkDiedError, LinkError, RankError, RingcastError
+from ringcast.errors import LinkDiedError, LinkError, QueueTimeoutError, RankError, RingcastError
+from ringcast.net._addresses import with_a_way
 from ringcast.net._deadline import Deadline
 from ringcast.net.link import _keys
 from ringcast.net.link._desk import Place, leave_nothing_of_the_dead, new_job
@@ -64,10 +65,12 @@ def export(
     key = _keys.key_of(segment.epoch, travelling)
     place = link_of(mine, deadline)
     try:
-        answer = place.ask(
+        answer = _asked(
+            place,
             {
                 "op": "write", "segment": segment.name, "epoch": segment.epoch, "key": key.hex(), "encrypt": encrypt,
-                "connect_ip": connect_ip, "towards": towards, "link_timeout": link_timeout, "policy": list(policy),
+                "connect_ip": connect_ip, "towards": towards and with_a_way(towards), "link_timeout": link_timeout,
+                "policy": list(policy),
                 "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
             },
             deadline,
@@ -77,6 +80,14 @@ def export(
         raise
     _see_log(place, answer["log"])
     return Export(place, (answer["address"][0], answer["address"][1]), mine, travelling, encrypt)
+
+
+def _asked(place: Place, request: dict[str, Any], deadline: Deadline) -> Any:
+    """As `place.ask`; that the link is silent is what is in the way, and no time-out of the caller's."""
+    try:
+        return place.ask(request, deadline)
+    except QueueTimeoutError as error:
+        raise LinkError(str(error)) from error
 
 
 def _see_log(place: Place, path: str | None) -> None:
@@ -111,7 +122,8 @@ def join(handle: Handle, rank: int, deadline: Deadline, *, zero_copy: bool) -> t
     job(handle.job)
     place = link_of(handle.job, deadline)
     try:
-        answer = place.ask(
+        answer = _asked(
+            place,
             {
                 "op": "read", "epoch": handle.epoch, "address": [ip.strip("[]"), int(port)], "key": key.hex(),
                 "encrypt": handle.encrypt, "rank": rank, "pid": os.getpid(),

@@ -3,14 +3,16 @@
 A link belongs to nobody: it outlives whoever started it, and whatever is done to the starter or its terminal. So it is
 started by a fresh interpreter that forks once more and ends, in a session of its own, with nothing of the starter's but
 the environment, and of that no variable of ringcast's but the log's file: no descriptor, no blocked or ignored signal,
-no CPU pin, no folder. Only its standard error leads back, until its desk is there, and tells the starter that, or why
-not. Two that are started at once both want the desk's name: one gets it, the other ends.
+no CPU pin, no folder, no limit on open files that may be raised. Only its standard error leads back, until its desk is
+there, and tells the starter that, or why not. Two that are started at once both want the desk's name: one gets it, the
+other ends.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import resource
 import select
 import signal
 import subprocess
@@ -144,6 +146,9 @@ def _take_nothing_over() -> None:
     if hasattr(os, "sched_setaffinity"):
         with suppress(OSError):
             os.sched_setaffinity(0, range(_CPUS))
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with suppress(OSError, ValueError):  # a starter's limit is not meant for who serves all ends of the job
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with suppress(OSError), open("/proc/self/comm", "w") as name:
         name.write("ringcast-link")
 
