@@ -73,6 +73,11 @@ Thread link(World& world, std::uint64_t most, std::uint64_t ahead = 1) {
             }};
 }
 
+// To the end.
+void take_all(Tap& tap) {
+    for (std::uint64_t n = tap.position() + 1; tap.take(1); ++n) tap.acknowledge(n);
+}
+
 // A link that takes a message, and is lost before it is acknowledged.
 Thread lost_link(World& world) {
     return {"link", [&world] {
@@ -605,7 +610,7 @@ const std::vector<Scenario>& scenarios() {
                  Thread{"link", [&w] {
                             Tap self(w, 0);
                             self.claim();
-                            for (std::uint64_t n = self.position() + 1; self.take(1); ++n) self.acknowledge(n);
+                            take_all(self);
                         }}};
          },
          20'000},
@@ -637,6 +642,22 @@ const std::vector<Scenario>& scenarios() {
                                                               self.take(1), self.acknowledge(1);
                                                               self.take(1), self.acknowledge(2);
                                                           }}};
+         },
+         20'000},
+        {"one that comes again, before another has come",
+         "its stream begins with the next message, and leaves the home of the other to him",
+         {.seats = 2, .depth = 2, .remote = 2},
+         [](World& w) {
+             return std::vector{writer(w, send_3_and_close), Thread{"link", [&w] {
+                                                                        Tap once(w, 0);
+                                                                        once.claim();
+                                                                        once.take(1), once.acknowledge(1);
+                                                                        once.leave(true);
+                                                                        Tap again(w, 0);
+                                                                        again.claim();
+                                                                        Tap::forgo(w, 1);
+                                                                        take_all(again);
+                                                                    }}};
          },
          20'000},
         {"reading ahead",
