@@ -164,7 +164,7 @@ struct Seat {
 // What has become of a reader on another machine.
 enum class PlacementState : std::uint32_t {
     open = 0,    // nobody has come yet
-    placed = 1,  // its machine's stream is up, and it is about to attach there
+    placed = 1,  // its machine's stream is up, and it is about to attach there; pid 0: who was is gone, and nobody is
     attached = 2,
     left = 3,
     died = 4,

@@ -348,9 +348,13 @@ std::string ReaderWatch::describe_stream(std::uint32_t seat) const {
         if (!who.empty()) who += "; ";
         who += "rank ";
         who += std::to_string(reader->rank.load(std::memory_order_relaxed));
-        who += ", pid ";
-        who += std::to_string(reader->pid.load(std::memory_order_relaxed));
-        who += ", ";
+        if (const std::uint32_t pid = reader->pid.load(std::memory_order_relaxed); pid != 0) {
+            who += ", pid ";
+            who += std::to_string(pid);
+            who += ", ";
+        } else {
+            who += ", which has not attached, ";  // and nobody is about to
+        }
         who += std::to_string(behind(reader));
         who += " behind there";
     }

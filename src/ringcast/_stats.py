@@ -305,7 +305,7 @@ def _readers_elsewhere(segment: _core.Segment, links: list[LinkStats]) -> list[R
             "seat": stream,
             "pid": pid,
             "state": _STATES_ELSEWHERE[state],
-            "alive": state in ("placed", "attached", "cut"),
+            "alive": state in ("attached", "cut") or (state == "placed" and pid != 0),
             "process": "gone" if state == "died" else "unknown",
             "behind": behind + (under_way.get(stream, 0) if state != "evicted" else 0),
             "leased_blocks": 0,

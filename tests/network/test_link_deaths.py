@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from ringcast import MessageQueue
+from ringcast.net.link import _ends
+from tests.network import linked
 from tests.network.linked import MIB, SLACK_S, TOLD_WITHIN_S, Failure, Reader, Writer, as_json, message
 from tests.network.machines import Machine, visited
 from tests.support import DEADLINE_S, Link, eventually
@@ -486,6 +488,88 @@ def test_a_reader_that_no_way_leads_to_is_told_where_it_was_to_go() -> None:
         writer.does("send", 0, 3)
         assert reader.does("take", 0, 3) == 3
         writer.does("close")
+
+
+def _falls_before_it_attaches(link: Link, handle: Any, rank: int, killed: bool) -> None:
+    """Then, if it lives, it comes again."""
+
+    class Falls:
+        @staticmethod
+        def attach(*_: Any, **options: Any) -> None:
+            _ends.__dict__["_segment"] = real
+            if killed:
+                link.send("placed")
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise MemoryError
+
+    real = _ends.__dict__["_segment"]
+    _ends.__dict__["_segment"] = Falls
+    try:
+        MessageQueue[Any].create_from_handle(handle, rank)
+    except MemoryError:
+        linked._read(link, handle, rank, {})
+
+
+@pytest.mark.parametrize("rank", [1, -1])
+@pytest.mark.parametrize("sent", [0, 3])
+def test_a_reader_killed_before_it_attaches_is_expected_still_and_its_rank_is_free_on_its_machine(
+    rank: int, sent: int
+) -> None:
+    with visited(2) as (a, b):
+        writer = Writer(a, n_reader=2)
+        writer.does("send", 0, sent)
+        neighbour = writer.reader(b, 0)
+        ghost = b.start(_falls_before_it_attaches, writer.handle, 1, True)
+        assert ghost.receive() == "placed"
+        eventually(lambda: _of_rank(writer, 1) == ("expected", 0, False), "that nobody is about to attach")
+        again = writer.reader(b, rank)
+        assert again.rank == 1
+        writer.does("wait_until_ready", DEADLINE_S)
+        writer.does("send", sent, 3)
+        for reader in (neighbour, again):
+            assert reader.does("take", 0, sent + 3) == sent + 3
+        writer.does("close")
+
+
+@pytest.mark.parametrize("sent", [0, 3])
+@pytest.mark.parametrize("rank", [0, -1])
+def test_the_rank_of_a_reader_killed_before_it_attached_is_free_elsewhere(rank: int, sent: int) -> None:
+    """All that is sent meanwhile is kept on the machine where it was to attach: who comes elsewhere is told so."""
+    with visited(3) as (a, b, c):
+        writer = Writer(a, n_reader=1)
+        ghost = b.start(_falls_before_it_attaches, writer.handle, 0, True)
+        assert ghost.receive() == "placed"
+        writer.does("send", 0, sent)
+        reader = writer.reader(c, rank, timeout=DEADLINE_S)
+        assert reader.rank == 0
+        writer.does("wait_until_ready", DEADLINE_S)
+        writer.does("send", sent, 3)
+        if sent:
+            told = reader.fails("take", sent, 1)
+            assert (told.kind, told.rank) == ("ReaderEvictedError", 0)
+            assert "gave up waiting for rank 0 before it attached" in told.text
+        assert reader.does("take", sent, 3) == 3
+        assert writer.does("stats")["missed"] == {0: sent}
+        eventually(lambda: not writer.links(b), "the end of the link that has nobody to serve")
+        writer.does("close")
+
+
+def test_a_reader_that_falls_before_it_attaches_and_comes_again_counts_as_no_death() -> None:
+    with visited(2) as (a, b):
+        writer = Writer(a, n_reader=1, on_reader_leave="raise")
+        writer.does("send", 0, 3)
+        again = b.start(_falls_before_it_attaches, writer.handle, 0, False)
+        assert again.receive() == 0
+        writer.does("wait_until_ready", DEADLINE_S)
+        writer.does("send", 3, 3)
+        again.send(("take", (0, 6)))
+        assert again.receive() == 6
+        writer.does("close")
+
+
+def _of_rank(writer: Writer, rank: int) -> tuple[Any, ...] | None:
+    return next(((row["state"], row["pid"], row["alive"]) for row in writer.does("stats")["readers"]
+                 if row["rank"] == rank), None)  # fmt: skip
 
 
 def test_a_reader_that_was_promised_messages_and_never_came_does_not_keep_a_program() -> None:

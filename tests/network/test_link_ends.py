@@ -77,7 +77,7 @@ def test_that_all_has_come_is_said_again_until_it_is_known_to_be_heard(cut: str)
     with closing(Door()) as door:
         writer = Writer(door)
         incoming = writer.incoming
-        joining = Background(incoming.join, 0, os.getpid(), Deadline(DEADLINE_S))
+        joining = Background(incoming.join, 0, os.getpid(), 0, Deadline(DEADLINE_S))
         assert writer.comes(WELCOMED)["published"] is None
         joining.result()
         for _ in range(2):
@@ -100,10 +100,10 @@ def test_who_has_been_placed_before_the_end_takes_its_place_though_the_end_comes
     with closing(Door()) as door:
         writer = Writer(door, homes=2)
         incoming = writer.incoming
-        joining = Background(incoming.join, 0, os.getpid(), Deadline(DEADLINE_S))
+        joining = Background(incoming.join, 0, os.getpid(), 0, Deadline(DEADLINE_S))
         writer.comes({**WELCOMED, "homes": 2})
         first = joining.result()
-        late = Background(incoming.join, 1, os.getpid(), Deadline(DEADLINE_S))
+        late = Background(incoming.join, 1, os.getpid(), 0, Deadline(DEADLINE_S))
         while (asked := heard(writer.control)) is None or asked["op"] != "place":
             pass
         writer.data.send(END, bytes([CLOSED, 1]))
@@ -135,7 +135,7 @@ def test_connections_that_bring_nothing_and_do_not_last_are_none_and_not_dialled
                     peer.channel.send(WELCOME, words({**WELCOMED, "link_timeout": 1.0} if len(dialled) == 1 else {}))
 
         serving = Background(serve)
-        incoming.join(0, os.getpid(), Deadline(DEADLINE_S))
+        incoming.join(0, os.getpid(), 0, Deadline(DEADLINE_S))
         eventually(lambda: incoming._has_finished, "that it is given up")
         assert "out of reach for 1 s" in incoming._lost
         assert len(dialled) <= 2 + 1.0 / 0.1
@@ -174,7 +174,7 @@ def test_that_no_reader_is_left_is_said_again_until_it_is_known_to_be_heard() ->
     with closing(Door()) as door:
         writer = Writer(door)
         incoming = writer.incoming
-        joining = Background(incoming.join, 0, os.getpid(), Deadline(DEADLINE_S))
+        joining = Background(incoming.join, 0, os.getpid(), 0, Deadline(DEADLINE_S))
         writer.comes(WELCOMED)
         joining.result()
         incoming._leaving = True  # as `forsake` finds
@@ -230,7 +230,7 @@ def test_who_waits_for_one_whose_dialling_fails_dials_by_himself_and_is_looked_a
 def test_a_welcome_is_waited_for_no_longer_than_the_reader_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_incoming, "WELCOMED_WITHIN_S", 100 * DEADLINE_S)
     with closing(Door()) as door:
-        joining = Background(Writer(door).incoming.join, 0, os.getpid(), Deadline(0.5))
+        joining = Background(Writer(door).incoming.join, 0, os.getpid(), 0, Deadline(0.5))
         with closing(door.accepted()), pytest.raises(LinkError, match=r"has said nothing for 0\.\d+ s"):
             joining.result()
 

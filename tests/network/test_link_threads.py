@@ -239,7 +239,7 @@ def test_who_is_dead_or_unwanted_when_a_stream_ends_is_in_nobody_s_way() -> None
     """The link process's own thread finds out, and serves all other streams."""
     state = {"version": 1, "open": 0, "evict": [[0, 1]], "closed": True, "over": True, "ready": False, "published": 0}
     relay = Relay("a test's peer", 0, [1, MAX_CHUNK_BYTES, MAX_CHUNKS], WELCOME)
-    relay.seat(0, os.getpid(), PLACED)
+    relay.seat(0, os.getpid(), 0, PLACED)
     relay.heed({**state, "evict": [[0, 0]]})
     relay.end(0, "")
     for what in ("died", "placed"):

@@ -29,6 +29,11 @@ _CAUSES = ("dead", "slow", "absent")
 _GONE = ("left", "died", "evicted", "lost")
 
 
+def _is_free(state: str, pid: int) -> bool:
+    """May whoever comes have this place, on any machine? Also where who had it is gone, and had not attached."""
+    return state in _GONE or (state == "placed" and pid == 0)
+
+
 class Exported:
     """One queue. `request` is what its writer asked of the link."""
 
@@ -48,7 +53,7 @@ class Exported:
         self.greetings = Greetings(self.welcome)
         self._lock = threading.RLock()
         self._streams: dict[str, Outgoing] = {}
-        self._kept: dict[int, bool] = {}  # of each place: was all kept for who has it?
+        self._kept: dict[int, int | None] = {}  # of each place: from where on is all kept for who has it, if it is?
         self._version = 0  # counts the places given away
 
     @property
@@ -107,10 +112,12 @@ class Exported:
         self._streams[stream.stream] = stream
         open_homes = self.open_homes() + (1 if stream.tap.kept else 0)
         try:
-            placed = self._placed(stream, rank, pid)
+            placed = self._placed(stream, rank, pid, begins=True)
         except BaseException:
             stream.leave()
             raise
+        if placed["kept"] and not stream.tap.kept:
+            open_homes += 1
         segment = self.segment
         stream.connect(
             channel,
@@ -140,34 +147,43 @@ class Exported:
         self._tell_all_but(stream)
         return placed
 
-    def _placed(self, stream: Outgoing, rank: int, pid: int) -> dict[str, Any]:
+    def _placed(self, stream: Outgoing, rank: int, pid: int, *, begins: bool = False) -> dict[str, Any]:
         """The same, with the lock; the other streams are to be told afterwards."""
         rank, index = self._find_place(stream, rank)
         before = self.segment.placements()[index]
         home = len(self.segment.ranks) + index
+        given_up = False  # which is to be known to who comes too late
         if before[2] == "open":
-            kept = (home == stream.tap.seat and stream.tap.kept) or self._is_brought(stream, index, home)
+            own = home == stream.tap.seat and stream.tap.kept
+            kept = stream.base if own else self._brought(stream, index, home)
+            given_up = kept is None
         else:  # it comes again, and if nobody has told it of its place yet, to that
-            kept = before[2] == "placed" and before[5] == stream.tap.seat and self._kept.get(index, False)
-        given_up = before[2] == "open" and not kept  # which is to be known to who comes too late
+            kept = self._kept.get(index) if before[2] == "placed" else None
+            has_all = before[5] == stream.tap.seat or (begins and kept == stream.base)
+            if kept is not None and not has_all:  # it is elsewhere, where nobody came for it
+                given_up = kept < self.segment.head
+                self.segment.note_absence(index, kept, 0)
+                kept = None
         wished = before[7]  # of whoever was here before
         stream.patience.heed(rank, wished)
         self._kept[index] = kept
         self._version += 1
         self.segment.place(index, rank, pid, stream.host, stream.tap.seat)
         stream.log.info("rank %d (pid %d) has its place there", rank, pid)
-        return {"rank": rank, "kept": kept, "given_up": given_up, "wished": wished, "version": self._version}
+        return {
+            "rank": rank, "kept": kept is not None, "given_up": given_up, "wished": wished, "version": self._version,
+        }  # fmt: skip
 
-    def _is_brought(self, stream: Outgoing, index: int, home: int) -> bool:
-        """Has all that is kept in a home been brought to the stream's machine, or will be? Nobody is expected there any
-        more."""
+    def _brought(self, stream: Outgoing, index: int, home: int) -> int | None:
+        """From where on all that is kept in a home has been brought to the stream's machine, or will be; None if not
+        all. Nobody is expected there any more."""
         since = next((seat[6] for seat in self.segment.seats() if seat[0] == home and seat[3] == "expected"), None)
         if since is None or not self.segment.forgo_home(home):
-            return False
+            return None
         if since < stream.base:
             self.segment.note_absence(index, since, 0)
-            return False
-        return True
+            return None
+        return since
 
     def _tell_all_but(self, stream: Outgoing) -> None:
         """How things stand now."""
@@ -187,16 +203,15 @@ class Exported:
                 f"rank {rank} reads {segment.label} on the writer's own machine: it is one of {segment.ranks}"
             )
         if rank < 0:
-            rank = next(n for n in range(len(placements) + len(segment.ranks) + 1)
-                        if n not in segment.ranks and n not in taken)  # fmt: skip
+            rank = self._any_rank(stream, taken)
         if rank in taken:
             index, state, host, pid, seat = taken[rank]
-            if state in _GONE or (stream is not None and seat == stream.tap.seat):
+            if _is_free(state, pid) or (stream is not None and seat == stream.tap.seat):
                 return rank, index
             raise RankTakenError(f"rank {rank} of {segment.label} is taken by process {pid} on host {host}")
         if not opened:
-            has = f"{segment.label} has {len(placements)} readers on other machines"
-            raise RankTakenError(f"{has}, and all have come: ranks {', '.join(map(str, sorted(taken)))}")
+            who = f"rank{'s' if len(taken) > 1 else ''} {', '.join(map(str, sorted(taken)))}"
+            raise RankTakenError(f"{segment.label}: all its readers on other machines have come: {who}")
         if stream is not None and stream.tap.kept:
             own = stream.tap.seat - len(segment.ranks)
             if own in opened:
@@ -204,6 +219,18 @@ class Exported:
         expected = {seat[0] for seat in segment.seats() if seat[3] == "expected"}
         kept = [index for index in opened if len(segment.ranks) + index in expected]
         return rank, (kept or opened)[0]
+
+    def _any_rank(self, stream: Outgoing | None, taken: dict[int, tuple[int, str, str, int, int]]) -> int:
+        """For who asks for none: one that is kept on his machine, one that nobody has had, or one that is free."""
+        free = [rank for rank, (_, state, _, pid, _) in sorted(taken.items()) if _is_free(state, pid)]
+        if stream is not None:
+            kept_here = [rank for rank in free if taken[rank][1] == "placed" and taken[rank][4] == stream.tap.seat]
+            if kept_here:
+                return kept_here[0]
+        if free and len(taken) == self.segment.n_remote:
+            return free[0]
+        ours = self.segment.ranks
+        return next(n for n in range(len(taken) + len(ours) + 1) if n not in ours and n not in taken)
 
     def open_homes(self) -> int:
         """How many readers are still to come, for whom everything is kept."""
@@ -245,7 +272,10 @@ class Exported:
         state, pid, behind, cause, position = facts
         if before is None or before[:2] != (state, pid):
             why = "" if cause is None else f" ({cause})"
-            stream.log.info("rank %d (pid %d) is %s there%s, %d messages behind", rank, pid, state, why, behind)
+            if state == "placed" and pid == 0:
+                stream.log.info("rank %d is expected there: who had its place is gone, and had not attached", rank)
+            else:
+                stream.log.info("rank %d (pid %d) is %s there%s, %d messages behind", rank, pid, state, why, behind)
         with self._lock:
             place = next((one for one in self.segment.placements()
                           if one[1] == rank and one[2] != "open" and one[5] == stream.tap.seat), None)  # fmt: skip

@@ -95,8 +95,8 @@ class Incoming:
     def has_begun(self) -> bool:
         return self._relay is not None
 
-    def join(self, rank: int, pid: int, deadline: Deadline) -> dict[str, Any]:
-        """A place for a reader of this machine: the ring that it is to attach to, and its rank.
+    def join(self, rank: int, pid: int, place: int, deadline: Deadline) -> dict[str, Any]:
+        """A seat for a reader of this machine, who holds `place` at the desk: the ring to attach to, and its rank.
 
         Raises LinkError, and LeavingError if this stream comes to its end.
         """
@@ -116,8 +116,14 @@ class Incoming:
             assert relay is not None
             rank = rank if placed is None else number_in(placed, "rank", 0, INT32_MAX)
             self._log.info("rank %d (pid %d) has its place here", rank, pid)
-            relay.seat(rank, pid, placed)
+            relay.seat(rank, pid, place, placed)
             return {"segment": relay.segment.name, "epoch": relay.segment.epoch, "rank": rank}
+
+    def expect_nobody(self, rank: int, place: int) -> None:
+        """Who was given the rank has left his place at the desk, perhaps before he has attached."""
+        relay = self._relay
+        if relay is not None:
+            relay.readers.expect_nobody(rank, place)
 
     def look(self) -> None:
         """What has become of the readers is told to the writer's link, if it is new; and how the stream fares, here.

@@ -22,21 +22,30 @@ class Readers:
     def __init__(self) -> None:
         self._known: dict[int, list[Any]] = {}  # rank: state, pid, behind, cause, position
         self._lacked: dict[int, int] = {}  # what had not been read for a rank when its reader came
+        self._expected_at: dict[int, int] = {}  # by rank: the desk's place of who was given it last, while he has it
         self._lock = threading.Lock()
 
     @property
     def are_awaited(self) -> bool:
         """Is somebody about to attach?"""
         with self._lock:
-            return any(known[0] == "placed" for known in self._known.values())
+            return any(known[0] == "placed" and rank in self._expected_at for rank, known in self._known.items())
 
-    def expect(self, rank: int, pid: int) -> None:
+    def expect(self, rank: int, pid: int, place: int) -> None:
         with self._lock:
             self._known[rank] = ["placed", pid, 0, None, None]
+            self._expected_at[rank] = place
+
+    def expect_nobody(self, rank: int, place: int) -> None:
+        """Who was given the rank has left his place at the desk: if he has not attached, nobody is about to."""
+        with self._lock:
+            if self._expected_at.get(rank) == place:
+                del self._expected_at[rank]
 
     def forget(self, rank: int) -> None:
         with self._lock:
             self._known.pop(rank, None)
+            self._expected_at.pop(rank, None)
 
     def evicted(self, rank: int, cause: str, behind: int) -> None:
         with self._lock:
@@ -62,9 +71,13 @@ class Readers:
                         known[:] = ["attached", seat[2], max(0, head - seat[6]), None, position]
                     elif not alive and known[0] in ("attached", "placed", "died"):
                         known[:] = ["died", seat[2], max(0, head - seat[6]), None, None]
-                elif seat is None and known[0] == "attached":
+                elif known[0] == "placed" and rank in self._expected_at:
+                    pass  # it is about to attach
+                elif seat is None and known[0] in ("placed", "attached"):
                     lacks = missed.get(rank, 0) - self._lacked.get(rank, 0)
                     known[:] = ["left", known[1], 0, None, head - lacks]
+                elif known[0] == "placed":
+                    known[1] = 0  # nobody is: whoever comes may have the rank, for which all is kept as before
             return [[rank, *known] for rank, known in self._known.items()]
 
     def eviction(self, _: Any, rank: int, pid: int, cause: str, behind: int, waited_s: float) -> None:

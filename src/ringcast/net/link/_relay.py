@@ -105,8 +105,9 @@ class Relay:
         with self._lock:
             self._version = max(self._version, number_in(placed, "version"))
 
-    def seat(self, rank: int, pid: int, placed: dict[str, Any] | None) -> None:
-        """A seat for a reader that is about to attach; `placed` is what the writer's link says, if it was asked."""
+    def seat(self, rank: int, pid: int, place: int, placed: dict[str, Any] | None) -> None:
+        """A seat for who is about to attach, and holds `place` at the desk. `placed` is what the writer's link says, if
+        it was asked."""
         with self._lock:
             if rank not in self._ranks:
                 assert placed is not None
@@ -120,7 +121,7 @@ class Relay:
                 self.segment.name_rank(home, rank)
                 if given_up:
                     self.segment.give_up_home(home)
-            self.readers.expect(rank, pid)
+            self.readers.expect(rank, pid, place)
 
     def state(self) -> dict[str, Any]:
         """What has become of the readers, for the writer's link."""

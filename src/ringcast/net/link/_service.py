@@ -28,6 +28,7 @@ class Service:
         self._incoming: dict[int, Incoming] = {}  # the same
         self._streams_over: set[Incoming] = set()  # whose ring has not been let go, and which another one has followed
         self._readers: dict[int, int] = {}  # by place: the queue that it reads
+        self._seated: dict[int, tuple[Incoming, int]] = {}  # the same: over which stream, and its rank there
         self._listeners: dict[tuple[Any, ...], tuple[Listener, Address]] = {}
 
     @property
@@ -62,7 +63,10 @@ class Service:
         try:
             while True:
                 try:
-                    return incoming.join(int(request["rank"]), int(request["pid"]), deadline)
+                    seated = incoming.join(int(request["rank"]), int(request["pid"]), place, deadline)
+                    with self._lock:
+                        self._seated[place] = (incoming, seated["rank"])
+                    return seated
                 except LeavingError:
                     with self._lock:
                         if self._incoming.get(epoch) is incoming:
@@ -91,6 +95,8 @@ class Service:
                     log.info("%s is over", exported.segment.label)
             for place in [place for place in self._readers if not self._held(place)]:
                 del self._readers[place]
+            # Who has gone while his place was being looked for is found here all the same.
+            gone = [(place, *self._seated.pop(place)) for place in list(self._seated) if not self._held(place)]
             incoming = [*self._incoming.items(), *((one.epoch, one) for one in self._streams_over)]
             wanted = set(self._readers.values())
             used = {id(exported.listener) for exported, _ in self._exported.values()}
@@ -99,6 +105,8 @@ class Service:
                 del self._listeners[key]
         for listener in unused.values():  # without the lock: it waits for its thread, which asks `_key_of`
             listener.close()
+        for place, stream, rank in gone:
+            stream.expect_nobody(rank, place)
         for epoch, one in incoming:
             one.look()
             if one.over:
