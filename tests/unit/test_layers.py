@@ -14,6 +14,7 @@ LAYERS = [
     {"errors"},
     {
         "_arguments",
+        "_dropping",
         "_extras",
         "_html",
         "_interruptions",

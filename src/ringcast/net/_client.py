@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 PART_BYTES = 1 << 19
 _BATCH = 8
 _WHOLE, _IN_PARTS = b"w", b"p"
+_ENDS_WITHIN_S = 1.0
+"""Unless a call of torch's hangs. An interpreter that goes away under one that returns aborts the process."""
 
 _Job: TypeAlias = "tuple[Callable[[Store], Any], _Answer] | None"
 Through: TypeAlias = Callable[[Callable[[], None]], None]
@@ -63,7 +65,7 @@ class Client:
         """Lets go of the connection, once what was asked for is done."""
         self._stop()
         if self._pid == os.getpid():
-            self._thread.join(0.2)
+            self._thread.join(_ENDS_WITHIN_S)
 
     def put(self, key: str, value: bytes, deadline: Deadline, through: Through = _at_once) -> None:
         """Store a value of any length, in parts if need be; it is seen as a whole or not at all.

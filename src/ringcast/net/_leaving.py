@@ -10,10 +10,9 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from _thread import start_new_thread
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ringcast._dropping import in_background
 from ringcast._registry import Registry
 from ringcast.errors import GroupError
 from ringcast.net._deadline import Deadline
@@ -56,9 +55,8 @@ class Leaving:
                 _staying.discard(self)
 
     def drop(self) -> None:
-        """For finalizers, which may come in any thread, in the middle of anything."""
-        with suppress(RuntimeError):  # no thread can be had: the end of the process sees to it
-            start_new_thread(self.leave, (DEFAULT_LINGER_S,))
+        """For finalizers."""
+        in_background(self.leave, DEFAULT_LINGER_S)
 
 
 _staying: Registry[Leaving] = Registry(keep=True)

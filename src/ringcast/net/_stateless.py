@@ -219,6 +219,7 @@ class StatelessProcessGroup:
         """
         seconds = _arguments.seconds("linger", linger)
         self._leaving.leave(DEFAULT_LINGER_S if seconds is None else seconds)
+        self._finalizer.detach()
 
     def __enter__(self) -> Self:
         return self

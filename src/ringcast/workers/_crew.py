@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import atexit
 import multiprocessing
 import os
@@ -15,6 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from ringcast import _at_exit, _core, _reports
+from ringcast._dropping import in_background
 from ringcast._names import PREFIX, suffix
 from ringcast._refusals import named, naming_limits
 from ringcast._registry import Registry
@@ -149,8 +149,8 @@ class Crew:
                 self._end(timeout)
 
     def drop(self) -> None:
-        """For finalizers, which may come in any thread, in the middle of anything."""
-        _thread.start_new_thread(self.end, (_IN_HASTE_S, "was dropped without close()"))
+        """For finalizers."""
+        in_background(self.end, _IN_HASTE_S, "was dropped without close()")
 
     def _end(self, timeout: float) -> None:
         for worker in self.workers:

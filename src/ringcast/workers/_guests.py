@@ -10,13 +10,13 @@ import os
 import queue
 import threading
 import time
-from _thread import start_new_thread
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from ringcast import _reports
+from ringcast._dropping import in_background
 from ringcast.errors import LinkDiedError, QueueClosedError, RingcastError, WorkerDiedError
 from ringcast.queue import MessageQueue
 from ringcast.waiting import Wait
@@ -76,8 +76,8 @@ class Guests(ABC):
         """Brings back one that has ended, or says why it cannot."""
 
     def drop(self) -> None:
-        """For finalizers, which may come in any thread, in the middle of anything."""
-        start_new_thread(self.end, (IN_HASTE_S, "was dropped without close()"))
+        """For finalizers."""
+        in_background(self.end, IN_HASTE_S, "was dropped without close()")
 
     def _let_go(self) -> None:
         """At the end, when no rank is waited for any more."""
