@@ -7,7 +7,9 @@ has been closed. So ends are closed
 - where multiprocessing, or a library that is made of its code, begins its exit, which is also how its children end;
 - before the threads are joined, if that would not end otherwise: workers of a process pool have a queue of ours, or a
   thread reads a queue whose writer is here. Threads that may still send are waited for;
-- in an exit handler of our own, and, so that no handler before it waits for ever, when the handlers take long.
+- in an exit handler of our own, and, so that no handler before it waits for ever, when the handlers take long;
+- in another one, our last, what has been opened since. From then on a thread opens no end: as nobody would close it,
+  other processes would take it for one that was killed.
 
 Promised readers that have not attached are waited for as `close` does; what they miss is logged.
 """
@@ -46,6 +48,9 @@ class OpenEnd(Protocol):
     role: Literal["writer", "reader"]
     _segment: _core.Segment | None
 
+    @property
+    def _context(self) -> str: ...
+
     def stats(self) -> QueueStats: ...
     def _is_waiting(self, thread: int) -> bool: ...
     def shutdown(self) -> None: ...
@@ -61,14 +66,22 @@ afterwards: list[Callable[[], None]] = []
 _open: Registry[OpenEnd] = Registry()
 _pid = 0
 """The process that has its exit handler, and whose threads are not joined before it was asked."""
+_over = 0
+"""The process whose exit handlers are over, as far as they are ours."""
 _armed: set[tuple[int, int]] = set()
 """The libraries that call us, by process and the identity of their registry."""
 
 
 def hold(end: OpenEnd) -> None:
-    """See to it that `end` is closed when this process ends, if it is still there."""
+    """See to it that `end` is closed when this process ends, if it is still there.
+
+    Raises QueueClosedError, with the end closed, in a thread that goes on after that.
+    """
     global _pid
     _open.add(end)
+    if _over == os.getpid() and threading.current_thread() is not threading.main_thread():
+        _close([end])
+        raise QueueClosedError(f"{end._context}: it was closed at once, since the interpreter is exiting")
     if _pid != os.getpid():  # several threads may find that: each does it all, which does no harm
         atexit.unregister(_close_all)  # a forked child has its parent's
         atexit.register(_close_all)
@@ -224,6 +237,15 @@ def _close_all() -> None:
     _core.await_foreign_code(_PATIENCE_S)
     if ends and "torch" in sys.modules:
         _let_daemons_end()
+
+
+@atexit.register  # when this is loaded, so that it comes after all handlers that were registered later
+def _close_the_rest() -> None:
+    """Other handlers, and threads, have opened these since."""
+    global _over
+    _over = os.getpid()
+    if ends := _ends():
+        _close(ends)
 
 
 def _let_daemons_end() -> None:

@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ringcast import MessageQueue
 from ringcast.instruments import sweep
 from tests.support import DEADLINE_S, unique_name
 
@@ -175,6 +177,41 @@ def test_an_exit_handler_that_runs_after_ours_is_told_that_the_interpreter_is_ex
     returncode, out, error = run(tmp_path, program(process(), before=before))
     assert (returncode, out) == (0, GOT)
     assert error.splitlines()[-1].endswith("because the interpreter is exiting")
+
+
+LATE = """
+import atexit, threading
+opened = threading.Event()
+def opens():
+    reader = MessageQueue.attach({name!r})
+    print("attached", flush=True)
+    opened.set()
+    threading.Event().wait()
+def by_thread():
+    thread = threading.Thread(target=opens, daemon=True)
+    thread.start()
+    while thread.is_alive() and not opened.wait(0.01): pass
+{before}
+from ringcast import MessageQueue
+{after}
+own = MessageQueue(1)  # whose exit handler is registered last, and comes first
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "out"),
+    [("", "atexit.register(by_thread)", "attached\n"), ("atexit.register(by_thread)", "", "")],
+    ids=["meanwhile", "when all is over"],
+)
+def test_a_reader_that_a_thread_opens_when_the_program_has_ended_leaves_in_order(
+    tmp_path: Path, before: str, after: str, out: str
+) -> None:
+    with MessageQueue[Any](1, name=unique_name(), max_chunks=2, on_reader_death="raise") as queue:
+        source = LATE.format(name=queue.name, before=before, after=after)
+        assert run(tmp_path, source) == (0, out, "")
+        assert not queue.stats()["readers"]
+        for number in range(3):
+            queue.enqueue(number, timeout=DEADLINE_S)
 
 
 def test_what_a_reader_that_never_came_misses_is_one_log_line(tmp_path: Path) -> None:
