@@ -46,7 +46,7 @@ def test_blocks_are_told_as_gone_whatever_ends_their_events_and_the_next_ones_ar
     monkeypatch.setattr(_pool_events, "watch", watch)
     announcements = Announcements(SETTINGS)
     for i, block in enumerate(BLOCKS):
-        announcements.stored(str(i).encode(), block)
+        announcements.stored(str(i).encode(), block, 0, lambda: True)
         assert announcements.take() == [block]
         go_on[i].set()
         eventually(lambda: announcements.waiting, "that it has gone")
@@ -57,7 +57,7 @@ def test_blocks_are_told_as_gone_whatever_ends_their_events_and_the_next_ones_ar
 
 def test_a_block_of_which_a_tier_lost_its_copy_is_still_there() -> None:
     announcements = Announcements(SETTINGS)
-    announcements.stored(b"key", BLOCKS[0])
+    announcements.stored(b"key", BLOCKS[0], 0, lambda: True)
     announcements._saw([PoolEvent(1, "removed", b"key", medium="FileTier")])
     assert announcements.take() == [BLOCKS[0]]
     announcements._saw([PoolEvent(2, "removed", b"key")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +15,14 @@ import pytest
 
 from ringcast import errors
 from ringcast.instruments.looking import sweep
-from ringcast.pool import FileTier, PoolServer
+from ringcast.pool import FileTier, PoolClient, PoolEvent, PoolServer, StoreLease
 from ringcast.vllm import _scheduling
 from ringcast.vllm._plans import Load, Plan, Report, Store
-from ringcast.vllm._pool_events import Removed, Stored
+from ringcast.vllm._pool_events import Announcements, Removed, Stored
 from ringcast.vllm._pool_settings import Settings
 from ringcast.vllm._storing import Stores
 from tests.pool.pools import Starter, start_server
-from tests.support import eventually, mapped, segments, unique_name
+from tests.support import DEADLINE_S, eventually, mapped, segments, unique_name
 from tests.vllm.toy import BLOCK, CHUNK, MODEL, RANKS, Toy, ToyRequest, hashes, page
 
 PROMPT = list(range(8 * BLOCK + 2))
@@ -98,6 +99,53 @@ def test_what_is_stored_and_what_goes_is_told_with_its_tokens() -> None:
         client.clear()
         engine.wait_until(lambda: len(engine.announced) == 8)
         assert engine.announced == [Removed(each) for each in made]
+
+
+def test_what_has_gone_before_its_store_was_known_to_be_over_is_not_told_as_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = threading.Event()
+    saw, commit = Announcements._saw, PoolClient.commit_store
+
+    def see(announcements: Announcements, batch: list[PoolEvent]) -> None:
+        saw(announcements, batch)
+        if any(event.kind == "cleared" for event in batch):
+            seen.set()
+
+    def commit_and_lose(client: PoolClient, lease: StoreLease) -> Any:
+        statuses = commit(client, lease)
+        if client is engine.side.client:
+            client.clear()
+            assert seen.wait(DEADLINE_S)
+        return statuses
+
+    monkeypatch.setattr(Announcements, "_saw", see)
+    monkeypatch.setattr(PoolClient, "commit_store", commit_and_lose)
+    with server() as pool, Toy(pool.name) as engine:
+        engine.run(ToyRequest("a", PROMPT))
+        assert engine.counted()["blocks_stored"] == 8
+        assert engine.announced == []
+
+
+def test_what_is_being_stored_at_a_reset_is_not_told_as_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    commit = PoolClient.commit_store
+
+    def commit_late(client: PoolClient, lease: StoreLease) -> Any:
+        assert go_on.wait(DEADLINE_S)
+        return commit(client, lease)
+
+    with server() as pool, Toy(pool.name) as engine:
+        request = ToyRequest("a", PROMPT)
+        engine.admit(request)
+        monkeypatch.setattr(PoolClient, "commit_store", commit_late)
+        engine.step({"a": len(PROMPT)})
+        engine.side.forget()
+        go_on.set()
+        engine.end(request)
+        engine.settle()
+        assert engine.counted()["blocks_stored"] == 8
+        assert engine.announced == []
 
 
 def test_a_prompts_last_token_is_computed_even_where_all_of_it_is_there() -> None:

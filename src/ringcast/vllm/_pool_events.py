@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ringcast._mishaps import shown, tell
@@ -38,21 +39,29 @@ class Announcements:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
+        self.era = 0
+        """Counts the times that all was forgotten; of the engine's thread."""
         self._there: dict[bytes, bytes] = {}
         """The hash of each key that was told as stored, until it is told as removed."""
         self._told: deque[Stored | Removed] = deque()
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="ringcast pool events", daemon=True).start()
 
-    def stored(self, key: bytes, block: Stored) -> None:
-        """A block has been stored under this key."""
-        with self._lock:
-            self._there[key] = block.hash
-            self._told.append(block)
+    def stored(self, key: bytes, block: Stored, era: int, is_there: Callable[[], bool]) -> None:
+        """A block that was offered in this era has been stored under this key: if it is there still.
 
-    def all_gone(self) -> None:
-        """Nothing that was told as stored is of use any more."""
+        That is asked while no event is looked at. The pool tells that a chunk has gone after it has: so what is there
+        now has that still to come, and what is not, of which it may have come already, is not told as stored.
+        """
         with self._lock:
+            if era == self.era and is_there():
+                self._there[key] = block.hash
+                self._told.append(block)
+
+    def forget(self) -> None:
+        """Nothing that was told as stored is of use any more, nor what is being stored."""
+        with self._lock:
+            self.era += 1
             self._gone(list(self._there))
 
     def take(self) -> list[Stored | Removed]:
@@ -81,7 +90,8 @@ class Announcements:
                 tell(_log, "ringcast: no events: %s", shown(error), level=logging.DEBUG)
             except BaseException as error:  # whatever it is, nobody is sent to blocks that may have gone
                 tell(_log, "ringcast: the pool's events could not be read: %s", shown(error), error=error)
-            self.all_gone()
+            with self._lock:
+                self._gone(list(self._there))
             self._closed.wait(max(self._settings.retry, 0.1))
 
     def _saw(self, batch: list[PoolEvent]) -> None:

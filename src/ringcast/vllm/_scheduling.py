@@ -231,7 +231,7 @@ class Scheduling:
             # What it has was computed before; who has nothing, for it was preempted, computes all anew.
             known.offered = sys.maxsize if known.request.num_computed_tokens else 0
         if self._stores.announcements is not None:
-            self._stores.announcements.all_gone()
+            self._stores.announcements.forget()
 
     def close(self) -> None:
         """Gives everything back."""

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from ringcast._mishaps import shown, tell
@@ -52,6 +53,8 @@ class _Storing:
     """Of the blocks, those that are held."""
     told: list[Stored]
     """What is to be announced of each, if anybody is told."""
+    era: int
+    """In which it began."""
     client: PoolClient | None = None
     lease: StoreLease | None = None
     """Whose, and what it has reserved; None: nothing."""
@@ -130,7 +133,8 @@ class Stores:
 
     def begin(self, keys: Keys, blocks: list[int], told: list[Stored]) -> None:
         """Store these blocks under these keys; `told` is what to announce of each, or nothing."""
-        store = _Storing(self._numbers, keys, blocks, blocks, told)
+        era = 0 if self.announcements is None else self.announcements.era
+        store = _Storing(self._numbers, keys, blocks, blocks, told, era)
         self._numbers += 1
         self.blocks.hold(blocks)
         self._n_held += len(blocks)
@@ -246,9 +250,16 @@ class Stores:
             self.counts.add("blocks_stored", committed.count(True))
             self.counts.add("blocks_not_stored", asked - committed.count(True))
             if self.announcements is not None:
-                for key, said, there in zip(store.keys, store.told, committed, strict=True):
-                    if there:
-                        self.announcements.stored(key, said)
+                for i in (i for i, there in enumerate(committed) if there):
+                    is_there = partial(_is_there, client, store.keys[i : i + 1])
+                    self.announcements.stored(store.keys[i], store.told[i], store.era, is_there)
+
+
+def _is_there(client: PoolClient, key: Keys) -> bool:
+    try:
+        return client.lookup(key).memory == 1
+    except PoolError:
+        return False
 
 
 def exported(lease: RetrieveLease | StoreLease) -> bytes:
