@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 import threading
@@ -18,7 +19,7 @@ from ringcast.errors import DecodeError, QueueClosedError, QueueTimeoutError, Wr
 from ringcast.vllm import _pieces
 from ringcast.vllm._queue import LEAST_DEPTH, MessageQueue
 from tests import own_shm
-from tests.support import Child, Link, eventually, run_python, segments
+from tests.support import SHM, Background, Child, Link, eventually, run_python, segments
 from tests.vllm.layout import lay, run
 
 KEPT = 200
@@ -78,6 +79,19 @@ def test_a_message_that_shared_memory_has_no_room_for_comes_in_pieces() -> None:
         assert np.array_equal(received["pixel_values"], sent["pixel_values"])
         assert received["pixel_values"].flags.writeable
         assert (received["empty"].shape, received["text"]) == ((0,), "t")
+
+
+def test_pieces_for_which_shared_memory_has_no_room_either_become_smaller() -> None:
+    with own_shm.of_size("24M"), pair() as (writer, reader):
+        left = os.statvfs(SHM)
+        with (SHM / "others").open("wb") as others:
+            os.posix_fallocate(others.fileno(), 0, left.f_bavail * left.f_frsize)
+        sent = np.arange(100_000, dtype=np.uint32)
+        sending = Background(lambda: deque(map(writer.enqueue, (sent, "next"))))
+        received = reader.dequeue(timeout=60.0)
+        assert reader.dequeue(timeout=60.0) == "next"
+        sending.result()
+        assert np.array_equal(received, sent)
 
 
 def test_a_time_out_between_two_pieces_loses_nothing() -> None:

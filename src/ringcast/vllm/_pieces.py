@@ -1,7 +1,8 @@
 """Messages for which shared memory has no room at once: sent in pieces, which readers put together.
 
 A queue takes a message whole or not at all. vLLM's own sends what is too large for its ring through a socket, and so
-needs no memory but that of its processes; this needs no more of /dev/shm than a few pieces.
+needs no memory but that of its processes; this needs no more of /dev/shm than a few pieces. Where there is not even
+that, pieces become smaller, down to what a ring has room for in any case: what has begun must come to its end.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from ringcast._interruptions import NotRebuilt, Tries
 from ringcast.errors import CapacityError, DecodeError
 
 PIECE_BYTES = 1 << 20
+_LEAST_BYTES = 512
+"""So much lies in the ring itself, which needs no memory besides."""
 _NAP_S = 0.001
 
 
@@ -34,24 +37,24 @@ def send_in_pieces(
 ) -> None:
     """Send an encoded object. `timeout` is for its beginning: what has begun is sent to its end, without limit.
 
-    Raises what `enqueue` does: CapacityError if there is no room for one piece, either.
+    Raises what `enqueue` does, but no CapacityError once it has begun.
     """
     parts: Sequence[Any] = [frames] if isinstance(frames, bytes) else frames
     views = [memoryview(part).cast("B") for part in parts]
     enqueue(Pieces(tuple(view.nbytes for view in views)), timeout)
+    size = PIECE_BYTES
     for view in views:
-        for start in range(0, view.nbytes, PIECE_BYTES):
-            _send(writer, enqueue, bytes(view[start : start + PIECE_BYTES]))
-
-
-def _send(writer: _Queue, enqueue: Callable[[Any, float | None], None], piece: bytes) -> None:
-    while True:
-        try:
-            return enqueue(piece, None)
-        except CapacityError:
-            if writer.qsize() == 0:  # no reader will make room
-                raise
-        time.sleep(_NAP_S)  # nothing tells when a block is given back
+        rest = view
+        while rest:
+            try:
+                enqueue(bytes(rest[:size]), None)
+            except CapacityError:
+                if size > _LEAST_BYTES and writer.qsize() == 0:  # no reader will make room
+                    size //= 2
+                else:
+                    time.sleep(_NAP_S)  # nothing tells when a block is given back
+            else:
+                rest = rest[size:]
 
 
 class Assembly:
