@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -131,18 +132,14 @@ def node_of(_: Model) -> str:
 
 
 def test_actors_of_two_nodes_are_called_as_workers_are(
-    drive: Callable[..., Child], capfd: pytest.CaptureFixture[str]
+    start: Callable[..., Child], address: str, tmp_path: Path
 ) -> None:
-    driver = drive(calls_of_all_kinds)
+    shown = tmp_path / "shown"  # pytest's capture loses what comes as it is looked at
+    to_file = ("sh", "-c", f'exec "$@" > {shown}', "sh")
+    driver = start(calls_of_all_kinds, address, env=QUIET, wrapper=to_file)
     driver.receive()
-    shown: list[str] = []
-
-    def is_shown() -> bool:  # when Ray gets to it
-        shown.append(capfd.readouterr().out)
-        return "words" in "".join(shown)
-
-    eventually(is_shown, "what an actor has printed")
-    assert "(Model rank 0 pid=" in "".join(shown)
+    eventually(lambda: "words" in shown.read_text(), "what an actor has printed, when Ray gets to it")
+    assert "(Model rank 0 pid=" in shown.read_text()
     driver.send("seen")
     driver.join()
 
