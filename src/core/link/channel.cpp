@@ -23,6 +23,8 @@ constexpr std::size_t kJoinedBytes = 4 << 10;
 // What a call asks for where small records may follow: enough for hundreds, and little to copy of a large one.
 constexpr std::size_t kReceiveBytes = 64 << 10;
 constexpr std::size_t kBufferBytes = kMaxRecord + kTagBytes + 2 * kHead + kReceiveBytes;
+// Small records go through so much of the buffer, and not through all of it, which no near cache holds.
+constexpr std::size_t kWarmBytes = kBatchBytes + 2 * kReceiveBytes;
 constexpr std::int64_t kNsPerMs = 1'000'000;
 // A queue may be idle for hours, and what translates addresses on the way forgets connections over which nothing goes, some
 // within minutes, without a word.
@@ -239,7 +241,7 @@ void Channel::fill(std::size_t need) {
 
 // One call, into the buffer, where a record of any length has room behind what is unread.
 Channel::Came Channel::receive(std::size_t most, bool waits) {
-    if (end_ + most > kBufferBytes || buffered() == 0) {
+    if (begin_ != 0 && (end_ + most > kWarmBytes || buffered() == 0)) {
         std::memmove(buffer_.get(), buffer_.get() + begin_, buffered());
         end_ = buffered();
         begin_ = 0;

@@ -1,4 +1,4 @@
-// One connection between two links: records of up to 256 KiB, each proven before a byte of it is believed.
+// One connection between two links: records of up to 1 MiB, each proven before a byte of it is believed.
 //
 //     u32 length | u8 kind | 3 zero bytes | payload | 16 bytes of tag
 //

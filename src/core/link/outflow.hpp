@@ -10,7 +10,7 @@ namespace ringcast::link {
 
 class Outflow {
 public:
-    explicit Outflow(Tap& tap) : tap_(tap), batch_(kMaxRecord) {}
+    explicit Outflow(Tap& tap) : tap_(tap), batch_(kBatchBytes) {}
 
     enum class Pause {
         called,  // something else than a message woke it, or the ring has ended, or it has gone on for long enough

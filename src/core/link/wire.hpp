@@ -13,7 +13,11 @@ namespace ringcast::link {
 
 enum class Kind : std::uint8_t { hello = 1, welcome, refused, batch, begin, body, end, ack, ping, word };
 
-inline constexpr std::size_t kMaxRecord = 256 << 10;  // bytes of a record's payload
+// Bytes of a record's payload. Each record is a send, a proof and some wake-ups: of 1 MiB, a message of that size is a quarter
+// faster than of 256 KiB.
+inline constexpr std::size_t kMaxRecord = 1 << 20;
+// So many bytes of small messages share a record: more would wait for each other.
+inline constexpr std::size_t kBatchBytes = 256 << 10;
 // A message of so many bytes or more has records of its own, which are received where it will lie.
 inline constexpr std::uint64_t kLargeBytes = 96 << 10;
 
