@@ -15,6 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 _POLL_S = 0.0005
+_PATIENCE_S = 10.0
+"""Far longer than a thread takes that the system has started, on however busy a machine."""
 
 _beginning: dict[object, None] = {}
 """Threads that have been started, and have not begun. A dict, of which each step is one for all threads."""
@@ -47,7 +49,8 @@ def _forget_others() -> None:
 def _wait_for_beginnings() -> None:
     global _is_over
     _is_over = True
-    while _beginning:
+    until = time.monotonic() + _PATIENCE_S
+    while _beginning and time.monotonic() < until:
         time.sleep(_POLL_S)  # nothing tells that a thread has begun
 
 

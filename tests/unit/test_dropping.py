@@ -49,9 +49,10 @@ import os
 from ringcast import _dropping
 _dropping._beginning[object()] = None
 child = os.fork()
-if child:
-    assert os.waitpid(child, 0)[1] == 0
-    _dropping._beginning.clear()
+if child == 0:
+    os._exit(len(_dropping._beginning))
+assert os.waitpid(child, 0)[1] == 0
+_dropping._beginning.clear()
 """
     done = run_python(program)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
