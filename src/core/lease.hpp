@@ -61,6 +61,7 @@ public:
 
     Lease(std::shared_ptr<SeatHold> hold, const Block& block) noexcept
         : hold_(std::move(hold)), block_(block), number_(hold_->estate().leased(block.position)) {
+        if (block.through == Through::private_readonly) faults_ = hold_->segment().private_data()->faults();
         count(1);
     }
     ~Lease() {
@@ -68,7 +69,8 @@ public:
         const Segment& segment = hold_->segment();
         // Before the mark, after which the block may carry another message.
         if (block_.through != Through::shared)
-            segment.private_data()->close(block_.offset, block_.bytes, block_.through == Through::private_writable);
+            segment.private_data()->close(block_.offset, block_.bytes, block_.through == Through::private_writable,
+                                          faults_);
         if (hold_->estate().is_kept(number_)) return;  // a child has it for good
         count(-1);
         mark_done(segment.ring(), hold_->seat(), block_.row, mark_of(block_.position));
@@ -76,7 +78,8 @@ public:
         auto& parked = segment.ring().control->writer_parked;
         if (parked.word.load(std::memory_order_relaxed) == kAnySeat) unpark<platform::Native>(parked);
     }
-    Lease(Lease&& other) noexcept : hold_(std::move(other.hold_)), block_(other.block_), number_(other.number_) {}
+    Lease(Lease&& other) noexcept
+        : hold_(std::move(other.hold_)), block_(other.block_), number_(other.number_), faults_(other.faults_) {}
 
 private:
     // Modulo 2^64, -1 is subtraction.
@@ -89,6 +92,7 @@ private:
     std::shared_ptr<SeatHold> hold_;
     Block block_;
     std::uint64_t number_;
+    std::uint64_t faults_ = 0;  // see PrivateData
 };
 
 }  // namespace ringcast

@@ -47,7 +47,15 @@ std::byte* PrivateData::open(std::uint64_t offset, std::uint64_t bytes, std::uin
     return mapping_ + data_offset_ + offset;
 }
 
-void PrivateData::close(std::uint64_t offset, std::uint64_t bytes, bool writable) noexcept {
+// What another process writes here (process_vm_writev) is no fault of this one; but what is read-only it is not asked to.
+bool PrivateData::nothing_was_written_since(std::uint64_t faults) noexcept {
+    const auto now = platform::page_faults();
+    if (!now) return false;
+    faults_.store(*now, std::memory_order_relaxed);  // any older number only makes the next one ask
+    return *now == faults;
+}
+
+void PrivateData::close(std::uint64_t offset, std::uint64_t bytes, bool writable, std::uint64_t faults) noexcept {
     const std::uint64_t first = offset / page_;
     const std::uint64_t behind = std::min((offset + bytes + page_ - 1) / page_, pages_);
     if (writable) {
@@ -55,6 +63,7 @@ void PrivateData::close(std::uint64_t offset, std::uint64_t bytes, bool writable
             usable_.store(false, std::memory_order_relaxed);
         return;
     }
+    if (nothing_was_written_since(faults)) return;
     for (std::uint64_t page = first; page < behind;) {
         const std::uint64_t next = std::min(behind, (page | 63) + 1);
         left_[page / 64].fetch_or((~std::uint64_t{0} >> (64 - (next - page))) << page % 64, std::memory_order_relaxed);

@@ -12,6 +12,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -93,6 +94,7 @@ INSTEAD(int, madvise, -1, (void *address, size_t size, int advice), address, siz
 INSTEAD(ssize_t, pread, -1, (int fd, void *to, size_t size, off_t offset), fd, to, size, offset)
 INSTEAD(ssize_t, getrandom, -1, (void *to, size_t size, unsigned flags), to, size, flags)
 INSTEAD(int, sched_getaffinity, -1, (pid_t pid, size_t size, cpu_set_t *set), pid, size, set)
+INSTEAD(int, getrusage, -1, (__rusage_who_t who, struct rusage *usage), who, usage)
 INSTEAD(DIR *, opendir, NULL, (const char *path), path)
 INSTEAD(void *, mmap, MAP_FAILED, (void *at, size_t size, int protection, int flags, int fd, off_t offset), at, size,
         protection, flags, fd, offset)

@@ -45,6 +45,7 @@ ERRORS = {
     "pread": (errno.EIO, errno.EINTR),
     "getrandom": (errno.ENOSYS,),
     "sched_getaffinity": (errno.EINVAL,),
+    "getrusage": (errno.EPERM,),  # as a sandbox may say
     "opendir": (errno.EMFILE, errno.EACCES),
     "syscall": (errno.EINTR, errno.EAGAIN),  # the futex
 }

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from tests.support import run_python
@@ -69,6 +75,24 @@ def test_changes_in_place_crash_nobody_and_are_seen_by_nobody_else(options: dict
     result = run_python(script + "print('end')\n")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.splitlines()[-1] == "end", result.stdout
+
+
+def test_what_was_written_is_forgotten_where_the_system_counts_no_page_faults(tmp_path: Path) -> None:
+    """As in a sandbox that tells of a process only what time it took."""
+    compiler = shutil.which("cc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        assert not os.environ.get("CI"), "CI needs a C compiler"
+        pytest.skip("needs a C compiler, and a loader that preloads")
+    source, library = tmp_path / "no_counts.c", tmp_path / "no_counts.so"
+    source.write_text("""
+#include <string.h>
+#include <sys/resource.h>
+int getrusage(int who, struct rusage *usage) { memset(usage, 0, sizeof *usage); return 0; }
+""")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    script = f"OPTIONS = {{}}\n{HEAD}" + "".join(f"check({make}, overwrite)\n" for make in PAYLOADS.values())
+    result = run_python(script, env={"LD_PRELOAD": str(library)})
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_a_view_of_a_raw_chunk_may_be_written_through_its_address() -> None:

@@ -5,11 +5,16 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 namespace ringcast::platform {
 
 // What was written to [address, address + bytes), whole pages of a private mapping, is forgotten: it shows the file's
 // bytes again. False if the system refuses, as it does for memory that is locked (mlockall).
 bool discard_written(void* address, std::uint64_t bytes) noexcept;
+
+// How many page faults this process has had. As long as there is none, it writes to no page of a private mapping that it
+// has not written to before. Nothing where the system does not count them.
+std::optional<std::uint64_t> page_faults() noexcept;
 
 }  // namespace ringcast::platform

@@ -4,5 +4,6 @@
 namespace ringcast::platform {
 
 bool discard_written(void*, std::uint64_t) noexcept { return true; }
+std::optional<std::uint64_t> page_faults() noexcept { return std::nullopt; }
 
 }  // namespace ringcast::platform
