@@ -102,14 +102,15 @@ struct Policy {
                    ? ringcast::platform::FutexResult::woken
                    : ringcast::platform::FutexResult::timed_out;
     }
-    static ringcast::platform::FutexResult futex_wait_any(futex_word* const* words, std::uint32_t count,
-                                                          std::uint32_t expected, std::int64_t,
-                                                          Site site = Site::current()) {
+    static ringcast::platform::WaitedForAny futex_wait_any(futex_word* const* words, std::uint32_t count,
+                                                           std::uint32_t expected, std::int64_t,
+                                                           Site site = Site::current()) {
         std::vector<std::uint32_t> ids;
         for (std::uint32_t i = 0; i < count; ++i) ids.push_back(words[i]->id());
-        return Explorer::the().futex_wait_any(ids, expected, site) == WaitResult::woken
-                   ? ringcast::platform::FutexResult::woken
-                   : ringcast::platform::FutexResult::timed_out;
+        const auto waited = Explorer::the().futex_wait_any(ids, expected, site);
+        const auto result = waited.result == WaitResult::woken ? ringcast::platform::FutexResult::woken
+                                                               : ringcast::platform::FutexResult::timed_out;
+        return {result, waited.word.value_or(ringcast::platform::kWhichever)};
     }
     static void futex_wake_all(futex_word& word, Site site = Site::current()) {
         Explorer::the().futex_wake(word.id(), site);

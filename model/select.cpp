@@ -17,16 +17,16 @@ namespace {
 // As Selection::Bed::park.
 template <std::size_t N>
 void sleep_on(std::array<Source, N>& sources) {
-    if (ringcast::arm<Policy>(sources) || ringcast::find_fired<Policy>(sources)) return;
+    if (ringcast::arm<Policy>(sources)) return;
     std::array<Policy::futex_word*, N> words;
     for (std::size_t i = 0; i < N; ++i) words[i] = &sources[i].parked().word;
-    const auto result = Policy::futex_wait_any(words.data(), N, ringcast::kSelects, INT64_MAX);
+    const auto [result, word] = Policy::futex_wait_any(words.data(), N, ringcast::kSelects, INT64_MAX);
     // Also if a word has been cleared meanwhile: whoever did that wakes nobody any more.
     if (result == ringcast::platform::FutexResult::timed_out)
         for (const Source& source : sources)
             if (source.something())
                 Explorer::the().fail("lost wake-up: an end can be read, and nobody will wake who waits for it");
-    ringcast::find_fired<Policy>(sources);
+    if (word >= N || !ringcast::has_fired(sources[word])) ringcast::find_fired(sources);
 }
 
 void take(World& world) {

@@ -88,7 +88,11 @@ public:
     Value read_bytes(const void* address, bool forgiving, Site site);
     WaitResult futex_wait(std::uint32_t id, std::uint64_t expected, Site site);
     // On all of them at once. The kernel takes one after the other, and a wake-up by one that it has taken ends it.
-    WaitResult futex_wait_any(const std::vector<std::uint32_t>& ids, std::uint64_t expected, Site site);
+    struct WaitedForAny {
+        WaitResult result;
+        std::optional<std::uint32_t> word;  // on which somebody woke it, as its number in `ids`
+    };
+    WaitedForAny futex_wait_any(const std::vector<std::uint32_t>& ids, std::uint64_t expected, Site site);
     void futex_wake(std::uint32_t id, Site site);
     // A lock of the kernel's, dropped by who dies. Who gets it, or finds it free, comes after all that its last holder
     // did.
@@ -158,6 +162,7 @@ private:
         std::array<std::uint32_t, 3> words{};
         std::uint8_t n_words = 0;
         bool woken = false;
+        std::uint32_t woken_on = 0;
         int timeouts = 0;
         // asleep: kAsleep, or 1 + the number of stores that its next step could choose from when it was explored
         std::uint8_t asleep = kAwake;

@@ -109,10 +109,11 @@ Value Explorer::read_bytes(const void* address, bool forgiving, Site site) {
 }
 
 WaitResult Explorer::futex_wait(std::uint32_t id, std::uint64_t expected, Site site) {
-    return futex_wait_any({id}, expected, site);
+    return futex_wait_any({id}, expected, site).result;
 }
 
-WaitResult Explorer::futex_wait_any(const std::vector<std::uint32_t>& ids, std::uint64_t expected, Site site) {
+Explorer::WaitedForAny Explorer::futex_wait_any(const std::vector<std::uint32_t>& ids, std::uint64_t expected,
+                                                Site site) {
     Running& me = threads_[current_];
     me.n_words = 0;
     me.woken = false;
@@ -124,7 +125,7 @@ WaitResult Explorer::futex_wait_any(const std::vector<std::uint32_t>& ids, std::
         if (memory_.location(id).stores[position].value[0] != expected) {
             if (tracing_) note(site, name_of(id) + note_read(id, position) + ": does not sleep");
             me.n_words = 0;
-            return WaitResult::woken;
+            return {WaitResult::woken, std::nullopt};
         }
         if (tracing_) note(site, "sleeps on " + name_of(id));
         me.words[me.n_words++] = id;
@@ -134,7 +135,9 @@ WaitResult Explorer::futex_wait_any(const std::vector<std::uint32_t>& ids, std::
     take_step({});
     me.n_words = 0;
     if (tracing_) note(site, me.timed_out ? "time-out: nothing else can happen" : "woken");
-    return me.timed_out ? WaitResult::timed_out : WaitResult::woken;
+    if (me.timed_out) return {WaitResult::timed_out, std::nullopt};
+    const auto word = std::find(ids.begin(), ids.end(), me.woken_on) - ids.begin();
+    return {WaitResult::woken, static_cast<std::uint32_t>(word)};
 }
 
 void Explorer::futex_wake(std::uint32_t id, Site site) {
@@ -147,6 +150,7 @@ void Explorer::futex_wake(std::uint32_t id, Site site) {
         if (t.dead || std::find(t.words.cbegin(), words_end, id) == words_end) continue;
         t.sleeping = false;
         t.woken = true;
+        t.woken_on = id;
         come_after(i, threads_[current_].past);
         if (tracing_) who += " " + thread_name(i);
     }

@@ -5,7 +5,8 @@
 // the word has fired:
 //
 //     sleeper:  arm every hot word;  fence [park];  look at every hot source: it stays hot, or counts as armed
-//               if none is hot:  a word that does not hold the token has fired, and its source is hot;  else sleep on all
+//               if none is hot:  sleep on all words, unless one does not hold the token any more
+//               the source is hot whose word has fired: that which the system names, or any that does not hold it
 //     waker:    condition = true;  fence [signal];  if the word is not 0:  exchange it with 0, futex_wake
 //
 // It is the argument of parking.hpp, for each word by itself. A source leaves the hot ones only there: one whose message
@@ -37,15 +38,19 @@ bool arm(Sources& sources) noexcept {
     return any;
 }
 
-// Makes the sources hot whose words have fired. Were there any?
-template <class P, class Sources>
+// Makes the source hot if its word has fired. Had it, since it was armed?
+template <class Source>
+bool has_fired(Source& source) noexcept {
+    if (!source.armed || source.parked().word.load(std::memory_order_relaxed) == kSelects) return false;
+    source.armed = false;
+    return true;
+}
+
+// The same for all. Each word lies in a page of its own, so for who has just been woken that is the dearest part of it.
+template <class Sources>
 bool find_fired(Sources& sources) noexcept {
     bool any = false;
-    for (auto& source : sources) {
-        if (!source.armed || source.parked().word.load(std::memory_order_relaxed) == kSelects) continue;
-        source.armed = false;
-        any = true;
-    }
+    for (auto& source : sources) any |= has_fired(source);
     return any;
 }
 

@@ -2,10 +2,15 @@
 
 #include <algorithm>
 #include <exception>
+#include <utility>
 
 #include "threads.hpp"
 
 namespace ringcast {
+
+namespace {
+constexpr std::size_t kGroup = platform::kMostFutexes - 1;  // beside the sleeper's own word
+}
 
 // Sleeps for one group of sources. Its own word is armed while it watches; else it rests, or looks what has changed.
 struct Selection::Helper {
@@ -13,7 +18,8 @@ struct Selection::Helper {
     static constexpr std::uint32_t kLooksAgain = 1;
 
     Native::futex_word state{kRests};
-    std::shared_ptr<const Roster> roster;  // with the mutex held
+    std::atomic<std::uint32_t> fired{platform::kWhichever};  // of the roster's words: a hint for who is roused
+    std::shared_ptr<const Roster> roster;                    // with the mutex held
     std::thread thread;
 
     void set(std::uint32_t to) noexcept {
@@ -32,15 +38,14 @@ struct Selection::Bed {
     template <class Ready>
     ParkResult park(std::int64_t most_ns, Ready&&) {
         if (arm<Native>(s.sources_)) return ParkResult::ready;
-        if (find_fired<Native>(s.sources_)) return ParkResult::woken;
         s.send_helpers_to_sleep();
-        const auto result = sleep(most_ns);
-        if (find_fired<Native>(s.sources_)) return ParkResult::woken;
+        const auto [result, one_has_fired] = sleep(most_ns);
+        if (one_has_fired || find_fired(s.sources_)) return ParkResult::woken;
         if (result == platform::FutexResult::interrupted) return ParkResult::interrupted;
         if (result == platform::FutexResult::woken) return ParkResult::woken;
         if (!missed()) return ParkResult::timed_out;
         sleep(kGraceNs);
-        if (find_fired<Native>(s.sources_)) return ParkResult::woken;
+        if (find_fired(s.sources_)) return ParkResult::woken;
         const bool lost = missed();
         for (Source& source : s.sources_) source.armed = false;
         return lost ? ParkResult::rescued : ParkResult::woken;
@@ -53,13 +58,29 @@ struct Selection::Bed {
     }
 
 private:
-    platform::FutexResult sleep(std::int64_t most_ns) {
+    struct Slept {
+        platform::FutexResult result;
+        bool one_has_fired;  // and is hot: there may be others, at which nobody has looked
+    };
+    Slept sleep(std::int64_t most_ns) {
         const std::shared_ptr<const Roster> roster = s.roster_;
         lock.unlock();
-        const auto result = Native::futex_wait_any(roster->words.data(),
+        const auto waited = Native::futex_wait_any(roster->words.data(),
                                                    static_cast<std::uint32_t>(roster->words.size()), kSelects, most_ns);
         lock.lock();
-        return result;
+        bool one = has_fired_as_told(*roster, 0, waited.word);
+        if (has_fired(s.sources_[0]))  // roused, maybe by a helper
+            for (std::size_t n = 0; n < s.helpers_.size() && !one; ++n) {
+                const Helper& helper = *s.helpers_[n];
+                one = has_fired_as_told(*helper.roster, n + 1, helper.fired.load(std::memory_order_relaxed));
+            }
+        return {waited.result, one};
+    }
+    // Of a group's words; its ends may be others by now, and the hint an old one.
+    bool has_fired_as_told(const Roster& roster, std::size_t group, std::uint32_t word) noexcept {
+        const std::size_t i = group * kGroup + word;
+        return word != 0 && word < roster.words.size() && i < s.sources_.size() &&
+               roster.words[word] == &s.sources_[i].word->word && has_fired(s.sources_[i]);
     }
     bool missed() const noexcept {
         return std::any_of(s.sources_.begin(), s.sources_.end(),
@@ -165,6 +186,7 @@ void Selection::begin() noexcept {
     waiter_.begin();
     idle_ = false;
     const std::lock_guard guard(mutex_);
+    is_fresh_ = true;
     look_at_lives();
 }
 
@@ -192,22 +214,32 @@ bool Selection::slice(std::int64_t until_ns) {
 bool Selection::look() noexcept { return roused_.load(std::memory_order_relaxed) || something(); }
 
 // A word that has fired says that something was there; whether it still is, the source says.
-bool Selection::something() noexcept {
-    find_fired<Native>(sources_);
+bool Selection::something() noexcept { return something_hot() || (find_fired(sources_) && something_hot()); }
+
+bool Selection::something_hot() const noexcept {
     return std::any_of(sources_.begin() + 1, sources_.end(),
                        [](const Source& source) { return !source.armed && source.something(); });
 }
 
-std::vector<void*> Selection::collect() {
-    const std::lock_guard guard(mutex_);
+std::vector<void*> Selection::hot_keys() {
     std::vector<void*> keys;
     const std::size_t ends = sources_.size() - 1;
-    find_fired<Native>(sources_);
-    for (std::size_t i = 0; i < ends; ++i) {
-        const Source& source = sources_[1 + (first_ + i) % ends];
-        if (!source.armed && source.something()) keys.push_back(source.key);
-    }
-    first_ = ends == 0 ? 0 : (first_ + 1) % ends;
+    const auto add = [&](std::size_t from, std::size_t to) {
+        for (std::size_t i = from; i < to; ++i)
+            if (const Source& source = sources_[1 + i]; !source.armed && source.something()) keys.push_back(source.key);
+    };
+    const std::size_t first = ends == 0 ? 0 : first_++ % ends;
+    add(first, ends);
+    add(0, first);
+    return keys;
+}
+
+std::vector<void*> Selection::collect() {
+    const std::lock_guard guard(mutex_);
+    const bool fresh = std::exchange(is_fresh_, false);
+    if (fresh) find_fired(sources_);
+    std::vector<void*> keys = hot_keys();
+    if (!fresh && keys.empty() && find_fired(sources_)) keys = hot_keys();
     if (!notified_ || !keys.empty()) return keys;
     arm<Native>(sources_);
     if (!something()) {
@@ -236,7 +268,6 @@ void Selection::look_at_lives() {
 }
 
 void Selection::refresh_rosters() {
-    constexpr std::size_t kGroup = platform::kMostFutexes - 1;  // beside the sleeper's own word
     // True if it is another one now. While a roster lives, a word is nobody else's.
     const auto renew = [&](std::shared_ptr<const Roster>& roster, std::size_t from, Native::futex_word& own) {
         const auto end = [&](std::size_t i) {
@@ -291,11 +322,12 @@ void Selection::help(Helper& helper) {
             roster = helper.roster;
         }
         const auto& words = roster->words;
-        Native::futex_wait_any(words.data(), static_cast<std::uint32_t>(words.size()), kSelects, kSliceNs);
-        const bool fired = std::any_of(words.begin() + 1, words.end(), [](const auto* word) {
-            return word->load(std::memory_order_relaxed) != kSelects;
-        });
-        if (!fired) continue;
+        const auto is_fired = [](const auto* word) { return word->load(std::memory_order_relaxed) != kSelects; };
+        const std::uint32_t word =
+            Native::futex_wait_any(words.data(), static_cast<std::uint32_t>(words.size()), kSelects, kSliceNs).word;
+        const bool known = word != 0 && word < words.size() && is_fired(words[word]);
+        if (!known && std::none_of(words.begin() + 1, words.end(), is_fired)) continue;
+        helper.fired.store(known ? word : platform::kWhichever, std::memory_order_relaxed);
         std::uint32_t watching = kSelects;
         helper.state.compare_exchange_strong(watching, Helper::kRests, std::memory_order_relaxed);
         rouse();

@@ -94,6 +94,8 @@ private:
     // With the mutex held.
     bool look() noexcept;
     bool something() noexcept;  // the same, of the ends alone
+    bool something_hot() const noexcept;
+    std::vector<void*> hot_keys();
     bool waits_for_none() const noexcept { return sources_.size() == 1; }
     void look_at_lives();
     void change_rosters() noexcept;
@@ -113,6 +115,7 @@ private:
     bool waits_ = false;   // somebody is in a slice
     bool idle_ = false;    // the last slice was without ends
     bool was_roused_ = false;
+    bool is_fresh_ = false;  // a call has begun, and has not looked at all ends yet
     std::size_t first_ = 0;
     std::int64_t lives_due_ns_ = 0;
 

@@ -100,6 +100,27 @@ def test_each_end_with_a_message_is_given_whatever_the_others_have_and_the_first
         assert set(firsts) == {0, 1, 2, 3}
 
 
+def test_who_is_woken_by_one_end_is_given_the_others_by_the_next_call_at_the_latest() -> None:
+    senders = [5, 140, 260, 299]  # the caller's own group, and those of helpers
+    with selected(300, max_chunks=2) as (writers, selector):
+        for number in range(5):
+            parks = selector._counters()["parks"]
+            waiting = Background(selector.select)
+            eventually(lambda parks=parks: asleep(selector, parks + 1), "the sleep")  # type: ignore[misc]
+            for sender in senders:
+                writers[sender].enqueue(number)
+            first = keys(waiting.result())
+            assert first and set(first) <= set(senders)
+            left = set(senders)
+            while left:
+                given = selector.select(60)
+                assert {key for key, _ in given} == left
+                key, end = given[number % len(given)]
+                assert end.dequeue(0) == number
+                left.remove(key)
+            assert selector.select(0) == []
+
+
 def test_time_outs_give_nothing() -> None:
     with selected(3) as (_, selector):
         assert selector.select(0.01) == []

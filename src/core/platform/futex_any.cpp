@@ -29,8 +29,8 @@ bool can_wait_for_any() noexcept {
     return wait_for_any(words, 1, 1, 0).has_value();
 }
 
-FutexResult futex_wait_any(std::atomic<std::uint32_t>* const* words, std::uint32_t count, std::uint32_t expected,
-                           std::int64_t timeout_ns) noexcept {
+WaitedForAny futex_wait_any(std::atomic<std::uint32_t>* const* words, std::uint32_t count, std::uint32_t expected,
+                            std::int64_t timeout_ns) noexcept {
     const std::int64_t now = monotonic_ns();
     const std::int64_t most = std::numeric_limits<std::int64_t>::max();
     const std::int64_t deadline = timeout_ns >= most - now ? most : now + timeout_ns;
@@ -41,11 +41,11 @@ FutexResult futex_wait_any(std::atomic<std::uint32_t>* const* words, std::uint32
     // Naps are slept on the first word: who wakes by that is not kept waiting.
     for (std::int64_t nap = kFirstNapNs; all_hold(words, count, expected); nap = std::min(2 * nap, kLongestNapNs)) {
         const std::int64_t left = deadline - monotonic_ns();
-        if (left <= 0) return FutexResult::timed_out;
+        if (left <= 0) return {FutexResult::timed_out};
         const FutexResult result = futex_wait(*words[0], expected, std::min(nap, left));
-        if (result == FutexResult::interrupted) return result;
+        if (result == FutexResult::interrupted) return {result};
     }
-    return FutexResult::woken;
+    return {FutexResult::woken};
 }
 
 }  // namespace ringcast::platform

@@ -34,16 +34,17 @@ struct WaitvEntry {
 constexpr std::uint32_t kFutex32 = 2;  // and no FUTEX_PRIVATE_FLAG
 }  // namespace
 
-std::optional<FutexResult> wait_for_any(std::atomic<std::uint32_t>* const* words, std::uint32_t count,
-                                        std::uint32_t expected, std::int64_t deadline_ns) noexcept {
+std::optional<WaitedForAny> wait_for_any(std::atomic<std::uint32_t>* const* words, std::uint32_t count,
+                                         std::uint32_t expected, std::int64_t deadline_ns) noexcept {
     WaitvEntry entries[kMostFutexes];
     for (std::uint32_t i = 0; i < count; ++i)
         entries[i] = {expected, reinterpret_cast<std::uintptr_t>(words[i]), kFutex32, 0};
     const timespec deadline{.tv_sec = deadline_ns / 1'000'000'000, .tv_nsec = deadline_ns % 1'000'000'000};
-    if (syscall(kFutexWaitv, entries, count, 0, &deadline, CLOCK_MONOTONIC) >= 0) return FutexResult::woken;
-    if (errno == ETIMEDOUT) return FutexResult::timed_out;
-    if (errno == EINTR) return FutexResult::interrupted;
-    if (errno == EAGAIN) return FutexResult::woken;
+    const long woken = syscall(kFutexWaitv, entries, count, 0, &deadline, CLOCK_MONOTONIC);
+    if (woken >= 0) return WaitedForAny{FutexResult::woken, static_cast<std::uint32_t>(woken)};
+    if (errno == ETIMEDOUT) return WaitedForAny{FutexResult::timed_out};
+    if (errno == EINTR) return WaitedForAny{FutexResult::interrupted};
+    if (errno == EAGAIN) return WaitedForAny{FutexResult::woken};
     return std::nullopt;  // ENOSYS: an older kernel; EPERM: a sandbox
 }
 

@@ -27,8 +27,8 @@ FutexResult futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t expected,
     return FutexResult::woken;
 }
 
-std::optional<FutexResult> wait_for_any(std::atomic<std::uint32_t>* const*, std::uint32_t, std::uint32_t,
-                                        std::int64_t) noexcept {
+std::optional<WaitedForAny> wait_for_any(std::atomic<std::uint32_t>* const*, std::uint32_t, std::uint32_t,
+                                         std::int64_t) noexcept {
     return std::nullopt;
 }
 

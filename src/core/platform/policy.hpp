@@ -39,8 +39,8 @@ struct Native {
     static FutexResult futex_wait(futex_word& word, std::uint32_t expected, std::int64_t timeout_ns) noexcept {
         return platform::futex_wait(word, expected, timeout_ns);
     }
-    static FutexResult futex_wait_any(futex_word* const* words, std::uint32_t count, std::uint32_t expected,
-                                      std::int64_t timeout_ns) noexcept {
+    static WaitedForAny futex_wait_any(futex_word* const* words, std::uint32_t count, std::uint32_t expected,
+                                       std::int64_t timeout_ns) noexcept {
         return platform::futex_wait_any(words, count, expected, timeout_ns);
     }
     static void futex_wake_all(futex_word& word) noexcept { platform::futex_wake_all(word); }
