@@ -9,6 +9,8 @@ from collections.abc import Sequence
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; 2 where a package is missing that it needs."""
     try:
+        from ringcast.cli.common import drop_stdout
+
         from .command import main as command
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
@@ -19,7 +21,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    return command(arguments)
+    try:
+        code = command(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has seen enough
+        drop_stdout()
+        return 0
+    return code
 
 
 if __name__ == "__main__":

@@ -93,6 +93,15 @@ def test_all_that_can_cross_a_network_is_a_row_of_the_workloads_across_machines_
         assert rows == wanted if workload.key in across else not rows & wanted
 
 
+def test_a_list_that_nobody_reads_to_its_end_is_no_error() -> None:
+    command = [sys.executable, "-m", "benchmarks", "--list"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(DEADLINE_S)) == (b"", 0)
+
+
 def test_a_name_that_is_none_is_refused() -> None:
     done = benchmarks("--only", "latency,nonsense")
     assert (done.returncode, done.stdout) == (2, "")
