@@ -135,22 +135,25 @@ class Trials:
     def light(self, engines: dict[str, Engine]) -> None:
         """What the workers take of a CPU while little is asked of them, and while nothing is."""
         shares: dict[str, dict[str, float]] = {"light": {}, "soon": {}, "idle": {}}
+        gloo: dict[str, dict[str, float]] = {"light": {}, "soon": {}, "idle": {}}
         queues: dict[str, float] = {}
         for kind, engine in engines.items():
             with turn(engines, kind):
                 before = engine.queue()
-                with worker_share(engine, shares["light"]):
+                with worker_share(engine, shares["light"], gloo["light"]):
                     self.figures[f"light latency {kind}, s"] = engine.tell("light", _LIGHT_S)["latency_s"]
                 queues[kind] = 100 * engine.queue().since(before).cpu_s / _LIGHT_S
                 for name, seconds in (("soon", _SOON_S), ("idle", _IDLE_S)):
-                    with worker_share(engine, shares[name]):
+                    with worker_share(engine, shares[name], gloo[name]):
                         time.sleep(seconds)  # what a worker uses meanwhile is what is measured
         light, idle = shares["light"]["ringcast"], shares["idle"]["ringcast"]
         name = "CPU of a worker"
         self.row(f"{name}, a 1-token request each 0.5 s, %", shares["light"], "{:.1f}", "at most 3", light <= 3)
-        self.row("of it in queues' calls, all processes together, %", queues, "{:.1f}")
+        self.row("of it in threads of gloo's", gloo["light"], "{:.1f}")
+        self.row("in queues' calls meanwhile, all processes together, %", queues, "{:.1f}")
         self.row(f"{name}, first {_SOON_S:g} s of idleness, %", shares["soon"], "{:.1f}")
         self.row(f"{name}, idle, %", shares["idle"], "{:.1f}", "at most 1", idle <= 1)
+        self.row("of it in threads of gloo's", gloo["idle"], "{:.1f}")
 
     def stops(self, engines: dict[str, Engine]) -> None:
         """What is there after an engine has ended by itself."""
@@ -198,12 +201,15 @@ def turn(engines: dict[str, Engine], kind: str) -> Iterator[None]:
 
 
 @contextmanager
-def worker_share(engine: Engine, shares: dict[str, float]) -> Iterator[None]:
-    """Per cent of a CPU that a worker takes within the block: of the one that takes more."""
-    before, began = engine.cpu_s(), time.monotonic()
+def worker_share(engine: Engine, shares: dict[str, float], gloo: dict[str, float]) -> Iterator[None]:
+    """Per cent of a CPU that a worker takes within the block, and gloo's threads of it: of the one that takes more."""
+    before, gloo_before, began = engine.cpu_s(), engine.gloo_cpu_s(), time.monotonic()
     yield
-    now, seconds = engine.cpu_s(), time.monotonic() - began
-    shares[engine.kind] = max(100 * (now[name] - before[name]) / seconds for name in _WORKERS)
+    now, gloo_now, seconds = engine.cpu_s(), engine.gloo_cpu_s(), time.monotonic() - began
+    taken = {name: 100 * (now[name] - before[name]) / seconds for name in _WORKERS}
+    most = max(taken, key=lambda name: taken[name])
+    shares[engine.kind] = taken[most]
+    gloo[engine.kind] = 100 * (gloo_now[most] - gloo_before[most]) / seconds
 
 
 def table(rows: list[Row]) -> str:
