@@ -110,7 +110,8 @@ def test_who_is_woken_by_one_end_is_given_the_others_by_the_next_call_at_the_lat
             for sender in senders:
                 writers[sender].enqueue(number)
             first = keys(waiting.result())
-            assert first and set(first) <= set(senders)
+            assert first
+            assert set(first) <= set(senders)
             left = set(senders)
             while left:
                 given = selector.select(60)
