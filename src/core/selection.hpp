@@ -1,6 +1,7 @@
 // Many readers' ends, waited for at once: which of them can be read?
 //
-// What can be read stays hot, and is given by each call, until it has been seen empty (armed.hpp). An end that was shut
+// What can be read stays hot, and is given by each call, until it has been seen empty (armed.hpp). A call begins with a look
+// at all ends; who has slept since gives the one that woke him, and leaves the others to the next call. An end that was shut
 // down, whose writer has closed or died, or that was evicted can be read: reading says so.
 //
 // The system waits for a limited number of words. The first ends are waited for by the calling thread; each further group

@@ -158,9 +158,10 @@ class Selector(_core.Selection, Generic[K]):
         return given[0]
 
     def select(self, timeout: float | None = None) -> list[tuple[K, MessageQueue[Any]]]:
-        """(key, end) of all ends that can be read, when one can, or none once `timeout` seconds are over (None: never).
+        """(key, end) of ends that can be read, when one can, or none once `timeout` seconds are over (None: never).
 
-        Of a `select` and the next, each end is given that can be read; who is first goes round.
+        Of a `select` and the next, each end is given that can be read; who is first goes round. Who had to sleep may be
+        given only the one that woke him.
         Raises BusyError if another thread or task selects, EndTimeoutError, ArgumentError if nothing is registered and
         nothing would end the wait, QueueClosedError once closed.
 
