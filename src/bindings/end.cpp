@@ -6,7 +6,6 @@
 
 #include "methods.hpp"
 #include "py_errors.hpp"
-#include "wanted.hpp"
 
 namespace ringcast::bindings {
 
@@ -144,7 +143,7 @@ bool End::after_slice(const WaitOptions& options, PyObject* self, WaitReports& d
     if (PyErr_CheckSignals() != 0) throw nb::python_error();
     check_usable();
     check_cancel(options);
-    const bool polls = check_wanted();
+    const bool polls = check_wanted(due.interest);
     const std::int64_t now = platform::monotonic_ns();
     const double seconds = static_cast<double>(now - endpoint_->waiter().started_ns()) / 1e9;
     if (now >= due.self_wait_ns) {
@@ -213,8 +212,8 @@ void End::check_cancel(const WaitOptions& options) const {
     if (truth != 0) raise("WaitCancelledError", context() + ": the wait was cancelled by its `cancel` event");
 }
 
-bool End::check_wanted() const {
-    const Wanted wanted = is_wanted();
+bool End::check_wanted(Interest& interest) const {
+    const Wanted wanted = interest.look();
     if (wanted == Wanted::no_more)
         raise("WaitCancelledError", context() +
                                         ": the wait was given up, because the asyncio future that it was for has been "
@@ -263,6 +262,7 @@ void Call::wait_for_turn(const WaitOptions& options) {
     const std::int64_t started = platform::monotonic_ns();
     deadline_ns = options.timeout_ns >= kForever - started ? kForever : started + options.timeout_ns;
     bool told = options.indefinite;
+    Interest interest;
     held_ = take_turn(end_.endpoint(), platform::thread_id(), deadline_ns, [&] {
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
         end_.check_usable();
@@ -272,7 +272,7 @@ void Call::wait_for_turn(const WaitOptions& options) {
             end_.report_chunk_wait(waited_ns);
         }
         end_.check_cancel(options);
-        return end_.check_wanted() || (options.cancel != nullptr && options.cancel != Py_None);
+        return end_.check_wanted(interest) || (options.cancel != nullptr && options.cancel != Py_None);
     });
     if (!held_)
         raise("QueueTimeoutError", end_.context() + ": waited " + in_seconds(options.timeout_ns) +

@@ -16,6 +16,7 @@
 #include "sender.hpp"
 #include "taken.hpp"
 #include "unlocked.hpp"
+#include "wanted.hpp"
 
 namespace ringcast::bindings {
 
@@ -31,6 +32,7 @@ struct WaitOptions {
 struct WaitReports {
     std::int64_t long_wait_ns;
     std::int64_t self_wait_ns;
+    Interest interest{};
 };
 inline constexpr std::int64_t kSelfWaitNs = 1'000'000'000;
 
@@ -71,7 +73,7 @@ public:
     void check_nesting() const;                           // raises BusyError if this thread has the turn
     void check_cancel(const WaitOptions& options) const;  // raises WaitCancelledError
     // Raises WaitCancelledError if nobody can get this call's result (ringcast._futures). Can that still come true?
-    bool check_wanted() const;
+    bool check_wanted(Interest& interest) const;
     // "queue 'sched' (reader, rank 1, pid 77)": what every message about this end begins with.
     std::string context() const;
     // For whom a call of this end waits, if it has to.

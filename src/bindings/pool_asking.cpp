@@ -86,6 +86,7 @@ void Asking::ask(pool::Ask kind) {
     const std::int64_t deadline = later(started_ns_, timeout_ns_);
     call_.begin(kind, count_);
     if (!call_.briefly()) {  // else it was answered while the interpreter's lock was held
+        Interest interest;
         for (;;) {
             Progress progress;
             {
@@ -98,7 +99,7 @@ void Asking::ask(pool::Ask kind) {
             if (PyErr_CheckSignals() != 0) throw nb::python_error();
             const std::int64_t now = platform::monotonic_ns();
             const bool lost = is_lost(progress, now);
-            if (!lost && now < deadline && is_wanted() != Wanted::no_more) continue;
+            if (!lost && now < deadline && interest.look() != Wanted::no_more) continue;
             if (!call_.withdraw()) break;  // answered at the last moment
             if (lost) raise_lost(progress, now);
             raise_timeout("an answer");

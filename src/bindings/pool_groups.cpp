@@ -309,6 +309,7 @@ void await_parts(PoolClient& client, const StoreLease& lease) {
     const std::int64_t started = platform::monotonic_ns();
     const auto later = [](std::int64_t from, std::int64_t by) { return by >= kForever - from ? kForever : from + by; };
     std::int64_t dead_since = 0;
+    Interest interest;
     bool wanted = true;
     for (;;) {
         const std::uint32_t seen = core.memory().changes();
@@ -355,7 +356,7 @@ void await_parts(PoolClient& client, const StoreLease& lease) {
         }
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
         client.check_usable(core);
-        wanted = is_wanted() != Wanted::no_more;
+        wanted = interest.look() != Wanted::no_more;
     }
 }
 

@@ -88,6 +88,7 @@ bool promote(PoolClient& client, const std::shared_ptr<pool::Client>& core, cons
 void wait_for_pending(PoolClient& client, RetrieveLease& lease, const Keys& all, std::int64_t until) {
     pool::Client& core = *lease.core;
     const auto keys = all.digests();
+    Interest interest;
     // Of tiers that have to be asked only once: what they do not have is a miss.
     bool asks = core.memory().words().asks_tiers.load(std::memory_order_relaxed) != 0;
     const auto is_tiered = [&] {
@@ -120,7 +121,7 @@ void wait_for_pending(PoolClient& client, RetrieveLease& lease, const Keys& all,
         }
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
         client.check_usable(core);
-        if (is_wanted() == Wanted::no_more) return;
+        if (interest.look() == Wanted::no_more) return;
         core.unpin(lease.held->places);
         pin_leading_hits(client, lease, keys);
     }

@@ -68,6 +68,7 @@ public:
         const std::int64_t started = s.started_ns();
         const std::int64_t deadline = timeout_ns >= kForever - started ? kForever : started + timeout_ns;
         bool ready = briefly && s.briefly();
+        Interest interest;
         while (true) {
             if (ready) given = collected(s);
             if (given.size() != 0 || platform::monotonic_ns() >= deadline) break;
@@ -84,7 +85,7 @@ public:
             }
             if (PyErr_CheckSignals() != 0) throw nb::python_error();
             usable();
-            if (!ready && is_wanted() == Wanted::no_more)
+            if (!ready && interest.look() == Wanted::no_more)
                 raise(
                     "WaitCancelledError",
                     "selector: the wait was given up, because the asyncio future that it was for has been cancelled or "

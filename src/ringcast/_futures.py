@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def is_given_up() -> bool | None:
-    """True only if it is certain that nobody can get the result of the call that asks; None if that will never be."""
+    """True only if it is certain that nobody can get the result of the call that asks; None if that will never be, so
+    that a wait need not ask again."""
     pool: Any = sys.modules.get("concurrent.futures.thread")
     if pool is None or "asyncio" not in sys.modules:
         return None

@@ -7,11 +7,12 @@ import gc
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from ringcast import MessageQueue
+from ringcast import MessageQueue, Selector, _futures
 from ringcast.aio import AsyncReader
 from ringcast.errors import QueueClosedError, QueueTimeoutError
 from tests.asyncio_support import helpers, until, waiting
@@ -209,7 +210,7 @@ def test_what_only_the_waiting_thread_meets_reaches_a_task(monkeypatch: pytest.M
 def test_in_a_forked_child_it_is_refused_and_the_parent_goes_on() -> None:
     script = """
 import asyncio, os, sys
-from ringcast import MessageQueue
+from ringcast import MessageQueue, Selector, _futures
 from ringcast.errors import ForkedError, QueueTimeoutError
 writer = MessageQueue(1)
 reader = MessageQueue.create_from_handle(writer.export_handle(), 0)
@@ -262,3 +263,45 @@ def test_a_fault_of_the_thread_ends_all_waits_and_the_next_one_starts_another(
 
         asyncio.run(main())
     eventually(lambda: helpers() == [], "the thread's end")
+
+
+@pytest.mark.parametrize("how", ["dequeue", "select"])
+def test_who_wants_a_result_is_asked_once_where_the_answer_stays_and_on_the_main_thread_never(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a process that does nothing but wait would run Python now and then, whose memory is cold by then."""
+    asked = 0
+    answer: bool | None = None
+
+    def is_given_up() -> bool | None:
+        nonlocal asked
+        asked += 1
+        return answer
+
+    monkeypatch.setattr(_futures, "is_given_up", is_given_up)
+
+    def times(run: Callable[[Callable[[], None]], None]) -> int:
+        nonlocal asked
+        asked = 0
+        run(wait)
+        return asked
+
+    def in_a_thread(call: Callable[[], None]) -> None:
+        Background(call).result()
+
+    with broadcast() as (_, [reader]), Selector() as selector:
+
+        def wait() -> None:
+            """For several slices."""
+            if how == "select":
+                assert selector.select(1.5) == []
+                return
+            with pytest.raises(QueueTimeoutError):
+                reader.dequeue(1.5)
+
+        if how == "select":
+            selector.register(reader, 0)
+        assert times(lambda call: call()) == 0
+        assert times(in_a_thread) == 1
+        answer = False  # it may come true
+        assert times(in_a_thread) > 1

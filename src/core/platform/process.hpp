@@ -32,6 +32,8 @@ inline std::string describe_process(std::uint32_t pid, std::uint64_t pid_namespa
 inline std::uint64_t thread_id() noexcept { return reinterpret_cast<std::uint64_t>(__builtin_thread_pointer()); }
 // The system's number for the calling thread, which a thread that begins soon after its end does not get.
 std::uint64_t system_thread_id() noexcept;
+// Is the calling thread the one that the process began with?
+bool on_main_thread() noexcept;
 // False if the thread of this process that had that number has ended. True where the system does not tell.
 bool thread_lives(std::uint64_t system_id) noexcept;
 // The calling thread gets what CPU time no other thread of the machine wants, from now on.

@@ -110,6 +110,8 @@ std::uint64_t system_thread_id() noexcept {
     return known.id;
 }
 
+bool on_main_thread() noexcept { return system_thread_id() == process_id(); }
+
 bool thread_lives(std::uint64_t system_id) noexcept {
     return syscall(SYS_tgkill, getpid(), static_cast<pid_t>(system_id), 0) == 0 || errno != ESRCH;
 }

@@ -18,6 +18,7 @@ std::uint64_t system_thread_id() noexcept {
     pthread_threadid_np(nullptr, &id);
     return id;
 }
+bool on_main_thread() noexcept { return pthread_main_np() != 0; }
 bool thread_lives(std::uint64_t) noexcept { return true; }  // there is no call that would tell
 
 void run_only_when_idle() noexcept { pthread_set_qos_class_self_np(QOS_CLASS_BACKGROUND, 0); }
