@@ -31,13 +31,21 @@ using link::Piece;
 
 nb::bytes bytes_of(Piece piece) { return nb::bytes(piece.data(), piece.size()); }
 
-std::shared_ptr<Cipher> make_cipher(const nb::bytes& key, std::uint64_t rekey_bytes, bool by_cryptography) {
+By parse_by(const std::string& by) {
+    if (by == "openssl") return By::openssl;
+    if (by == "cryptography") return By::cryptography;
+    if (by == "size") return By::size;
+    if (by.empty()) return By::whichever;
+    raise("ArgumentError", "there is no cipher by " + by);
+}
+
+std::shared_ptr<Cipher> make_cipher(const nb::bytes& key, std::uint64_t rekey_bytes, const std::string& by) {
     link::Key taken;
     if (key.size() != taken.size())
         raise("ArgumentError",
               "a key has " + std::to_string(taken.size()) + " bytes, not " + std::to_string(key.size()));
     std::memcpy(taken.data(), key.c_str(), taken.size());
-    return std::make_shared<Cipher>(make_aead(by_cryptography), taken, rekey_bytes);
+    return std::make_shared<Cipher>(make_aead(parse_by(by)), taken, rekey_bytes);
 }
 
 nb::object seal(Cipher& cipher, std::uint8_t kind, nb::handle plain) {
@@ -46,7 +54,7 @@ nb::object seal(Cipher& cipher, std::uint8_t kind, nb::handle plain) {
         owned(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(from.size() + kTagBytes)));
     auto* to = reinterpret_cast<std::byte*>(PyBytes_AS_STRING(sealed.ptr()));
     const Piece piece = from.bytes();
-    cipher.seal(kind, {&piece, 1}, to, to + from.size());
+    cipher.seal(kind, {&piece, 1}, to);
     return sealed;
 }
 
@@ -57,8 +65,7 @@ nb::object open(Cipher& cipher, std::uint8_t kind, nb::handle sealed) {
     const std::size_t length = from.size() - kTagBytes;
     const nb::object plain = owned(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(length)));
     auto* to = reinterpret_cast<std::byte*>(PyBytes_AS_STRING(plain.ptr()));
-    std::memcpy(to, from.data(), length);
-    return cipher.open(kind, {to, length}, from.data() + length) ? plain : nb::object(nb::none());
+    return cipher.open(kind, from.bytes(), to) ? plain : nb::object(nb::none());
 }
 
 nb::bytes sign(Cipher& cipher, std::uint8_t kind, nb::handle clear) {
@@ -141,7 +148,7 @@ void bind_channel(nb::module_& module) {
     });
     module.attr("LINK_MAX_RECORD") = link::kMaxRecord;
     nb::class_<Cipher>(module, "Cipher", "One direction of a connection between links, once the handshake is over.")
-        .def(nb::new_(&make_cipher), "key"_a, "rekey_bytes"_a = link::kRekeyBytes, "by_cryptography"_a = false)
+        .def(nb::new_(&make_cipher), "key"_a, "rekey_bytes"_a = link::kRekeyBytes, "by"_a = "")
         .def("seal", &seal, "kind"_a, "plain"_a)
         .def("open", &open, "kind"_a, "sealed"_a)
         .def("sign", &sign, "kind"_a, "clear"_a)

@@ -35,23 +35,24 @@ constexpr std::int64_t kLongNs = 60'000'000'000;
 class Sum : public link::Aead {
 public:
     void use(const link::Key& key) override { key_ = key; }
-    void seal(const link::Nonce& nonce, Pieces clear, Pieces plain, std::byte* sealed, std::byte* tag) override {
+    void seal(const link::Nonce& nonce, Pieces clear, Pieces plain, std::byte* sealed) override {
         std::uint64_t sum = begin(nonce);
         for (const Piece piece : clear) add(sum, piece);
         for (const Piece piece : plain) {
             add(sum, piece);
             for (const std::byte byte : piece) *sealed++ = byte ^ key_[0];
         }
-        write(sum, tag);
+        write(sum, sealed);
     }
-    bool open(const link::Nonce& nonce, Piece clear, std::span<std::byte> sealed, const std::byte* tag) override {
+    bool open(const link::Nonce& nonce, Piece clear, Piece sealed, std::byte* plain) override {
         std::uint64_t sum = begin(nonce);
         add(sum, clear);
-        for (std::byte& byte : sealed) byte ^= key_[0];
-        add(sum, sealed);
+        const std::size_t length = sealed.size() - kTagBytes;
+        for (std::size_t i = 0; i < length; ++i) plain[i] = sealed[i] ^ key_[0];
+        add(sum, {plain, length});
         std::byte wanted[kTagBytes];
         write(sum, wanted);
-        return std::memcmp(wanted, tag, kTagBytes) == 0;
+        return std::memcmp(wanted, sealed.data() + length, kTagBytes) == 0;
     }
 
 private:

@@ -171,19 +171,22 @@ def test_keys_change_after_so_many_bytes_on_both_sides(encrypt: bool) -> None:
     assert len(keys) == 12, "one more for each 1000 of 100 * 116 bytes, and the first"
 
 
-@pytest.mark.parametrize("nbytes", [0, 1, 16, 1000, MAX_RECORD])
-def test_without_openssl_records_are_the_same(nbytes: int) -> None:
-    """By the package cryptography, where Python's OpenSSL cannot be reached."""
+WAYS = ("openssl", "cryptography", "size")
+"""Whose AES-256-GCM it is."""
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 16, 1000, 65535, 65536, MAX_RECORD])
+def test_whoever_makes_the_records_they_are_the_same(nbytes: int) -> None:
     payload = random_bytes(nbytes)
-    ciphers = [Cipher(KEY, rekey_bytes=3000, by_cryptography=way) for way in (False, True)]
-    others = [Cipher(KEY, rekey_bytes=3000, by_cryptography=way) for way in (True, False)]
+    ciphers = [Cipher(KEY, rekey_bytes=3000, by=way) for way in WAYS]
+    others = [Cipher(KEY, rekey_bytes=3000, by=way) for way in WAYS[::-1]]
     for n in range(6):
-        sealed, same = (one.seal(n, payload) for one in ciphers)
-        assert sealed == same
-        assert [one.open(n, sealed) for one in others] == [payload] * 2
-        tag, same = (one.sign(n, payload) for one in ciphers)
-        assert tag == same
-        assert [one.verify(n, payload, tag) for one in others] == [True] * 2
+        sealed, *same = (one.seal(n, payload) for one in ciphers)
+        assert same == [sealed] * 2
+        assert [one.open(n, sealed) for one in others] == [payload] * 3
+        tag, *same = (one.sign(n, payload) for one in ciphers)
+        assert same == [tag] * 2
+        assert [one.verify(n, payload, tag) for one in others] == [True] * 3
         assert len({one.key for one in (*ciphers, *others)}) == 1
     sealed = ciphers[0].seal(9, payload)
     for one in others:
@@ -193,13 +196,16 @@ def test_without_openssl_records_are_the_same(nbytes: int) -> None:
 
 
 @BOTH
-def test_without_openssl_threads_send_and_receive_at_once(encrypt: bool) -> None:
-    """Each record then needs the interpreter's lock, in the midst of what goes on without it."""
+@pytest.mark.parametrize("way", WAYS[1:])
+def test_threads_send_and_receive_at_once_also_where_records_need_the_interpreters_lock(
+    way: str, encrypt: bool
+) -> None:
+    """In the midst of what goes on without it."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         here = socket.create_connection(listening.getsockname())
         there, _ = listening.accept()
     keys = [bytes(32), KEY]
-    ciphers = [tuple(Cipher(key, by_cryptography=True) for key in order) for order in (keys, keys[::-1])]
+    ciphers = [tuple(Cipher(key, by=way) for key in order) for order in (keys, keys[::-1])]
     first = Channel(here, (ciphers[0][0], ciphers[0][1]), encrypt, "there", Release())
     second = Channel(there, (ciphers[1][0], ciphers[1][1]), encrypt, "here", Release())
     payloads = [random_bytes(size) for size in (0, 5, 3000, 70_000, MAX_RECORD)] * 10

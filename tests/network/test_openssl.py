@@ -23,10 +23,10 @@ LIBRARY.ERR_peek_error.restype = ctypes.c_ulong
 {before}
 from ringcast._core import Cipher, chunk_keys
 from ringcast.pool import Namespace
-ways = [Cipher(bytes(32), by_cryptography=way) for way in (False, True)]
+ways = [Cipher(bytes(32), by=way) for way in ("openssl", "cryptography", "size", "")]
 sealed = [one.seal(1, b"text") for one in ways]
-assert sealed[0] == sealed[1]
-assert [Cipher(bytes(32)).open(1, one) for one in sealed] == [b"text"] * 2
+assert sealed == [sealed[0]] * 4
+assert [Cipher(bytes(32)).open(1, one) for one in sealed] == [b"text"] * 4
 assert Cipher(bytes(32)).open(2, sealed[0]) is None
 space = Namespace("model", dtype="bfloat16", layout="pages")
 keys = [chunk_keys(list(range(64)), space, 16, None, way).bytes for way in (False, True)]

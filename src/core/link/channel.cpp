@@ -97,7 +97,7 @@ void Channel::send(std::uint8_t kind, Pieces payload, bool more) {
         std::memcpy(sealed_.get(), &head, kHead);
         std::byte* at = sealed_.get() + kHead;
         if (encrypt_) {
-            sending_->seal(kind, payload, at, at + length);
+            sending_->seal(kind, payload, at);
         } else {
             for (const Piece piece : payload) {
                 if (!piece.empty()) std::memcpy(at, piece.data(), piece.size());
@@ -183,24 +183,20 @@ Channel::Record Channel::next() {
 
 Piece Channel::read() {
     const std::size_t length = unread_;
-    has_unread_ = false;
-    fill(length + kTagBytes);
-    std::byte* const payload = buffer_.get() + begin_;
-    begin_ += length + kTagBytes;
-    const bool proven = encrypt_ ? receiving_->open(kind_, {payload, length}, payload + length)
-                                 : receiving_->verify(kind_, {payload, length}, payload + length);
-    if (!proven) end_forged("a record with a wrong proof");
-    heard_ns_.store(platform::monotonic_ns(), std::memory_order_relaxed);
+    std::byte* const payload = taken_record();
+    if (encrypt_)
+        check(receiving_->open(kind_, {payload, length + kTagBytes}, payload));
+    else
+        check(receiving_->verify(kind_, {payload, length}, payload + length));
     return {payload, length};
 }
 
 void Channel::read_into(std::byte* target) {
+    const std::size_t length = unread_;
     if (encrypt_) {
-        const Piece payload = read();
-        if (!payload.empty()) std::memcpy(target, payload.data(), payload.size());
+        check(receiving_->open(kind_, {taken_record(), length + kTagBytes}, target));
         return;
     }
-    const std::size_t length = unread_;
     has_unread_ = false;
     const std::size_t got = std::min(buffered(), length);
     if (got != 0) std::memcpy(target, buffer_.get() + begin_, got);
@@ -209,7 +205,21 @@ void Channel::read_into(std::byte* target) {
     fill(kTagBytes);
     const std::byte* const tag = buffer_.get() + begin_;
     begin_ += kTagBytes;
-    if (!receiving_->verify(kind_, {target, length}, tag)) end_forged("a record with a wrong proof");
+    check(receiving_->verify(kind_, {target, length}, tag));
+}
+
+// The payload that `next` has told of and its tag, in the buffer, as they came.
+std::byte* Channel::taken_record() {
+    has_unread_ = false;
+    const std::size_t length = unread_ + kTagBytes;
+    fill(length);
+    std::byte* const record = buffer_.get() + begin_;
+    begin_ += length;
+    return record;
+}
+
+void Channel::check(bool proven) {
+    if (!proven) end_forged("a record with a wrong proof");
     heard_ns_.store(platform::monotonic_ns(), std::memory_order_relaxed);
 }
 

@@ -66,7 +66,7 @@ public:
     Record next();
     // The payload of the record that `next` has told of, proven; valid until `next` or `await_record`.
     Piece read();
-    // The same into memory of its length, which holds garbage if this throws. In the clear, it is received there without a copy.
+    // The same into memory of its length, which holds garbage if this throws: it is opened there, or, in the clear, received.
     void read_into(std::byte* target);
     // Is there a record whose payload was not read?
     bool has_unread() const noexcept { return has_unread_; }
@@ -96,6 +96,8 @@ private:
     enum class Came { some, none_yet, ended };
 
     void put(std::vector<iovec>& pieces, bool more);
+    std::byte* taken_record();
+    void check(bool proven);
     bool has_record();
     RecordHead head();
     void fill(std::size_t need);

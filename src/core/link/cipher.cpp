@@ -1,5 +1,6 @@
 #include "link/cipher.hpp"
 
+#include <algorithm>
 #include <utility>
 
 namespace ringcast::link {
@@ -28,24 +29,24 @@ Cipher::Cipher(std::unique_ptr<Aead> aead, const Key& key, std::uint64_t rekey_b
 
 Nonce Cipher::nonce(std::uint8_t kind) const noexcept { return nonce_of(kind, counter_); }
 
-void Cipher::seal(std::uint8_t kind, Pieces plain, std::byte* sealed, std::byte* tag) {
-    aead_->seal(nonce(kind), {}, plain, sealed, tag);
+void Cipher::seal(std::uint8_t kind, Pieces plain, std::byte* sealed) {
+    aead_->seal(nonce(kind), {}, plain, sealed);
     count(length_of(plain) + kTagBytes);
 }
 
-bool Cipher::open(std::uint8_t kind, std::span<std::byte> sealed, const std::byte* tag) {
-    if (!aead_->open(nonce(kind), {}, sealed, tag)) return false;
-    count(sealed.size() + kTagBytes);
+bool Cipher::open(std::uint8_t kind, Piece sealed, std::byte* plain) {
+    if (!aead_->open(nonce(kind), {}, sealed, plain)) return false;
+    count(sealed.size());
     return true;
 }
 
 void Cipher::sign(std::uint8_t kind, Pieces clear, std::byte* tag) {
-    aead_->seal(nonce(kind), clear, {}, nullptr, tag);
+    aead_->seal(nonce(kind), clear, {}, tag);
     count(length_of(clear) + kTagBytes);
 }
 
 bool Cipher::verify(std::uint8_t kind, Piece clear, const std::byte* tag) {
-    if (!aead_->open(nonce(kind), clear, {}, tag)) return false;
+    if (!aead_->open(nonce(kind), clear, {tag, kTagBytes}, nullptr)) return false;
     count(clear.size() + kTagBytes);
     return true;
 }
@@ -58,10 +59,9 @@ void Cipher::count(std::size_t nbytes) {
     bytes_ = 0;
     const Key zeros{};
     const Piece plain = zeros;
-    Key next;
-    std::byte tag[kTagBytes];
-    aead_->seal(nonce_of(0, UINT64_MAX), {}, {&plain, 1}, next.data(), tag);
-    key_ = next;
+    std::array<std::byte, kKeyBytes + kTagBytes> next;
+    aead_->seal(nonce_of(0, UINT64_MAX), {}, {&plain, 1}, next.data());
+    std::copy_n(next.begin(), kKeyBytes, key_.begin());
     aead_->use(key_);
 }
 

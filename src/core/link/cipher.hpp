@@ -27,11 +27,11 @@ class Aead {
 public:
     virtual ~Aead() = default;
     virtual void use(const Key& key) = 0;
-    // `sealed` has room for all of `plain`, and overlaps none of it. `clear` is proven with it.
-    virtual void seal(const Nonce& nonce, Pieces clear, Pieces plain, std::byte* sealed, std::byte* tag) = 0;
-    // In place. False if it was not made with the same key, nonce, and `clear`; what is there is garbage then.
-    [[nodiscard]] virtual bool open(const Nonce& nonce, Piece clear, std::span<std::byte> sealed,
-                                    const std::byte* tag) = 0;
+    // `sealed` has room for all of `plain` and a tag, and overlaps none of it. `clear` is proven with it.
+    virtual void seal(const Nonce& nonce, Pieces clear, Pieces plain, std::byte* sealed) = 0;
+    // `sealed` ends with its tag; `plain` has room for the rest, and is the same memory or another. False if it was not made
+    // with the same key, nonce, and `clear`; what is there is garbage then.
+    [[nodiscard]] virtual bool open(const Nonce& nonce, Piece clear, Piece sealed, std::byte* plain) = 0;
 };
 
 // One thread at a time. The order of its calls is the order of the records.
@@ -39,8 +39,9 @@ class Cipher {
 public:
     Cipher(std::unique_ptr<Aead> aead, const Key& key, std::uint64_t rekey_bytes = kRekeyBytes);
 
-    void seal(std::uint8_t kind, Pieces plain, std::byte* sealed, std::byte* tag);
-    [[nodiscard]] bool open(std::uint8_t kind, std::span<std::byte> sealed, const std::byte* tag);
+    // `sealed` has room for a tag, too, and ends with it; as in Aead.
+    void seal(std::uint8_t kind, Pieces plain, std::byte* sealed);
+    [[nodiscard]] bool open(std::uint8_t kind, Piece sealed, std::byte* plain);
     // Of what goes in the clear.
     void sign(std::uint8_t kind, Pieces clear, std::byte* tag);
     [[nodiscard]] bool verify(std::uint8_t kind, Piece clear, const std::byte* tag);
