@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "link/wire.hpp"
 #include "openssl.hpp"
 #include "platform/clock.hpp"
 #include "py_errors.hpp"
@@ -238,8 +239,8 @@ const Library* library() {
     return found.get(open_library);
 }
 
-// Records of so many bytes are worth a call of Python's, of some microseconds.
-constexpr std::size_t kWorthACall = 64 << 10;
+// Records of so many bytes are worth a call of Python's, of some microseconds: those of large messages.
+constexpr std::size_t kWorthACall = link::kLargeBytes;
 
 std::int64_t shortest_seal_ns(Aead& aead, Piece plain, std::byte* sealed) {
     aead.use(Key{});
