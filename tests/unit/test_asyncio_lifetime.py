@@ -289,7 +289,8 @@ def test_who_wants_a_result_is_asked_once_where_the_answer_stays_and_on_the_main
     def in_a_thread(call: Callable[[], None]) -> None:
         Background(call).result()
 
-    with broadcast() as (_, [reader]), Selector() as selector:
+    selector: Selector[int] = Selector()
+    with broadcast() as (_, [reader]), selector:
 
         def wait() -> None:
             """For several slices."""
