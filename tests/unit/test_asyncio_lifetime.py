@@ -210,7 +210,7 @@ def test_what_only_the_waiting_thread_meets_reaches_a_task(monkeypatch: pytest.M
 def test_in_a_forked_child_it_is_refused_and_the_parent_goes_on() -> None:
     script = """
 import asyncio, os, sys
-from ringcast import MessageQueue, Selector, _futures
+from ringcast import MessageQueue
 from ringcast.errors import ForkedError, QueueTimeoutError
 writer = MessageQueue(1)
 reader = MessageQueue.create_from_handle(writer.export_handle(), 0)
